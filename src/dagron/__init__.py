@@ -1,0 +1,126 @@
+"""Run a DAG of CPU-bound tasks on worker processes; checkpoint every node; survive `kill -9`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dagron.errors import (
+    CheckpointDamagedError,
+    CheckpointDirectoryError,
+    CheckpointError,
+    CheckpointLockedError,
+    CommitError,
+    CycleError,
+    DagronError,
+    DuplicateNodeError,
+    ForeignFilesError,
+    FormatVersionError,
+    GraphError,
+    InternalError,
+    InvalidNameError,
+    MissingInputError,
+    MissingTaskError,
+    NodeCancelledError,
+    NodeError,
+    NodeSkippedError,
+    NodeTimeoutError,
+    NotCallableError,
+    OptionError,
+    RemoteTraceback,
+    ResultNotPicklableError,
+    ResultUnavailableError,
+    TaskDefinitionError,
+    TaskFailedError,
+    TaskNotPicklableError,
+    UnknownNodeError,
+    UnknownTaskError,
+    WorkerLostError,
+    WorkerStartError,
+)
+
+if TYPE_CHECKING:
+    from dagron.callbacks import ExecutionCallbacks, RunObserver, RunSnapshot
+    from dagron.executor import CheckpointExecutor
+    from dagron.graph import DAG, DAGBuilder
+    from dagron.results import CheckpointInfo, ExecutionResult, NodeResult, NodeStatus
+    from dagron.task import Task
+    from dagron.trace import ExecutionTrace, Span
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DAG",
+    "CheckpointDamagedError",
+    "CheckpointDirectoryError",
+    "CheckpointError",
+    "CheckpointExecutor",
+    "CheckpointInfo",
+    "CheckpointLockedError",
+    "CommitError",
+    "CycleError",
+    "DAGBuilder",
+    "DagronError",
+    "DuplicateNodeError",
+    "ExecutionCallbacks",
+    "ExecutionResult",
+    "ExecutionTrace",
+    "ForeignFilesError",
+    "FormatVersionError",
+    "GraphError",
+    "InternalError",
+    "InvalidNameError",
+    "MissingInputError",
+    "MissingTaskError",
+    "NodeCancelledError",
+    "NodeError",
+    "NodeResult",
+    "NodeSkippedError",
+    "NodeStatus",
+    "NodeTimeoutError",
+    "NotCallableError",
+    "OptionError",
+    "RemoteTraceback",
+    "ResultNotPicklableError",
+    "ResultUnavailableError",
+    "RunObserver",
+    "RunSnapshot",
+    "Span",
+    "Task",
+    "TaskDefinitionError",
+    "TaskFailedError",
+    "TaskNotPicklableError",
+    "UnknownNodeError",
+    "UnknownTaskError",
+    "WorkerLostError",
+    "WorkerStartError",
+]
+
+# Loaded when they are first named: a worker imports this package too, and needs little of it.
+_HOMES = {
+    "CheckpointExecutor": "executor",
+    "CheckpointInfo": "results",
+    "DAG": "graph",
+    "DAGBuilder": "graph",
+    "ExecutionCallbacks": "callbacks",
+    "ExecutionResult": "results",
+    "ExecutionTrace": "trace",
+    "NodeResult": "results",
+    "NodeStatus": "results",
+    "RunObserver": "callbacks",
+    "RunSnapshot": "callbacks",
+    "Span": "trace",
+    "Task": "task",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'dagron' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"dagron.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

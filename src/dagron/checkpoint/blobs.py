@@ -1,0 +1,147 @@
+"""The bytes of one result: collected while they are pickled, read back with their digest checked.
+
+Used on both sides, in the worker and in the coordinator. Never unpickles.
+"""
+
+from __future__ import annotations
+
+import hmac
+import mmap
+from pathlib import Path
+from typing import NamedTuple
+
+from dagron.checkpoint.files import Directory, TempFile
+from dagron.checkpoint.format import Commit, Storage, result_digest
+from dagron.checkpoint.names import JOURNAL
+from dagron.errors import CheckpointDamagedError
+
+__all__ = ["INLINE_MAX_BYTES", "Blob", "BlobFile", "ResultSink", "load_result", "read_blob"]
+
+INLINE_MAX_BYTES = 16 * 1024
+"""Results up to this size ride in the journal; larger ones get a file, written by the worker.
+
+Below it, what costs is the number of files and system calls; above it, copying the bytes through the coordinator.
+"""
+
+
+class Blob(NamedTuple):
+    """A pickled result: `data` holds it if it is INLINE, `temp_name` names the file that does if it is FILE."""
+
+    storage: int
+    size: int
+    digest: bytes
+    data: bytes
+    temp_name: str
+
+
+class BlobFile(NamedTuple):
+    """Where the bytes of a committed result stand, for a process that is to read them."""
+
+    file_name: str
+    size: int
+    digest: bytes
+
+
+class ResultSink:
+    """A write-only file for a pickler: digests what passes, keeps it in memory, and moves to a file when it grows.
+
+    Args:
+        directory: The checkpoint directory.
+        key: The signing key, or None.
+        durable: Whether a file has to survive a loss of power when `finish` returns.
+    """
+
+    def __init__(self, directory: Path, key: bytes | None, *, durable: bool) -> None:
+        self._directory = directory
+        self._durable = durable
+        self._digest = result_digest(key)
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._file: TempFile | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Take the next bytes."""
+        view = memoryview(data)
+        if view.itemsize != 1 or view.ndim != 1:
+            view = view.cast("B")
+        n = view.nbytes
+        self._digest.update(view)
+        self._size += n
+        if self._file is None and self._size > INLINE_MAX_BYTES:
+            self._file = TempFile(self._directory)
+            for part in self._parts:
+                self._file.write(part)
+            self._parts.clear()
+        if self._file is not None:
+            self._file.write(view)
+        else:
+            self._parts.append(bytes(view))
+        return n
+
+    def finish(self) -> Blob:
+        """Return what was written.
+
+        Guarantees:
+            If it went to a file, that is closed, and durable if asked for.
+
+        On crash:
+            A temporary file that the next run deletes.
+        """
+        digest = self._digest.digest()
+        if self._file is not None:
+            return Blob(Storage.FILE, self._size, digest, b"", self._file.finish(durable=self._durable))
+        return Blob(Storage.INLINE, self._size, digest, b"".join(self._parts), "")
+
+    def discard(self) -> None:
+        """Forget what was written and delete the file, if there is one."""
+        if self._file is not None:
+            self._file.discard()
+            self._file = None
+
+
+def read_blob(directory: Path, blob: BlobFile, key: bytes | None) -> bytes | mmap.mmap:
+    """Return the bytes of a result file after comparing their size and digest.
+
+    Large files are mapped rather than read, so that unpickling copies each byte once.
+
+    Raises:
+        CheckpointDamagedError: The file is missing or its bytes are not those that were committed.
+    """
+    path = str(directory / blob.file_name)
+    try:
+        with Directory(directory).open_to_read(blob.file_name) as file:
+            if file.size != blob.size:
+                reason = f"it has {file.size} bytes instead of {blob.size}"
+                raise CheckpointDamagedError(path, min(file.size, blob.size), reason)
+            data = file.map() if file.size > INLINE_MAX_BYTES else file.read_at(0, file.size)
+    except OSError as error:
+        raise CheckpointDamagedError(path, 0, f"cannot read it: {error.strerror}") from error
+    if not hmac.compare_digest(_digest_of(data, key), blob.digest):
+        raise CheckpointDamagedError(path, 0, "its digest is not the one that was committed")
+    return data
+
+
+def load_result(directory: Directory, commit: Commit, key: bytes | None) -> bytes | memoryview:
+    """Return the bytes of a committed result after checking their digest.
+
+    An INLINE result whose place in the journal is damaged is taken from its `.pkl`.
+
+    Raises:
+        CheckpointDamagedError: No place holds the bytes that were committed.
+    """
+    if commit.storage == Storage.INLINE:
+        try:
+            with directory.open_to_read(JOURNAL) as journal:
+                data = journal.read_at(commit.payload_offset, commit.size)
+        except OSError:
+            data = b""
+        if hmac.compare_digest(_digest_of(data, key), commit.digest):
+            return data
+    blob = read_blob(directory.path, BlobFile(commit.file_name, commit.size, commit.digest), key)
+    return blob if isinstance(blob, bytes) else memoryview(blob)
+
+
+def _digest_of(data: bytes | mmap.mmap, key: bytes | None) -> bytes:
+    digest = result_digest(key)
+    digest.update(data)
+    return digest.digest()

@@ -1,0 +1,68 @@
+"""Whether a directory may be taken for a checkpoint, and who holds it. Looks only; changes nothing."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from dagron.checkpoint.files import Directory
+from dagron.checkpoint.names import SUFFIX
+from dagron.checkpoint.view import JOURNAL, META, iso_time, read_view
+from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, ForeignFilesError
+
+__all__ = ["check_directory", "holder_of"]
+
+
+def check_directory(directory: Directory, *, allow_untrusted: bool) -> None:
+    """Check that a directory can become a checkpoint or is one that may be trusted.
+
+    Raises:
+        CheckpointDirectoryError: It is a file, cannot be written, belongs to another user, or is writable by everyone.
+        ForeignFilesError: It holds `.pkl` files and no checkpoint.
+    """
+    path = directory.path
+    existing = path
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise CheckpointDirectoryError(str(path), f"{str(existing)!r} is a file, not a directory")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise CheckpointDirectoryError(str(path), f"{str(existing)!r} is not writable")
+    if existing != path:
+        return
+    if not allow_untrusted and hasattr(os, "geteuid"):
+        _check_owner(directory)
+    if not directory.exists(JOURNAL) and not directory.exists(META):
+        try:
+            foreign = sorted(name for name in directory.names() if name.endswith(SUFFIX))
+        except OSError as error:
+            raise CheckpointDirectoryError(str(path), f"cannot list it: {error.strerror}") from error
+        if foreign:
+            raise ForeignFilesError(str(path), foreign)
+
+
+def _check_owner(directory: Directory) -> None:
+    for name in (directory.path, directory.path / JOURNAL):
+        if not os.path.lexists(name):
+            continue
+        # The directory may be reached over a link; its journal may not be one.
+        status = os.stat(name) if name == directory.path else os.lstat(name)
+        if status.st_uid not in (os.geteuid(), 0):
+            what = f"is owned by user {status.st_uid}"
+        elif status.st_mode & stat.S_IWOTH:
+            what = "is writable by everyone"
+        else:
+            continue
+        advice = "loading a checkpoint runs code that it contains; pass allow_untrusted=True if you trust it"
+        raise CheckpointDirectoryError(str(directory.path), f"{str(name)!r} {what}; {advice}")
+
+
+def holder_of(directory: Directory, key: bytes | None) -> tuple[int | None, str | None, str | None]:
+    """Return process id, host and start, as ISO-8601, of the run that goes on; None for each that cannot be known."""
+    try:
+        view = read_view(directory, key)
+    except (CheckpointDamagedError, CheckpointDirectoryError):
+        view = None
+    if view is None or not view.run or view.ended is not None:
+        return None, None, None
+    return view.run["pid"], view.run["host"], iso_time(view.run["at"])

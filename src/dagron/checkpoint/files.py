@@ -1,0 +1,374 @@
+"""The only module that opens, writes, syncs, renames, locks or deletes files of a checkpoint. Knows no format.
+
+Assumptions about the file system, which everything above leans on: a rename within a directory is atomic; `fsync` of a
+file makes its bytes durable and `fsync` of a directory its entries; an append that returned is seen by every later
+reader, also after the writer was killed; `flock` (or its Windows counterpart) is released by the kernel when its holder
+dies.
+
+Symbolic links are never followed at the names that we write.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+__all__ = [
+    "TEMP_PREFIX",
+    "TEMP_SUFFIX",
+    "AppendFile",
+    "Directory",
+    "DirectoryLock",
+    "ReadFile",
+    "TempFile",
+    "is_temporary",
+]
+
+TEMP_PREFIX = "_dagron-"
+TEMP_SUFFIX = ".tmp"
+
+_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a FIFO in the place of a file must not hold us up
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
+_FILE_MODE = 0o600
+_DIRECTORY_MODE = 0o700
+
+
+def _write_all(fd: int, data: bytes | memoryview) -> None:
+    # A regular file takes everything at once unless the disk is full or a limit is met; then the next call says why.
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])
+
+
+def _open_to_overwrite(path: str) -> int:
+    """Open a regular file and make it empty; refuse one that has a second name, such as a backup made of hard links."""
+    fd = os.open(path, os.O_WRONLY | _NOFOLLOW | _NONBLOCK | _BINARY)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise OSError(errno.EINVAL, "not a file of its own", path)
+        os.ftruncate(fd, 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _sync_data(fd: int) -> None:
+    if sys.platform == "darwin":
+        import fcntl
+
+        # fsync leaves the bytes in the drive's cache on macOS; its manual names F_FULLFSYNC for more.
+        fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+    elif hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        os.fsync(fd)
+
+
+class AppendFile:
+    """A file that only grows, open for appending.
+
+    Args:
+        path: The file; it must exist.
+        size: Where its valid bytes end; what stands behind is cut off.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._fd = os.open(path, os.O_RDWR | _NOFOLLOW | _BINARY)
+        self.size = size
+        try:
+            if os.fstat(self._fd).st_size != size:
+                os.ftruncate(self._fd, size)
+            os.lseek(self._fd, size, os.SEEK_SET)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def append(self, data: bytes) -> None:
+        """Write `data` behind the last byte.
+
+        Raises:
+            OSError: The file system refused. The end of the file is unspecified: use this object no more.
+
+        Guarantees:
+            Every later reader sees the bytes, also if this process is killed next.
+
+        On crash:
+            A reader finds a prefix of `data`.
+        """
+        _write_all(self._fd, data)
+        self.size += len(data)
+
+    def sync(self) -> None:
+        """Make everything appended so far survive a loss of power."""
+        _sync_data(self._fd)
+
+    def read_at(self, offset: int, n: int) -> bytes:
+        """Return up to `n` bytes from `offset`."""
+        return os.pread(self._fd, n, offset)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+
+class ReadFile:
+    """A file open for reading; close it, or use it as a context manager.
+
+    Attributes:
+        size: Its size in bytes when it was opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK | _BINARY)
+        status = os.fstat(self._fd)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._fd)
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
+        self.size = status.st_size
+
+    def read_at(self, offset: int, n: int) -> bytes:
+        """Return up to `n` bytes from `offset`; fewer only at the end of the file."""
+        data = os.pread(self._fd, n, offset)
+        while 0 < len(data) < n:
+            more = os.pread(self._fd, n - len(data), offset + len(data))
+            if not more:
+                break
+            data += more
+        return data
+
+    def map(self) -> mmap.mmap:
+        """Map the file, which must not be empty, so that its bytes are not copied."""
+        return mmap.mmap(self._fd, self.size, access=mmap.ACCESS_READ)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class TempFile:
+    """A file that gets its name only when it is whole. Used by workers for large results.
+
+    Its name tells that it is ours, so that what a crash leaves can be deleted.
+
+    Args:
+        directory: Where it is created.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.name = f"{TEMP_PREFIX}{secrets.token_hex(8)}{TEMP_SUFFIX}"
+        self.path = directory / self.name
+        self._fd = os.open(self.path, _CREATE, _FILE_MODE)
+        self._open = True
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write `data` behind what was written before."""
+        _write_all(self._fd, data)
+
+    def _close(self) -> None:
+        if self._open:
+            self._open = False  # also if it fails: the descriptor is gone then, and its number may be another file's
+            os.close(self._fd)
+
+    def finish(self, *, durable: bool) -> str:
+        """Close the file and return its name; if `durable`, only after its bytes would survive a loss of power."""
+        try:
+            if durable:
+                _sync_data(self._fd)
+        finally:
+            self._close()
+        return self.name
+
+    def discard(self) -> None:
+        """Close and delete the file."""
+        self._close()
+        self.path.unlink(missing_ok=True)
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether an entry is, by its name, a `TempFile`."""
+    return name.startswith(TEMP_PREFIX) and name.endswith(TEMP_SUFFIX) and os.path.basename(name) == name
+
+
+class Directory:
+    """A checkpoint directory: whole-file operations on its entries, named without a path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Joined by hand: a pathlib operation costs as much as a system call, and there are some for every node.
+        self._prefix = str(path) + os.sep
+
+    def create(self) -> None:
+        """Create the directory and its parents where they are missing; ours alone, if we create it."""
+        if not self.path.is_dir():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
+
+    def names(self) -> list[str]:
+        """Return the names of all entries, of whatever kind."""
+        return os.listdir(self.path)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size in bytes of every regular file in the directory. Cost: one system call per entry."""
+        found = {}
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    found[entry.name] = status.st_size
+        return found
+
+    def exists(self, name: str) -> bool:
+        """Tell whether there is an entry of this name, of whatever kind."""
+        return os.path.lexists(self._prefix + name)
+
+    def write_view(self, name: str, data: bytes, *, exists: bool) -> None:
+        """Write a small file that can be rebuilt, so that it needs neither a rename nor a sync.
+
+        Args:
+            name: The entry.
+            data: All of its bytes.
+            exists: Whether an entry of this name is expected. It is then written over, because on ext4 a file created
+                soon after others were deleted costs ten times as much.
+
+        On crash:
+            The file is missing, empty or whole; its size tells which.
+        """
+        path = self._prefix + name
+        try:
+            fd = _open_to_overwrite(path) if exists else os.open(path, _CREATE, _FILE_MODE)
+        except OSError:
+            # The other way round than expected, or something in our place that is not to be written to: make it free.
+            self.remove(name)
+            fd = os.open(path, _CREATE, _FILE_MODE)
+        try:
+            _write_all(fd, data)
+        finally:
+            os.close(fd)
+
+    def replace(self, name: str, data: bytes, *, durable: bool) -> None:
+        """Give `name` the content `data`, atomically.
+
+        Guarantees:
+            A reader sees the old content or the new one, never a mixture; if `durable`, also after a loss of power the
+            content is one of the two.
+
+        On crash:
+            The old content, and perhaps a temporary file.
+        """
+        temp = TempFile(self.path)
+        try:
+            temp.write(data)
+            temp.finish(durable=durable)
+            os.replace(temp.path, self._prefix + name)
+        except BaseException:
+            temp.discard()
+            raise
+        if durable:
+            self.sync()
+
+    def publish(self, temp_name: str, name: str) -> None:
+        """Give a finished `TempFile` its name. Durable only after `sync`."""
+        os.replace(self._prefix + temp_name, self._prefix + name)
+
+    def sync(self) -> None:
+        """Make the entries created, renamed and removed so far survive a loss of power."""
+        if sys.platform == "win32":
+            return  # Windows has no such call
+        fd = os.open(self.path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def read(self, name: str) -> bytes:
+        """Return the content of `name`.
+
+        Raises:
+            OSError: There is no such regular file.
+        """
+        with self.open_to_read(name) as file:
+            return file.read_at(0, file.size)
+
+    def open_to_read(self, name: str) -> ReadFile:
+        """Open `name` for reading.
+
+        Raises:
+            OSError: There is no such regular file.
+        """
+        return ReadFile(self._prefix + name)
+
+    def remove(self, name: str) -> None:
+        """Delete the entry `name` if it is there and no directory."""
+        try:
+            os.unlink(self._prefix + name)
+        except (FileNotFoundError, IsADirectoryError, PermissionError):
+            if os.path.lexists(self._prefix + name) and not os.path.isdir(self._prefix + name):
+                raise
+
+    def remove_all(self, names: Iterable[str]) -> None:
+        """Delete several entries."""
+        for name in names:
+            self.remove(name)
+
+
+class DirectoryLock:
+    """The right to write a checkpoint: an exclusive lock of the kernel on one file of the directory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock: FileLock | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock if it is free and say whether it was; never waits.
+
+        Guarantees:
+            No other process, and no other object of this process, holds it until `release` or the end of this process.
+
+        On crash:
+            The kernel releases it.
+        """
+        # Imported here because it costs more than the rest of `import dagron`.
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._path, timeout=0, mode=_FILE_MODE, thread_local=False, fallback_to_soft=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            return False
+        self._lock = lock
+        return True
+
+    def release(self) -> None:
+        """Give the lock back. The file stays: another process may be waiting on it."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

@@ -1,0 +1,412 @@
+r"""The bytes of the journal: the specification, and the code that writes and reads them. Opens nothing.
+
+The journal, `_journal`, is the truth about a checkpoint; every other file is a view of it or holds a large result that
+it names. It is append-only: a header, then records. All integers are little-endian.
+
+Header (48 bytes)::
+
+    offset  size
+         0     8  magic, b"dagronJ\n"
+         8     4  format version, now 1
+        12     4  flags: bit 0 = keyed (a signing key is needed)
+        16    16  checkpoint id, random
+        32    16  check: blake2b-128 over bytes 0..31, keyed with the signing key if bit 0 is set
+
+Record::
+
+         0     4  marker, b"\xb7DG\xc3"
+         4     1  kind, see `Kind`
+         5     3  zero
+         8     4  size of the body
+        12     4  size of the payload
+        16     8  sequence number: 1 for the first record, then one more for each
+        24    16  check: blake2b-128 over the checkpoint id, bytes 0..23 and the body, keyed like the header
+        40        body
+                  payload: the pickled result, for a COMMITTED record whose storage is INLINE; else empty
+
+Valid if and only if the marker and the zeros are there, the sizes stay within the file, the check agrees, and the
+sequence number is above that of the last valid record. The payload is not under the check: the body holds its
+blake2b-256 digest, which is compared when the result is loaded.
+
+Body of COMMITTED: the fields of `_COMMIT` below, the node's name in UTF-8, then, if there is something to say, a JSON
+object: `without`, the parents that had failed when the node ran; `file`, the name of its file if it is not the plain
+one of `names`; `temp`, for a FILE result, the name that the file had when the record was written. Bodies of the other
+kinds are JSON objects. JSON is UTF-8 without escapes; surrogates that are alone are passed, so that any name survives.
+
+Reader. Start after the header. At each offset: if a valid record stands there, take it and go on behind its payload.
+If not, look for the next marker behind it at which a valid record begins. If there is one, the bytes between are
+damage: they are reported with their offset, and cost what stood there. If there is none, the rest is a torn tail: what
+a kill in the middle of an append leaves. It is dropped, and cut off by the next writer. (A result may contain a copy of
+older records; the rule on sequence numbers keeps a reader that searches from taking them for records.)
+
+A FILE result is finished under its temporary name, then recorded, then renamed: whoever finds both the record and the
+temporary name renames it, and the final name is never that of an older result. VIEWS_WRITTEN says that the `.pkl`
+copies of all INLINE results recorded before it are written; later ones may be missing or be those of older results.
+
+Meaning. Later records supersede earlier ones, node by node: COMMITTED makes a node completed, FAILED failed, and
+INVALIDATED makes its commit stale: the node runs again, and whether its result then differs from the stale one decides
+about its children. With `lost` the commit is forgotten instead, and the children stay as they are. RUN_STARTED with
+`fresh` takes everything away. CLEARED means that the checkpoint is being deleted: there is no checkpoint, but the files
+it lists are ours.
+
+Version rule: a reader refuses a version above its own, reads all below, and passes over kinds that it does not know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from dagron.checkpoint.names import plain_file_name
+
+__all__ = [
+    "FORMAT_VERSION",
+    "HEADER_SIZE",
+    "Commit",
+    "Damage",
+    "Header",
+    "Kind",
+    "Record",
+    "RecordWriter",
+    "Storage",
+    "decode_commit",
+    "decode_header",
+    "decode_json",
+    "encode_header",
+    "result_digest",
+    "scan",
+]
+
+FORMAT_VERSION = 1
+MAGIC = b"dagronJ\n"
+MARKER = b"\xb7DG\xc3"
+
+_HEADER = struct.Struct("<8sII16s")
+_RECORD = struct.Struct("<4sB3xIIQ")
+_CHECK_SIZE = 16
+HEADER_SIZE = _HEADER.size + _CHECK_SIZE
+RECORD_SIZE = _RECORD.size + _CHECK_SIZE
+_KEYED = 1
+
+# storage, slot, attempts, size, digest, fingerprint, since, started, duration, cpu, peak rss, length of the name
+_COMMIT = struct.Struct("<BxhIQ32s16sQdddQI")
+
+_WINDOW = 1 << 20
+"""Bytes that a reader asks for at once."""
+
+
+class Kind(IntEnum):
+    """What a record says."""
+
+    RUN_STARTED = 1
+    COMMITTED = 2
+    FAILED = 3
+    INVALIDATED = 4
+    RUN_ENDED = 5
+    CLEARED = 6
+    VIEWS_WRITTEN = 7
+
+
+class Storage(IntEnum):
+    """Where the bytes of a result are."""
+
+    INLINE = 0
+    """In the payload of its record; its `.pkl` is a copy for people and other programs."""
+    FILE = 1
+    """In its `.pkl` only."""
+
+
+class Commit(NamedTuple):
+    """What a COMMITTED record says.
+
+    Attributes:
+        name: The node.
+        storage: Where the bytes are.
+        slot: The slot that ran it; -1 for the coordinator itself.
+        attempts: Attempts made in that run, this one included.
+        size: Bytes of the pickled result.
+        digest: blake2b-256 of the pickled result, keyed with the signing key if there is one.
+        fingerprint: `DAG.parents_fingerprint` of the node when it ran.
+        started_unix: When the attempt began, in seconds since the epoch.
+        duration_seconds: How long the attempt took, including loading inputs and pickling the result.
+        cpu_seconds: User and system time of the worker during the attempt.
+        peak_rss_bytes: Peak resident memory of the worker up to the end of the attempt.
+        without: Parents that had failed when the node ran.
+        payload_offset: Where the payload begins in the journal; -1 if it has none.
+        special_name: The name of its file if it is not the plain one; else empty.
+        temp_name: For a FILE result, the name that the file had when the record was written.
+        since: The sequence number of the record with which the node's result became what it is; 0 if it was never
+            another one. A child whose record is older has taken another result. A result that was lost and made again
+            keeps its number, so that its children stay as they are.
+        sequence: The sequence number of this record; set by the reader.
+    """
+
+    name: str
+    storage: int
+    slot: int
+    attempts: int
+    size: int
+    digest: bytes
+    fingerprint: bytes
+    started_unix: float
+    duration_seconds: float
+    cpu_seconds: float
+    peak_rss_bytes: int
+    without: tuple[str, ...] = ()
+    payload_offset: int = -1
+    special_name: str = ""
+    temp_name: str = ""
+    since: int = 0
+    sequence: int = 0
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file of the result."""
+        return self.special_name or plain_file_name(self.name)
+
+
+class Header(NamedTuple):
+    """What the header of a journal says."""
+
+    version: int
+    keyed: bool
+    checkpoint_id: bytes
+
+
+class Record(NamedTuple):
+    """A valid record, as it stands in the file."""
+
+    kind: int
+    sequence: int
+    offset: int
+    body: bytes
+    payload_offset: int
+    payload_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A stretch of the journal that holds no valid record although one follows it."""
+
+    offset: int
+    size: int
+
+
+def result_digest(key: bytes | None = None) -> hashlib.blake2b:
+    """Return a fresh blake2b-256 for the bytes of a result."""
+    return hashlib.blake2b(digest_size=32, key=key or b"")
+
+
+def _check(key: bytes, *parts: bytes) -> bytes:
+    digest = hashlib.blake2b(digest_size=_CHECK_SIZE, key=key)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def encode_header(checkpoint_id: bytes, key: bytes | None) -> bytes:
+    """Return the header of a new journal."""
+    head = _HEADER.pack(MAGIC, FORMAT_VERSION, _KEYED if key else 0, checkpoint_id)
+    return head + _check(key or b"", head)
+
+
+def decode_header(data: bytes, key: bytes | None) -> Header:
+    """Read the header of a journal.
+
+    Raises:
+        ValueError: It is no header of a version up to ours, or its check fails. For a newer version only the version
+            is looked at, because what follows it is not ours to judge.
+    """
+    if len(data) < 12 or data[:8] != MAGIC:
+        raise ValueError("it does not begin like a journal")
+    version = int.from_bytes(data[8:12], "little")
+    if version > FORMAT_VERSION:
+        return Header(version, False, b"")
+    if len(data) < HEADER_SIZE:
+        raise ValueError("its header is cut short")
+    _, _, flags, checkpoint_id = _HEADER.unpack_from(data)
+    keyed = bool(flags & _KEYED)
+    if keyed and not key:
+        raise ValueError("it is signed, and no signing key was given")
+    if key and not keyed:
+        raise ValueError("a signing key was given, but it is not signed")
+    if not hmac.compare_digest(_check(key or b"", data[: _HEADER.size]), data[_HEADER.size : HEADER_SIZE]):
+        raise ValueError("the check of its header fails" + (" (or this is another signing key)" if key else ""))
+    return Header(version, keyed, checkpoint_id)
+
+
+class RecordWriter:
+    """Turns what happened into records. Holds the sequence number; writes nothing.
+
+    Args:
+        checkpoint_id: From the header of the journal.
+        key: The signing key, or None.
+        sequence: The sequence number of the last record in the journal; 0 if there is none.
+    """
+
+    def __init__(self, checkpoint_id: bytes, key: bytes | None, sequence: int = 0) -> None:
+        self._seed = hashlib.blake2b(checkpoint_id, digest_size=_CHECK_SIZE, key=key or b"")
+        self.sequence = sequence
+
+    def _frame(self, kind: int, body: bytes, payload_size: int) -> bytes:
+        self.sequence += 1
+        head = _RECORD.pack(MARKER, kind, len(body), payload_size, self.sequence)
+        check = self._seed.copy()
+        check.update(head)
+        check.update(body)
+        return head + check.digest() + body
+
+    def commit(self, commit: Commit, payload: bytes) -> tuple[bytes, int]:
+        """Return a COMMITTED record without its payload, and the size of what was returned.
+
+        The payload goes right behind it; it is not copied here.
+        """
+        name = commit.name.encode("utf-8", "surrogatepass")
+        body = (
+            _COMMIT.pack(
+                commit.storage,
+                commit.slot,
+                commit.attempts,
+                commit.size,
+                commit.digest,
+                commit.fingerprint,
+                commit.since,
+                commit.started_unix,
+                commit.duration_seconds,
+                commit.cpu_seconds,
+                commit.peak_rss_bytes,
+                len(name),
+            )
+            + name
+        )
+        if commit.without or commit.special_name or commit.temp_name:
+            extra = {"without": commit.without, "file": commit.special_name, "temp": commit.temp_name}
+            body += _encode_json({name: value for name, value in extra.items() if value})
+        frame = self._frame(Kind.COMMITTED, body, len(payload))
+        return frame, len(frame)
+
+    def event(self, kind: Kind, fields: dict[str, Any]) -> bytes:
+        """Return a record of one of the kinds whose body is JSON."""
+        return self._frame(kind, _encode_json(fields), 0)
+
+
+def decode_commit(record: Record) -> Commit:
+    """Read the body of a COMMITTED record."""
+    storage, slot, attempts, size, digest, fingerprint, since, started, duration, cpu, rss, length = (
+        _COMMIT.unpack_from(record.body)
+    )
+    end = _COMMIT.size + length
+    extra = _decode_json(record.body[end:]) if len(record.body) > end else {}
+    return Commit(
+        record.body[_COMMIT.size : end].decode("utf-8", "surrogatepass"),
+        storage,
+        slot,
+        attempts,
+        size,
+        digest,
+        fingerprint,
+        started,
+        duration,
+        cpu,
+        rss,
+        tuple(extra.get("without", ())),
+        record.payload_offset if storage == Storage.INLINE else -1,
+        extra.get("file", ""),
+        extra.get("temp", ""),
+        since,
+        record.sequence,
+    )
+
+
+def decode_json(record: Record) -> dict[str, Any]:
+    """Read the body of any other record.
+
+    Raises:
+        ValueError: It is no JSON object.
+    """
+    return _decode_json(record.body)
+
+
+def _encode_json(fields: dict[str, Any]) -> bytes:
+    # Not escaped: two escaped surrogates that stand together would be read back as one character.
+    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _decode_json(data: bytes) -> dict[str, Any]:
+    fields = json.loads(data.decode("utf-8", "surrogatepass"))
+    if not isinstance(fields, dict):
+        raise ValueError("it is no JSON object")
+    return fields
+
+
+def scan(
+    read_at: Callable[[int, int], bytes], size: int, checkpoint_id: bytes, key: bytes | None
+) -> Iterator[Record | Damage]:
+    """Yield the valid records of a journal in order, and each damaged stretch where it stands.
+
+    Args:
+        read_at: `read_at(offset, n)` returns up to `n` bytes of the journal; fewer only at its end.
+        size: Size of the journal. What is appended meanwhile is not looked at.
+        checkpoint_id: From the header.
+        key: The signing key, or None.
+
+    The end of the last record is where the torn tail, if any, begins.
+    """
+    seed = hashlib.blake2b(checkpoint_id, digest_size=_CHECK_SIZE, key=key or b"")
+    base, window = HEADER_SIZE, b""
+
+    def at(offset: int, n: int) -> bytes:
+        nonlocal base, window
+        if not base <= offset or offset + n > base + len(window):
+            base, window = offset, read_at(offset, max(n, _WINDOW))
+        start = offset - base
+        return window[start : start + n]
+
+    def valid_at(offset: int, sequence: int) -> Record | None:
+        head = at(offset, RECORD_SIZE)
+        if len(head) < RECORD_SIZE or head[:4] != MARKER or head[5:8] != b"\0\0\0":
+            return None
+        _, kind, body_size, payload_size, found = _RECORD.unpack_from(head)
+        start = offset + RECORD_SIZE
+        if found <= sequence or start + body_size + payload_size > size:
+            return None
+        body = at(start, body_size)
+        check = seed.copy()
+        check.update(head[: _RECORD.size])
+        check.update(body)
+        if not hmac.compare_digest(check.digest(), head[_RECORD.size :]):
+            return None
+        return Record(kind, found, offset, body, start + body_size, payload_size)
+
+    offset, sequence = HEADER_SIZE, 0
+    while offset < size:
+        record = valid_at(offset, sequence)
+        if record is None:
+            damaged_from, probe = offset, offset
+            while record is None:
+                probe = _next_marker(at, probe + 1, size)
+                if probe < 0:
+                    return
+                record = valid_at(probe, sequence)
+            yield Damage(damaged_from, probe - damaged_from)
+        yield record
+        sequence = record.sequence
+        offset = record.payload_offset + record.payload_size
+
+
+def _next_marker(at: Callable[[int, int], bytes], offset: int, size: int) -> int:
+    while offset < size:
+        chunk = at(offset, min(_WINDOW, size - offset))
+        found = chunk.find(MARKER)
+        if found >= 0:
+            return offset + found
+        offset += max(1, len(chunk) - len(MARKER) + 1)
+        if len(chunk) < len(MARKER):
+            return -1
+    return -1

@@ -1,0 +1,288 @@
+"""What a journal says about its checkpoint. Reads without the lock, changes nothing, unpickles nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dagron.checkpoint.files import Directory, ReadFile, is_temporary
+from dagron.checkpoint.format import (
+    FORMAT_VERSION,
+    HEADER_SIZE,
+    Commit,
+    Damage,
+    Header,
+    Kind,
+    Record,
+    Storage,
+    decode_commit,
+    decode_header,
+    decode_json,
+    scan,
+)
+from dagron.checkpoint.names import JOURNAL, LOCK, META, SUFFIX, plain_file_name
+from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, FormatVersionError
+
+__all__ = [
+    "JOURNAL",
+    "LOCK",
+    "META",
+    "View",
+    "check_journal",
+    "checkpoint_path",
+    "files_of_damaged",
+    "iso_time",
+    "read_view",
+]
+
+_KINDS = frozenset(Kind)
+
+
+def iso_time(unix_seconds: float) -> str:
+    """Return a time as ISO-8601 text in UTC."""
+    return datetime.fromtimestamp(unix_seconds, UTC).isoformat()
+
+
+@dataclass(slots=True)
+class View:
+    """The state of a checkpoint after the last valid record.
+
+    Attributes:
+        checkpoint_id: Tells checkpoints apart; new with every fresh `execute`.
+        commits: The completed nodes, in the order of their commits.
+        failures: The failed nodes with the fields of their FAILED records.
+        run: The fields of the last RUN_STARTED.
+        ended: The fields of the RUN_ENDED that belongs to it, if there is one.
+        n_runs: Runs on this checkpoint.
+        owned: Files that we have written and that belong to no commit any more; they may be reused or deleted.
+        lagging: Completed nodes whose `.pkl` copy may be missing or that of an older result.
+        stale: Commits that no longer apply although nothing has replaced them yet.
+        cleared: The checkpoint is being deleted.
+        structure: `DAG.structure_digest()`, in hexadecimal, of the DAG that the commits were last compared with.
+        absent: Completed nodes that this DAG does not have.
+        lost: The commits of nodes whose result was lost and has not been made again.
+        damage: Stretches of the journal that hold no valid record.
+        sequence: The sequence number of the last record.
+        valid_size: Where the torn tail begins; the size of the journal if there is none.
+        size: The size of the journal.
+        updated_unix: When the last record was written, in seconds since the epoch.
+    """
+
+    checkpoint_id: bytes
+    commits: dict[str, Commit] = field(default_factory=dict)
+    failures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    ended: dict[str, Any] | None = None
+    n_runs: int = 0
+    owned: set[str] = field(default_factory=set)
+    lagging: set[str] = field(default_factory=set)
+    stale: dict[str, Commit] = field(default_factory=dict)
+    cleared: bool = False
+    structure: str = ""
+    absent: set[str] = field(default_factory=set)
+    lost: dict[str, Commit] = field(default_factory=dict)
+    damage: list[Damage] = field(default_factory=list)
+    sequence: int = 0
+    valid_size: int = HEADER_SIZE
+    size: int = 0
+    updated_unix: float = 0.0
+
+    def _apply(self, record: Record) -> None:
+        if record.kind == Kind.COMMITTED:
+            commit = decode_commit(record)
+            if commit.special_name:  # a plain one is safe by its making
+                checked_file_name(commit.special_name)
+            if commit.temp_name and not is_temporary(commit.temp_name):
+                raise ValueError(f"{commit.temp_name!r} is no name of a temporary file")
+            # Taken out first, so that the order is that of the last commits.
+            for old in (self.commits.pop(commit.name, None), self.stale.pop(commit.name, None)):
+                if old is not None:
+                    self.owned.add(old.file_name)
+            self.commits[commit.name] = commit
+            self.failures.pop(commit.name, None)
+            self.lost.pop(commit.name, None)
+            if commit.storage == Storage.INLINE:
+                self.lagging.add(commit.name)
+            at = commit.started_unix + commit.duration_seconds
+        elif record.kind in _KINDS:
+            fields = decode_json(record)
+            at = float(fields.get("at", 0.0))
+            if record.kind == Kind.FAILED:
+                self._invalidate(fields["name"])
+                self.failures[fields["name"]] = fields
+            elif record.kind == Kind.INVALIDATED:
+                for name in fields["names"]:
+                    self._invalidate(name)
+                    if fields["lost"] and (lost := self.stale.pop(name, None)) is not None:
+                        self.owned.add(lost.file_name)
+                        self.lost[name] = lost
+                if "structure" in fields:
+                    self.structure, self.absent = fields["structure"], set(fields["absent"])
+            elif record.kind == Kind.RUN_STARTED:
+                self.run, self.ended = fields, None
+                self.n_runs += 1
+                self.structure = fields.get("structure", "")
+                if fields["fresh"]:
+                    self._forget(fields["owns"])
+            elif record.kind == Kind.RUN_ENDED:
+                self.ended = fields
+                self.lagging.clear()
+            elif record.kind == Kind.VIEWS_WRITTEN:
+                self.lagging.clear()
+            elif record.kind == Kind.CLEARED:
+                self._forget(fields["owns"])
+                self.cleared = True
+        else:
+            at = 0.0
+        self.updated_unix = max(self.updated_unix, at)
+        self.sequence = record.sequence
+        self.valid_size = record.payload_offset + record.payload_size
+
+    def _invalidate(self, name: str) -> None:
+        commit = self.commits.pop(name, None)
+        if commit is not None:
+            self.stale[name] = commit
+
+    def _forget(self, owns: list[str]) -> None:
+        self.commits.clear()
+        self.failures.clear()
+        self.stale.clear()
+        self.lagging.clear()
+        self.lost.clear()
+        self.owned = {checked_file_name(name) for name in owns}
+
+    @property
+    def completed(self) -> list[str]:
+        """The completed nodes of the DAG, in the order of their commits."""
+        return [name for name in self.commits if name not in self.absent]
+
+    @property
+    def files(self) -> set[str]:
+        """Every file that is ours, whether it exists or not."""
+        files = {commit.file_name for commit in self.commits.values()}
+        files.update(commit.file_name for commit in self.stale.values())
+        return files | self.owned
+
+
+def _open_journal(directory: Directory, key: bytes | None) -> tuple[ReadFile, Header] | None:
+    path = directory.path
+    try:
+        if path.exists() and not path.is_dir():
+            raise CheckpointDirectoryError(str(path), "it is a file, not a directory")
+    except OSError as error:  # such as a name that is too long
+        raise CheckpointDirectoryError(str(path), error.strerror or str(error)) from error
+    journal = str(path / JOURNAL)
+    file = _found(directory)
+    if file is None:
+        return None
+    try:
+        header = decode_header(file.read_at(0, HEADER_SIZE), key)
+    except ValueError as error:
+        file.close()
+        raise CheckpointDamagedError(journal, 0, str(error)) from None
+    if header.version > FORMAT_VERSION:
+        file.close()
+        raise FormatVersionError(str(path), header.version, FORMAT_VERSION)
+    return file, header
+
+
+def _found(directory: Directory) -> ReadFile | None:
+    # A writer makes the journal before `_meta.json`, and removes it after. So both may come between our two looks;
+    # several times in a row they do not.
+    for _ in range(3):
+        try:
+            return directory.open_to_read(JOURNAL)
+        except (FileNotFoundError, NotADirectoryError):
+            if not directory.exists(META):
+                return None
+        except OSError as error:
+            raise CheckpointDirectoryError(str(directory.path), f"cannot read {JOURNAL}: {error.strerror}") from error
+    reason = "it is missing, although _meta.json is there; put it back, or call clear_checkpoint()"
+    raise CheckpointDamagedError(str(directory.path / JOURNAL), 0, reason)
+
+
+def check_journal(directory: Directory, key: bytes | None = None) -> None:
+    """Raise what `read_view` would raise because of the directory or of the beginning of its journal."""
+    opened = _open_journal(directory, key)
+    if opened is not None:
+        opened[0].close()
+
+
+def read_view(directory: Directory, key: bytes | None = None) -> View | None:
+    """Read the journal of a checkpoint.
+
+    Args:
+        directory: The checkpoint directory; it may be missing.
+        key: The signing key, or None.
+
+    Returns:
+        None if there is no checkpoint: no directory, or no journal in it and no `_meta.json` either.
+
+    Raises:
+        CheckpointDirectoryError: The path is no directory, or the journal cannot be opened.
+        CheckpointDamagedError: The journal is missing although `_meta.json` is there, or its header is damaged.
+        FormatVersionError: It was written by a newer version.
+    """
+    opened = _open_journal(directory, key)
+    if opened is None:
+        return None
+    file, header = opened
+    with file:
+        return _read(directory, file, header.checkpoint_id, key)
+
+
+def _read(directory: Directory, file: ReadFile, checkpoint_id: bytes, key: bytes | None) -> View:
+    view = View(checkpoint_id, size=file.size)
+    for item in scan(file.read_at, file.size, checkpoint_id, key):
+        if isinstance(item, Damage):
+            view.damage.append(item)
+            continue
+        try:
+            view._apply(item)
+        except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
+            # Its check agrees, so these bytes were written so: by a fault of ours or by someone with the key.
+            reason = f"a valid record makes no sense: {error!r}"
+            raise CheckpointDamagedError(str(directory.path / JOURNAL), item.offset, reason) from error
+    return view
+
+
+def files_of_damaged(directory: Directory, key: bytes | None) -> set[str]:
+    """Return the files of a checkpoint whose journal is missing or begins with damage, as far as they can be known.
+
+    `_meta.json` says which files there were when it was written, and what the records behind a damaged header are
+    checked with.
+    """
+    try:
+        meta = json.loads(directory.read(META))
+        special = {str(name): checked_file_name(file) for name, file in meta["special_files"].items()}
+        files = {special.get(name) or plain_file_name(name) for name in meta["completed_nodes"]}
+        checkpoint_id = bytes.fromhex(meta["checkpoint_id"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return set()
+    try:
+        with directory.open_to_read(JOURNAL) as file:
+            files |= _read(directory, file, checkpoint_id, key).files
+    except (OSError, CheckpointDamagedError):
+        pass  # then what the snapshot says has to do
+    return files
+
+
+def checked_file_name(name: str) -> str:
+    """Return a recorded file name if it is one that we could have made.
+
+    Raises:
+        ValueError: It is not: whoever planted it may not make us touch anything outside of the directory.
+    """
+    if not name.endswith(SUFFIX) or os.path.basename(name) != name or "\0" in name:
+        raise ValueError(f"{name!r} is no name of a result file")
+    return name
+
+
+def checkpoint_path(checkpoint_dir: str | os.PathLike[str]) -> Path:
+    """Return the directory as an absolute path, so that a later change of the working directory does not move it."""
+    return Path(os.path.abspath(os.fspath(checkpoint_dir)))

@@ -1,0 +1,70 @@
+"""What the exit codes of the command line mean, and which error leads to which."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from dagron.errors import CheckpointError, DagronError, GraphError, OptionError, TaskDefinitionError
+
+__all__ = ["MEANINGS", "ExitCode", "OutputError", "UsageError", "exit_code_of"]
+
+
+class ExitCode(IntEnum):
+    """The exit codes; `MEANINGS` says what they mean."""
+
+    OK = 0
+    NODES = 1
+    USAGE = 2
+    CHECKPOINT = 3
+    INTERNAL = 4
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+MEANINGS: dict[ExitCode, str] = {
+    ExitCode.OK: "every node completed (status: the checkpoint could be read)",
+    ExitCode.NODES: "a node failed, timed out, was skipped or cancelled",
+    ExitCode.USAGE: "the command, the target, its graph or its tasks are wrong; nothing was run",
+    ExitCode.CHECKPOINT: "the checkpoint cannot be used, read or written (status: there is none)",
+    ExitCode.INTERNAL: "no worker could be started, output could not be written, or dagron itself failed",
+    ExitCode.INTERRUPTED: "stopped by Ctrl-C",
+    ExitCode.TERMINATED: "stopped by SIGTERM",
+}
+
+
+class UsageError(DagronError):
+    """The command cannot be carried out as it was given. Nothing was run.
+
+    Attributes:
+        reason: What is wrong, and what to do.
+        traceback_text: The traceback of the user's file, if it is that which failed; else empty.
+    """
+
+    def __init__(self, reason: str, traceback_text: str = "") -> None:
+        super().__init__(reason, traceback_text)
+        self.reason = reason
+        self.traceback_text = traceback_text
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class OutputError(DagronError):
+    """What was asked for could not be written. The checkpoint has all results."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where = where
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot write to {self.where}: {self.reason}; the run is over, and its results are in the checkpoint"
+
+
+def exit_code_of(error: DagronError) -> ExitCode:
+    """Return the exit code that an error leads to."""
+    if isinstance(error, (UsageError, GraphError, TaskDefinitionError, OptionError)):
+        return ExitCode.USAGE
+    if isinstance(error, CheckpointError):
+        return ExitCode.CHECKPOINT
+    return ExitCode.INTERNAL

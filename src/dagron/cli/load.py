@@ -1,0 +1,131 @@
+"""Find the DAG and the tasks that the user means: in a file or in a module."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import types
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dagron.cli.exit_codes import UsageError
+from dagron.errors import GraphError, TaskDefinitionError
+from dagron.graph import DAG
+from dagron.serialize import FILE_MODULE
+
+__all__ = ["Job", "is_file_target", "load_job", "target_stem"]
+
+
+class Job(NamedTuple):
+    """What is to be run."""
+
+    dag: DAG
+    tasks: Mapping[str, Any]
+
+
+def is_file_target(target: str) -> bool:
+    """Tell whether a target is the path of a file rather than the name of a module."""
+    return target.endswith(".py") or "/" in target or os.sep in target or os.path.isfile(target)
+
+
+def target_stem(target: str) -> str:
+    """Return the short name of a target: that of the file without its suffix, or the last part of the module's."""
+    return Path(target).stem if is_file_target(target) else target.rpartition(".")[2]
+
+
+def load_job(target: str) -> Job:
+    """Import the user's file or module and take `dag` and `tasks` from it.
+
+    A file becomes the module `__dagron_file__`, so its `if __name__ == "__main__":` block does not run, and what it
+    defines travels to the workers by value. Its directory comes first in `sys.path`, as with `python FILE`; for a
+    module that is the working directory, as with `python -m MODULE`.
+
+    Raises:
+        UsageError: There is no such file or module, it cannot be imported, or it does not define what it has to.
+        GraphError: `tasks` alone makes no graph.
+        TaskDefinitionError: As for `GraphError`.
+    """
+    module = _load_file(target) if is_file_target(target) else _load_module(target)
+    return _job_of(module, target)
+
+
+def _load_file(target: str) -> types.ModuleType:
+    import cloudpickle
+
+    path = os.path.abspath(target)
+    try:
+        with open(path, "rb") as file:
+            source = file.read()
+    except OSError as error:
+        raise UsageError(f"cannot read {target!r}: {error.strerror}") from error
+    module = types.ModuleType(FILE_MODULE)
+    module.__file__ = path
+    sys.modules[FILE_MODULE] = module
+    # Links resolved, as the interpreter does for a script.
+    sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
+    sys.argv = [target]
+    cloudpickle.register_pickle_by_value(module)
+
+    # Compiled here and not by importlib, which would leave a cached copy beside the user's file, and might take an old
+    # one for an edit within the same second.
+    def execute() -> None:
+        exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
+
+    _imported(execute, target)
+    return module
+
+
+def _load_module(target: str) -> types.ModuleType:
+    if not all(part.isidentifier() for part in target.split(".")):
+        raise UsageError(f"{target!r} is neither a file nor the name of a module")
+    sys.path.insert(0, os.getcwd())
+    sys.argv = [target]
+    try:
+        # Unlike importlib.import_module, the builtin leaves the frames of the import system out of tracebacks.
+        _imported(lambda: __import__(target), target)
+    except UsageError as error:
+        cause = error.__cause__
+        # The module itself, or a package that it is in; not something else that it imports.
+        if isinstance(cause, ModuleNotFoundError) and cause.name and f"{target}.".startswith(f"{cause.name}."):
+            raise UsageError(f"there is no module {cause.name!r}, and no file {target!r}") from cause
+        raise
+    return sys.modules[target]
+
+
+def _imported(execute: Callable[[], object], target: str) -> None:
+    try:
+        execute()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        text = _traceback_text(error)
+        what = "called sys.exit" if isinstance(error, SystemExit) else f"raised {type(error).__name__}"
+        raise UsageError(f"{target!r} {what} while it was loaded; nothing was run", text) from error
+
+
+def _traceback_text(error: BaseException) -> str:
+    """Return a traceback that begins with the user's code."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames))
+
+
+def _job_of(module: types.ModuleType, target: str) -> Job:
+    wanted = "it has to define `tasks`, a mapping of node names to callables, and `dag`, unless parameter names tell"
+    if not hasattr(module, "tasks"):
+        raise UsageError(f"{target!r} defines no `tasks`; {wanted}")
+    tasks = module.tasks
+    if not isinstance(tasks, Mapping):
+        raise UsageError(f"`tasks` in {target!r} is of type {type(tasks).__name__}; {wanted}")
+    if not hasattr(module, "dag"):
+        try:
+            return Job(DAG.from_tasks(tasks), tasks)
+        except (GraphError, TaskDefinitionError) as error:
+            error.add_note("the graph was made from the tasks' parameters, as there is no `dag`")
+            raise
+    if not isinstance(module.dag, DAG):
+        raise UsageError(f"`dag` in {target!r} is of type {type(module.dag).__name__}; make it a dagron.DAG")
+    return Job(module.dag, tasks)

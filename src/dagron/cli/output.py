@@ -1,0 +1,144 @@
+"""Where output goes while a run goes on: standard output is kept for results, the live bar is kept whole."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+__all__ = ["NOT_FOR_A_LINE", "TaskOutput", "stdout_kept_for_results"]
+
+_DRAIN_SECONDS = 1.0
+
+NOT_FOR_A_LINE = re.compile(
+    r"\x1b\[(?![0-9;:]*m)[0-?]*[ -/]*[@-~]"
+    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
+    r"|\x1b(?!\[[0-9;:]*m)"
+    r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]"
+)
+"""Escape sequences other than colours, and control characters: what would move the cursor away from its line."""
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # closed, or replaced by the user's file
+
+
+@contextmanager
+def stdout_kept_for_results() -> Iterator[None]:
+    """Send what this process and its workers write to standard output to standard error instead, until the end.
+
+    By file descriptor, because it is inherited by workers, and by what tasks start.
+    """
+    try:
+        kept = os.dup(1)
+    except OSError:
+        yield  # it is closed: nothing to keep
+        return
+    _flush()
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        _flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+class TaskOutput:
+    """While it is entered, what is written to standard output and error is shown above a live bar.
+
+    Without this, lines of a task would land in the middle of the bar and tear it. The way is a pseudo terminal and not
+    a pipe, so that tasks go on to write line by line, and nothing that a killed one has written is lost in its buffer.
+
+    Where the platform has no pseudo terminals nothing changes.
+
+    Attributes:
+        bar: The bar, on a console that leads to the real terminal.
+    """
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        from dagron.progress import ProgressBar
+
+        self._terminal = os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors="backslashreplace")
+        self._console = Console(file=self._terminal, force_terminal=True)
+        self.bar = ProgressBar(self._console)
+        self._thread: threading.Thread | None = None
+        self._kept: tuple[int, int] | None = None
+
+    def __enter__(self) -> Self:
+        if self.bar.console is None:
+            return self  # a dumb terminal gets lines, which others do not tear
+        try:
+            import termios
+
+            ours, theirs = os.openpty()
+        except (ImportError, OSError, AttributeError):
+            return self
+        settings = termios.tcgetattr(theirs)
+        settings[1] &= ~termios.OPOST  # line ends as they were written
+        termios.tcsetattr(theirs, termios.TCSANOW, settings)
+        try:
+            termios.tcsetwinsize(theirs, termios.tcgetwinsize(2))
+        except termios.error:
+            pass  # then it has no size
+        _flush()
+        self._kept = (os.dup(1), os.dup(2))
+        os.dup2(theirs, 1)
+        os.dup2(theirs, 2)
+        os.close(theirs)
+        self._thread = threading.Thread(target=self._pump, args=(ours,), name="dagron-output", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        if self._kept is not None and self._thread is not None:
+            _flush()
+            for number, kept in zip((1, 2), self._kept, strict=True):
+                os.dup2(kept, number)
+                os.close(kept)
+            self._kept = None
+            # Nobody has the other end any more, so the thread meets the end of the file behind the last byte. Should a
+            # process that escaped its worker hold it, it is left to itself.
+            self._thread.join(_DRAIN_SECONDS)
+        self._terminal.close()
+
+    def _pump(self, terminal: int) -> None:
+        rest = b""
+        while True:
+            try:
+                data = os.read(terminal, 1 << 16)
+            except OSError:
+                break  # how Linux says that the other end is closed
+            if not data:
+                break
+            *lines, rest = (rest + data).split(b"\n")
+            if lines:
+                self._show(lines)
+        if rest:
+            self._show([rest])
+        os.close(terminal)
+
+    def _show(self, lines: list[bytes]) -> None:
+        from rich.segment import Segment, Segments
+
+        # Of what was written over itself, such as a task's own progress bar, the last state.
+        text = "\n".join(line.decode(errors="backslashreplace").rstrip("\r").rpartition("\r")[2] for line in lines)
+        text = NOT_FOR_A_LINE.sub("", text)
+        if "\x1b" in text:
+            text += "\x1b[0m"  # the bar keeps its own colours
+        try:
+            # A finished segment, as laying out what a task may print by the megabyte would hold up the run.
+            self._console.print(Segments([Segment(f"{text}\n")]), soft_wrap=True)
+        except (OSError, ValueError):
+            pass  # the terminal is gone; reading goes on, or the tasks would wait

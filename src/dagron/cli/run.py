@@ -1,0 +1,321 @@
+"""`dagron run`: run the DAG of a file or module, and go on with it."""
+
+from __future__ import annotations
+
+import math
+import os
+import pprint
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dagron.cli.ending import carry_out, exit_code_of_stop, put, say, stop_on_signals
+from dagron.cli.exit_codes import ExitCode, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from dagron.callbacks import RunObserver
+    from dagron.cli.load import Job
+    from dagron.results import ExecutionResult
+
+__all__ = ["RunRequest", "default_checkpoint_dir", "run", "run_target"]
+
+
+class DurabilityChoice(StrEnum):
+    """The values of `--durability`."""
+
+    POWER = "power"
+    PROCESS = "process"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What the command line asks for; `resume_command` is what to tell the user."""
+
+    target: str
+    checkpoint_dir: str
+    resume: bool
+    fresh: bool
+    workers: int | None
+    durability: DurabilityChoice
+    fail_fast: bool
+    timeout: float | None
+    node_timeout: float | None
+    retries: int
+    inline: bool
+    show: tuple[str, ...]
+    trace: Path | None
+    progress: bool | None
+    resume_command: str
+
+
+def default_checkpoint_dir(target: str) -> str:
+    """Return where the checkpoint of a target is unless the user says otherwise."""
+    from dagron.cli.load import target_stem
+
+    return os.path.join("checkpoints", target_stem(target))
+
+
+# --- what it does --------------------------------------------------------------------------------------------------
+
+
+def run_target(request: RunRequest) -> ExitCode:
+    """Run what is asked for, print the summary, and then the results that are to be shown.
+
+    Raises:
+        DagronError: As `exit_code_of` has it.
+    """
+    from dagron.cli.load import load_job
+    from dagron.cli.output import stdout_kept_for_results
+    from dagron.cli.summary import print_summary
+
+    stop_on_signals()
+    _check(request)
+    with stdout_kept_for_results():
+        try:
+            job = load_job(request.target)
+        except KeyboardInterrupt as error:
+            say("interrupted; nothing was run")
+            return exit_code_of_stop(error)
+        for name in request.show:
+            job.dag.index_of(name)  # rather now than at the end of a long run
+        try:
+            result = _execute(job, request)
+        except KeyboardInterrupt as error:
+            _say_what_is_kept(request)
+            return exit_code_of_stop(error)
+        print_summary(result, request.checkpoint_dir, request.resume_command)
+        if request.trace is not None and result.trace is not None:
+            try:
+                result.trace.save(request.trace)
+            except OSError as error:
+                raise OutputError(f"'{request.trace}'", error.strerror or str(error)) from error
+        texts = [text for text in (_shown_result(result, name) for name in request.show) if text is not None]
+    for text in texts:
+        put(text)
+    return ExitCode.OK if result.ok else ExitCode.NODES
+
+
+def _execute(job: Job, request: RunRequest) -> ExecutionResult:
+    from dagron.cli.output import TaskOutput
+    from dagron.executor import CheckpointExecutor
+    from dagron.progress import ProgressBar
+
+    def begin(observer: RunObserver | bool) -> ExecutionResult:
+        executor = CheckpointExecutor(
+            job.dag,
+            request.checkpoint_dir,
+            fail_fast=request.fail_fast,
+            enable_tracing=request.trace is not None,
+            max_workers=request.workers,
+            durability=request.durability.value,
+            pool="inline" if request.inline else "process",
+            retries=request.retries,
+            timeout=request.node_timeout,
+            progress=observer,
+        )
+
+        start = executor.resume if request.resume else executor.execute
+        return start(job.tasks, timeout=request.timeout)
+
+    if not request.resume:
+        _make_way(job, request)
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    # A debugger wants the terminal for itself.
+    wanted = on_terminal and not request.inline if request.progress is None else request.progress
+    if not wanted:
+        return begin(False)
+    if not on_terminal or request.inline:
+        bar = ProgressBar()
+        try:
+            return begin(bar)
+        finally:
+            bar.close()
+    with TaskOutput() as output:
+        return begin(output.bar)
+
+
+def _make_way(job: Job, request: RunRequest) -> None:
+    """Refuse to supersede a checkpoint that the user may want to keep, unless that was asked for.
+
+    Raises:
+        UsageError: There is one, and no word about it.
+        CheckpointError: There is one that is being written, or cannot be read.
+    """
+    from dagron.checkpoint.store import CheckpointStore
+    from dagron.checkpoint.view import checkpoint_path
+    from dagron.cli.status import checkpoint_status, signing_key
+    from dagron.errors import CheckpointDamagedError
+    from dagron.executor import CheckpointExecutor
+
+    directory = request.checkpoint_dir
+    try:
+        found = checkpoint_status(directory)
+    except CheckpointDamagedError:
+        if not request.fresh:
+            raise
+        # `execute` supersedes only what it can read.
+        CheckpointExecutor(job.dag, directory).clear_checkpoint()
+        return
+    if found is None or request.fresh or not found.completed:
+        return
+    if found.state == "running":
+        # The lock knows better: the process may have ended that run and live on, as a notebook does.
+        store = CheckpointStore(checkpoint_path(directory), signing_key=signing_key())
+        try:
+            store.open()
+        finally:
+            store.close()
+    raise UsageError(
+        f"{directory!r} holds a checkpoint with {found.completed}/{found.total} nodes completed; "
+        "pass --resume to go on or --fresh to start again"
+    )
+
+
+def _check(request: RunRequest) -> None:
+    if request.resume and request.fresh:
+        raise UsageError("--resume and --fresh contradict each other")
+    if request.inline and request.node_timeout is not None:
+        raise UsageError("--node-timeout kills worker processes, and --inline has none")
+    # Rather now than at the end of a long run.
+    trace = request.trace
+    if trace is not None and (trace.is_dir() or not trace.absolute().parent.is_dir()):
+        reason = "it is a directory" if trace.is_dir() else "its directory does not exist"
+        raise UsageError(f"cannot write the trace to '{trace}': {reason}")
+
+
+def _say_what_is_kept(request: RunRequest) -> None:
+    from dagron.cli.status import checkpoint_status
+    from dagron.errors import CheckpointError
+
+    try:
+        found = checkpoint_status(request.checkpoint_dir)
+    except CheckpointError:
+        found = None
+    if found is None:
+        say("interrupted; nothing was run")
+        return
+    kept = f"{found.completed}/{found.total} nodes are kept in {request.checkpoint_dir}"
+    say(f"interrupted; {kept}; to go on: {request.resume_command}")
+
+
+def _shown_result(result: ExecutionResult, name: str) -> str | None:
+    from dagron.results import NodeStatus
+
+    node = result.node_results[name]
+    if node.status is not NodeStatus.COMPLETED:
+        say(f"node {name!r} has no result to show: it is {node.status.value}")
+        return None
+    value = node.result
+    return value if isinstance(value, str) else pprint.pformat(value)
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def _positive(seconds: float | None) -> float | None:
+    if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
+        raise typer.BadParameter(f"{seconds:g} is not a number of seconds above 0")
+    return seconds
+
+
+def run(
+    context: typer.Context,
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            show_default=False,
+            help="A .py file or a module such as dagron.jobs.stdlib_analysis. It defines `tasks`, a mapping of node "
+            "names to callables, and `dag`, unless the parameter names of the tasks tell.",
+        ),
+    ],
+    checkpoint_dir: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint-dir", "-d", metavar="DIR", show_default=False, help="Default: ./checkpoints/<name of TARGET>"
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", "-r", help="Go on: run only what has not completed before.")
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start again; a checkpoint that is there is superseded.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", "-w", min=1, metavar="N", show_default=False, help="Default: one for each processor."
+        ),
+    ] = None,
+    durability: Annotated[
+        DurabilityChoice,
+        typer.Option(help="What the checkpoint survives: a loss of power, or the end of every process only (faster)."),
+    ] = DurabilityChoice.POWER,
+    fail_fast: Annotated[
+        bool,
+        typer.Option(
+            "--fail-fast/--no-fail-fast",
+            help="Skip all nodes downstream of a failed one, or only those that take its result.",
+        ),
+    ] = True,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="S", show_default=False, callback=_positive, help="Stop the run after this many seconds."),
+    ] = None,
+    node_timeout: Annotated[
+        float | None,
+        typer.Option(metavar="S", show_default=False, callback=_positive, help="Kill a node that runs longer."),
+    ] = None,
+    retries: Annotated[int, typer.Option(min=0, metavar="N", help="Further attempts for a node that fails.")] = 0,
+    inline: Annotated[
+        bool, typer.Option("--inline", help="Run the tasks one by one in this process, for debuggers.")
+    ] = False,
+    show: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--show", metavar="NODE", show_default=False, help="Print this node's result to stdout. May be repeated."
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", show_default=False, help="Write a timeline for https://ui.perfetto.dev."),
+    ] = None,
+    progress: Annotated[
+        bool | None,
+        typer.Option(
+            "--progress/--no-progress",
+            show_default=False,
+            help="A bar on a terminal, lines elsewhere. Default: on a terminal only.",
+        ),
+    ] = None,
+) -> None:
+    """Run the DAG of a file or a module, and checkpoint every node.
+
+    Whatever stops it (Ctrl-C, kill -9, a loss of power), the same command with --resume goes on, and repeats no node
+    that has completed. Messages go to stderr, and so does what tasks print; stdout has only what --show asks for.
+    """
+    from dagron.cli.summary import resume_command
+
+    request = RunRequest(
+        target=target,
+        checkpoint_dir=checkpoint_dir or default_checkpoint_dir(target),
+        resume=resume,
+        fresh=fresh,
+        workers=workers,
+        durability=durability,
+        fail_fast=fail_fast,
+        timeout=timeout,
+        node_timeout=node_timeout,
+        retries=retries,
+        inline=inline,
+        show=tuple(show or ()),
+        trace=trace,
+        progress=progress,
+        resume_command=resume_command(context.find_root().info_name or "dagron", sys.argv[1:]),
+    )
+    carry_out(partial(run_target, request))

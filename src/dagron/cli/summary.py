@@ -1,0 +1,99 @@
+"""What is said at the end of a run."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+from dagron.cli.ending import say
+from dagron.errors import NodeCancelledError, TaskFailedError
+from dagron.progress import shown_duration, shown_name
+from dagron.results import ExecutionResult, NodeResult, NodeStatus
+
+__all__ = ["print_summary", "resume_command", "shown_error", "shown_line"]
+
+_MAX_FAILURES = 10
+_MAX_MESSAGE = 200
+
+
+def shown_line(text: str) -> str:
+    """Return the first line of a message, safe on a terminal and of bearable length."""
+    lines = text.strip().splitlines()
+    line = shown_name(lines[0]) if lines else ""
+    if len(line) > _MAX_MESSAGE:
+        return f"{line[:_MAX_MESSAGE]}..."
+    return f"{line} ..." if len(lines) > 1 else line
+
+
+def shown_error(type_name: str, message: str) -> str:
+    """Return an error in one line."""
+    line = shown_line(message)
+    return f"{type_name}: {line}" if line else type_name
+
+
+def resume_command(program: str, arguments: Sequence[str]) -> str:
+    """Return the command that goes on where the run with these arguments has stopped."""
+    kept = [argument for argument in arguments if argument != "--fresh"]
+    if not {"--resume", "-r"} & set(kept):
+        kept.append("--resume")
+    return f"{program} {shlex.join(kept)}"
+
+
+def print_summary(result: ExecutionResult, checkpoint_dir: str, command: str) -> None:
+    """Print how a run ended to standard error.
+
+    Args:
+        result: Of the run.
+        checkpoint_dir: As the user knows it.
+        command: What goes on from there.
+    """
+    total = len(result.node_results)
+    restored = f" ({result.restored} restored)" if result.restored else ""
+    parts = [f"{result.succeeded} of {total} nodes completed{restored}"]
+    counts = ((result.failed, "failed"), (result.timed_out, "timed out"), (result.skipped, "skipped"))
+    parts += [f"{n} {word}" for n, word in (*counts, (result.cancelled, "cancelled")) if n]
+    seconds = result.total_duration_seconds
+    duration = f"{seconds:.1f} s" if seconds < 60 else shown_duration(seconds)
+    say(f"{', '.join(parts)}; {duration}; checkpoint in {shown_name(checkpoint_dir)}")
+    if result.ok:
+        return
+    if result.failed or result.timed_out:
+        _print_failures(result)
+    if result.cancelled:
+        _print_reason(result)
+    say(f"to go on from here: {command}")
+
+
+def _print_failures(result: ExecutionResult) -> None:
+    ended = (NodeStatus.FAILED, NodeStatus.TIMED_OUT)
+    failures = [node for node in result.node_results.values() if node.status in ended]
+    for node in failures[:_MAX_FAILURES]:
+        attempts = f" (attempt {node.attempts})" if node.attempts > 1 else ""
+        say(f"{shown_name(node.name)}{attempts}: {_error_line(node)}")
+    if len(failures) > _MAX_FAILURES:
+        say(f"... and {len(failures) - _MAX_FAILURES} more; `dagron status` lists them")
+    for node in failures:
+        text = getattr(node.error.__cause__, "text", "") if node.error is not None else ""
+        if text:
+            say(f"traceback of {shown_name(node.name)}:")
+            print(text.rstrip(), file=sys.stderr)
+            return
+
+
+def _print_reason(result: ExecutionResult) -> None:
+    for node in result.node_results.values():
+        if isinstance(node.error, NodeCancelledError):
+            say(node.error.reason)
+            return
+
+
+def _error_line(node: NodeResult) -> str:
+    error = node.error
+    if isinstance(error, TaskFailedError):
+        return shown_error(error.type_name, error.message)
+    try:
+        message = str(error)
+    except Exception as broken:
+        message = f"<its __str__ raised {type(broken).__name__}>"
+    return shown_error(type(error).__qualname__, message)

@@ -1,0 +1,451 @@
+"""The loop of a run: feeds what happened to the state, and carries out what the state commands.
+
+Decides nothing: that is `state`'s. The only place that sees the state, the checkpoint and the workers.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from dagron import events as ev
+from dagron.callbacks import ExecutionCallbacks, RunObserver, RunSnapshot, call_back
+from dagron.checkpoint import format as fmt
+from dagron.checkpoint.store import CheckpointStore, PendingCommit
+from dagron.errors import CheckpointDamagedError, CommitError, NodeTimeoutError, WorkerLostError
+from dagron.graph import DAG
+from dagron.plan import RunPlan
+from dagron.serialize import load_exception
+from dagron.state import Phase, RunState
+from dagron.trace import ExecutionTrace, Span
+from dagron.workers.child import Item, Outcome, OutcomeKind
+from dagron.workers.pool import Lost, Returned, WorkerPool
+
+__all__ = ["CancelEvent", "Coordinator", "Failure"]
+
+_CANCEL_POLL_SECONDS = 0.05
+_OBSERVE_SECONDS = 0.1
+_TEND_SECONDS = 1.0
+
+
+class CancelEvent(Protocol):
+    """Anything that can be asked whether to stop, such as a `threading.Event` or a `multiprocessing.Event`."""
+
+    def is_set(self) -> bool:
+        """Whether the run is to stop."""
+        ...
+
+
+class Failure:
+    """Why the last attempt of a node gave no result; the exception itself is made when it is asked for."""
+
+    __slots__ = ("_error", "attempt", "outcome", "slot")
+
+    def __init__(self, outcome: Outcome | None, error: BaseException | None, attempt: int, slot: int) -> None:
+        self.outcome = outcome
+        self._error = error
+        self.attempt = attempt
+        self.slot = slot
+
+    def error(self, node: str) -> BaseException:
+        """Return the exception. Unpickling it runs code that it names."""
+        if self._error is None:
+            assert self.outcome is not None
+            self._error = load_exception(node, self.outcome.data, *self.outcome.failure)
+        return self._error
+
+    def fields(self, node: str) -> dict[str, Any]:
+        """Return what a FAILED record says."""
+        if self.outcome is not None:
+            kind, message, text = self.outcome.failure
+            started, seconds = self.outcome.started_unix, self.outcome.duration_seconds
+        else:
+            kind, message, text = type(self._error).__name__, str(self._error), ""
+            started, seconds = 0.0, 0.0
+        return {
+            "name": node,
+            "type": kind,
+            "message": message,
+            "traceback": text,
+            "attempts": self.attempt,
+            "slot": self.slot,
+            "started": started,
+            "seconds": seconds,
+        }
+
+
+class Coordinator:
+    """One run.
+
+    Args:
+        dag: The DAG.
+        plan: What is known about its nodes.
+        state: Where the run stands.
+        store: The checkpoint, begun.
+        start_pool: Starts the workers; called only if there is something to run.
+        callbacks: Of the user.
+        observer: Someone who watches, or None.
+        trace: Takes the spans, or None.
+        timeout: Seconds from now after which the run is cancelled, or None.
+        cancel_event: Cancels the run when it is set, or None.
+
+    Attributes:
+        failures: The last failure of each node that had one, by index.
+        cancel_reason: Why the run was cancelled; empty if it was not.
+    """
+
+    def __init__(
+        self,
+        *,
+        dag: DAG,
+        plan: RunPlan,
+        state: RunState,
+        store: CheckpointStore,
+        start_pool: Callable[[], WorkerPool],
+        callbacks: ExecutionCallbacks,
+        observer: RunObserver | None,
+        trace: ExecutionTrace | None,
+        timeout: float | None,
+        cancel_event: CancelEvent | None,
+    ) -> None:
+        self.failures: dict[int, Failure] = {}
+        self.cancel_reason = ""
+        self._dag = dag
+        self._plan = plan
+        self._state = state
+        self._store = store
+        self._start_pool = start_pool
+        self._pool: WorkerPool | None = None
+        self._callbacks = callbacks
+        self._observer = observer
+        self._observe_due = 0.0
+        self._trace = trace
+        self._began = time.monotonic()
+        self._timeout = timeout
+        self._deadline = None if timeout is None else self._began + timeout
+        self._cancel_event = cancel_event
+        self._outcomes: dict[int, tuple[int, Outcome]] = {}
+        self._killed_for: dict[int, int | None] = {}
+
+    def run(self) -> None:
+        """Run until the state is finished. Blocks; callbacks run in this thread.
+
+        Raises:
+            CommitError: The disk refused.
+            WorkerStartError: No worker can be started.
+            KeyboardInterrupt: From the user; nothing is left running.
+
+        Guarantees:
+            No worker, and nothing that a task started, is left when it returns or raises.
+
+        On crash:
+            The checkpoint has a prefix of the commits; the server of the workers ends all that is left.
+        """
+        state = self._state
+        try:
+            self._observe("run_started")
+            self._carry_out(state.handle(ev.Started(time.monotonic())))
+            while not state.finished:
+                self._step()
+        finally:
+            pool, self._pool = self._pool, None
+            try:
+                if pool is not None:
+                    pool.close()
+            finally:
+                self._observe("run_ended")
+
+    def _step(self) -> None:
+        state = self._state
+        happened = self._wait()
+        now = time.monotonic()
+        commands: list[ev.Command] = []
+        for item in happened:
+            commands += self._on_returned(item, now) if isinstance(item, Returned) else self._on_lost(item, now)
+        if state.wake_at is not None and state.wake_at <= now:
+            commands += state.handle(ev.TimeReached(now))
+        commands += self._cancelled(now)
+        self._carry_out(commands)
+        if now >= self._observe_due:
+            self._observe_due = now + _OBSERVE_SECONDS
+            self._observe("run_moved")
+
+    def _observe(self, what: str) -> None:
+        if self._observer is not None:
+            call_back(getattr(self._observer, what), self.snapshot())
+
+    def _wait(self) -> list[Returned | Lost]:
+        pool = self._pool
+        if pool is not None:
+            happened = pool.wait(0)
+            if happened:
+                return happened
+        # Nothing to hand on, so the workers are busy: the time for what may lag behind.
+        self._store.tend()
+        now = time.monotonic()
+        limits = [_TEND_SECONDS]
+        limits += [due - now for due in (self._state.wake_at, self._deadline) if due is not None]
+        if self._cancel_event is not None:
+            limits.append(_CANCEL_POLL_SECONDS)
+        if self._observer is not None:
+            limits.append(_OBSERVE_SECONDS)
+        seconds = max(0.0, min(limits))
+        if pool is None or not self._state.n_running:
+            time.sleep(seconds)
+            return []
+        return pool.wait(seconds)
+
+    def _cancelled(self, now: float) -> list[ev.Command]:
+        if self._state.cancelled:
+            return []
+        if self._cancel_event is not None and self._cancel_event.is_set():
+            self.cancel_reason = "the run was cancelled"
+            return self._state.handle(ev.CancelRequested(now))
+        if self._deadline is not None and now >= self._deadline:
+            self.cancel_reason = f"the run took longer than {self._timeout:g} s"
+            return self._state.handle(ev.CancelRequested(now, timed_out=True))
+        return []
+
+    # --- what happened --------------------------------------------------------------------------------------------
+
+    def _on_returned(self, item: Returned, now: float) -> list[ev.Command]:
+        ended = [self._take_outcome(item.slot, outcome) for outcome in item.outcomes]
+        commands = self._state.handle(ev.BatchReturned(item.slot, ended, [i - 1 for i in item.unstarted], now))
+        self._report_retries(ended)
+        return commands
+
+    def _on_lost(self, item: Lost, now: float) -> list[ev.Command]:
+        self._store.worker_lost = True
+        ended = [self._take_outcome(item.slot, outcome) for outcome in item.outcomes]
+        running = item.running - 1 if item.running else None
+        killed = item.slot in self._killed_for
+        killed_for = self._killed_for.pop(item.slot, None)
+        if running is not None:
+            self._take_loss(item, running, killed, killed_for, now)
+        event = ev.SlotLost(item.slot, ended, running, [i - 1 for i in item.unstarted], now)
+        commands = self._state.handle(event)
+        self._report_retries(
+            [*ended, *([ev.AttemptEnded(running, ev.End.LOST, True, 0.0)] if running is not None else [])]
+        )
+        return commands
+
+    def _take_loss(self, item: Lost, node: int, killed: bool, killed_for: int | None, now: float) -> None:
+        name, attempt = self._dag.name_of(node), self._state.attempts[node]
+        error: BaseException
+        if killed and killed_for == node:
+            timeout = self._plan.policies[node].timeout
+            assert timeout is not None
+            error, outcome = NodeTimeoutError(name, attempt, timeout), "timed_out"
+        else:
+            error = WorkerLostError(name, attempt, item.exit_code, item.peak_rss_bytes)
+            outcome = "cancelled" if killed else "lost"
+        self.failures[node] = Failure(None, error, attempt, item.slot)
+        if self._trace is not None:
+            began = time.time() - item.seconds
+            self._trace.spans.append(Span(name, item.slot, attempt, began, item.seconds, outcome))
+
+    def _take_outcome(self, slot: int, outcome: Outcome) -> ev.AttemptEnded:
+        node = outcome.item - 1
+        attempt = self._state.attempts[node]
+        completed = outcome.kind == OutcomeKind.COMPLETED
+        if completed:
+            self._outcomes[node] = (slot, outcome)
+        elif outcome.kind == OutcomeKind.DISK:
+            raise CommitError(str(self._store.directory.path), outcome.failure[1])
+        else:
+            self.failures[node] = Failure(outcome, None, attempt, slot)
+            if outcome.kind == OutcomeKind.DAMAGED_INPUT:
+                self._forget_damaged(node)
+        if self._trace is not None:
+            self._trace.spans.append(
+                Span(
+                    self._dag.name_of(node),
+                    slot,
+                    attempt,
+                    outcome.started_unix,
+                    outcome.duration_seconds,
+                    "completed" if completed else "raised",
+                    outcome.cpu_seconds,
+                    outcome.size,
+                )
+            )
+        end = ev.End.COMPLETED if completed else ev.End.FAILED
+        return ev.AttemptEnded(node, end, outcome.retryable, outcome.duration_seconds)
+
+    def _forget_damaged(self, node: int) -> None:
+        """Record that an input of a node is damaged, so that the next resume makes it again."""
+        damaged = []
+        for position in self._plan.bindings[node].consumed:
+            name = self._dag.name_of(self._dag.parent_indices(node)[position])
+            if self._store.commit_of(name) is not None:
+                try:
+                    self._store.load(name)
+                except CheckpointDamagedError:
+                    damaged.append(name)
+        if damaged:
+            self._store.invalidate(damaged, "its bytes were found damaged", lost=True)
+
+    def _report_retries(self, ended: Sequence[ev.AttemptEnded]) -> None:
+        on_retry = self._callbacks.on_retry
+        if on_retry is None:
+            return
+        for item in ended:
+            if item.end != ev.End.COMPLETED and self._state.phase[item.node] == Phase.BACKOFF:
+                name, failure = self._dag.name_of(item.node), self.failures[item.node]
+                call_back(on_retry, name, failure.attempt, failure.error(name))
+
+    # --- what is to be done ---------------------------------------------------------------------------------------
+
+    def _carry_out(self, commands: list[ev.Command]) -> None:
+        state = self._state
+        while commands:
+            completed: list[int] = []
+            failed: list[int] = []
+            more: list[ev.Command] = []
+            for command in commands:
+                match command:
+                    case ev.Commit(nodes):
+                        completed += nodes
+                    case ev.Dispatch(slot, nodes):
+                        self._dispatch(slot, nodes)
+                    case ev.RecordFailures(nodes):
+                        failed += nodes
+                    case ev.Skip(nodes, _):
+                        self._each(self._callbacks.on_skip, nodes)
+                    case ev.Restore(nodes):
+                        self._restored(nodes)
+                    case ev.Kill(slot, node):
+                        self._killed_for[slot] = node
+                        self._workers().kill(slot)
+                    case ev.Observe(slot):
+                        item, seconds = self._workers().observe(slot)
+                        observed = item - 1 if item else None
+                        more += state.handle(ev.SlotObserved(slot, observed, seconds, time.monotonic()))
+            # Whatever came in together is committed together: one append and one flush for all of it.
+            if completed or failed:
+                changed = self._commit(completed)
+                self._record(failed)
+                more += state.handle(ev.Committed([*completed, *failed], changed, time.monotonic()))
+                self._report(completed, failed)
+            commands = more
+
+    def _workers(self) -> WorkerPool:
+        if self._pool is None:
+            self._pool = self._start_pool()
+        return self._pool
+
+    def _dispatch(self, slot: int, nodes: Sequence[int]) -> None:
+        dag, plan, store = self._dag, self._plan, self._store
+        items = []
+        for node in nodes:
+            binding = plan.bindings[node]
+            if binding.positional or binding.keywords:
+                parents = dag.parent_indices(node)
+                inputs = tuple(store.source(dag.name_of(parents[position])) for position in binding.consumed)
+            else:
+                inputs = ()
+            items.append(Item(node + 1, dag.name_of(node), plan.task_ids[node], plan.tasks[node], binding, inputs))
+        self._each(self._callbacks.on_start, nodes)
+        self._workers().submit(slot, items)
+
+    def _commit(self, nodes: Sequence[int]) -> set[int]:
+        if not nodes:
+            return set()
+        dag, state, store = self._dag, self._state, self._store
+        pending = []
+        changed: set[int] = set()
+        doubtful: set[str] = set()
+        for node in nodes:
+            slot, outcome = self._outcomes.pop(node)
+            commit = fmt.Commit(
+                dag.name_of(node),
+                outcome.storage,
+                slot,
+                state.attempts[node],
+                outcome.size,
+                outcome.digest,
+                dag.parents_fingerprint(node),
+                outcome.started_unix,
+                outcome.duration_seconds,
+                outcome.cpu_seconds,
+                outcome.peak_rss_bytes,
+                self._failed_parents(node),
+            )
+            in_doubt = any(parent in state.changed for parent in dag.parent_indices(node)) if state.changed else False
+            if in_doubt:
+                doubtful.add(commit.name)
+            if store.differs(commit, in_doubt=in_doubt):
+                changed.add(node)
+            pending.append(PendingCommit(commit, outcome.data, outcome.temp_name))
+        # Before the commit: a kill between the two must not leave a child that took the old result.
+        outdated = [dag.name_of(child) for node in changed for child in state.held_children(node)]
+        if outdated:
+            store.invalidate(outdated, "a parent's result changed")
+        store.commit(pending, doubtful)
+        return changed
+
+    def _failed_parents(self, node: int) -> tuple[str, ...]:
+        if not self.failures:
+            return ()
+        dag, phase = self._dag, self._state.phase
+        return tuple(dag.name_of(parent) for parent in dag.parent_indices(node) if phase[parent] != Phase.COMPLETED)
+
+    def _record(self, nodes: Sequence[int]) -> None:
+        if not nodes:
+            return
+        records = []
+        for node in nodes:
+            name = self._dag.name_of(node)
+            status = self._state.failing_as(node).name.lower()
+            records.append({**self.failures[node].fields(name), "status": status})
+        self._store.fail(records)
+
+    def _report(self, completed: Sequence[int], failed: Sequence[int]) -> None:
+        callbacks = self._callbacks
+        if callbacks.on_complete is not None and completed:
+            self._store.write_views()
+            for node in completed:
+                name = self._dag.name_of(node)
+                call_back(self._complete, name)
+        if callbacks.on_failure is not None:
+            for node in failed:
+                name = self._dag.name_of(node)
+                call_back(callbacks.on_failure, name, self.failures[node].error(name))
+
+    def _complete(self, name: str) -> None:
+        assert self._callbacks.on_complete is not None
+        self._callbacks.on_complete(name, pickle.loads(self._store.load(name)))
+
+    def _restored(self, nodes: Sequence[int]) -> None:
+        self._each(self._callbacks.on_restore, nodes)
+        if self._trace is not None:
+            self._trace.add_restored(self._dag.name_of(node) for node in nodes)
+
+    def _each(self, callback: Callable[[str], object] | None, nodes: Sequence[int]) -> None:
+        if callback is not None:
+            for node in nodes:
+                call_back(callback, self._dag.name_of(node))
+
+    def report_restored(self, nodes: Sequence[int]) -> None:
+        """Tell the callbacks and the trace about nodes that were restored at once."""
+        self._restored(nodes)
+
+    def snapshot(self) -> RunSnapshot:
+        """Return how far the run is."""
+        phase = self._state.phase
+        running: tuple[str, ...] = ()
+        if self._pool is not None:
+            items = [self._pool.observe(slot)[0] for slot in range(self._pool.n_slots)]
+            running = tuple(self._dag.name_of(item - 1) for item in items if item)
+        return RunSnapshot(
+            len(self._dag),
+            phase.count(Phase.COMPLETED),
+            self._state.n_restored,
+            phase.count(Phase.FAILED) + phase.count(Phase.TIMED_OUT),
+            phase.count(Phase.SKIPPED),
+            phase.count(Phase.CANCELLED),
+            running,
+            time.monotonic() - self._began,
+        )

@@ -1,0 +1,486 @@
+"""Every error that dagron raises or reports, split by who has to act.
+
+::
+
+    DagronError
+    ├── GraphError (ValueError)              the author of the graph
+    │   ├── CycleError
+    │   ├── DuplicateNodeError
+    │   ├── UnknownNodeError (KeyError)
+    │   └── InvalidNameError (TypeError)
+    ├── TaskDefinitionError (ValueError)     the author of the tasks; raised before anything runs
+    │   ├── MissingTaskError
+    │   ├── UnknownTaskError
+    │   ├── NotCallableError (TypeError)
+    │   ├── MissingInputError
+    │   └── TaskNotPicklableError
+    ├── OptionError (ValueError)             the caller of the executor
+    ├── CheckpointError                      the operator of the disk
+    │   ├── CheckpointDirectoryError
+    │   ├── CheckpointLockedError
+    │   ├── ForeignFilesError
+    │   ├── FormatVersionError
+    │   ├── CheckpointDamagedError
+    │   ├── CommitError
+    │   └── ResultUnavailableError
+    ├── NodeError                            how one node ended without a result; found in `NodeResult.error`
+    │   ├── TaskFailedError
+    │   ├── WorkerLostError
+    │   ├── NodeTimeoutError (TimeoutError)
+    │   ├── ResultNotPicklableError
+    │   ├── NodeSkippedError
+    │   └── NodeCancelledError
+    ├── WorkerStartError                     the operator of the machine
+    └── InternalError                        us: please report it
+
+Every class passes its fields to `super().__init__`, so every error survives pickling with its type, its fields and its
+text. This module imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+
+__all__ = [
+    "CheckpointDamagedError",
+    "CheckpointDirectoryError",
+    "CheckpointError",
+    "CheckpointLockedError",
+    "CommitError",
+    "CycleError",
+    "DagronError",
+    "DuplicateNodeError",
+    "ForeignFilesError",
+    "FormatVersionError",
+    "GraphError",
+    "InternalError",
+    "InvalidNameError",
+    "MissingInputError",
+    "MissingTaskError",
+    "NodeCancelledError",
+    "NodeError",
+    "NodeSkippedError",
+    "NodeTimeoutError",
+    "NotCallableError",
+    "OptionError",
+    "RemoteTraceback",
+    "ResultNotPicklableError",
+    "ResultUnavailableError",
+    "TaskDefinitionError",
+    "TaskFailedError",
+    "TaskNotPicklableError",
+    "UnknownNodeError",
+    "UnknownTaskError",
+    "WorkerLostError",
+    "WorkerStartError",
+]
+
+_SHOWN = 8
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+
+
+class DagronError(Exception):
+    """Base of every error of this package."""
+
+
+# --- the author of the graph -------------------------------------------------------------------------------------
+
+
+class GraphError(DagronError, ValueError):
+    """The graph itself is wrong. Change the nodes or the edges."""
+
+
+class CycleError(GraphError):
+    """The edges form a cycle. Remove one of the edges on `path`.
+
+    Attributes:
+        path: The names along the cycle; the first stands again at the end.
+    """
+
+    def __init__(self, path: Sequence[str]) -> None:
+        super().__init__(path)
+        self.path = list(path)
+
+    def __str__(self) -> str:
+        shown = [repr(name) for name in self.path]
+        if len(shown) > 2 * _SHOWN:
+            shown = [*shown[:_SHOWN], f"... {len(shown) - 2 * _SHOWN} more ...", *shown[-_SHOWN:]]
+        return f"the graph has a cycle: {' -> '.join(shown)}; remove one of these edges"
+
+
+class DuplicateNodeError(GraphError):
+    """A node was added twice. Give each node a name of its own."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"node {self.name!r} was added twice; every node needs a name of its own"
+
+
+class UnknownNodeError(GraphError, KeyError):
+    """A name was used that no node has. Check its spelling, or add the node."""
+
+    def __init__(self, name: str, context: str = "the graph has no such node") -> None:
+        super().__init__(name, context)
+        self.name = name
+        self.context = context
+
+    def __str__(self) -> str:
+        return f"unknown node {self.name!r}: {self.context}"
+
+
+class InvalidNameError(GraphError, TypeError):
+    """A node's name is no string. Names are of type `str`; any string will do."""
+
+    def __init__(self, shown: str, type_name: str) -> None:
+        super().__init__(shown, type_name)
+        self.shown = shown
+        self.type_name = type_name
+
+    def __str__(self) -> str:
+        return f"a node's name must be a str, not {self.type_name}: {self.shown}"
+
+
+# --- the author of the tasks -------------------------------------------------------------------------------------
+
+
+class TaskDefinitionError(DagronError, ValueError):
+    """The tasks do not fit the graph. Raised before anything runs."""
+
+
+class MissingTaskError(TaskDefinitionError):
+    """`tasks` lacks nodes of the DAG. It must name every node, also on `resume`."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(names)
+        self.names = list(names)
+
+    def __str__(self) -> str:
+        return f"no task for {len(self.names)} node(s): {_listed(self.names)}; `tasks` must name every node of the DAG"
+
+
+class UnknownTaskError(TaskDefinitionError):
+    """`tasks` names nodes that the DAG does not have."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(names)
+        self.names = list(names)
+
+    def __str__(self) -> str:
+        return f"{len(self.names)} task(s) for nodes that the DAG does not have: {_listed(self.names)}"
+
+
+class NotCallableError(TaskDefinitionError, TypeError):
+    """A task is not callable. Pass a function, or a `Task` around one."""
+
+    def __init__(self, node: str, type_name: str) -> None:
+        super().__init__(node, type_name)
+        self.node = node
+        self.type_name = type_name
+
+    def __str__(self) -> str:
+        return f"the task of node {self.node!r} is not callable: it is a {self.type_name}"
+
+
+class MissingInputError(TaskDefinitionError):
+    """A task requires a parameter that no parent provides. Add the edge, or give the parameter a default."""
+
+    def __init__(self, node: str, parameter: str, parents: Sequence[str], is_node: bool = False) -> None:
+        super().__init__(node, parameter, parents, is_node)
+        self.node = node
+        self.parameter = parameter
+        self.parents = list(parents)
+        self.is_node = is_node
+
+    def __str__(self) -> str:
+        parents = f"its parents are {_listed(self.parents)}" if self.parents else "it has no parents"
+        if self.is_node:
+            advice = f"add the edge {self.parameter!r} -> {self.node!r}"
+        else:
+            advice = "name the parameter after a parent, or give it a default"
+        return f"the task of node {self.node!r} requires the parameter {self.parameter!r}, but {parents}; {advice}"
+
+
+class TaskNotPicklableError(TaskDefinitionError):
+    """A task cannot be sent to a worker. Create what cannot be pickled inside the task instead.
+
+    Attributes:
+        path: Where the culprit hangs, from the task on, such as `closure 'connect' -> attribute '_lock'`.
+        reason: What the pickler said.
+    """
+
+    def __init__(self, node: str, path: str, reason: str) -> None:
+        super().__init__(node, path, reason)
+        self.node = node
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        where = f" at {self.path}" if self.path else ""
+        return (
+            f"the task of node {self.node!r} cannot be pickled{where}: {self.reason}; "
+            "create that object inside the task, or pass what it is made from"
+        )
+
+
+class OptionError(DagronError, ValueError):
+    """An option has a value that it cannot have."""
+
+    def __init__(self, option: str, shown: str, expected: str) -> None:
+        super().__init__(option, shown, expected)
+        self.option = option
+        self.shown = shown
+        self.expected = expected
+
+    def __str__(self) -> str:
+        return f"{self.option}={self.shown} is not valid: expected {self.expected}"
+
+
+# --- the operator of the disk ------------------------------------------------------------------------------------
+
+
+class CheckpointError(DagronError):
+    """Something about the checkpoint directory needs a decision or a repair."""
+
+
+class CheckpointDirectoryError(CheckpointError):
+    """The checkpoint directory cannot be used as it is. Nothing in it was changed."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot use {self.path!r} as a checkpoint directory: {self.reason}"
+
+
+class CheckpointLockedError(CheckpointError):
+    """Another run is writing this checkpoint. Wait for it, stop it, or use another directory."""
+
+    def __init__(self, path: str, pid: int | None = None, host: str | None = None, since: str | None = None) -> None:
+        super().__init__(path, pid, host, since)
+        self.path = path
+        self.pid = pid
+        self.host = host
+        self.since = since
+
+    def __str__(self) -> str:
+        holder = "another run" if self.pid is None else f"process {self.pid} on {self.host}, since {self.since}"
+        return f"the checkpoint {self.path!r} is held by {holder}; a checkpoint has one writer at a time"
+
+
+class ForeignFilesError(CheckpointError):
+    """The directory holds `.pkl` files but no checkpoint. Use an empty directory."""
+
+    def __init__(self, path: str, names: Sequence[str]) -> None:
+        super().__init__(path, names)
+        self.path = path
+        self.names = list(names)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path!r} holds {len(self.names)} .pkl file(s) that belong to no checkpoint ({_listed(self.names)}); "
+            "nothing was changed; use an empty directory"
+        )
+
+
+class FormatVersionError(CheckpointError):
+    """The checkpoint was written by a newer dagron. Upgrade, or use another directory."""
+
+    def __init__(self, path: str, found: int, known: int) -> None:
+        super().__init__(path, found, known)
+        self.path = path
+        self.found = found
+        self.known = known
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path!r} has checkpoint format {self.found}, but this dagron reads up to {self.known}; "
+            "nothing was changed; upgrade dagron or use another directory"
+        )
+
+
+class CheckpointDamagedError(CheckpointError):
+    """Bytes of the checkpoint are not what was written."""
+
+    def __init__(self, path: str, offset: int, reason: str) -> None:
+        super().__init__(path, offset, reason)
+        self.path = path
+        self.offset = offset
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path!r} is damaged at byte {self.offset}: {self.reason}"
+
+
+class CommitError(CheckpointError):
+    """The disk refused a write. What was committed before is intact; `resume` goes on from there."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"could not write to the checkpoint {self.path!r}: {self.reason}; "
+            "the run was stopped, everything committed before is intact, and resume() goes on from there"
+        )
+
+
+class ResultUnavailableError(CheckpointError):
+    """A result was asked for that is no longer there."""
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(node, reason)
+        self.node = node
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the result of node {self.node!r} is not available: {self.reason}"
+
+
+# --- how a node ended without a result -----------------------------------------------------------------------------
+
+
+class NodeError(DagronError):
+    """A node has no result. Found in `NodeResult.error`; never raised by `execute`."""
+
+
+class TaskFailedError(NodeError):
+    """Stands in for an exception that could not be pickled or unpickled; carries its text."""
+
+    def __init__(self, node: str, type_name: str, message: str, traceback_text: str = "") -> None:
+        super().__init__(node, type_name, message, traceback_text)
+        self.node = node
+        self.type_name = type_name
+        self.message = message
+        self.traceback_text = traceback_text
+
+    def __str__(self) -> str:
+        return f"the task of node {self.node!r} raised {self.type_name}: {self.message}"
+
+
+def _exit_text(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "vanished"
+    if exit_code < 0:
+        try:
+            name = signal.Signals(-exit_code).name
+        except ValueError:
+            name = "unknown signal"
+        return f"was killed by signal {-exit_code} ({name})"
+    return f"exited with code {exit_code}"
+
+
+class WorkerLostError(NodeError):
+    """The worker died while it ran this node. Only this attempt was lost.
+
+    Attributes:
+        exit_code: As in `multiprocessing`: negative for a signal; None if unknown.
+        peak_rss_bytes: Peak resident memory of the worker; None if unknown.
+    """
+
+    def __init__(self, node: str, attempt: int, exit_code: int | None, peak_rss_bytes: int | None = None) -> None:
+        super().__init__(node, attempt, exit_code, peak_rss_bytes)
+        self.node = node
+        self.attempt = attempt
+        self.exit_code = exit_code
+        self.peak_rss_bytes = peak_rss_bytes
+
+    def __str__(self) -> str:
+        peak = "" if self.peak_rss_bytes is None else f"; its peak memory was {self.peak_rss_bytes / 2**20:.0f} MiB"
+        hint = "; the machine may have run out of memory" if self.exit_code == -9 else ""
+        return f"the worker of node {self.node!r} {_exit_text(self.exit_code)} in attempt {self.attempt}{peak}{hint}"
+
+
+class NodeTimeoutError(NodeError, TimeoutError):
+    """The node ran longer than it may; its process tree was killed."""
+
+    def __init__(self, node: str, attempt: int, timeout_seconds: float) -> None:
+        super().__init__(node, attempt, timeout_seconds)
+        self.node = node
+        self.attempt = attempt
+        self.timeout_seconds = timeout_seconds
+
+    def __str__(self) -> str:
+        return f"node {self.node!r} ran longer than {self.timeout_seconds:g} s in attempt {self.attempt} and was killed"
+
+
+class ResultNotPicklableError(NodeError):
+    """The task ran, but what it returned cannot be pickled. Return plain data instead."""
+
+    def __init__(self, node: str, path: str, reason: str) -> None:
+        super().__init__(node, path, reason)
+        self.node = node
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        where = f" at {self.path}" if self.path else ""
+        return f"the result of node {self.node!r} cannot be pickled{where}: {self.reason}"
+
+
+class NodeSkippedError(NodeError):
+    """The node was not attempted because a node that it depends on has no result."""
+
+    def __init__(self, node: str, cause: str) -> None:
+        super().__init__(node, cause)
+        self.node = node
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"node {self.node!r} was skipped because {self.cause!r} did not complete"
+
+
+class NodeCancelledError(NodeError):
+    """The run ended before this node did; `resume` runs it."""
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(node, reason)
+        self.node = node
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"node {self.node!r} was cancelled: {self.reason}"
+
+
+class WorkerStartError(DagronError):
+    """No worker process could be started on this machine."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"could not start a worker process: {self.reason}"
+
+
+class InternalError(DagronError):
+    """An invariant of dagron itself is broken. Please report it with this text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"internal error, please report it: {self.text}"
+
+
+class RemoteTraceback(Exception):
+    """The traceback of an exception as text; set as `__cause__` of what came from a worker."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'

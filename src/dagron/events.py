@@ -1,0 +1,176 @@
+"""What goes into the state of a run, and what comes out: events in the past tense, commands in the imperative.
+
+Values only, all of them frozen. Nodes and slots are indices; times are in seconds on a monotonic clock of the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+__all__ = [
+    "AttemptEnded",
+    "BatchReturned",
+    "CancelRequested",
+    "Command",
+    "Commit",
+    "Committed",
+    "Dispatch",
+    "End",
+    "Event",
+    "Kill",
+    "Observe",
+    "RecordFailures",
+    "Restore",
+    "Skip",
+    "SlotLost",
+    "SlotObserved",
+    "Started",
+    "TimeReached",
+]
+
+
+class End(IntEnum):
+    """How an attempt ended."""
+
+    COMPLETED = 0
+    FAILED = 1
+    LOST = 2
+    TIMED_OUT = 3
+
+
+# --- events --------------------------------------------------------------------------------------------------------
+
+
+class AttemptEnded(NamedTuple):
+    """One attempt of a batch, as part of an event."""
+
+    node: int
+    end: End
+    retryable: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The run began."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReturned:
+    """A slot is done with its oldest batch; `unstarted` of it were not begun."""
+
+    slot: int
+    ended: Sequence[AttemptEnded]
+    unstarted: Sequence[int]
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotLost:
+    """The worker of a slot died. `running` was in its hands, None if nothing was; `unstarted` were not begun."""
+
+    slot: int
+    ended: Sequence[AttemptEnded]
+    running: int | None
+    unstarted: Sequence[int]
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Outcomes are in the checkpoint. `changed` are those whose result differs from the one they replace."""
+
+    nodes: Sequence[int]
+    changed: Collection[int]
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotObserved:
+    """The slot has run `node` for that long; None if it is between two nodes."""
+
+    slot: int
+    node: int | None
+    seconds: float
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class TimeReached:
+    """It is now at least `wake_at`."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """No more is to be started and what runs is to be killed. With `timed_out`, what ran counts as timed out."""
+
+    now: float
+    timed_out: bool = False
+
+
+Event = Started | BatchReturned | SlotLost | Committed | SlotObserved | TimeReached | CancelRequested
+
+
+# --- commands ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Send these nodes to a slot as one batch."""
+
+    slot: int
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Commit the results of these nodes, then report `Committed`."""
+
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFailures:
+    """Commit that these nodes failed, then report `Committed`."""
+
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Restore:
+    """These nodes keep the results that they have."""
+
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """These nodes will not be attempted because of `cause`."""
+
+    nodes: tuple[int, ...]
+    cause: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Kill the worker of a slot with all below it, because of this node's timeout; None if the run is cancelled."""
+
+    slot: int
+    node: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Report `SlotObserved` for this slot."""
+
+    slot: int
+
+
+Command = Dispatch | Commit | RecordFailures | Restore | Skip | Kill | Observe

@@ -1,0 +1,408 @@
+"""`CheckpointExecutor`: the public face. Checks what it is given, wires the parts together, hands back the result."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from dagron.callbacks import ExecutionCallbacks, RunObserver
+from dagron.checkpoint.claim import check_directory
+from dagron.checkpoint.files import Directory
+from dagron.checkpoint.store import CheckpointStore, Durability
+from dagron.checkpoint.view import JOURNAL, META, check_journal, checkpoint_path, iso_time, read_view
+from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError, OptionError
+from dagron.graph import DAG
+from dagron.results import CheckpointInfo, ExecutionResult, NodeResult, NodeResults, NodeStatus
+from dagron.state import Phase, RunState
+from dagron.task import Task, check_seconds, check_task_options
+from dagron.trace import ExecutionTrace
+
+if TYPE_CHECKING:
+    from dagron.coordinator import CancelEvent, Coordinator
+    from dagron.workers.pool import WorkerPool
+
+__all__ = ["CheckpointExecutor", "default_workers"]
+
+logger = logging.getLogger("dagron")
+
+Tasks = Mapping[str, Callable[..., Any] | Task[Any]]
+
+_STATUS = {
+    Phase.COMPLETED: NodeStatus.COMPLETED,
+    Phase.FAILED: NodeStatus.FAILED,
+    Phase.TIMED_OUT: NodeStatus.TIMED_OUT,
+    Phase.SKIPPED: NodeStatus.SKIPPED,
+    Phase.CANCELLED: NodeStatus.CANCELLED,
+}
+
+SIGNING_KEY_VARIABLE = "DAGRON_SIGNING_KEY"
+
+
+def default_workers() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class CheckpointExecutor:
+    """Runs the tasks of a DAG on worker processes and checkpoints each node as it completes.
+
+    Args:
+        dag: The DAG.
+        checkpoint_dir: The directory of the checkpoint; created if it does not exist.
+        callbacks: Functions to call while a run goes on.
+        fail_fast: If True, every node downstream of a failed one is skipped; independent branches go on. If False,
+            downstream nodes are attempted too, except those that take the failed node's result.
+        enable_tracing: If True, record what ran when and where, in `ExecutionResult.trace`.
+        max_workers: Worker processes, each running one task at a time. Default: the processors of this process.
+        durability: `"power"`: what is committed survives a loss of power. `"process"`: it survives the end of every
+            process, also by `kill -9`, and the flushes are saved.
+        pool: `"process"`, or `"inline"` to run the tasks one by one in this thread, for debuggers; nothing is killed
+            then, so timeouts do not work.
+        retries: Further attempts for a node that failed, where its `Task` does not say.
+        retry_delay: Seconds before the first further attempt; doubled for each one after it, with up to 25 % jitter.
+        retry_on: Which exceptions are worth a further attempt. A lost worker and a timeout always are.
+        timeout: Seconds that one attempt may take; its process tree is killed then.
+        kill_grace_seconds: Between the SIGTERM and the SIGKILL to a process tree that is killed.
+        signing_key: Keys every digest and check of the checkpoint, so that nothing is unpickled that was not written
+            with this key; up to 64 bytes. Default: the environment variable `DAGRON_SIGNING_KEY`, if it is set.
+        allow_untrusted: Accept a checkpoint that another user owns or that everyone may write.
+        progress: If True, show a progress bar; or an observer of your own.
+
+    Raises:
+        OptionError: An option has a value that it cannot have.
+    """
+
+    def __init__(
+        self,
+        dag: DAG,
+        checkpoint_dir: str | os.PathLike[str],
+        callbacks: ExecutionCallbacks | None = None,
+        fail_fast: bool = True,
+        enable_tracing: bool = False,
+        *,
+        max_workers: int | None = None,
+        durability: Durability = "power",
+        pool: Literal["process", "inline"] = "process",
+        retries: int = 0,
+        retry_delay: float = 1.0,
+        retry_on: tuple[type[BaseException], ...] = (Exception,),
+        timeout: float | None = None,
+        kill_grace_seconds: float = 1.0,
+        signing_key: bytes | None = None,
+        allow_untrusted: bool = False,
+        progress: bool | RunObserver = False,
+    ) -> None:
+        if not isinstance(dag, DAG):
+            raise OptionError("dag", repr(dag)[:80], "a dagron.DAG; build one with DAG.builder()")
+        if not isinstance(checkpoint_dir, (str, os.PathLike)) or os.fspath(checkpoint_dir) in ("", b""):
+            raise OptionError("checkpoint_dir", repr(checkpoint_dir), "the path of a directory")
+        if not isinstance(os.fspath(checkpoint_dir), str) or "\0" in os.fspath(checkpoint_dir):
+            raise OptionError("checkpoint_dir", repr(checkpoint_dir), "a str without NUL characters")
+        if callbacks is not None and not isinstance(callbacks, ExecutionCallbacks):
+            raise OptionError("callbacks", repr(callbacks)[:80], "an ExecutionCallbacks")
+        if max_workers is not None and (
+            isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1
+        ):
+            raise OptionError("max_workers", repr(max_workers), "an integer of 1 or more")
+        if durability not in ("power", "process"):
+            raise OptionError("durability", repr(durability), "'power' or 'process'")
+        if pool not in ("process", "inline"):
+            raise OptionError("pool", repr(pool), "'process' or 'inline'")
+        if signing_key is not None and not (isinstance(signing_key, bytes) and 1 <= len(signing_key) <= 64):
+            raise OptionError("signing_key", "...", "1 to 64 bytes")
+        check_task_options(retries, retry_delay, retry_on, timeout)
+        check_seconds("kill_grace_seconds", kill_grace_seconds)
+        self.dag = dag
+        self.checkpoint_dir = os.fspath(checkpoint_dir)
+        self._path = checkpoint_path(checkpoint_dir)
+        self._callbacks = callbacks or ExecutionCallbacks()
+        self._fail_fast = fail_fast
+        self._enable_tracing = enable_tracing
+        self._max_workers = default_workers() if max_workers is None else max_workers
+        self._durability: Durability = durability
+        self._pool = pool
+        self._retries, self._retry_delay, self._retry_on, self._timeout = retries, retry_delay, retry_on, timeout
+        self._kill_grace_seconds = kill_grace_seconds
+        if signing_key is None:
+            signing_key = os.fsencode(os.environ.get(SIGNING_KEY_VARIABLE, "")) or None
+            if signing_key is not None and len(signing_key) > 64:
+                raise OptionError(SIGNING_KEY_VARIABLE, "...", "1 to 64 bytes")
+        self._key = signing_key
+        self._allow_untrusted = allow_untrusted
+        self._progress = progress
+
+    def __repr__(self) -> str:
+        return f"CheckpointExecutor({self.dag!r}, checkpoint_dir={self.checkpoint_dir!r})"
+
+    def execute(
+        self, tasks: Tasks, *, timeout: float | None = None, cancel_event: CancelEvent | None = None
+    ) -> ExecutionResult:
+        """Run all tasks and checkpoint each node as it completes. A checkpoint that is there is superseded.
+
+        A parameter named like a parent node receives that parent's result; `*args` receives the results of the parents
+        not taken by name, in the order in which their edges were added; `**kwargs` receives those parents by name. A
+        task without parameters is simply called.
+
+        Args:
+            tasks: A callable, or a `Task` around one, for every node of the DAG.
+            timeout: Seconds after which the run is stopped and what runs is killed.
+            cancel_event: Stops the run when it is set; asked twenty times a second.
+
+        Returns:
+            How every node ended. A node that failed is no exception here.
+
+        Raises:
+            TaskDefinitionError: The tasks do not fit the DAG. Nothing was run or changed.
+            CheckpointError: The directory cannot be used, and nothing was run or changed; or, as `CommitError`, the
+                disk refused a write in mid-run.
+            WorkerStartError: No worker can be started.
+            KeyboardInterrupt: From the user. Nothing is left running, and `resume` goes on from there.
+
+        Guarantees:
+            When a node's dependents start, and when its callback is called, its result is in the checkpoint. No process
+            that this started is left when it returns or raises.
+
+        On crash:
+            `resume` goes on from the last commit.
+        """
+        return self._run(tasks, fresh=True, timeout=timeout, cancel_event=cancel_event)
+
+    def resume(
+        self, tasks: Tasks, *, timeout: float | None = None, cancel_event: CancelEvent | None = None
+    ) -> ExecutionResult:
+        """Go on from the checkpoint: run what has not completed, and take the results of what has.
+
+        Without a checkpoint everything runs. A node that completed runs again if its set of parents has changed, with
+        its descendants; if it ran while a parent was failed and that parent completes now; if a parent ran again for
+        such a reason and its result differs now; or if its result was lost or damaged (a warning says so).
+
+        Args:
+            tasks: As for `execute`: every node, not only the remaining ones.
+            timeout: As for `execute`.
+            cancel_event: As for `execute`.
+
+        Returns:
+            How every node ended. Restored nodes are COMPLETED and count in `succeeded`.
+
+        Raises:
+            CheckpointDamagedError: The journal is missing or its beginning is damaged.
+            DagronError: As for `execute`.
+        """
+        return self._run(tasks, fresh=False, timeout=timeout, cancel_event=cancel_event)
+
+    def checkpoint_info(self) -> CheckpointInfo | None:
+        """Return what is known about the checkpoint, or None if there is none.
+
+        Reads without the lock, also while another process writes, and unpickles nothing.
+
+        Raises:
+            CheckpointError: There is a checkpoint that cannot be read.
+        """
+        view = read_view(Directory(self._path), self._key)
+        if view is None or view.cleared:
+            return None
+        return CheckpointInfo(
+            self.checkpoint_dir,
+            view.completed,
+            list(view.failures),
+            int(view.run.get("total", 0)),
+            iso_time(view.updated_unix),
+        )
+
+    def clear_checkpoint(self) -> None:
+        """Delete the files of the checkpoint, and no others; without a checkpoint do nothing.
+
+        Raises:
+            CheckpointLockedError: A run is writing it.
+            CheckpointError: The directory cannot be written.
+
+        On crash:
+            The checkpoint as it was, or none.
+        """
+        directory = Directory(self._path)
+        try:
+            check_journal(directory, self._key)
+        except CheckpointDamagedError:
+            pass  # `clear` knows enough to delete it
+        if not directory.exists(JOURNAL) and not directory.exists(META):
+            return
+        store = self._store()
+        try:
+            store.open(accept_damage=True)
+            store.clear()
+        finally:
+            store.close()
+
+    def _store(self) -> CheckpointStore:
+        return CheckpointStore(
+            self._path, durability=self._durability, signing_key=self._key, allow_untrusted=self._allow_untrusted
+        )
+
+    def _run(
+        self, tasks: Tasks, *, fresh: bool, timeout: float | None, cancel_event: CancelEvent | None
+    ) -> ExecutionResult:
+        # Imported here, so that `import dagron` alone does not pay for cloudpickle and multiprocessing.
+        from dagron.coordinator import Coordinator
+        from dagron.plan import Defaults, plan_run
+        from dagron.restore import RestorePlan, plan_restore
+
+        check_task_options(None, None, None, timeout)
+        if cancel_event is not None and not callable(getattr(cancel_event, "is_set", None)):
+            raise OptionError("cancel_event", repr(cancel_event), "an object with is_set(), such as a threading.Event")
+        began = time.monotonic()
+        dag = self.dag
+        trace = ExecutionTrace(self._n_slots(), time.time()) if self._enable_tracing else None
+        defaults = Defaults(self._retries, self._retry_delay, self._retry_on, self._timeout)
+        store = self._store()
+        pool = _LazyPool(self._start_pool)
+        try:
+            if fresh and len(dag):
+                # The workers start while the tasks are checked. A resume may have nothing to run.
+                check_directory(store.directory, allow_untrusted=self._allow_untrusted)
+                pool()
+            plan = plan_run(dag, tasks, defaults)
+            store.open()
+            previous = store.view
+            structure = dag.structure_digest()
+            commits = store.begin(fresh=fresh, nodes=dag.nodes, structure=structure)
+            restore = RestorePlan()
+            if commits:
+                # After damage nothing may be taken for granted: what is missing may have been what mattered.
+                same = previous is not None and previous.structure == structure.hex() and not previous.damage
+                restore = plan_restore(dag, commits, store.stale, same_structure=same)
+                if not same:
+                    absent = [name for name in commits if name not in dag]
+                    store.reconcile([dag.name_of(node) for node in restore.outdated], absent, structure)
+            state = RunState(
+                dag,
+                policies=plan.policies,
+                kinds=plan.kinds,
+                n_slots=self._n_slots(),
+                fail_fast=self._fail_fast,
+                consumes=partial(plan.consumes, dag),
+                restored=restore.restored,
+                held=restore.held,
+                batching=self._pool == "process",
+            )
+            coordinator = Coordinator(
+                dag=dag,
+                plan=plan,
+                state=state,
+                store=store,
+                start_pool=pool,
+                callbacks=self._callbacks,
+                observer=self._observer(),
+                trace=trace,
+                timeout=timeout,
+                cancel_event=cancel_event,
+            )
+            coordinator.report_restored(restore.restored)
+            coordinator.run()
+            result = self._result(state, coordinator, store, trace)
+            store.end({"succeeded": result.succeeded, "failed": result.failed, "timed_out": result.timed_out})
+        except BaseException:
+            store.interrupt()
+            raise
+        finally:
+            pool.close()
+            store.close()
+        result.total_duration_seconds = time.monotonic() - began
+        return result
+
+    def _n_slots(self) -> int:
+        return 1 if self._pool == "inline" else self._max_workers
+
+    def _start_pool(self) -> WorkerPool:
+        from dagron.workers.child import WorkerSetup
+        from dagron.workers.pool import InlinePool, ProcessPool
+
+        setup = WorkerSetup(self._path, self._key, self._durability == "power")
+        if self._pool == "inline":
+            return InlinePool(setup)
+        return ProcessPool(self._max_workers, setup, self._kill_grace_seconds)
+
+    def _observer(self) -> RunObserver | None:
+        if isinstance(self._progress, bool):
+            if not self._progress:
+                return None
+            from dagron.progress import ProgressBar
+
+            return ProgressBar()
+        return self._progress
+
+    def _result(
+        self, state: RunState, coordinator: Coordinator, store: CheckpointStore, trace: ExecutionTrace | None
+    ) -> ExecutionResult:
+        dag, phase = self.dag, state.phase
+        restored = frozenset(state.restored)
+
+        def make(name: str, node: int) -> NodeResult:
+            result = NodeResult(
+                name, _STATUS[Phase(phase[node])], restored=node in restored, attempts=state.attempts[node]
+            )
+            commit = store.commit_of(name)
+            if result.status is NodeStatus.COMPLETED and commit is not None:
+                result.attempts = commit.attempts
+                result.started_unix = commit.started_unix
+                result.duration_seconds = commit.duration_seconds
+                result.cpu_seconds = commit.cpu_seconds
+                result.peak_rss_bytes = commit.peak_rss_bytes
+                result.result_bytes = commit.size
+                result.slot = commit.slot
+                result._load = partial(store.load_committed, commit)
+            elif result.status is NodeStatus.COMPLETED:
+                result._load = partial(_found_damaged, str(store.directory.path / store.file_name(name)))
+            elif result.status is NodeStatus.SKIPPED:
+                result.error = NodeSkippedError(name, dag.name_of(state.cause_of(node)))
+            elif (failure := coordinator.failures.get(node)) is not None:
+                result.error = failure.error(name)
+                result.slot = failure.slot
+                if failure.outcome is not None:
+                    result.started_unix = failure.outcome.started_unix
+                    result.duration_seconds = failure.outcome.duration_seconds
+                    result.cpu_seconds = failure.outcome.cpu_seconds
+                    result.peak_rss_bytes = failure.outcome.peak_rss_bytes
+            if node in state.stopped:
+                # Whatever its last attempt met, what counts is that there was to be no further one.
+                result.error = NodeCancelledError(name, coordinator.cancel_reason)
+            return result
+
+        names = {name: node for node, name in enumerate(dag.nodes)}
+        return ExecutionResult(
+            NodeResults(names, make),
+            succeeded=phase.count(Phase.COMPLETED),
+            failed=phase.count(Phase.FAILED),
+            skipped=phase.count(Phase.SKIPPED),
+            timed_out=phase.count(Phase.TIMED_OUT),
+            cancelled=phase.count(Phase.CANCELLED),
+            restored=state.n_restored,
+            trace=trace,
+        )
+
+
+class _LazyPool:
+    """Starts the pool when it is first asked for it."""
+
+    def __init__(self, start: Callable[[], WorkerPool]) -> None:
+        self._start = start
+        self._pool: WorkerPool | None = None
+
+    def __call__(self) -> WorkerPool:
+        if self._pool is None:
+            self._pool = self._start()
+        return self._pool
+
+    def close(self) -> None:
+        """End the pool if it was started; harmless if it has ended."""
+        if self._pool is not None:
+            self._pool.close()
+
+
+def _found_damaged(path: str) -> bytes:
+    raise CheckpointDamagedError(path, 0, "its bytes were found damaged in this run; the next resume makes them again")

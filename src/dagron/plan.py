@@ -1,0 +1,120 @@
+"""From a DAG and its tasks to what a run needs: inputs bound, options resolved, tasks pickled. Runs nothing."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dagron.errors import MissingTaskError, NotCallableError, UnknownTaskError
+from dagron.graph import DAG
+from dagron.serialize import TaskPickler
+from dagron.state import Policy
+from dagron.task import NO_INPUTS, Binding, Parameters, Task, bind, parameters_of
+
+__all__ = ["Defaults", "RunPlan", "plan_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """The options of nodes whose `Task` does not say otherwise."""
+
+    retries: int = 0
+    retry_delay: float = 0.0
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    timeout: float | None = None
+
+
+@dataclass(slots=True)
+class RunPlan:
+    """What is known about every node before the run, by index.
+
+    Attributes:
+        bindings: How its task takes its inputs.
+        policies: What is asked for it.
+        kinds: Equal for nodes whose callables have the same code: they are expected to take similar time.
+        tasks: The pickled callable with the exceptions that are worth a retry.
+        task_ids: A number for a pickle that several nodes share; -1 for one that only this node has.
+    """
+
+    bindings: list[Binding]
+    policies: list[Policy]
+    kinds: array[int]
+    tasks: list[bytes]
+    task_ids: array[int]
+
+    def consumes(self, dag: DAG, child: int, parent: int) -> bool:
+        """Tell whether a child's task takes a parent's result."""
+        parents = dag.parent_indices(child)
+        return any(parents[position] == parent for position in self.bindings[child].consumed)
+
+
+def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], defaults: Defaults) -> RunPlan:
+    """Check the tasks against the DAG and pickle them.
+
+    Raises:
+        MissingTaskError: A node has no task.
+        UnknownTaskError: A task has no node.
+        NotCallableError: A task is no callable.
+        MissingInputError: A task requires a parameter that no parent provides.
+        TaskNotPicklableError: A task cannot be pickled.
+    """
+    missing = [name for name in dag.nodes if name not in tasks]
+    if missing:
+        raise MissingTaskError(missing)
+    if len(tasks) != len(dag):
+        raise UnknownTaskError([name for name in tasks if name not in dag])
+    plan = RunPlan([], [], array("I"), [], array("i"))
+    pickler = TaskPickler()
+    policies: dict[Policy, Policy] = {}
+    bindings: dict[Binding, Binding] = {}
+    kinds: dict[object, int] = {}
+    signatures: dict[int, Parameters] = {}
+    # The pair that is pickled, one object for each combination, so that equal ones are pickled and sent once.
+    pairs: dict[tuple[int, int], tuple[Any, Any]] = {}
+    shared: dict[int, int] = {}
+    uses: dict[int, int] = {}
+    chosen: list[tuple[Any, Any]] = []
+    for index, name in enumerate(dag.nodes):
+        task = tasks[name]
+        options = task if isinstance(task, Task) else None
+        fn = options.fn if options is not None else task
+        if not callable(fn):
+            raise NotCallableError(name, type(fn).__name__)
+        parents = dag.parent_indices(index)
+        parameters = signatures.get(id(fn))
+        if parameters is None:
+            parameters = signatures[id(fn)] = parameters_of(fn)
+        binding = bind(name, fn, [dag.name_of(parent) for parent in parents], dag.__contains__, parameters)
+        plan.bindings.append(NO_INPUTS if binding == NO_INPUTS else bindings.setdefault(binding, binding))
+        policy = _policy(options, defaults)
+        plan.policies.append(policies.setdefault(policy, policy))
+        plan.kinds.append(kinds.setdefault(_kind(fn), len(kinds)))
+        retry_on = defaults.retry_on if options is None or options.retry_on is None else options.retry_on
+        pair = pairs.setdefault((id(fn), id(retry_on)), (fn, retry_on))
+        chosen.append(pair)
+        uses[id(pair)] = uses.get(id(pair), 0) + 1
+    for name, pair in zip(dag.nodes, chosen, strict=True):
+        plan.tasks.append(pickler.dump(name, pair))
+        plan.task_ids.append(-1 if uses[id(pair)] == 1 else shared.setdefault(id(pair), len(shared)))
+    return plan
+
+
+def _policy(options: Task[Any] | None, defaults: Defaults) -> Policy:
+    if options is None:
+        return Policy(defaults.retries, defaults.retry_delay, defaults.timeout, 0)
+    return Policy(
+        defaults.retries if options.retries is None else options.retries,
+        defaults.retry_delay if options.retry_delay is None else options.retry_delay,
+        defaults.timeout if options.timeout is None else options.timeout,
+        options.priority,
+    )
+
+
+def _kind(fn: Any) -> object:
+    while hasattr(fn, "func"):  # partial objects
+        fn = fn.func
+    fn = getattr(fn, "__func__", fn)
+    code = getattr(fn, "__code__", None)
+    return id(code) if code is not None else id(type(fn)) if not isinstance(fn, type) else id(fn)

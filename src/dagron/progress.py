@@ -1,0 +1,306 @@
+"""A progress bar for a run: live where standard error is a terminal, elsewhere a line now and then.
+
+Reads no clock: all times are those of the snapshots. Never raises: a terminal that went away must not end a run.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+from dagron.callbacks import RunObserver, RunSnapshot
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+__all__ = ["Glyphs", "ProgressBar", "bar_cells", "glyphs_for", "shown_duration", "shown_name"]
+
+_LINE_SECONDS = 5.0
+"""Between two lines where there is no terminal, so that the log of a run of a day stays readable."""
+
+_NAME_WIDTH = 28
+_MIN_BAR_WIDTH = 8
+_MAX_BAR_WIDTH = 60
+
+
+class Glyphs(NamedTuple):
+    """The characters that a bar is made of."""
+
+    full: str
+    rest: str
+    ellipsis: str
+    separator: str
+
+
+_UNICODE = Glyphs("━", "─", "…", " · ")
+_ASCII = Glyphs("#", "-", "...", ", ")
+
+
+def glyphs_for(encoding: str | None) -> Glyphs:
+    """Return the best characters that an encoding has."""
+    try:
+        "".join(_UNICODE).encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return _ASCII
+    return _UNICODE
+
+
+def shown_name(name: str, width: int = 0, ellipsis: str = "…") -> str:
+    """Return a name that is safe on a terminal, also if it contains line breaks or escape sequences.
+
+    Args:
+        name: Any text.
+        width: Characters that it may take; what is longer loses its middle, as ends tell names apart. 0 for any.
+        ellipsis: What stands for the middle.
+    """
+    if not name.isprintable():
+        name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+    if not width or len(name) <= width:
+        return name
+    kept = max(2, width - len(ellipsis))
+    head = kept // 3
+    return f"{name[:head]}{ellipsis}{name[len(name) - kept + head :]}"
+
+
+def shown_duration(seconds: float) -> str:
+    """Return a duration as `m:ss`, `h:mm:ss` or `3 d 4:05:06`."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    if not hours:
+        return f"{minute}:{second:02}"
+    days, hour = divmod(hours, 24)
+    return f"{f'{days} d ' if days else ''}{hour}:{minute:02}:{second:02}"
+
+
+def bar_cells(counts: list[int], total: int, width: int) -> list[int]:
+    """Return how many of `width` cells each count takes; together never more than `width`."""
+    cells, so_far, before = [], 0, 0
+    for count in counts:
+        so_far += count
+        # Rounded down, so that the bar is full only when everything is done.
+        upto = min(width, width * so_far // total) if total else width
+        cells.append(upto - before)
+        before = upto
+    return cells
+
+
+def _shown_rate(per_second: float) -> str:
+    for unit, rate in (("s", per_second), ("min", per_second * 60)):
+        if rate >= 1:
+            return f"{rate:.0f}/{unit}" if rate >= 10 else f"{rate:.1f}/{unit}"
+    return f"{per_second * 3600:.1f}/h"
+
+
+class _Pace:
+    """How fast a run is: what it has run itself, over all of its time.
+
+    Not over the last few seconds: a run may have a node a millisecond or a node an hour, and no window suits both.
+    """
+
+    def __init__(self, snapshot: RunSnapshot) -> None:
+        done = snapshot.completed - snapshot.restored + snapshot.failed
+        left = snapshot.total - snapshot.completed - snapshot.failed - snapshot.skipped - snapshot.cancelled
+        per_second = done / snapshot.elapsed_seconds if snapshot.elapsed_seconds > 0 else 0.0
+        self.rate = _shown_rate(per_second) if per_second else ""
+        self.left = shown_duration(left / per_second) if per_second and left else ""
+
+
+def _counts(snapshot: RunSnapshot) -> list[tuple[str, str]]:
+    """Return what is worth saying beside the nodes that are done, each with its style."""
+    every = (
+        (snapshot.restored, "restored", "cyan"),
+        (snapshot.failed, "failed", "bold red"),
+        (snapshot.skipped, "skipped", "yellow"),
+        (snapshot.cancelled, "cancelled", "yellow"),
+    )
+    return [(f"{count} {word}", style) for count, word, style in every if count]
+
+
+class ProgressBar(RunObserver):
+    """Shows how far a run is, on standard error.
+
+    On a terminal: a bar, nodes done of all, elapsed time, pace, time left, and what runs now. The cursor stays visible,
+    so that a killed run leaves the terminal as it was. Elsewhere: a line at the start, one at the end, and between
+    them one for every five seconds in which something changed.
+
+    What callbacks print appears above the bar. What workers print goes straight to the terminal and tears the bar; the
+    command line leads it around.
+
+    Args:
+        console: Where to write, if not to standard error; its `is_terminal` decides between the two.
+
+    Attributes:
+        console: The console of the live bar, for what is to appear above it; None where there is no terminal.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._file: TextIO | None
+        if console is None:
+            self._file = sys.stderr
+            if self._file is not None and self._file.isatty():
+                # Imported here: where there is no terminal nothing of it is needed.
+                from rich.console import Console
+
+                # Said to be a terminal, because FORCE_COLOR and its like are for colours, not for cursor movements.
+                console = Console(file=self._file, force_terminal=True)
+        else:
+            self._file = console.file  # type: ignore[assignment]  # any IO[str] can be written to
+        live = console is not None and console.is_terminal and not console.is_dumb_terminal
+        self.console = console if live else None
+        encoding = console.encoding if console is not None else getattr(self._file, "encoding", None)
+        self._glyphs = glyphs_for(encoding)
+        self._live: Live | None = None
+        self._last_line = (-1, 0.0)
+
+    def run_started(self, snapshot: RunSnapshot) -> None:
+        """Show the bar, or write the first line."""
+        if self.console is None:
+            self._write_line(snapshot)
+            return
+        from rich.live import Live
+
+        try:
+            # What the user's callbacks print goes above the bar, unless it does not go to the terminal at all.
+            live = Live(
+                self._drawn(snapshot),
+                console=self.console,
+                auto_refresh=False,
+                redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+                redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
+            )
+            self._live = live
+            live.start(refresh=True)
+            self.console.show_cursor(True)
+        except (OSError, ValueError):
+            self.close()
+
+    def run_moved(self, snapshot: RunSnapshot) -> None:
+        """Draw the bar anew, or write a line if one is due."""
+        if self._live is not None:
+            try:
+                self._live.update(self._drawn(snapshot), refresh=True)
+            except (OSError, ValueError):
+                self.close()
+        elif self.console is None:
+            done, at = self._last_line
+            if self._n_ended(snapshot) != done and snapshot.elapsed_seconds >= at + _LINE_SECONDS:
+                self._write_line(snapshot)
+
+    def run_ended(self, snapshot: RunSnapshot) -> None:
+        """Leave the bar as it is at the end, or write the last line."""
+        if self.console is None:
+            self._write_line(snapshot, ended=True)
+        elif self._live is not None:
+            try:
+                self._live.update(self._drawn(snapshot, ended=True))
+            except (OSError, ValueError):
+                pass  # the terminal is gone; there is still the rest to put back
+            self.close()
+
+    def close(self) -> None:
+        """Leave the terminal as it was. Safe to call twice, and not needed after `run_ended`."""
+        live, self._live = self._live, None
+        if live is not None:
+            try:
+                live.stop()
+            except (OSError, ValueError):
+                pass  # the terminal is gone
+
+    # --- lines ----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _n_ended(snapshot: RunSnapshot) -> int:
+        return snapshot.completed + snapshot.failed + snapshot.skipped + snapshot.cancelled
+
+    def _write_line(self, snapshot: RunSnapshot, *, ended: bool = False) -> None:
+        self._last_line = (self._n_ended(snapshot), snapshot.elapsed_seconds)
+        parts = [f"{snapshot.completed}/{snapshot.total} nodes done", *(text for text, _ in _counts(snapshot))]
+        if snapshot.elapsed_seconds >= 1 or ended:
+            pace = _Pace(snapshot)
+            parts.append(f"{shown_duration(snapshot.elapsed_seconds)} elapsed")
+            if pace.rate:
+                parts.append(pace.rate)
+            if pace.left and not ended:
+                parts.append(f"{pace.left} left")
+        line = f"dagron: {', '.join(parts)}"
+        if snapshot.running and not ended:
+            line += f"; running {self._running(snapshot.running, 80)}"
+        if self._file is not None:
+            try:
+                print(line, file=self._file, flush=True)
+            except (OSError, ValueError):
+                self._file = None
+
+    def _running(self, names: tuple[str, ...], width: int) -> str:
+        shown = ""
+        for i, name in enumerate(names):
+            rest = len(names) - i - 1
+            room = width - (len(f" +{rest}") if rest else 0)
+            # The first one is shown in any case.
+            text = shown_name(name, _NAME_WIDTH if shown else max(8, min(_NAME_WIDTH, room)), self._glyphs.ellipsis)
+            longer = f"{shown}, {text}" if shown else text
+            if shown and len(longer) > room:
+                return f"{shown} +{rest + 1}"
+            shown = longer
+        return shown
+
+    # --- the bar --------------------------------------------------------------------------------------------------
+
+    def _drawn(self, snapshot: RunSnapshot, *, ended: bool = False) -> Text:
+        assert self.console is not None
+        # The last column stays free: what some terminals do behind it would move the bar.
+        width = self.console.width - 1
+        text = self._first_line(snapshot, width, ended=ended)
+        facts = _counts(snapshot)
+        separator = self._glyphs.separator
+        if facts or not ended:
+            text.append("\n")
+            used = 0
+            for i, (fact, style) in enumerate(facts):
+                if i:
+                    text.append(separator, "dim")
+                text.append(fact, style)
+                used += len(fact) + len(separator)
+            if snapshot.running and not ended:
+                if facts:
+                    text.append(separator, "dim")
+                text.append(f"running {self._running(snapshot.running, width - used - len('running '))}", "dim")
+        return text
+
+    def _first_line(self, snapshot: RunSnapshot, width: int, *, ended: bool) -> Text:
+        from rich.text import Text
+
+        done, total = snapshot.completed, snapshot.total
+        percent = f"{100 * done // total if total else 100}%".rjust(4)
+        pace = _Pace(snapshot)
+        fields = [
+            f" {str(done).rjust(len(str(total)))}/{total} {percent}",
+            f"  {shown_duration(snapshot.elapsed_seconds)}",
+        ]
+        if pace.left and not ended:
+            fields.append(f", {pace.left} left")
+        if pace.rate:
+            fields.append(f"  {pace.rate}")
+        numbers = ""
+        for field in fields:
+            # What does not fit beside the smallest bar is left out, the least important first.
+            if len(numbers) + len(field) + _MIN_BAR_WIDTH > width:
+                break
+            numbers += field
+        # What the numbers take in most runs, where there is room, so that the bar keeps its length.
+        bar_width = max(_MIN_BAR_WIDTH, min(_MAX_BAR_WIDTH, width - max(len(numbers), 40 if width >= 80 else 0)))
+        text = Text(no_wrap=True, overflow="ellipsis")
+        kinds = [
+            (snapshot.restored, "cyan"),
+            (done - snapshot.restored, "green"),
+            (snapshot.failed, "red"),
+            (snapshot.skipped + snapshot.cancelled, "yellow"),
+        ]
+        cells = bar_cells([count for count, _ in kinds], total, bar_width)
+        for (_, style), n in zip(kinds, cells, strict=True):
+            text.append(self._glyphs.full * n, style)
+        text.append(self._glyphs.rest * (bar_width - sum(cells)), "dim")
+        text.append(numbers)
+        return text

@@ -1,0 +1,180 @@
+"""What a run gives back: statuses, results of nodes, and what is known about a checkpoint."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from dagron.errors import CheckpointDamagedError, ResultUnavailableError, UnknownNodeError
+
+if TYPE_CHECKING:
+    from dagron.trace import ExecutionTrace
+
+__all__ = ["CheckpointInfo", "ExecutionResult", "NodeResult", "NodeResults", "NodeStatus"]
+
+
+class NodeStatus(Enum):
+    """How a node stands. A run ends with none of its nodes PENDING or RUNNING."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+
+
+_UNLOADED: Any = object()
+
+
+@dataclass(slots=True)
+class NodeResult:
+    """How one node ended.
+
+    Attributes:
+        name: The node.
+        status: How it ended.
+        error: Why it has no result: what its task raised, with the remote traceback as its cause, or a `NodeError`.
+        restored: Whether the result was taken from the checkpoint.
+        attempts: Attempts in the run that made the result; 0 if it was never attempted.
+        started_unix: When the last attempt began, in seconds since the epoch; 0.0 if never.
+        duration_seconds: How long the last attempt took, with loading its inputs and pickling its result.
+        cpu_seconds: User and system time of that attempt, with the child processes that it waited for.
+        peak_rss_bytes: Peak resident memory of the worker up to the end of that attempt.
+        result_bytes: Size of the pickled result.
+        slot: The slot that ran it; -1 for none.
+    """
+
+    name: str
+    status: NodeStatus
+    error: BaseException | None = None
+    restored: bool = False
+    attempts: int = 0
+    started_unix: float = 0.0
+    duration_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_rss_bytes: int = 0
+    result_bytes: int = 0
+    slot: int = -1
+    _load: Callable[[], bytes | memoryview] | None = field(default=None, repr=False, compare=False)
+    _value: Any = field(default=_UNLOADED, repr=False, compare=False)
+
+    @property
+    def result(self) -> Any:
+        """What the task returned; None if it did not complete.
+
+        Loaded from the checkpoint when it is first asked for, and kept. Unpickling runs code that the result names.
+
+        Raises:
+            ResultUnavailableError: The checkpoint no longer has it: it was cleared, superseded or damaged.
+        """
+        if self._value is _UNLOADED:
+            if self._load is None:
+                return None
+            try:
+                data = self._load()
+            except CheckpointDamagedError as error:
+                reason = f"{error}; was the checkpoint cleared, or written by a later run?"
+                raise ResultUnavailableError(self.name, reason) from error
+            self._value = pickle.loads(data)
+        return self._value
+
+
+class NodeResults(Mapping[str, NodeResult]):
+    """The results of all nodes by name, in the order of `dag.nodes`. Made when they are asked for, and then kept."""
+
+    def __init__(self, names: Mapping[str, int], make: Callable[[str, int], NodeResult]) -> None:
+        self._names = names
+        self._make = make
+        self._made: dict[str, NodeResult] = {}
+
+    def __getitem__(self, name: str) -> NodeResult:
+        made = self._made.get(name)
+        if made is None:
+            index = self._names.get(name)
+            if index is None:
+                raise UnknownNodeError(name, "the run had no such node")
+            made = self._made[name] = self._make(name, index)
+        return made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __repr__(self) -> str:
+        return f"NodeResults({len(self)} nodes)"
+
+
+@dataclass(slots=True)
+class ExecutionResult:
+    """How a run ended.
+
+    Attributes:
+        node_results: The result of every node.
+        succeeded: Nodes that are COMPLETED, the restored ones among them.
+        failed: Nodes that are FAILED.
+        skipped: Nodes that are SKIPPED.
+        timed_out: Nodes that are TIMED_OUT.
+        cancelled: Nodes that are CANCELLED.
+        restored: Nodes whose result was taken from the checkpoint.
+        total_duration_seconds: From the call to its end.
+        trace: What ran when and where, if `enable_tracing`; else None.
+    """
+
+    node_results: Mapping[str, NodeResult]
+    succeeded: int = 0
+    failed: int = 0
+    skipped: int = 0
+    timed_out: int = 0
+    cancelled: int = 0
+    restored: int = 0
+    total_duration_seconds: float = 0.0
+    trace: ExecutionTrace | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every node completed."""
+        return self.succeeded == len(self.node_results)
+
+    def __getitem__(self, name: str) -> NodeResult:
+        return self.node_results[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.node_results
+
+    def __repr__(self) -> str:
+        counts = {
+            "succeeded": self.succeeded,
+            "restored": self.restored,
+            "failed": self.failed,
+            "skipped": self.skipped,
+            "timed_out": self.timed_out,
+            "cancelled": self.cancelled,
+        }
+        shown = ", ".join(f"{name}={n}" for name, n in counts.items() if n or name == "succeeded")
+        return f"ExecutionResult({shown}, total_duration_seconds={self.total_duration_seconds:.3f})"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointInfo:
+    """What is known about a checkpoint.
+
+    Attributes:
+        checkpoint_dir: The directory.
+        completed_nodes: Names of the nodes that completed, in the order of their commits.
+        failed_nodes: Names of the nodes that failed, in the order of their failures.
+        total_nodes: Nodes of the DAG of the last run.
+        timestamp: When the checkpoint was last written, as ISO-8601 in UTC.
+    """
+
+    checkpoint_dir: str
+    completed_nodes: list[str]
+    failed_nodes: list[str]
+    total_nodes: int
+    timestamp: str

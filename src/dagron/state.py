@@ -1,0 +1,588 @@
+"""The run as a pure state machine: events in, commands out.
+
+What may live here: decisions. Which node runs next and where, what is retried and when, what is skipped, what a
+restored node is still worth, when the run is over. What may not: a clock, input and output, processes, logging,
+randomness that is not passed in, node names. Time comes as numbers inside events; nodes are their indices in the DAG.
+
+Events and commands are the values of `events`. `RunState.handle` checks first and changes
+afterwards: if it raises, nothing has changed. The same events in the same order give the same commands.
+
+Life of a node::
+
+    WAITING ──▶ READY ──▶ RUNNING ──▶ COMMITTING ──▶ COMPLETED
+       │          ▲          │ │           └───────▶ FAILED, TIMED_OUT
+       │          └─ BACKOFF ◀─┘ (a further attempt)
+       ├──▶ SKIPPED              an ancestor has no result
+       └──▶ COMPLETED            restored, at the start or once its parents are settled
+    any but the final ones ──▶ CANCELLED
+
+Invariants, numbered as in the tests:
+
+1.  A node runs only when each of its parents is settled, and with `fail_fast` only when each is COMPLETED.
+2.  A node is in at most one slot, and RUNNING if and only if it is in one.
+3.  A node becomes COMPLETED, FAILED or TIMED_OUT only after the event that says that this was committed.
+4.  `pending[n]` is the number of parents of `n` that are not settled, for every WAITING `n`.
+5.  The run is finished if and only if every node is settled, no slot has work, and nothing is being committed.
+6.  A slot has at most `MAX_BATCHES` batches.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+from dagron.errors import InternalError
+from dagron.events import (
+    AttemptEnded,
+    BatchReturned,
+    CancelRequested,
+    Command,
+    Commit,
+    Committed,
+    Dispatch,
+    End,
+    Event,
+    Kill,
+    Observe,
+    RecordFailures,
+    Restore,
+    Skip,
+    SlotLost,
+    SlotObserved,
+    Started,
+    TimeReached,
+)
+
+__all__ = ["Graph", "Phase", "Policy", "RunState"]
+
+BATCH_SECONDS = 0.002
+"""What a batch of short attempts should take: long against a round trip (0.15 ms), short for who waits for it."""
+
+PREFETCH_SECONDS = 0.005
+"""A slot gets its next batch early, so that it never idles for a round trip, if its current one takes no longer."""
+
+PATIENT_SECONDS = 0.5
+"""The same where `PLENTY` nodes are ready for each slot: none will be idle meanwhile, so nothing is lost by waiting."""
+
+PLENTY = 8
+
+MAX_BATCHES = 2
+MAX_BATCH_ITEMS = 256
+
+
+class Phase(IntEnum):
+    """Where a node stands. Those from COMPLETED on are final."""
+
+    WAITING = 0
+    READY = 1
+    RUNNING = 2
+    BACKOFF = 3
+    COMMITTING = 4
+    COMPLETED = 5
+    FAILED = 6
+    TIMED_OUT = 7
+    SKIPPED = 8
+    CANCELLED = 9
+
+
+class Graph(Protocol):
+    """What the state needs of a DAG; see `dagron.graph.DAG`."""
+
+    def __len__(self) -> int: ...
+
+    def parent_indices(self, node: int, /) -> Sequence[int]:
+        """Return the parents of a node."""
+        ...
+
+    def child_indices(self, node: int, /) -> Sequence[int]:
+        """Return the children of a node."""
+        ...
+
+    def indegrees(self) -> array[int]:
+        """Return the number of parents of each node, as a copy."""
+        ...
+
+    @property
+    def order(self) -> array[int]:
+        """All nodes, parents first."""
+        ...
+
+
+class Policy(NamedTuple):
+    """What is asked for a node. Seconds throughout; `timeout` None for none."""
+
+    retries: int = 0
+    retry_delay: float = 0.0
+    timeout: float | None = None
+    priority: int = 0
+
+
+class _Slot:
+    """What a slot has: its batches, the oldest first, and when to look at it."""
+
+    __slots__ = ("batches", "check_at", "estimate", "killed", "killed_for")
+
+    def __init__(self) -> None:
+        self.batches: deque[tuple[int, ...]] = deque()
+        self.estimate = 0.0
+        self.check_at: float | None = None
+        self.killed = False
+        self.killed_for: int | None = None
+
+
+class RunState:
+    """All that a run knows about its nodes.
+
+    Args:
+        graph: The DAG.
+        policies: One per node.
+        kinds: One number per node; nodes of one kind are expected to take similar time.
+        n_slots: Slots, at least 1.
+        fail_fast: Skip every descendant of a failed node, instead of only those that take its result.
+        consumes: `consumes(child, parent)` tells whether a child takes a parent's result.
+        restored: Nodes whose commits apply whatever happens.
+        held: Nodes with a commit that applies unless one of their parents changes; with each, the parents that had
+            failed when it ran.
+        batching: Whether a batch may have more than one node.
+        rng: For the jitter of retries.
+
+    Attributes:
+        phase: Where each node stands.
+        attempts: Attempts of each node so far.
+        pending: Parents of each WAITING node that are not settled.
+        unsettled: Nodes that are not final.
+        committing: Nodes that are COMMITTING.
+        changed: Nodes whose result became another one in this run.
+        stopped: Nodes that a cancelled run did not finish.
+        restored: Nodes that keep a result of an earlier run.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        policies: Sequence[Policy],
+        kinds: Sequence[int],
+        n_slots: int,
+        fail_fast: bool = True,
+        consumes: Callable[[int, int], bool] = lambda child, parent: True,
+        restored: Sequence[int] = (),
+        held: Mapping[int, Sequence[int]] | None = None,
+        batching: bool = True,
+        rng: random.Random | None = None,
+    ) -> None:
+        n = len(graph)
+        self.graph = graph
+        self.phase = bytearray(n)
+        self.attempts = array("I", bytes(4 * n))
+        self.pending = graph.indegrees()
+        self.slots = [_Slot() for _ in range(n_slots)]
+        self.unsettled = n
+        self.committing = 0
+        self.cancelled = False
+        self.timed_out = False
+        self._policies = policies
+        self._kinds = kinds
+        self._fail_fast = fail_fast
+        self._consumes = consumes
+        self.stopped: set[int] = set()
+        self._held = dict(held or {})
+        self.changed: set[int] = set()
+        self._cause: dict[int, int] = {}
+        self._failing: dict[int, Phase] = {}
+        self._estimates: dict[int, float] = {}
+        self._batching = batching
+        self._rng = rng or random.Random(0)
+        self._backoff: list[tuple[float, int]] = []
+        self._ready: list[int] = []
+        self._rank, self._by_rank = self._ranks()
+        for node in restored:
+            self.phase[node] = Phase.COMPLETED
+        self.unsettled -= len(restored)
+        self.restored: list[int] = list(restored)
+        if self.unsettled:
+            for node in restored:
+                for child in graph.child_indices(node):
+                    self.pending[child] -= 1
+
+    def _ranks(self) -> tuple[Sequence[int], Sequence[int]]:
+        # The heap of ready nodes holds ranks, so that comparing them is comparing small integers.
+        n = len(self.graph)
+        if all(policy.priority == 0 for policy in set(self._policies)):
+            return range(n), range(n)
+        by_rank = array("I", sorted(range(n), key=lambda node: -self._policies[node].priority))
+        rank = array("I", bytes(4 * n))
+        for position, node in enumerate(by_rank):
+            rank[node] = position
+        return rank, by_rank
+
+    # --- what can be asked ----------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do or to wait for."""
+        return not self.unsettled and not self.committing and not any(slot.batches for slot in self.slots)
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `TimeReached` is due; None if nothing waits for time."""
+        due = [slot.check_at for slot in self.slots if slot.check_at is not None and slot.batches and not slot.killed]
+        if self._backoff:
+            due.append(self._backoff[0][0])
+        return min(due, default=None)
+
+    @property
+    def n_running(self) -> int:
+        """Nodes that are in a slot."""
+        return sum(len(batch) for slot in self.slots for batch in slot.batches)
+
+    @property
+    def n_restored(self) -> int:
+        """Nodes that keep a result of an earlier run."""
+        return len(self.restored)
+
+    def cause_of(self, node: int) -> int:
+        """Return the node because of which a SKIPPED one was skipped."""
+        return self._cause[node]
+
+    def failing_as(self, node: int) -> Phase:
+        """Return what a node becomes once its failure is committed."""
+        return self._failing[node]
+
+    def held_children(self, node: int) -> list[int]:
+        """Return the children whose restoration still depends on this node."""
+        return [child for child in self.graph.child_indices(node) if child in self._held]
+
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> list[Command]:
+        """Take an event and return what is to be done, in this order.
+
+        Raises:
+            InternalError: The event contradicts what is known; nothing was changed.
+        """
+        out: list[Command] = []
+        match event:
+            case BatchReturned():
+                self._check_slot(event.slot, event.ended, None, event.unstarted)
+                slot = self.slots[event.slot]
+                slot.batches.popleft()
+                self._slot_emptied(slot)
+                self._ended(event.ended, event.now, out)
+                self._put_back(event.unstarted)
+                self._fill(event.now, out)
+            case Committed():
+                self._on_committed(event, out)
+                self._fill(event.now, out)
+            case SlotLost():
+                self._on_slot_lost(event, out)
+                self._fill(event.now, out)
+            case Started(now):
+                restored: list[int] = []
+                for node in self.graph.order:
+                    if self.phase[node] == Phase.WAITING and not self.pending[node]:
+                        self._parents_settled(node, out, restored)
+                if restored:
+                    out.append(Restore(tuple(restored)))
+                self._fill(now, out)
+            case TimeReached(now):
+                while self._backoff and self._backoff[0][0] <= now:
+                    self._make_ready(heapq.heappop(self._backoff)[1])
+                for index, slot in enumerate(self.slots):
+                    if slot.batches and not slot.killed and slot.check_at is not None and slot.check_at <= now:
+                        out.append(Observe(index))
+                self._fill(now, out)
+            case SlotObserved():
+                self._on_slot_observed(event, out)
+            case CancelRequested():
+                self._on_cancel(event, out)
+        return out
+
+    def _check_slot(
+        self,
+        index: int,
+        ended: Sequence[AttemptEnded],
+        running: int | None,
+        unstarted: Sequence[int],
+        lost: bool = False,
+    ) -> None:
+        slot = self._slot(index)
+        reported = [item.node for item in ended] + ([] if running is None else [running]) + list(unstarted)
+        known = [node for batch in (slot.batches if lost else list(slot.batches)[:1]) for node in batch]
+        if sorted(reported) != sorted(known) or (not known and not lost):
+            raise InternalError(f"slot {index} has {known} and reported {reported}")
+
+    def _slot(self, index: int) -> _Slot:
+        if not 0 <= index < len(self.slots):
+            raise InternalError(f"there is no slot {index}")
+        return self.slots[index]
+
+    def _ended(self, ended: Sequence[AttemptEnded], now: float, out: list[Command]) -> None:
+        completed: list[int] = []
+        failed: list[int] = []
+        phase = self.phase
+        for node, end, retryable, seconds in ended:
+            if end == End.COMPLETED:
+                phase[node] = Phase.COMMITTING
+                completed.append(node)
+                kind = self._kinds[node]
+                known = self._estimates.get(kind)
+                # Falls slowly and rises at once: a long node that is taken for a short one costs more than the reverse.
+                self._estimates[kind] = seconds if known is None or seconds > known else known + 0.2 * (seconds - known)
+            else:
+                self._failed(node, end, retryable, now, failed)
+        self.committing += len(completed) + len(failed)
+        if completed:
+            out.append(Commit(tuple(completed)))
+        if failed:
+            out.append(RecordFailures(tuple(failed)))
+
+    def _failed(self, node: int, end: End, retryable: bool, now: float, failed: list[int]) -> None:
+        policy = self._policies[node]
+        attempts = self.attempts[node]
+        if self.cancelled:
+            if end == End.FAILED:
+                self.phase[node] = Phase.COMMITTING
+                self._failing[node] = Phase.FAILED
+                failed.append(node)
+            else:  # we killed it, or it died while we were killing
+                self._stop(node, Phase.TIMED_OUT if self.timed_out else Phase.CANCELLED)
+        elif attempts <= policy.retries and (retryable or end != End.FAILED):
+            self.phase[node] = Phase.BACKOFF
+            delay = policy.retry_delay * 2.0 ** min(attempts - 1, 30) * (1.0 + 0.25 * self._rng.random())
+            heapq.heappush(self._backoff, (now + delay, node))
+        else:
+            self.phase[node] = Phase.COMMITTING
+            self._failing[node] = Phase.TIMED_OUT if end == End.TIMED_OUT else Phase.FAILED
+            failed.append(node)
+
+    def _on_committed(self, event: Committed, out: list[Command]) -> None:
+        if len(set(event.nodes)) != len(event.nodes):
+            raise InternalError(f"a node was committed twice: {sorted(event.nodes)}")
+        for node in event.nodes:
+            if not 0 <= node < len(self.phase):
+                raise InternalError(f"there is no node {node}")
+            if self.phase[node] != Phase.COMMITTING:
+                raise InternalError(f"node {node} was committed in phase {Phase(self.phase[node]).name}")
+        self.committing -= len(event.nodes)
+        self.changed.update(event.changed)
+        restored: list[int] = []
+        for node in event.nodes:
+            self._held.pop(node, None)
+            self._settle(node, self._failing.pop(node, Phase.COMPLETED), out, restored)
+        if restored:
+            out.append(Restore(tuple(restored)))
+
+    def _settle(self, node: int, phase: Phase, out: list[Command], restored: list[int]) -> None:
+        """Make a node final and let its children know; iterative, as chains are long."""
+        todo = [(node, phase)]
+        while todo:
+            node, phase = todo.pop()
+            self.phase[node] = phase
+            self.unsettled -= 1
+            if phase != Phase.COMPLETED and phase != Phase.SKIPPED and self._fail_fast:
+                self._skip_descendants(node, out)
+                continue
+            for child in self.graph.child_indices(node):
+                if self.phase[child] != Phase.WAITING:
+                    continue  # cancelled meanwhile
+                self.pending[child] -= 1
+                if phase != Phase.COMPLETED and child not in self._cause and self._consumes(child, node):
+                    self._cause[child] = node if phase != Phase.SKIPPED else self._cause[node]
+                if self.pending[child]:
+                    continue
+                if child in self._cause:
+                    out.append(Skip((child,), self._cause[child]))
+                    todo.append((child, Phase.SKIPPED))
+                elif self._keeps_result(child):
+                    restored.append(child)
+                    self.restored.append(child)
+                    todo.append((child, Phase.COMPLETED))
+                else:
+                    self._make_ready(child)
+
+    def _parents_settled(self, node: int, out: list[Command], restored: list[int]) -> None:
+        if self._keeps_result(node):
+            restored.append(node)
+            self.restored.append(node)
+            self._settle(node, Phase.COMPLETED, out, restored)
+        else:
+            self._make_ready(node)
+
+    def _keeps_result(self, node: int) -> bool:
+        without = self._held.get(node)
+        if without is None:
+            return False
+        for parent in self.graph.parent_indices(node):
+            if parent in self.changed or (parent in without and self.phase[parent] == Phase.COMPLETED):
+                return False
+        del self._held[node]
+        return True
+
+    def _skip_descendants(self, node: int, out: list[Command]) -> None:
+        # Through waiting nodes only: what is below a completed one has all it needs, also if an ancestor fails later.
+        skipped = [node]
+        for above in skipped:  # it grows meanwhile, which list iterators allow
+            for child in self.graph.child_indices(above):
+                if self.phase[child] == Phase.WAITING:
+                    self.phase[child] = Phase.SKIPPED
+                    self._cause[child] = node
+                    skipped.append(child)
+        del skipped[0]
+        self.unsettled -= len(skipped)
+        if skipped:
+            out.append(Skip(tuple(skipped), node))
+
+    def _on_slot_lost(self, event: SlotLost, out: list[Command]) -> None:
+        self._check_slot(event.slot, event.ended, event.running, event.unstarted, lost=True)
+        slot = self.slots[event.slot]
+        killed, killed_for = slot.killed, slot.killed_for
+        self.slots[event.slot] = _Slot()
+        ended = list(event.ended)
+        innocent = list(event.unstarted)
+        if event.running is not None:
+            if killed and not self.cancelled and killed_for != event.running:
+                # What was to be killed ended just before; this one happened to come next.
+                innocent.append(event.running)
+            else:
+                end = End.TIMED_OUT if killed and not self.cancelled else End.LOST
+                ended.append(AttemptEnded(event.running, end, True, 0.0))
+        self._ended(ended, event.now, out)
+        self._put_back(innocent)
+
+    def _on_slot_observed(self, event: SlotObserved, out: list[Command]) -> None:
+        slot = self._slot(event.slot)
+        if event.node is not None and not any(event.node in batch for batch in slot.batches):
+            raise InternalError(f"slot {event.slot} was seen running node {event.node}, which it does not have")
+        if not slot.batches or slot.killed:
+            return
+        timeout = None if event.node is None else self._policies[event.node].timeout
+        if timeout is not None and event.seconds >= timeout:
+            slot.killed, slot.killed_for, slot.check_at = True, event.node, None
+            out.append(Kill(event.slot, event.node))
+            return
+        self._set_check(slot, event.now)
+        if timeout is not None:
+            due = event.now + timeout - event.seconds
+            slot.check_at = due if slot.check_at is None else min(slot.check_at, due)
+
+    def _set_check(self, slot: _Slot, now: float) -> None:
+        timeouts = [t for batch in slot.batches for node in batch if (t := self._policies[node].timeout) is not None]
+        slot.check_at = now + min(timeouts) if timeouts else None
+
+    def _on_cancel(self, event: CancelRequested, out: list[Command]) -> None:
+        if self.cancelled:
+            return
+        self.cancelled, self.timed_out = True, event.timed_out
+        self._ready.clear()
+        self._backoff.clear()
+        for node, phase in enumerate(self.phase):
+            if phase in (Phase.WAITING, Phase.READY, Phase.BACKOFF):
+                self._stop(node, Phase.CANCELLED)
+        for index, slot in enumerate(self.slots):
+            if slot.batches and not slot.killed:
+                slot.killed, slot.killed_for = True, None
+                out.append(Kill(index, None))
+
+    def _stop(self, node: int, phase: Phase) -> None:
+        self.phase[node] = phase
+        self.stopped.add(node)
+        self.unsettled -= 1
+
+    # --- dispatching ----------------------------------------------------------------------------------------------
+
+    def _make_ready(self, node: int) -> None:
+        self.phase[node] = Phase.READY
+        heapq.heappush(self._ready, self._rank[node])
+
+    def _put_back(self, nodes: Iterable[int]) -> None:
+        for node in nodes:
+            self.attempts[node] -= 1
+            if self.cancelled:
+                self._stop(node, Phase.CANCELLED)
+            else:
+                self._make_ready(node)
+
+    def _slot_emptied(self, slot: _Slot) -> None:
+        slot.estimate = sum(
+            self._estimates.get(self._kinds[node], math.inf) for batch in slot.batches for node in batch
+        )
+        if not slot.batches:
+            slot.check_at = None
+
+    def _fill(self, now: float, out: list[Command]) -> None:
+        # Idle slots first, so that two ready nodes never queue up in one slot beside an idle one.
+        for depth in range(MAX_BATCHES):
+            for index, slot in enumerate(self.slots):
+                if not self._ready:
+                    return
+                if len(slot.batches) == depth and not slot.killed and (depth == 0 or self._may_prefetch(slot)):
+                    self._dispatch(index, slot, now, out)
+
+    def _may_prefetch(self, slot: _Slot) -> bool:
+        if not self._batching:
+            return False
+        estimate = self._estimates.get(self._kinds[self._by_rank[self._ready[0]]])
+        if estimate is None:
+            return False
+        if len(self._ready) > PLENTY * len(self.slots):
+            return max(slot.estimate, estimate) <= PATIENT_SECONDS
+        return slot.estimate <= PREFETCH_SECONDS and estimate <= BATCH_SECONDS
+
+    def _dispatch(self, index: int, slot: _Slot, now: float, out: list[Command]) -> None:
+        # A fair share: the last nodes of a level spread over the slots instead of filling one batch.
+        limit = min(MAX_BATCH_ITEMS, -(-len(self._ready) // len(self.slots))) if self._batching else 1
+        nodes: list[int] = []
+        total = 0.0
+        while self._ready and len(nodes) < limit:
+            node = self._by_rank[self._ready[0]]
+            estimate = self._estimates.get(self._kinds[node])
+            if nodes and (estimate is None or total + estimate > BATCH_SECONDS):
+                break
+            heapq.heappop(self._ready)
+            nodes.append(node)
+            if estimate is None or estimate > BATCH_SECONDS:
+                total = math.inf if estimate is None else estimate
+                break  # alone: nobody should wait behind it
+            total += estimate
+        for node in nodes:
+            self.phase[node] = Phase.RUNNING
+            self.attempts[node] += 1
+        slot.batches.append(tuple(nodes))
+        slot.estimate += total
+        for node in nodes:
+            timeout = self._policies[node].timeout
+            if timeout is not None:
+                slot.check_at = now + timeout if slot.check_at is None else min(slot.check_at, now + timeout)
+        out.append(Dispatch(index, tuple(nodes)))
+
+    # --- for tests ------------------------------------------------------------------------------------------------
+
+    def check_invariants(self) -> None:
+        """Raise InternalError if one of the invariants of the module does not hold. Cost: the whole graph."""
+        in_slots = [node for slot in self.slots for batch in slot.batches for node in batch]
+        settled = [phase >= Phase.COMPLETED for phase in self.phase]
+        running = [node for node, phase in enumerate(self.phase) if phase == Phase.RUNNING]
+        for node in running:
+            for parent in self.graph.parent_indices(node):
+                self._require(1, settled[parent])
+                self._require(1, not self._fail_fast or self.phase[parent] == Phase.COMPLETED)
+        self._require(2, len(in_slots) == len(set(in_slots)) and sorted(in_slots) == running)
+        self._require(3, self.committing == sum(phase == Phase.COMMITTING for phase in self.phase))
+        for node, phase in enumerate(self.phase):
+            if phase == Phase.WAITING:
+                parents = self.graph.parent_indices(node)
+                self._require(4, self.pending[node] == sum(not settled[parent] for parent in parents))
+        self._require(5, self.unsettled == settled.count(False))
+        self._require(5, self.finished == (all(settled) and not in_slots and not self.committing))
+        self._require(6, all(len(slot.batches) <= MAX_BATCHES for slot in self.slots))
+
+    def _require(self, number: int, holds: bool) -> None:
+        if not holds:
+            raise InternalError(f"invariant {number} of the run state does not hold")

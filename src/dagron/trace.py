@@ -1,0 +1,113 @@
+"""What ran when and where: spans of attempts, written as a Chrome trace that Perfetto and chrome://tracing open."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["ExecutionTrace", "Span"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One attempt, or one restored node.
+
+    Attributes:
+        name: The node.
+        slot: The slot that ran it; -1 for a restored node.
+        attempt: Which attempt; 0 for a restored node.
+        start_unix: When it began, in seconds since the epoch.
+        duration_seconds: How long it took; 0.0 for a restored node.
+        outcome: `completed`, `raised`, `lost`, `timed_out`, `cancelled` or `restored`.
+        cpu_seconds: User and system time of the attempt.
+        result_bytes: Size of the pickled result.
+    """
+
+    name: str
+    slot: int
+    attempt: int
+    start_unix: float
+    duration_seconds: float
+    outcome: str
+    cpu_seconds: float = 0.0
+    result_bytes: int = 0
+
+
+@dataclass(slots=True)
+class ExecutionTrace:
+    """The spans of one run, in the order in which they became known.
+
+    Attributes:
+        spans: All of them.
+        n_slots: Slots of the run.
+        start_unix: When the run began, in seconds since the epoch.
+    """
+
+    n_slots: int
+    start_unix: float
+    spans: list[Span] = field(default_factory=list)
+
+    def add_restored(self, names: Iterable[str]) -> None:
+        """Add a span for each node whose result was taken from the checkpoint."""
+        now = time.time()
+        self.spans.extend(Span(name, -1, 0, now, 0.0, "restored") for name in names)
+
+    def to_chrome_trace(self) -> dict[str, Any]:
+        """Return the trace in the JSON object format of the Trace Event Format.
+
+        One lane (thread) per worker slot with a `B` and an `E` event for each attempt, and a lane "restored" with an
+        instant event for each restored node. Times are microseconds since the run began.
+        """
+        pid = 1
+        restored_lane = self.n_slots
+        events: list[dict[str, Any]] = [{"ph": "M", "name": "process_name", "pid": pid, "args": {"name": "dagron"}}]
+        lanes = [f"worker {slot}" for slot in range(self.n_slots)]
+        if any(span.outcome == "restored" for span in self.spans):
+            lanes.append("restored")
+        events += [
+            {"ph": "M", "name": "thread_name", "pid": pid, "tid": lane, "args": {"name": name}}
+            for lane, name in enumerate(lanes)
+        ]
+        ends = [0.0] * self.n_slots
+        for span in sorted(self.spans, key=lambda span: (span.slot, span.start_unix)):
+            begin = max(0.0, (span.start_unix - self.start_unix) * 1e6)
+            if span.slot < 0:
+                events.append(
+                    {
+                        "ph": "i",
+                        "s": "t",
+                        "name": span.name,
+                        "cat": "restored",
+                        "pid": pid,
+                        "tid": restored_lane,
+                        "ts": begin,
+                    }
+                )
+                continue
+            # A worker runs one attempt at a time; what overlaps by clock resolution is moved, so that B and E nest.
+            begin = max(begin, ends[span.slot])
+            end = ends[span.slot] = max(begin, (span.start_unix - self.start_unix + span.duration_seconds) * 1e6)
+            event = {"name": span.name, "cat": span.outcome, "pid": pid, "tid": span.slot}
+            args = {
+                "attempt": span.attempt,
+                "outcome": span.outcome,
+                "cpu_seconds": span.cpu_seconds,
+                "result_bytes": span.result_bytes,
+            }
+            events.append({"ph": "B", **event, "ts": begin, "args": args})
+            events.append({"ph": "E", **event, "ts": end})
+        return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"start_unix": self.start_unix}}
+
+    def to_json(self) -> str:
+        """Return the spans with all their fields as JSON."""
+        spans = [asdict(span) for span in self.spans]
+        return json.dumps({"start_unix": self.start_unix, "n_slots": self.n_slots, "spans": spans})
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the Chrome trace to a file, which https://ui.perfetto.dev opens."""
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(self.to_chrome_trace(), file)

@@ -1,0 +1,1 @@
+"""Worker processes: how they start, what runs in them, and how none of them outlives the coordinator."""

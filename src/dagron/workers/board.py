@@ -1,0 +1,119 @@
+"""A small piece of memory that a slot's worker writes and the coordinator reads, also after the worker's death.
+
+Layout: a head, then two halves of `HALF_BYTES`. A batch uses the half of its number's parity, so that the coordinator
+reads one while the worker fills the other; at most two batches of a slot are outstanding. In a half, outcomes follow
+one another, each behind its length. The worker writes an outcome first and counts it afterwards, so what is counted is
+whole, whenever the worker dies.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import sys
+import tempfile
+from multiprocessing import reduction
+from typing import Any
+
+__all__ = ["HALF_BYTES", "MAX_OUTCOME_BYTES", "Board"]
+
+HALF_BYTES = 1024 * 1024
+"""Pages that nothing is written to cost nothing."""
+
+MAX_OUTCOME_BYTES = 192 * 1024
+"""What an outcome can have at most: an inline result or a pickled exception, and the texts of a failure."""
+
+_HEAD_BYTES = 64
+_RUNNING = struct.Struct("<Qd")  # item, when it began (time.monotonic, which all processes of a machine share)
+_COUNT = struct.Struct("<QII")  # batch, outcomes, bytes used
+_COUNT_AT = (16, 32)
+_LENGTH = struct.Struct("<I")
+_SIZE = _HEAD_BYTES + 2 * HALF_BYTES
+
+
+def _memory_file() -> int:
+    if sys.platform == "linux":
+        return os.memfd_create("dagron-board", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+class Board:
+    """Shared memory of one slot. Passed to its worker as an argument of the process; belongs to who created it."""
+
+    def __init__(self, fd: int | None = None) -> None:
+        self._fd = fd
+        if fd is None:
+            self._fd = fd = _memory_file()
+            os.ftruncate(fd, _SIZE)
+        self._memory = mmap.mmap(fd, _SIZE)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        assert self._fd is not None
+        return _attach, (reduction.DupFd(self._fd),)
+
+    def close(self) -> None:
+        """Unmap the memory."""
+        self._memory.close()
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def clear(self) -> None:
+        """Forget everything; for a new worker."""
+        self._memory[:_HEAD_BYTES] = bytes(_HEAD_BYTES)
+
+    # --- the worker's side --------------------------------------------------------------------------------------
+
+    def item_started(self, item: int, at: float) -> None:
+        """Note which item runs from now on; 0 for none."""
+        _RUNNING.pack_into(self._memory, 0, item, at)
+
+    def batch_started(self, batch: int) -> None:
+        """Make the half of a batch empty."""
+        _COUNT.pack_into(self._memory, _COUNT_AT[batch & 1], batch, 0, 0)
+
+    def has_room(self, batch: int) -> bool:
+        """Tell whether any outcome fits."""
+        _, _, used = _COUNT.unpack_from(self._memory, _COUNT_AT[batch & 1])
+        return int(used) + _LENGTH.size + MAX_OUTCOME_BYTES <= HALF_BYTES
+
+    def add_outcome(self, batch: int, outcome: bytes) -> None:
+        """Append an outcome to the half of a batch, which must have room."""
+        at = _COUNT_AT[batch & 1]
+        _, n, used = _COUNT.unpack_from(self._memory, at)
+        start = _HEAD_BYTES + (batch & 1) * HALF_BYTES + used
+        _LENGTH.pack_into(self._memory, start, len(outcome))
+        start += _LENGTH.size
+        self._memory[start : start + len(outcome)] = outcome
+        _COUNT.pack_into(self._memory, at, batch, n + 1, used + _LENGTH.size + len(outcome))
+
+    # --- the coordinator's side ---------------------------------------------------------------------------------
+
+    def running(self) -> tuple[int, float]:
+        """Return the item that runs, or ran when the worker died, and when it began; item 0 for none."""
+        item, at = _RUNNING.unpack_from(self._memory, 0)
+        return item, at
+
+    def outcomes(self, batch: int) -> list[bytes]:
+        """Return the outcomes of a batch so far."""
+        found, n, _ = _COUNT.unpack_from(self._memory, _COUNT_AT[batch & 1])
+        if found != batch:
+            return []
+        outcomes = []
+        at = _HEAD_BYTES + (batch & 1) * HALF_BYTES
+        for _ in range(n):
+            (length,) = _LENGTH.unpack_from(self._memory, at)
+            at += _LENGTH.size
+            outcomes.append(self._memory[at : at + length])
+            at += length
+        return outcomes
+
+
+def _attach(fd: Any) -> Board:
+    raw: int = fd.detach()
+    board = Board(raw)
+    os.close(raw)  # the mapping keeps the memory
+    board._fd = None
+    return board

@@ -1,0 +1,249 @@
+"""What runs in a worker: unpickle the task, load its inputs, call it, pickle the result, note the outcome.
+
+Everything that the user's code can do in here ends as an outcome, except the end of the process. Imported by the server
+before it forks, so it stays light. `pool="inline"` calls the same functions in the coordinator.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dagron.checkpoint.blobs import BlobFile, read_blob
+from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
+from dagron.serialize import describe_exception, dump_exception, dump_result
+from dagron.task import Binding
+from dagron.workers.board import Board
+
+__all__ = [
+    "Batch",
+    "Item",
+    "Outcome",
+    "OutcomeKind",
+    "WorkerSetup",
+    "run_batch",
+    "run_item",
+    "start_worker",
+]
+
+
+class OutcomeKind:
+    """How an attempt ended, as far as the worker can tell."""
+
+    COMPLETED = 0
+    RAISED = 1
+    UNPICKLABLE = 2
+    DAMAGED_INPUT = 3
+    DISK = 4
+
+
+class WorkerSetup(NamedTuple):
+    """What a worker knows for all of its life."""
+
+    directory: Path
+    key: bytes | None
+    durable: bool
+
+
+class Item(NamedTuple):
+    """One attempt of one node.
+
+    Attributes:
+        item: Its number, unique within the slot.
+        node: The node's name.
+        task_id: Names the task among those that the worker keeps; -1 if it is not kept.
+        task: The pickled `(callable, retry_on)`, or None if the worker has it.
+        binding: How the callable takes its inputs.
+        inputs: For each parent that is taken, its pickled result or the file that has it.
+    """
+
+    item: int
+    node: str
+    task_id: int
+    task: bytes | None
+    binding: Binding
+    inputs: tuple[bytes | BlobFile, ...]
+
+
+class Batch(NamedTuple):
+    """Items that a worker runs one after another."""
+
+    batch: int
+    items: list[Item]
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended.
+
+    Attributes:
+        item: As in `Item`.
+        kind: One of `OutcomeKind`.
+        storage: For a completed attempt, as in `Blob`; so are `size`, `digest`, `data` and `temp_name`.
+        size: Bytes of the pickled result.
+        digest: Its digest.
+        data: The pickled result; for an attempt that raised, the pickled exception.
+        temp_name: The file that holds the result.
+        started_unix: When it began.
+        duration_seconds: How long it took, with loading its inputs and pickling its result.
+        cpu_seconds: User and system time of the worker and of the children that it waited for.
+        peak_rss_bytes: Peak resident memory of the worker so far.
+        retryable: Whether the exception is among those worth a further attempt.
+        failure: For one that failed: the type's name, the message, the traceback.
+    """
+
+    item: int
+    kind: int
+    storage: int
+    size: int
+    digest: bytes
+    data: bytes
+    temp_name: str
+    started_unix: float
+    duration_seconds: float
+    cpu_seconds: float
+    peak_rss_bytes: int
+    retryable: bool
+    failure: tuple[str, str, str]
+
+
+_NO_FAILURE = ("", "", "")
+_OUR_FRAMES = 2  # run_item and Binding.call
+
+
+def _usage() -> tuple[float, int]:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return time.process_time(), 0
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, own.ru_maxrss * unit
+
+
+def _load_input(source: bytes | BlobFile, setup: WorkerSetup) -> Any:
+    if isinstance(source, bytes):
+        return pickle.loads(source)
+    return pickle.loads(read_blob(setup.directory, source, setup.key))
+
+
+def run_item(
+    item: Item, load_task: Callable[[Item], tuple[Any, Any]], setup: WorkerSetup, *, interruptible: bool = False
+) -> Outcome:
+    """Make one attempt.
+
+    Raises:
+        KeyboardInterrupt: If `interruptible`. Else it is an outcome, like everything that a task can raise.
+    """
+    started_unix, started = time.time(), time.perf_counter()
+    cpu_before, _ = _usage()
+    kind, blob, exception, retryable, failure = OutcomeKind.COMPLETED, None, b"", False, _NO_FAILURE
+    retry_on: tuple[type[BaseException], ...] = ()
+    try:
+        fn, retry_on = load_task(item)
+        inputs = [_load_input(source, setup) for source in item.inputs]
+        value = item.binding.call(fn, inputs)
+        del inputs
+        try:
+            blob = dump_result(item.node, value, setup.directory, setup.key, durable=setup.durable)
+        except OSError as error:
+            kind, failure = OutcomeKind.DISK, describe_exception(error)
+    except ResultNotPicklableError as error:
+        kind, failure = OutcomeKind.UNPICKLABLE, describe_exception(error, _OUR_FRAMES)
+        exception = dump_exception(error)
+    except CheckpointDamagedError as error:
+        kind, failure = OutcomeKind.DAMAGED_INPUT, describe_exception(error, _OUR_FRAMES)
+        exception = dump_exception(error)
+    except BaseException as error:
+        if interruptible and isinstance(error, KeyboardInterrupt):
+            raise
+        kind, failure = OutcomeKind.RAISED, describe_exception(error, _OUR_FRAMES)
+        exception = dump_exception(error)
+        retryable = isinstance(error, retry_on)
+    cpu_after, peak = _usage()
+    return Outcome(
+        item.item,
+        kind,
+        blob.storage if blob is not None else 0,
+        blob.size if blob is not None else 0,
+        blob.digest if blob is not None else b"",
+        blob.data if blob is not None else exception,
+        blob.temp_name if blob is not None else "",
+        started_unix,
+        time.perf_counter() - started,
+        cpu_after - cpu_before,
+        peak,
+        retryable,
+        failure,
+    )
+
+
+# --- the process ---------------------------------------------------------------------------------------------------
+
+
+class _Worker:
+    def __init__(self, setup: WorkerSetup, board: Board) -> None:
+        self.setup = setup
+        self.board = board
+        self.blobs: dict[int, bytes] = {}
+        self.tasks: dict[int, tuple[Any, Any]] = {}
+
+    def load_task(self, item: Item) -> tuple[Any, Any]:
+        if item.task_id < 0:
+            assert item.task is not None
+            return pickle.loads(item.task)  # type: ignore[no-any-return]
+        task = self.tasks.get(item.task_id)
+        if task is None:
+            task = self.tasks[item.task_id] = pickle.loads(self.blobs[item.task_id])
+            del self.blobs[item.task_id]
+        return task
+
+
+_worker: _Worker | None = None
+
+
+def start_worker(setup: bytes, board: Board) -> None:
+    """Make this process a worker; the initializer of its executor."""
+    global _worker
+    from multiprocessing import forkserver
+
+    # A task that asks for a forkserver gets one of its own, instead of a share in another process's.
+    forkserver._forkserver = forkserver.ForkServer()
+    _worker = _Worker(WorkerSetup(*pickle.loads(setup)), board)
+
+
+def run_batch(payload: bytes) -> int:
+    """Run the items of a batch and put their outcomes on the board.
+
+    Returns:
+        How many were run. Fewer than the batch has if the board was full: the others were not started.
+    """
+    worker = _worker
+    assert worker is not None
+    batch: Batch = Batch(*pickle.loads(payload))
+    board = worker.board
+    board.batch_started(batch.batch)
+    n = 0
+    items = [Item(*fields) for fields in batch.items]
+    for item in items:
+        # All of them first: the coordinator sends a task once, also if this batch ends early.
+        if item.task_id >= 0 and item.task is not None:
+            worker.blobs[item.task_id] = item.task
+    for item in items:
+        if not board.has_room(batch.batch):
+            break
+        board.item_started(item.item, time.monotonic())
+        outcome = run_item(item, worker.load_task, worker.setup)
+        board.add_outcome(batch.batch, pickle.dumps(tuple(outcome), 5))
+        n += 1
+    board.item_started(0, 0.0)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass  # a task closed or replaced it
+    return n

@@ -1,0 +1,269 @@
+"""A multiprocessing context whose processes are forked by a run's own server, for `ProcessPoolExecutor`.
+
+Two things differ from the forkserver of the standard library. The user's `__main__` is not imported again: nothing
+that a worker unpickles refers to it, so a script needs no guard. And the locks that the executor's queues ask for do
+nothing: a slot has one worker, so each queue has one reader and one writer, and no semaphore can be left locked by a
+killed worker or leak.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+from io import BytesIO
+from multiprocessing import context, process, reduction, spawn, util
+from typing import Any
+
+from dagron.errors import WorkerStartError
+from dagron.workers.server import KILL, MAX_FDS, PID, REQUEST, SPAWN, STATUS, inherited_fd, kill_sessions
+
+__all__ = ["Server", "SlotContext"]
+
+# Whatever the workers need is imported before the first fork, once.
+_BOOT = (
+    "import sys; sys.path[:] = {path!r}; "
+    "import dagron.workers.child, dagron.workers.context; from dagron.workers.server import main; main({fd})"
+)
+
+
+class Server:
+    """The coordinator's end of the server process. It starts with the object, with this moment's environment."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            path = [entry or os.getcwd() for entry in sys.path]
+            # The flags of this interpreter (-O, -W, -X ...) hold for the workers, too.
+            flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+            command = [spawn.get_executable(), *flags, "-c", _BOOT.format(path=path, fd=theirs.fileno())]
+            try:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True
+                )
+            except OSError as error:
+                ours.close()
+                raise WorkerStartError(f"{command[0]}: {error.strerror}") from error
+        self._control = ours
+        self._closed = False
+        self._sessions: set[int] = set()
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server."""
+        return self._process.pid
+
+    def spawn(self, fds: list[int]) -> None:
+        """Ask for a worker."""
+        assert len(fds) <= MAX_FDS
+        with self._lock:
+            try:
+                socket.send_fds(self._control, [REQUEST.pack(SPAWN, 0, 0.0)], fds)
+            except OSError as error:
+                raise WorkerStartError(
+                    f"the server of the workers is gone (exit code {self._process.poll()})"
+                ) from error
+
+    def kill(self, pid: int, grace_seconds: float) -> None:
+        """Ask for the end of a worker and of everything below it: SIGTERM now if there is a grace, SIGKILL after it."""
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                self._control.send(REQUEST.pack(KILL, pid, grace_seconds))
+            except OSError:
+                pass  # the server is gone, and its workers with it
+
+    def close(self) -> None:
+        """End the server and wait until it, every worker and everything below them are gone."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._control.close()
+        if self._process.wait() != 0:
+            # It was killed, and the kernel killed the workers; what they had started is found by their sessions.
+            kill_sessions(self._sessions)
+
+    def spawned(self, pid: int) -> None:
+        """Note the process id of a worker, which is the id of its session, too."""
+        self._sessions.add(pid)
+
+
+class _OnePartyLock:
+    """Stands for a lock or a semaphore that only one process would ever take."""
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+    def __enter__(self) -> bool:
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    # `Queue.full()` looks inside; a slot never holds more calls than its queue does.
+    @property
+    def _semlock(self) -> _OnePartyLock:
+        return self
+
+    def _is_zero(self) -> bool:
+        return False
+
+
+class _InheritedFd:
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def detach(self) -> int:
+        return inherited_fd(self._index)
+
+
+class _ServedPopen:
+    """What `multiprocessing.Process` needs of a running process, for one that the server forked."""
+
+    method = "dagron"
+    DupFd = _InheritedFd
+
+    def __init__(self, process_obj: _SlotProcess, server: Server) -> None:
+        self._server = server
+        self._fds: list[int] = []
+        self.returncode: int | None = None
+        self.peak_rss_bytes: int | None = None
+        self._status_lock = threading.Lock()
+        preparation = spawn.get_preparation_data(process_obj.name)
+        # The server has the directory, the path and the environment of the start of the run already.
+        for key in ("init_main_from_name", "init_main_from_path", "dir", "sys_path"):
+            preparation.pop(key, None)
+        buffer = BytesIO()
+        context.set_spawning_popen(self)  # type: ignore[arg-type]
+        try:
+            reduction.dump(preparation, buffer)
+            reduction.dump(process_obj, buffer)
+        finally:
+            context.set_spawning_popen(None)
+        # The write end of the payload stays open: its end tells the worker that its parent process has ended.
+        payload_read, payload_write = os.pipe()
+        self.sentinel, status_write = os.pipe()
+        self._close_fds = util.Finalize(self, _close_all, (payload_write, self.sentinel))
+        try:
+            server.spawn([payload_read, status_write, *self._fds])
+        finally:
+            os.close(payload_read)
+            os.close(status_write)
+        try:
+            with open(payload_write, "wb", closefd=False) as file:
+                file.write(buffer.getbuffer())
+            pid = os.read(self.sentinel, PID.size)
+        except BrokenPipeError:
+            pid = b""
+        if len(pid) < PID.size:
+            raise WorkerStartError("the server of the workers ended before it started one")
+        (self.pid,) = PID.unpack(pid)
+        server.spawned(self.pid)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        self._fds.append(fd)
+        return len(self._fds) - 1
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        return self.wait(0 if flag == os.WNOHANG else None)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        if self.returncode is None:
+            waiter = select.poll()
+            waiter.register(self.sentinel, select.POLLIN)
+            if not waiter.poll(None if timeout is None else timeout * 1000):
+                return None
+            # The executor's thread and the coordinator's may both be here; the status can be read once.
+            with self._status_lock:
+                if self.returncode is None:
+                    status = os.read(self.sentinel, STATUS.size)
+                    if len(status) == STATUS.size:
+                        exit_code, self.peak_rss_bytes = STATUS.unpack(status)
+                        self.returncode = exit_code
+                    else:
+                        self.returncode = 255  # the server is gone, and nobody else knows
+        return self.returncode
+
+    def _kill(self) -> None:
+        if self.poll() is None:
+            self._server.kill(self.pid, 0.0)
+
+    terminate = kill = interrupt = _kill
+
+    def close(self) -> None:
+        self._close_fds()
+
+
+def _close_all(*fds: int) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+class _SlotProcess(process.BaseProcess):
+    _start_method = "forkserver"
+
+    def __init__(self, server: Server, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._server: Server | None = server
+
+    @staticmethod
+    def _Popen(process_obj: _SlotProcess) -> _ServedPopen:
+        assert process_obj._server is not None
+        return _ServedPopen(process_obj, process_obj._server)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_server": None}
+
+
+class SlotContext(context.BaseContext):
+    """The context of one slot.
+
+    Attributes:
+        last: The process that was started last.
+    """
+
+    # ProcessPoolExecutor asks only whether this is "fork".
+    _name = "forkserver"
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.last: _SlotProcess | None = None
+
+    def get_context(self, method: str | None = None) -> SlotContext:  # type: ignore[override]
+        """Return this context."""
+        return self
+
+    def get_start_method(self, allow_none: bool = False) -> str:
+        """Return what the standard library calls this way of starting."""
+        return self._name
+
+    def Process(self, **kwargs: Any) -> _SlotProcess:
+        """Return a process that the server will fork."""
+        self.last = _SlotProcess(self._server, **kwargs)
+        return self.last
+
+    def Lock(self) -> _OnePartyLock:  # type: ignore[override]
+        """Return a lock for a single reader or writer."""
+        return _OnePartyLock()
+
+    def BoundedSemaphore(self, value: int = 1) -> _OnePartyLock:  # type: ignore[override]
+        """Return a semaphore that is never exhausted."""
+        return _OnePartyLock()
+
+
+def exit_status(popen: object) -> tuple[int | None, int | None]:
+    """Return the exit code and the peak memory of a worker that has ended; None where unknown."""
+    assert isinstance(popen, _ServedPopen)
+    code = popen.poll()
+    if popen.peak_rss_bytes is None:
+        return None, None
+    return code, popen.peak_rss_bytes

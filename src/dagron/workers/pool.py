@@ -1,0 +1,315 @@
+"""Slots: capacity to run one attempt at a time, each a `ProcessPoolExecutor` of one worker.
+
+One executor per slot, because an executor fails all its futures when a worker dies: so a death costs one slot, and the
+coordinator knows what every worker runs and can kill just that one. Decides nothing about nodes: a slot takes batches
+and says how they ended. Only bytes cross to the workers; results come over the slot's board.
+"""
+
+from __future__ import annotations
+
+import pickle
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import NamedTuple, Protocol
+
+from dagron.errors import WorkerStartError
+from dagron.workers.board import Board
+from dagron.workers.child import Batch, Item, Outcome, WorkerSetup, run_batch, run_item, start_worker
+from dagron.workers.context import Server, SlotContext, exit_status
+
+__all__ = ["InlinePool", "Lost", "ProcessPool", "Returned", "WorkerPool"]
+
+_MAX_IDLE_DEATHS = 3
+"""Workers of a slot that may die one after the other without having run anything, before the run gives up."""
+
+
+_GOODBYE_SECONDS = 0.5
+"""How long idle workers may take to end by themselves when the run is over."""
+
+
+class Returned(NamedTuple):
+    """A batch is done. `unstarted` are items that were not begun."""
+
+    slot: int
+    outcomes: list[Outcome]
+    unstarted: list[int]
+
+
+class Lost(NamedTuple):
+    """The worker of a slot is dead; the slot takes new batches.
+
+    `running` is the item that it had in hand for `seconds`, 0 if none.
+    """
+
+    slot: int
+    outcomes: list[Outcome]
+    running: int
+    unstarted: list[int]
+    exit_code: int | None
+    peak_rss_bytes: int | None
+    seconds: float
+
+
+class WorkerPool(Protocol):
+    """What the coordinator needs of whatever runs its items. Used from one thread."""
+
+    n_slots: int
+
+    def submit(self, slot: int, items: Sequence[Item]) -> None:
+        """Run items one after another in a slot, behind what it has already."""
+        ...
+
+    def wait(self, timeout_seconds: float | None) -> list[Returned | Lost]:
+        """Wait until something happened, at most this long, and return all that did."""
+        ...
+
+    def kill(self, slot: int) -> None:
+        """Kill the worker of a slot and everything below it. A `Lost` follows in any case."""
+        ...
+
+    def observe(self, slot: int) -> tuple[int, float]:
+        """Return the item that a slot runs and for how many seconds; item 0 for none."""
+        ...
+
+    def close(self) -> None:
+        """End all workers and everything below them; nothing is left when it returns."""
+        ...
+
+
+class _Slot:
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.board = Board()
+        self.executor: ProcessPoolExecutor | None = None
+        self.context: SlotContext | None = None
+        self.outstanding: deque[tuple[int, list[int]]] = deque()
+        self.known: set[int] = set()
+        self.n_batches = 0
+        self.generation = 0
+        self.idle_deaths = 0
+        self.kill_requested = False
+
+
+class ProcessPool:
+    """Slots on worker processes of this machine.
+
+    Args:
+        n_slots: How many.
+        setup: What each worker has to know.
+        kill_grace_seconds: Between SIGTERM and SIGKILL, where an attempt is killed.
+
+    Raises:
+        WorkerStartError: The server of the workers cannot be started.
+    """
+
+    def __init__(self, n_slots: int, setup: WorkerSetup, kill_grace_seconds: float = 0.0) -> None:
+        self.n_slots = n_slots
+        self._setup = pickle.dumps(tuple(setup), 5)
+        self._grace = kill_grace_seconds
+        self._slots = [_Slot(i) for i in range(n_slots)]
+        # (slot, generation, batch, whether it returned): put by the executors' threads, taken by the coordinator's.
+        self._done: queue.SimpleQueue[tuple[int, int, int, bool]] = queue.SimpleQueue()
+        self._server = Server()
+
+    def submit(self, slot: int, items: Sequence[Item]) -> None:
+        """Run items one after another in a slot, behind what it has already.
+
+        Raises:
+            WorkerStartError: Several workers in a row have died without having run anything.
+        """
+        state = self._slots[slot]
+        state.n_batches += 1
+        number = state.n_batches
+        batch = []
+        for item in items:
+            if item.task_id >= 0:
+                if item.task_id in state.known:
+                    item = item._replace(task=None)
+                else:
+                    state.known.add(item.task_id)
+            batch.append(tuple(item))
+        payload = pickle.dumps(tuple(Batch(number, batch)), 5)  # type: ignore[arg-type]
+        state.outstanding.append((number, [item.item for item in items]))
+        generation = state.generation
+        try:
+            future = self._submitted(state, payload)
+        except BrokenProcessPool:
+            # It died while it was idle, and nobody had noticed.
+            self._done.put((slot, generation, number, False))
+        else:
+            future.add_done_callback(lambda done: self._done.put((slot, generation, number, _succeeded(done))))
+
+    def _submitted(self, slot: _Slot, payload: bytes) -> Future[int]:
+        try:
+            return self._started(slot).submit(run_batch, payload)
+        except WorkerStartError:
+            # The server was killed; its workers went with it. Another one, once: what ends every server is no accident.
+            assert slot.executor is not None
+            slot.executor.shutdown(wait=False, cancel_futures=True)
+            slot.executor = None
+            self._server.close()
+            self._server = Server()
+            return self._started(slot).submit(run_batch, payload)
+
+    def _started(self, slot: _Slot) -> ProcessPoolExecutor:
+        if slot.executor is None:
+            slot.board.clear()
+            slot.context = SlotContext(self._server)
+            slot.executor = ProcessPoolExecutor(
+                1, mp_context=slot.context, initializer=start_worker, initargs=(self._setup, slot.board)
+            )
+        return slot.executor
+
+    def wait(self, timeout_seconds: float | None) -> list[Returned | Lost]:
+        """Wait until something happened, at most this long, and return all that did."""
+        happened: list[Returned | Lost] = []
+        try:
+            note = self._done.get(timeout=timeout_seconds)
+            while True:
+                self._take(note, happened)
+                note = self._done.get_nowait()
+        except queue.Empty:
+            return happened
+
+    def _take(self, note: tuple[int, int, int, bool], happened: list[Returned | Lost]) -> None:
+        index, generation, number, returned = note
+        slot = self._slots[index]
+        if generation != slot.generation:
+            return  # a further batch of a worker that is known to be dead
+        if not returned:
+            happened.append(self._lost(slot))
+            return
+        expected, items = slot.outstanding.popleft()
+        assert expected == number, "a slot returns its batches in order"
+        slot.idle_deaths = 0
+        outcomes = [Outcome(*pickle.loads(data)) for data in slot.board.outcomes(number)]
+        happened.append(Returned(index, outcomes, items[len(outcomes) :]))
+        if slot.kill_requested and not slot.outstanding:
+            happened.append(self._lost(slot))
+
+    def _lost(self, slot: _Slot) -> Lost:
+        """Bury the worker of a slot; the next batch gets a new one."""
+        exit_code, peak = self._bury(slot)
+        running, began = slot.board.running()
+        outcomes: list[Outcome] = []
+        unstarted: list[int] = []
+        for number, items in slot.outstanding:
+            done = [Outcome(*pickle.loads(data)) for data in slot.board.outcomes(number)]
+            outcomes += done
+            unstarted += items[len(done) :]
+        if running in unstarted:
+            unstarted.remove(running)
+        else:
+            running = 0  # it had noted the outcome, and not yet what comes next
+        slot.outstanding.clear()
+        slot.known.clear()
+        slot.idle_deaths = slot.idle_deaths + 1 if not running and not outcomes and not slot.kill_requested else 0
+        slot.kill_requested = False
+        if slot.idle_deaths >= _MAX_IDLE_DEATHS:
+            end = "vanished" if exit_code is None else f"ended with exit code {exit_code}"
+            raise WorkerStartError(f"{slot.idle_deaths} workers in a row {end} before they ran anything")
+        return Lost(slot.index, outcomes, running, unstarted, exit_code, peak, time.monotonic() - began)
+
+    def _bury(self, slot: _Slot) -> tuple[int | None, int | None]:
+        slot.generation += 1
+        executor, slot.executor = slot.executor, None
+        process = slot.context.last if slot.context is not None else None
+        if process is None or process._popen is None:  # type: ignore[attr-defined]
+            return None, None
+        process.kill()
+        process.join()
+        if executor is not None:
+            executor.shutdown(wait=True)
+        return exit_status(process._popen)  # type: ignore[attr-defined]
+
+    def kill(self, slot: int) -> None:
+        """Kill the worker of a slot and everything below it. A `Lost` follows in any case."""
+        state = self._slots[slot]
+        state.kill_requested = True
+        process = state.context.last if state.context is not None else None
+        if process is not None and process.pid is not None:
+            self._server.kill(process.pid, self._grace)
+        if not state.outstanding:
+            self._done.put((slot, state.generation, 0, False))
+
+    def observe(self, slot: int) -> tuple[int, float]:
+        """Return the item that a slot runs and for how many seconds; item 0 for none."""
+        item, began = self._slots[slot].board.running()
+        return item, time.monotonic() - began if item else 0.0
+
+    def close(self) -> None:
+        """End all workers and everything below them; nothing is left when it returns."""
+        # An idle worker is asked to end, so that what it registered with atexit runs; a busy one is killed.
+        idle = [slot for slot in self._slots if slot.executor is not None and not slot.outstanding]
+        threads = [_manager_thread(slot.executor) for slot in self._slots if slot.executor is not None]
+        for slot in idle:
+            assert slot.executor is not None
+            slot.executor.shutdown(wait=False)
+        deadline = time.monotonic() + _GOODBYE_SECONDS
+        for slot in idle:
+            if slot.context is not None and slot.context.last is not None:
+                slot.context.last.join(max(0.0, deadline - time.monotonic()))
+        self._server.close()
+        for slot in self._slots:
+            slot.generation += 1
+            if slot.executor is not None:
+                slot.executor.shutdown(wait=True)
+                slot.executor = None
+            slot.board.close()
+        for thread in threads:
+            if thread is not None:
+                thread.join()
+
+
+def _manager_thread(executor: ProcessPoolExecutor | None) -> threading.Thread | None:
+    # Private, but nothing public tells when an executor that was shut down without waiting is done.
+    return getattr(executor, "_executor_manager_thread", None)
+
+
+def _succeeded(future: Future[int]) -> bool:
+    return not future.cancelled() and future.exception() is None
+
+
+class InlinePool:
+    """One slot that runs its items in the calling thread, for debuggers. Cannot kill."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self.n_slots = 1
+        self._setup = setup
+        self._happened: list[Returned | Lost] = []
+
+    def submit(self, slot: int, items: Sequence[Item]) -> None:
+        """Run the items now.
+
+        Raises:
+            KeyboardInterrupt: From the user, as anywhere in this thread.
+        """
+        outcomes = [run_item(item, _load_task, self._setup, interruptible=True) for item in items]
+        self._happened.append(Returned(slot, outcomes, []))
+
+    def wait(self, timeout_seconds: float | None) -> list[Returned | Lost]:
+        """Return what happened; waits only if nothing did."""
+        if not self._happened and timeout_seconds:
+            time.sleep(timeout_seconds)
+        happened, self._happened = self._happened, []
+        return happened
+
+    def kill(self, slot: int) -> None:
+        """Do nothing: whatever ran in this thread has ended."""
+
+    def observe(self, slot: int) -> tuple[int, float]:
+        """Return that nothing runs."""
+        return 0, 0.0
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _load_task(item: Item) -> tuple[object, object]:
+    assert item.task is not None
+    return pickle.loads(item.task)  # type: ignore[no-any-return]

@@ -1,0 +1,626 @@
+"""The bytes of the journal: version 1 is pinned, and no damage ever turns into a record that was not written."""
+
+import hashlib
+import json
+import pickle
+import struct
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dagron.checkpoint import format as fmt
+from dagron.checkpoint.format import (
+    FORMAT_VERSION,
+    HEADER_SIZE,
+    Commit,
+    Damage,
+    Kind,
+    Record,
+    RecordWriter,
+    Storage,
+    decode_commit,
+    decode_header,
+    decode_json,
+    encode_header,
+    result_digest,
+    scan,
+)
+
+ID = bytes(range(16))
+DIGEST = bytes(range(100, 132))
+FINGERPRINT = bytes(range(200, 216))
+RECORD_SIZE = 40  # from the specification, not from the code
+
+# Two surrogates that stand beside each other, which JSON writers and readers take for one character.
+SURROGATE_PAIR = "\ud83d\ude00"
+
+
+def commit_of(name="a", data=b"", **fields):
+    defaults = {
+        "storage": Storage.INLINE,
+        "slot": 3,
+        "attempts": 2,
+        "size": len(data),
+        "digest": hashlib.blake2b(data, digest_size=32).digest(),
+        "fingerprint": FINGERPRINT,
+        "started_unix": 1.0,
+        "duration_seconds": 0.5,
+        "cpu_seconds": 0.25,
+        "peak_rss_bytes": 4096,
+    }
+    return Commit(name, **{**defaults, **fields})
+
+
+def read(journal, key=None, checkpoint_id=ID):
+    return list(scan(lambda offset, n: journal[offset : offset + n], len(journal), checkpoint_id, key))
+
+
+def write(*items, key=None, checkpoint_id=ID):
+    """A journal of events `(kind, fields)` and commits `(commit, payload)`, and where each record begins and ends."""
+    writer = RecordWriter(checkpoint_id, key)
+    journal = encode_header(checkpoint_id, key)
+    spans = []
+    for first, second in items:
+        begin = len(journal)
+        if isinstance(first, Commit):
+            frame, size = writer.commit(first, second)
+            assert size == len(frame)
+            journal += frame + second
+        else:
+            journal += writer.event(first, second)
+        spans.append((begin, len(journal)))
+    return journal, spans
+
+
+SEVERAL = (
+    (Kind.RUN_STARTED, {"at": 1.0, "fresh": True, "owns": ["old.pkl"]}),
+    (commit_of("a", b"payload of a"), b"payload of a"),
+    (commit_of("big", storage=Storage.FILE, size=10**12), b""),
+    (Kind.FAILED, {"at": 2.0, "name": "c"}),
+    (commit_of("d", b"\xb7DG\xc3" * 20, without=("c",)), b"\xb7DG\xc3" * 20),
+    (Kind.RUN_ENDED, {"at": 3.0}),
+)
+
+
+# --- the bytes of version 1 --------------------------------------------------------------------------------------
+
+# The worked example of the format. If a test of these fails, journals that people have would be read wrongly: do not
+# change the bytes; add a version.
+# fmt: off
+GOLDEN_HEADER = bytes.fromhex(
+    "646167726f6e4a0a"                  # magic, "dagronJ\n"
+    "01000000"                          # version 1
+    "00000000"                          # flags: not keyed
+    "000102030405060708090a0b0c0d0e0f"  # checkpoint id
+    "2ffb6d128e707de8dde573cbaf594ee4"  # check
+)
+GOLDEN_RUN_STARTED = bytes.fromhex(
+    "b74447c3" "01000000" "26000000" "00000000" "0100000000000000"  # marker, kind, 38 bytes of body, no payload, no. 1
+    "ebfe812d023133d11dd19cb92a223474"                              # check
+    "7b226174223a20312e352c20226672657368223a20747275652c20226f776e73223a205b5d7d"
+)
+GOLDEN_COMMITTED_INLINE = bytes.fromhex(
+    "b74447c3" "02000000" "6d000000" "05000000" "0200000000000000"  # 109 bytes of body, 5 of payload
+    "b4ad7bf8b64d6906244755c4e5d73b31"
+    "00" "00" "0300" "02000000"         # INLINE, padding, slot 3, 2 attempts
+    "0500000000000000"                  # 5 bytes
+    "42b93a3e288264953de0763058c4f45dd9993ed9ee56e1479f8f0f3149c1bc19"  # digest of the payload
+    "c8c9cacbcccdcecfd0d1d2d3d4d5d6d7"  # fingerprint
+    "0000000000000000"                  # never another result
+    "000000000000f03f"                  # started at 1.0
+    "000000000000e03f"                  # took 0.5 s
+    "000000000000d03f"                  # and 0.25 s of CPU
+    "0010000000000000"                  # peak memory 4096 bytes
+    "01000000" "61"                     # a name of 1 byte, "a"
+    "80054b2a2e"                        # payload: pickle.dumps(42, 5)
+)
+GOLDEN_COMMITTED_FILE = bytes.fromhex(
+    "b74447c3" "02000000" "b1000000" "00000000" "0300000000000000"
+    "5cf71ed8583cd47c1eec0377bcab6a41"
+    "01" "00" "ffff" "01000000"         # FILE, padding, slot -1, 1 attempt
+    "40420f0000000000"                  # a million bytes
+    "6465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7f80818283"
+    "c8c9cacbcccdcecfd0d1d2d3d4d5d6d7"
+    "0100000000000000"                  # another one since record 1
+    "0000000000000040" "0000000000000840" "0000000000001040" "0000000002000000"
+    "04000000" "622fc3a9"               # a name of 4 bytes, "b/é"
+    # {"without": ["x", "y"], "file": "B.pkl", "temp": "_dagron-0.tmp"}
+    "7b22776974686f7574223a205b2278222c202279225d2c202266696c65223a2022422e706b6c222c20"
+    "2274656d70223a20225f646167726f6e2d302e746d70227d"
+)
+GOLDEN_FAILED = bytes.fromhex(
+    "b74447c3" "03000000" "0d000000" "00000000" "0400000000000000"
+    "cc887426da80a224978444bd37218f05" "7b226e616d65223a202263227d"
+)
+GOLDEN_INVALIDATED = bytes.fromhex(
+    "b74447c3" "04000000" "1f000000" "00000000" "0500000000000000"
+    "bbbeb71393b29a02afe45ec2a1445609" "7b226e616d6573223a205b2261225d2c20226c6f7374223a2066616c73657d"
+)
+GOLDEN_RUN_ENDED = bytes.fromhex(
+    "b74447c3" "05000000" "0b000000" "00000000" "0600000000000000"
+    "73c184381bb600c5368532e370baa500" "7b226174223a20392e307d"
+)
+GOLDEN_CLEARED = bytes.fromhex(
+    "b74447c3" "06000000" "13000000" "00000000" "0700000000000000"
+    "4871ec97f5d57ddbc5d6dc9dd9b3aa39" "7b226f776e73223a205b22612e706b6c225d7d"
+)
+GOLDEN = (
+    GOLDEN_HEADER + GOLDEN_RUN_STARTED + GOLDEN_COMMITTED_INLINE + GOLDEN_COMMITTED_FILE + GOLDEN_FAILED
+    + GOLDEN_INVALIDATED + GOLDEN_RUN_ENDED + GOLDEN_CLEARED
+)
+GOLDEN_KEYED = bytes.fromhex(  # the key is b"key"
+    "646167726f6e4a0a" "01000000" "01000000" "000102030405060708090a0b0c0d0e0f"
+    "8ef264ccd2e11e303ac294b15a864d7d"
+    "b74447c3" "05000000" "0b000000" "00000000" "0100000000000000"
+    "36c3669ae68046c4e923cdf6891a4b96" "7b226174223a20392e307d"
+)
+# fmt: on
+
+DIGEST_42 = hashlib.blake2b(pickle.dumps(42, 5), digest_size=32).digest()
+COMMITTED_A = Commit("a", Storage.INLINE, 3, 2, 5, DIGEST_42, FINGERPRINT, 1.0, 0.5, 0.25, 4096)
+COMMITTED_B = Commit(
+    "b/é",
+    Storage.FILE,
+    -1,
+    1,
+    10**6,
+    DIGEST,
+    FINGERPRINT,
+    2.0,
+    3.0,
+    4.0,
+    2**33,
+    ("x", "y"),
+    -1,
+    "B.pkl",
+    "_dagron-0.tmp",
+    1,
+)
+
+
+class TestGolden:
+    def test_it_decodes(self):
+        assert decode_header(GOLDEN, None) == (1, False, ID)
+        started, a, b, failed, invalidated, ended, cleared = read(GOLDEN)
+        assert [r.kind for r in (started, a, b, failed, invalidated, ended, cleared)] == [1, 2, 2, 3, 4, 5, 6]
+        assert [r.sequence for r in (started, a, b, failed, invalidated, ended, cleared)] == [1, 2, 3, 4, 5, 6, 7]
+        assert decode_json(started) == {"at": 1.5, "fresh": True, "owns": []}
+        payload_at = len(GOLDEN_HEADER + GOLDEN_RUN_STARTED + GOLDEN_COMMITTED_INLINE) - 5
+        assert decode_commit(a) == COMMITTED_A._replace(payload_offset=payload_at, sequence=2)
+        assert pickle.loads(GOLDEN[a.payload_offset : a.payload_offset + a.payload_size]) == 42
+        assert decode_commit(b) == COMMITTED_B._replace(sequence=3)
+        assert decode_json(failed) == {"name": "c"}
+        assert decode_json(invalidated) == {"names": ["a"], "lost": False}
+        assert decode_json(ended) == {"at": 9.0}
+        assert decode_json(cleared) == {"owns": ["a.pkl"]}
+        assert cleared.payload_offset == len(GOLDEN)
+
+    def test_it_is_what_is_written(self):
+        journal, _ = write(
+            (Kind.RUN_STARTED, {"at": 1.5, "fresh": True, "owns": []}),
+            (COMMITTED_A, pickle.dumps(42, 5)),
+            (COMMITTED_B, b""),
+            (Kind.FAILED, {"name": "c"}),
+            (Kind.INVALIDATED, {"names": ["a"], "lost": False}),
+            (Kind.RUN_ENDED, {"at": 9.0}),
+            (Kind.CLEARED, {"owns": ["a.pkl"]}),
+        )
+        assert journal.hex() == GOLDEN.hex()
+
+    def test_keyed_it_decodes_with_its_key_and_is_what_is_written(self):
+        assert decode_header(GOLDEN_KEYED, b"key") == (1, True, ID)
+        [record] = read(GOLDEN_KEYED, b"key")
+        assert decode_json(record) == {"at": 9.0}
+        assert write((Kind.RUN_ENDED, {"at": 9.0}), key=b"key")[0].hex() == GOLDEN_KEYED.hex()
+
+    @pytest.mark.parametrize(("journal", "key"), [(GOLDEN, b""), (GOLDEN_KEYED, b"key")])
+    def test_a_reader_made_from_the_specification_alone_agrees(self, journal, key):
+        def check(*parts):
+            return hashlib.blake2b(b"".join(parts), digest_size=16, key=key).digest()
+
+        magic, version, flags, checkpoint_id = struct.unpack("<8sII16s", journal[:32])
+        assert (magic, version, flags, checkpoint_id) == (b"dagronJ\n", 1, int(bool(key)), ID)
+        assert journal[32:48] == check(journal[:32])
+        offset, found = 48, []
+        while offset < len(journal):
+            head, given = journal[offset : offset + 24], journal[offset + 24 : offset + 40]
+            marker, kind, zeros, body_size, payload_size, sequence = struct.unpack("<4sB3sIIQ", head)
+            body = journal[offset + 40 : offset + 40 + body_size]
+            assert (marker, zeros) == (b"\xb7DG\xc3", b"\0\0\0")
+            assert given == check(ID, head, body)
+            payload_offset = offset + 40 + body_size
+            found.append(Record(kind, sequence, offset, body, payload_offset, payload_size))
+            offset = payload_offset + payload_size
+        assert found == read(journal, key or None)
+
+    def test_the_digest_of_a_result_is_blake2b_256_keyed_with_the_signing_key(self):
+        for key in (None, b"key"):
+            digest = result_digest(key)
+            digest.update(b"result")
+            assert digest.digest() == hashlib.blake2b(b"result", digest_size=32, key=key or b"").digest()
+
+
+# --- what is written is what is read -----------------------------------------------------------------------------
+
+any_text = st.text(st.characters(exclude_categories=()), max_size=40)
+times = st.floats(allow_nan=False)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | times.filter(lambda x: abs(x) < 1e308) | any_text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(any_text, inner, max_size=4),
+    max_leaves=8,
+)
+commits = st.builds(
+    Commit,
+    name=any_text,
+    storage=st.sampled_from(Storage),
+    slot=st.integers(-1, 2**15 - 1),
+    attempts=st.integers(0, 2**32 - 1),
+    size=st.integers(0, 2**64 - 1),
+    digest=st.binary(min_size=32, max_size=32),
+    fingerprint=st.binary(min_size=16, max_size=16),
+    started_unix=times,
+    duration_seconds=times,
+    cpu_seconds=times,
+    peak_rss_bytes=st.integers(0, 2**64 - 1),
+    without=st.lists(any_text, max_size=4).map(tuple),
+    payload_offset=st.just(-1),
+    special_name=st.sampled_from(["", "a%^1.pkl"]),
+    temp_name=st.sampled_from(["", "_dagron-0.tmp"]),
+    since=st.integers(0, 2**64 - 1),
+    sequence=st.just(0),
+)
+keys = st.none() | st.binary(min_size=1, max_size=64)
+
+
+class TestRoundTrip:
+    @settings(deadline=None)
+    @given(commits, st.binary(max_size=300), keys)
+    @example(commit_of("", without=("",)), b"", None)
+    @example(commit_of("\0\ud800\udfff" + SURROGATE_PAIR), b"", None)
+    @example(commit_of("x" * 100_000), b"", None)
+    @example(commit_of("child", without=("\ud83d", "\ude00", "\0")), b"", None)
+    def test_a_commit_keeps_every_field(self, commit, payload, key):
+        journal, [(_, end)] = write((commit, payload), key=key)
+        [record] = read(journal, key)
+        place = end - len(payload) if commit.storage == Storage.INLINE else -1
+        assert decode_commit(record) == commit._replace(payload_offset=place, sequence=record.sequence)
+        assert journal[record.payload_offset : record.payload_offset + record.payload_size] == payload
+
+    @settings(deadline=None)
+    @given(
+        st.sampled_from([kind for kind in Kind if kind != Kind.COMMITTED]), st.dictionaries(any_text, json_values), keys
+    )
+    def test_an_event_of_every_kind_keeps_its_fields(self, kind, fields, key):
+        journal, _ = write((kind, fields), key=key)
+        [record] = read(journal, key)
+        assert record.kind == kind
+        assert decode_json(record) == fields
+
+    def test_parents_that_had_failed_keep_their_names_whatever_these_are(self):
+        commit = commit_of(without=("😀", SURROGATE_PAIR))
+        [record] = read(write((commit, b""))[0])
+        assert decode_commit(record).without == ("😀", SURROGATE_PAIR)
+
+    @pytest.mark.parametrize("kind", [Kind.FAILED, Kind.INVALIDATED])
+    def test_events_tell_nodes_apart_that_differ_in_surrogates_only(self, kind):
+        names = ["😀", SURROGATE_PAIR]
+        [record] = read(write((kind, {"name": names[1], "names": names}))[0])
+        assert decode_json(record) == {"name": names[1], "names": names}
+
+    @settings(deadline=None)
+    @given(st.lists(st.tuples(commits, st.binary(max_size=50)), max_size=5), keys)
+    def test_many_records_are_read_in_order_with_consecutive_numbers(self, items, key):
+        journal, spans = write(*items, key=key)
+        records = read(journal, key)
+        assert [r.sequence for r in records] == list(range(1, len(items) + 1))
+        assert [r.offset for r in records] == [begin for begin, _ in spans]
+        assert [decode_commit(r)._replace(payload_offset=-1, sequence=0) for r in records] == [
+            commit for commit, _ in items
+        ]
+
+    def test_a_writer_goes_on_with_the_number_that_it_is_given(self):
+        writer = RecordWriter(ID, None, sequence=41)
+        journal = encode_header(ID, None) + writer.event(Kind.RUN_ENDED, {})
+        assert [r.sequence for r in read(journal)] == [42]
+
+    @settings(deadline=None)
+    @given(st.binary(min_size=16, max_size=16), keys)
+    def test_a_header_keeps_the_checkpoint_id(self, checkpoint_id, key):
+        header = encode_header(checkpoint_id, key)
+        assert len(header) == HEADER_SIZE == 48
+        assert decode_header(header, key) == (FORMAT_VERSION, key is not None, checkpoint_id)
+
+    def test_an_empty_journal_has_no_records(self):
+        assert read(encode_header(ID, None)) == []
+
+    def test_what_is_appended_while_a_reader_is_at_work_is_not_looked_at(self):
+        journal, spans = write(*SEVERAL)
+        end = spans[2][1]
+        assert list(scan(lambda offset, n: journal[offset : offset + n], end, ID, None)) == read(journal)[:3]
+
+
+# --- damage ------------------------------------------------------------------------------------------------------
+
+
+def check_survivors(journal, whole, damaged):
+    """Every record of `damaged` is one of `whole`, in order; damage fills exactly the gaps between them."""
+    items = read(damaged)
+    records = [item for item in items if isinstance(item, Record)]
+    assert all(record in whole for record in records)
+    assert [r.sequence for r in records] == sorted({r.sequence for r in records})
+    offset = HEADER_SIZE
+    for i, item in enumerate(items):
+        assert item.offset == offset
+        if isinstance(item, Damage):
+            assert item.size > 0
+            assert isinstance(items[i + 1], Record), "damage is told from a torn tail by a record behind it"
+            offset += item.size
+        else:
+            offset = item.payload_offset + item.payload_size
+    return [r.sequence for r in records]
+
+
+def flipped(data, bit):
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+class TestTornTail:
+    def test_cut_at_any_length_exactly_the_whole_records_are_left_and_no_damage(self):
+        journal, spans = write(*SEVERAL)
+        whole = read(journal)
+        for length in range(HEADER_SIZE, len(journal) + 1):
+            n = sum(end <= length for _, end in spans)
+            assert read(journal[:length]) == whole[:n], f"cut at {length}"
+
+    def test_a_tail_that_holds_a_copy_of_the_journal_so_far_gives_nothing_back(self):
+        older, _ = write(*SEVERAL)
+        journal, spans = write(*SEVERAL, (commit_of("copy", older), older))
+        whole = read(journal)
+        assert len(whole) == len(SEVERAL) + 1
+        for length in range(spans[-1][0], len(journal)):
+            assert read(journal[:length]) == whole[:-1], f"cut at {length}"
+
+    @settings(deadline=None)
+    @given(st.binary(max_size=200))
+    @example(b"\xb7DG\xc3" * 30)
+    @example(bytes(200))
+    def test_garbage_behind_the_last_record_is_dropped(self, garbage):
+        journal, _ = write(*SEVERAL)
+        assert read(journal + garbage) == read(journal)
+
+    def test_the_next_writer_goes_on_where_the_torn_tail_began(self):
+        journal, spans = write(*SEVERAL)
+        begin, end = spans[4]
+        writer = RecordWriter(ID, None, sequence=4)
+        mended = journal[:begin] + writer.event(Kind.RUN_ENDED, {"at": 7.0})
+        assert read(journal[: end - 1]) == read(journal)[:4]
+        assert decode_json(read(mended)[-1]) == {"at": 7.0}
+        assert len(read(mended)) == 5
+
+
+class TestFlippedBits:
+    def test_every_record_that_was_not_touched_is_read_and_the_touched_one_is_damage_or_tail(self):
+        journal, spans = write(*SEVERAL)
+        whole = read(journal)
+        for bit in range(HEADER_SIZE * 8, len(journal) * 8):
+            touched = next(i for i, (_, end) in enumerate(spans) if bit // 8 < end)
+            in_payload = bit // 8 >= whole[touched].payload_offset
+            damaged = flipped(journal, bit)
+            expected = [i + 1 for i in range(len(whole)) if i != touched or in_payload]
+            assert check_survivors(journal, whole, damaged) == expected, f"bit {bit}"
+            damage = [item for item in read(damaged) if isinstance(item, Damage)]
+            if in_payload or touched == len(whole) - 1:
+                assert damage == []
+            else:
+                begin, end = spans[touched]
+                assert damage == [Damage(begin, end - begin)]
+
+    def test_a_flip_in_a_payload_is_what_the_digest_in_its_record_finds(self):
+        payload = b"payload of a"
+        journal, [(_, end)] = write((commit_of("a", payload), payload))
+        for bit in range((end - len(payload)) * 8, end * 8):
+            [record] = read(flipped(journal, bit))
+            found = flipped(journal, bit)[record.payload_offset : record.payload_offset + record.payload_size]
+            assert hashlib.blake2b(found, digest_size=32).digest() != decode_commit(record).digest
+
+    def test_every_flip_in_the_header_is_refused_or_tells_a_newer_version(self):
+        header = encode_header(ID, None)
+        for bit in range(len(header) * 8):
+            try:
+                found = decode_header(flipped(header, bit), None)
+            except ValueError:
+                continue
+            assert found.version > FORMAT_VERSION, f"bit {bit}"
+            assert 64 < bit < 96, "only the bits of the version may tell a version"
+
+    @given(
+        st.lists(
+            st.tuples(st.integers(HEADER_SIZE, 100_000), st.binary(min_size=1, max_size=60)), min_size=1, max_size=6
+        )
+    )
+    @settings(max_examples=200, deadline=None)
+    def test_nothing_that_was_not_written_is_ever_read_whatever_is_written_over(self, scribbles):
+        journal, spans = write(*SEVERAL)
+        whole = read(journal)
+        damaged = bytearray(journal)
+        for at, data in scribbles:
+            at = HEADER_SIZE + at % (len(journal) - HEADER_SIZE)
+            damaged[at : at + len(data)] = data
+        del damaged[len(journal) :]
+        damaged = bytes(damaged)
+        kept = {i + 1 for i, (begin, end) in enumerate(spans) if journal[begin:end] == damaged[begin:end]}
+        assert kept <= set(check_survivors(journal, whole, damaged))
+
+    def test_two_damaged_neighbours_are_one_damage(self):
+        journal, spans = write(*SEVERAL)
+        damaged = flipped(flipped(journal, spans[1][0] * 8), (spans[2][0] + 5) * 8)
+        assert [item for item in read(damaged) if isinstance(item, Damage)] == [
+            Damage(spans[1][0], spans[2][1] - spans[1][0])
+        ]
+
+    def test_records_that_are_missing_leave_no_trace_but_their_numbers(self):
+        journal, spans = write(*SEVERAL)
+        cut_out = journal[: spans[1][0]] + journal[spans[2][1] :]
+        assert [r.sequence for r in read(cut_out)] == [1, 4, 5, 6]
+
+    def test_records_that_were_copied_to_the_end_are_not_taken_again(self):
+        journal, spans = write(*SEVERAL)
+        whole = read(journal)
+        assert read(journal + journal[HEADER_SIZE : spans[3][1]]) == whole
+
+
+class TestEmbeddedJournals:
+    """Results that contain records: a task may return the bytes of a journal."""
+
+    def test_older_records_inside_a_result_whose_own_header_is_damaged_are_not_taken(self):
+        older, _ = write(*SEVERAL)
+        journal, spans = write(*SEVERAL, (commit_of("copy", older), older), (Kind.RUN_ENDED, {"at": 9.0}))
+        whole = read(journal)
+        begin, end = spans[-2]
+        for bit in range(begin * 8, whole[-2].payload_offset * 8):
+            items = read(flipped(journal, bit))
+            assert items == [*whole[:-2], Damage(begin, end - begin), whole[-1]], f"bit {bit}"
+
+    def test_records_of_another_checkpoint_are_not_taken_even_with_higher_numbers(self):
+        other = RecordWriter(bytes(16), None, sequence=1000)
+        payload = b"".join(other.event(Kind.FAILED, {"name": f"n{i}"}) for i in range(5))
+        journal, spans = write(*SEVERAL, (commit_of("copy", payload), payload), (Kind.RUN_ENDED, {"at": 9.0}))
+        whole = read(journal)
+        begin, end = spans[-2]
+        for bit in range(begin * 8, whole[-2].payload_offset * 8):
+            assert read(flipped(journal, bit)) == [*whole[:-2], Damage(begin, end - begin), whole[-1]], f"bit {bit}"
+
+    def test_a_whole_record_hides_what_is_inside_its_payload(self):
+        inside = RecordWriter(ID, None, sequence=1000).event(Kind.INVALIDATED, {"names": ["a"], "lost": True})
+        journal, _ = write((commit_of("a", inside), inside), (Kind.RUN_ENDED, {"at": 9.0}))
+        assert [r.kind for r in read(journal)] == [Kind.COMMITTED, Kind.RUN_ENDED]
+
+    def test_a_record_that_claims_more_than_the_file_holds_is_none(self):
+        writer = RecordWriter(ID, None)
+        frame, _ = writer.commit(commit_of("a", bytes(100)), bytes(100))
+        later = writer.event(Kind.RUN_ENDED, {"at": 9.0})
+        journal = encode_header(ID, None) + frame + later
+        assert read(journal) == [
+            Damage(HEADER_SIZE, len(frame)),
+            Record(Kind.RUN_ENDED, 2, HEADER_SIZE + len(frame), b'{"at": 9.0}', len(journal), 0),
+        ]
+
+
+class TestKeys:
+    def test_a_wrong_key_is_refused(self):
+        with pytest.raises(ValueError, match="another signing key"):
+            decode_header(GOLDEN_KEYED, b"kez")
+
+    def test_a_signed_journal_without_a_key_is_refused(self):
+        with pytest.raises(ValueError, match="no signing key was given"):
+            decode_header(GOLDEN_KEYED, None)
+
+    def test_a_key_for_an_unsigned_journal_is_refused(self):
+        with pytest.raises(ValueError, match="not signed"):
+            decode_header(GOLDEN, b"key")
+
+    def test_the_flag_cannot_be_taken_away_or_added(self):
+        with pytest.raises(ValueError, match="check of its header"):
+            decode_header(flipped(GOLDEN_KEYED, 12 * 8), None)
+        with pytest.raises(ValueError, match="another signing key"):
+            decode_header(flipped(GOLDEN, 12 * 8), b"key")
+
+    def test_no_record_is_read_with_another_key_or_another_checkpoint_id(self):
+        journal, _ = write(*SEVERAL, key=b"key")
+        assert len(read(journal, b"key")) == len(SEVERAL)
+        assert read(journal, b"kez") == read(journal) == read(journal, b"key", bytes(16)) == []
+
+    def test_a_record_that_was_made_without_the_key_is_not_read(self):
+        journal, _ = write(*SEVERAL, key=b"key")
+        forged = RecordWriter(ID, None, sequence=len(SEVERAL)).event(Kind.INVALIDATED, {"names": ["a"], "lost": False})
+        assert read(journal + forged, b"key") == read(journal, b"key")
+
+
+class TestHeader:
+    def test_a_newer_version_is_told_and_nothing_behind_it_is_judged(self):
+        newer = b"dagronJ\n" + struct.pack("<I", FORMAT_VERSION + 1)
+        assert decode_header(newer, None).version == FORMAT_VERSION + 1
+        assert decode_header(newer + b"whatever", b"key").version == FORMAT_VERSION + 1
+
+    @pytest.mark.parametrize("length", range(HEADER_SIZE))
+    def test_one_that_is_cut_short_is_refused(self, length):
+        with pytest.raises(ValueError, match=r"does not begin like a journal|cut short"):
+            decode_header(encode_header(ID, None)[:length], None)
+
+    @settings(deadline=None)
+    @given(st.binary(max_size=100))
+    def test_other_bytes_are_refused(self, data):
+        with pytest.raises(ValueError, match="does not begin like a journal"):
+            decode_header(data, None)
+
+
+# --- reading in windows ------------------------------------------------------------------------------------------
+
+
+class TestWindows:
+    @pytest.mark.parametrize("window", [4, 5, 7, 39, 40, 41, 64, 100, 257, 1000])
+    def test_records_are_found_wherever_the_borders_of_windows_fall(self, monkeypatch, window):
+        journal, spans = write(*SEVERAL)
+        whole = read(journal)
+        monkeypatch.setattr(fmt, "_WINDOW", window)
+        assert read(journal) == whole
+        for i, (begin, end) in enumerate(spans[:-1]):
+            damaged = flipped(journal, begin * 8)
+            assert read(damaged) == [*whole[:i], Damage(begin, end - begin), *whole[i + 1 :]]
+
+    @pytest.mark.parametrize("window", [5, 8, 13])
+    def test_a_search_finds_a_marker_at_any_distance(self, monkeypatch, window):
+        monkeypatch.setattr(fmt, "_WINDOW", window)
+        last = RecordWriter(ID, None, sequence=1).event(Kind.RUN_ENDED, {})
+        for garbage in range(1, 60):
+            journal = encode_header(ID, None) + b"\xb7" * garbage + last
+            damage, record = read(journal)
+            assert (damage, record.offset) == (Damage(HEADER_SIZE, garbage), HEADER_SIZE + garbage)
+
+    def test_bodies_and_payloads_larger_than_a_window_are_read(self):
+        large = bytes(range(256)) * 10_000  # 2.4 windows
+        commit = commit_of("n" * 1_500_000, large)
+        items = ((Kind.RUN_STARTED, {"owns": ["x" * 2_500_000]}), (commit, large), (Kind.RUN_ENDED, {"at": 1.0}))
+        journal, spans = write(*items)
+        started, committed, _ = whole = read(journal)
+        assert decode_json(started) == items[0][1]
+        assert decode_commit(committed) == commit._replace(payload_offset=spans[1][1] - len(large), sequence=2)
+        damaged = flipped(journal, (spans[1][0] + RECORD_SIZE) * 8)
+        begin, end = spans[1]
+        assert read(damaged) == [whole[0], Damage(begin, end - begin), whole[2]]
+        assert read(journal[: spans[1][1] - 1]) == [whole[0]]
+
+    def test_a_reader_that_gets_little_at_a_time_at_the_end_sees_the_same(self):
+        # `read_at` may return fewer bytes at the end of the file only; the window must not rely on more.
+        journal, _ = write(*SEVERAL)
+        asked = []
+
+        def read_at(offset, n):
+            asked.append((offset, n))
+            return journal[offset : offset + n]
+
+        assert list(scan(read_at, len(journal), ID, None)) == read(journal)
+        assert len(asked) == 1, "a small journal is read at once"
+
+    def test_a_large_journal_is_read_about_once(self):
+        items = [(commit_of(f"n{i}", bytes(1000)), bytes(1000)) for i in range(3000)]
+        journal, _ = write(*items)
+        n_read = 0
+
+        def read_at(offset, n):
+            nonlocal n_read
+            data = journal[offset : offset + n]
+            n_read += len(data)
+            return data
+
+        assert sum(1 for _ in scan(read_at, len(journal), ID, None)) == 3000
+        assert n_read < 1.5 * len(journal)
+
+
+def test_bodies_that_are_not_commits_are_json_objects_for_other_programs_to_read():
+    for record in read(GOLDEN):
+        if record.kind != Kind.COMMITTED:
+            assert isinstance(json.loads(record.body.decode("ascii")), dict)
