@@ -9,11 +9,15 @@ import textwrap
 import threading
 import time
 
+import cloudpickle
 import psutil
 import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus, Task
+from dagron.task import NO_INPUTS
+from dagron.workers.child import Item, WorkerSetup
+from dagron.workers.pool import ProcessPool
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
@@ -213,6 +217,23 @@ class TestDeath:
         assert (result.succeeded, result.failed) == (298, 2)
         assert {name for name in names if result[name].status is NodeStatus.FAILED} == {"n100", "n200"}
         assert set(log.counts().values()) == {1}
+
+    def test_a_death_right_behind_a_batch_waits_until_the_batch_is_dealt_with(self, ckpt):
+        # Told of both at once, the coordinator would send a batch after the first, and the second would not know of it.
+        ckpt.mkdir()
+        pool = ProcessPool(1, WorkerSetup(ckpt, None, durable=False))
+        try:
+            task, death = (cloudpickle.dumps((fn, ())) for fn in (lambda: 1, lambda: os._exit(3)))
+            pool.submit(0, [Item(1, "a", -1, task, NO_INPUTS, ())])
+            pool.submit(0, [Item(2, "b", -1, death, NO_INPUTS, ())])
+            wait_for(lambda: pool._done.qsize() == 2)  # both are known, neither has been asked for
+            (returned,) = pool.wait(0)
+            assert [outcome.item for outcome in returned.outcomes] == [1]
+            pool.submit(0, [Item(3, "c", -1, task, NO_INPUTS, ())])
+            (lost,) = pool.wait(10)
+            assert (lost.running, lost.exit_code, lost.unstarted) == (2, 3, [3])
+        finally:
+            pool.close()
 
     def test_a_worker_killed_while_idle_costs_nothing(self, ckpt, log):
         def killer():

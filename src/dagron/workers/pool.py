@@ -65,7 +65,11 @@ class WorkerPool(Protocol):
         ...
 
     def wait(self, timeout_seconds: float | None) -> list[Returned | Lost]:
-        """Wait until something happened, at most this long, and return all that did."""
+        """Wait until something happened, at most this long, and return what did.
+
+        A `Lost` is never returned behind a `Returned` of its slot: it waits for the next call, because it tells about
+        all that the slot has, and what has returned may bring the slot another batch.
+        """
         ...
 
     def kill(self, slot: int) -> None:
@@ -79,6 +83,10 @@ class WorkerPool(Protocol):
     def close(self) -> None:
         """End all workers and everything below them; nothing is left when it returns."""
         ...
+
+
+_Note = tuple[int, int, int, bool]
+"""Slot, its generation, batch, whether it returned."""
 
 
 class _Slot:
@@ -112,8 +120,8 @@ class ProcessPool:
         self._setup = pickle.dumps(tuple(setup), 5)
         self._grace = kill_grace_seconds
         self._slots = [_Slot(i) for i in range(n_slots)]
-        # (slot, generation, batch, whether it returned): put by the executors' threads, taken by the coordinator's.
-        self._done: queue.SimpleQueue[tuple[int, int, int, bool]] = queue.SimpleQueue()
+        # Put by the executors' threads, taken by the coordinator's.
+        self._done: queue.SimpleQueue[_Note] = queue.SimpleQueue()
         self._server = Server()
 
     def submit(self, slot: int, items: Sequence[Item]) -> None:
@@ -166,23 +174,30 @@ class ProcessPool:
         return slot.executor
 
     def wait(self, timeout_seconds: float | None) -> list[Returned | Lost]:
-        """Wait until something happened, at most this long, and return all that did."""
+        """Wait until something happened, at most this long, and return what did."""
         happened: list[Returned | Lost] = []
+        later: list[_Note] = []
         try:
             note = self._done.get(timeout=timeout_seconds)
             while True:
-                self._take(note, happened)
+                self._take(note, happened, later)
                 note = self._done.get_nowait()
         except queue.Empty:
-            return happened
+            pass
+        for note in later:
+            self._done.put(note)
+        return happened
 
-    def _take(self, note: tuple[int, int, int, bool], happened: list[Returned | Lost]) -> None:
+    def _take(self, note: _Note, happened: list[Returned | Lost], later: list[_Note]) -> None:
         index, generation, number, returned = note
         slot = self._slots[index]
         if generation != slot.generation:
             return  # a further batch of a worker that is known to be dead
         if not returned:
-            happened.append(self._lost(slot))
+            if any(item.slot == index for item in happened):
+                later.append(note)
+            else:
+                happened.append(self._lost(slot))
             return
         expected, items = slot.outstanding.popleft()
         assert expected == number, "a slot returns its batches in order"
@@ -190,7 +205,7 @@ class ProcessPool:
         outcomes = [Outcome(*pickle.loads(data)) for data in slot.board.outcomes(number)]
         happened.append(Returned(index, outcomes, items[len(outcomes) :]))
         if slot.kill_requested and not slot.outstanding:
-            happened.append(self._lost(slot))
+            later.append((index, generation, 0, False))
 
     def _lost(self, slot: _Slot) -> Lost:
         """Bury the worker of a slot; the next batch gets a new one."""
