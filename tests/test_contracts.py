@@ -259,6 +259,7 @@ ALLOWED = {
     # Between a DAG with its tasks and a run.
     "plan": {"errors", "graph", "serialize", "state", "task"},
     "restore": {"checkpoint.format", "graph"},
+    "interrupts": set(),
     "coordinator": {
         "callbacks",
         "checkpoint.format",
@@ -266,6 +267,7 @@ ALLOWED = {
         "errors",
         "events",
         "graph",
+        "interrupts",
         "plan",
         "serialize",
         "state",
@@ -282,6 +284,7 @@ ALLOWED = {
         "coordinator",
         "errors",
         "graph",
+        "interrupts",
         "plan",
         "progress",
         "restore",

@@ -16,6 +16,7 @@ from dagron.checkpoint import format as fmt
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 from dagron.errors import CheckpointDamagedError, CommitError, NodeTimeoutError, WorkerLostError
 from dagron.graph import DAG
+from dagron.interrupts import Interrupts
 from dagron.plan import RunPlan
 from dagron.serialize import load_exception
 from dagron.state import Phase, RunState
@@ -90,6 +91,7 @@ class Coordinator:
         trace: Takes the spans, or None.
         timeout: Seconds from now after which the run is cancelled, or None.
         cancel_event: Cancels the run when it is set, or None.
+        interrupts: Holds signals back while a step is made.
 
     Attributes:
         failures: The last failure of each node that had one, by index.
@@ -109,6 +111,7 @@ class Coordinator:
         trace: ExecutionTrace | None,
         timeout: float | None,
         cancel_event: CancelEvent | None,
+        interrupts: Interrupts,
     ) -> None:
         self.failures: dict[int, Failure] = {}
         self.cancel_reason = ""
@@ -126,6 +129,7 @@ class Coordinator:
         self._timeout = timeout
         self._deadline = None if timeout is None else self._began + timeout
         self._cancel_event = cancel_event
+        self._interrupts = interrupts
         self._outcomes: dict[int, tuple[int, Outcome]] = {}
         self._killed_for: dict[int, int | None] = {}
 
@@ -148,6 +152,7 @@ class Coordinator:
             self._observe("run_started")
             self._carry_out(state.handle(ev.Started(time.monotonic())))
             while not state.finished:
+                self._interrupts.check()
                 self._step()
         finally:
             pool, self._pool = self._pool, None
@@ -174,7 +179,11 @@ class Coordinator:
 
     def _observe(self, what: str) -> None:
         if self._observer is not None:
-            call_back(getattr(self._observer, what), self.snapshot())
+            self._call(getattr(self._observer, what), self.snapshot())
+
+    def _call(self, function: Callable[..., object], *args: object) -> None:
+        with self._interrupts.allowed():
+            call_back(function, *args)
 
     def _wait(self) -> list[Returned | Lost]:
         pool = self._pool
@@ -193,7 +202,8 @@ class Coordinator:
             limits.append(_OBSERVE_SECONDS)
         seconds = max(0.0, min(limits))
         if pool is None or not self._state.n_running:
-            time.sleep(seconds)
+            with self._interrupts.allowed():
+                time.sleep(seconds)
             return []
         return pool.wait(seconds)
 
@@ -294,7 +304,7 @@ class Coordinator:
         for item in ended:
             if item.end != ev.End.COMPLETED and self._state.phase[item.node] == Phase.BACKOFF:
                 name, failure = self._dag.name_of(item.node), self.failures[item.node]
-                call_back(on_retry, name, failure.attempt, failure.error(name))
+                self._call(on_retry, name, failure.attempt, failure.error(name))
 
     # --- what is to be done ---------------------------------------------------------------------------------------
 
@@ -303,13 +313,17 @@ class Coordinator:
         while commands:
             completed: list[int] = []
             failed: list[int] = []
+            here: list[ev.Dispatch] = []
             more: list[ev.Command] = []
             for command in commands:
                 match command:
                     case ev.Commit(nodes):
                         completed += nodes
                     case ev.Dispatch(slot, nodes):
-                        self._dispatch(slot, nodes)
+                        if self._workers().runs_here:
+                            here.append(command)  # what is done must not wait for the end of what comes next
+                        else:
+                            self._dispatch(slot, nodes)
                     case ev.RecordFailures(nodes):
                         failed += nodes
                     case ev.Skip(nodes, _):
@@ -329,11 +343,14 @@ class Coordinator:
                 self._record(failed)
                 more += state.handle(ev.Committed([*completed, *failed], changed, time.monotonic()))
                 self._report(completed, failed)
+            for command in here:
+                self._dispatch(command.slot, command.nodes)
             commands = more
 
     def _workers(self) -> WorkerPool:
         if self._pool is None:
             self._pool = self._start_pool()
+            self._interrupts.on_hold = self._pool.wake
         return self._pool
 
     def _dispatch(self, slot: int, nodes: Sequence[int]) -> None:
@@ -348,7 +365,12 @@ class Coordinator:
                 inputs = ()
             items.append(Item(node + 1, dag.name_of(node), plan.task_ids[node], plan.tasks[node], binding, inputs))
         self._each(self._callbacks.on_start, nodes)
-        self._workers().submit(slot, items)
+        pool = self._workers()
+        if pool.runs_here:
+            with self._interrupts.allowed():
+                pool.submit(slot, items)
+        else:
+            pool.submit(slot, items)
 
     def _commit(self, nodes: Sequence[int]) -> set[int]:
         if not nodes:
@@ -408,11 +430,11 @@ class Coordinator:
             self._store.write_views()
             for node in completed:
                 name = self._dag.name_of(node)
-                call_back(self._complete, name)
+                self._call(self._complete, name)
         if callbacks.on_failure is not None:
             for node in failed:
                 name = self._dag.name_of(node)
-                call_back(callbacks.on_failure, name, self.failures[node].error(name))
+                self._call(callbacks.on_failure, name, self.failures[node].error(name))
 
     def _complete(self, name: str) -> None:
         assert self._callbacks.on_complete is not None
@@ -426,7 +448,7 @@ class Coordinator:
     def _each(self, callback: Callable[[str], object] | None, nodes: Sequence[int]) -> None:
         if callback is not None:
             for node in nodes:
-                call_back(callback, self._dag.name_of(node))
+                self._call(callback, self._dag.name_of(node))
 
     def report_restored(self, nodes: Sequence[int]) -> None:
         """Tell the callbacks and the trace about nodes that were restored at once."""

@@ -16,6 +16,7 @@ from dagron.checkpoint.store import CheckpointStore, Durability
 from dagron.checkpoint.view import JOURNAL, META, check_journal, checkpoint_path, iso_time, read_view
 from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError, OptionError
 from dagron.graph import DAG
+from dagron.interrupts import Interrupts
 from dagron.results import CheckpointInfo, ExecutionResult, NodeResult, NodeResults, NodeStatus
 from dagron.state import Phase, RunState
 from dagron.task import Task, check_seconds, check_task_options
@@ -261,57 +262,60 @@ class CheckpointExecutor:
         defaults = Defaults(self._retries, self._retry_delay, self._retry_on, self._timeout)
         store = self._store()
         pool = _LazyPool(self._start_pool)
-        try:
-            if fresh and len(dag):
-                # The workers start while the tasks are checked. A resume may have nothing to run.
-                check_directory(store.directory, allow_untrusted=self._allow_untrusted)
-                pool()
-            plan = plan_run(dag, tasks, defaults)
-            store.open()
-            previous = store.view
-            structure = dag.structure_digest()
-            commits = store.begin(fresh=fresh, nodes=dag.nodes, structure=structure)
-            restore = RestorePlan()
-            if commits:
-                # After damage nothing may be taken for granted: what is missing may have been what mattered.
-                same = previous is not None and previous.structure == structure.hex() and not previous.damage
-                restore = plan_restore(dag, commits, store.stale, same_structure=same)
-                if not same:
-                    absent = [name for name in commits if name not in dag]
-                    store.reconcile([dag.name_of(node) for node in restore.outdated], absent, structure)
-            state = RunState(
-                dag,
-                policies=plan.policies,
-                kinds=plan.kinds,
-                n_slots=self._n_slots(),
-                fail_fast=self._fail_fast,
-                consumes=partial(plan.consumes, dag),
-                restored=restore.restored,
-                held=restore.held,
-                batching=self._pool == "process",
-            )
-            coordinator = Coordinator(
-                dag=dag,
-                plan=plan,
-                state=state,
-                store=store,
-                start_pool=pool,
-                callbacks=self._callbacks,
-                observer=self._observer(),
-                trace=trace,
-                timeout=timeout,
-                cancel_event=cancel_event,
-            )
-            coordinator.report_restored(restore.restored)
-            coordinator.run()
-            result = self._result(state, coordinator, store, trace)
-            store.end({"succeeded": result.succeeded, "failed": result.failed, "timed_out": result.timed_out})
-        except BaseException:
-            store.interrupt()
-            raise
-        finally:
-            pool.close()
-            store.close()
+        with Interrupts() as interrupts:
+            try:
+                if fresh and len(dag):
+                    # The workers start while the tasks are checked. A resume may have nothing to run.
+                    check_directory(store.directory, allow_untrusted=self._allow_untrusted)
+                    pool()
+                with interrupts.allowed():
+                    plan = plan_run(dag, tasks, defaults)
+                store.open()
+                previous = store.view
+                structure = dag.structure_digest()
+                commits = store.begin(fresh=fresh, nodes=dag.nodes, structure=structure)
+                restore = RestorePlan()
+                if commits:
+                    # After damage nothing may be taken for granted: what is missing may have been what mattered.
+                    same = previous is not None and previous.structure == structure.hex() and not previous.damage
+                    restore = plan_restore(dag, commits, store.stale, same_structure=same)
+                    if not same:
+                        absent = [name for name in commits if name not in dag]
+                        store.reconcile([dag.name_of(node) for node in restore.outdated], absent, structure)
+                state = RunState(
+                    dag,
+                    policies=plan.policies,
+                    kinds=plan.kinds,
+                    n_slots=self._n_slots(),
+                    fail_fast=self._fail_fast,
+                    consumes=partial(plan.consumes, dag),
+                    restored=restore.restored,
+                    held=restore.held,
+                    batching=self._pool == "process",
+                )
+                coordinator = Coordinator(
+                    dag=dag,
+                    plan=plan,
+                    state=state,
+                    store=store,
+                    start_pool=pool,
+                    callbacks=self._callbacks,
+                    observer=self._observer(),
+                    trace=trace,
+                    timeout=timeout,
+                    cancel_event=cancel_event,
+                    interrupts=interrupts,
+                )
+                coordinator.report_restored(restore.restored)
+                coordinator.run()
+                result = self._result(state, coordinator, store, trace)
+                store.end({"succeeded": result.succeeded, "failed": result.failed, "timed_out": result.timed_out})
+            except BaseException:
+                store.interrupt()
+                raise
+            finally:
+                pool.close()
+                store.close()
         result.total_duration_seconds = time.monotonic() - began
         return result
 

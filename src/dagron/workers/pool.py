@@ -59,6 +59,8 @@ class WorkerPool(Protocol):
     """What the coordinator needs of whatever runs its items. Used from one thread."""
 
     n_slots: int
+    runs_here: bool
+    """Whether items run in the calling thread, within `submit`."""
 
     def submit(self, slot: int, items: Sequence[Item]) -> None:
         """Run items one after another in a slot, behind what it has already."""
@@ -70,6 +72,10 @@ class WorkerPool(Protocol):
         A `Lost` is never returned behind a `Returned` of its slot: it waits for the next call, because it tells about
         all that the slot has, and what has returned may bring the slot another batch.
         """
+        ...
+
+    def wake(self) -> None:
+        """End a `wait` that goes on. Safe in a signal handler."""
         ...
 
     def kill(self, slot: int) -> None:
@@ -115,13 +121,15 @@ class ProcessPool:
         WorkerStartError: The server of the workers cannot be started.
     """
 
+    runs_here = False
+
     def __init__(self, n_slots: int, setup: WorkerSetup, kill_grace_seconds: float = 0.0) -> None:
         self.n_slots = n_slots
         self._setup = pickle.dumps(tuple(setup), 5)
         self._grace = kill_grace_seconds
         self._slots = [_Slot(i) for i in range(n_slots)]
         # Put by the executors' threads, taken by the coordinator's.
-        self._done: queue.SimpleQueue[_Note] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[_Note | None] = queue.SimpleQueue()
         self._server = Server()
 
     def submit(self, slot: int, items: Sequence[Item]) -> None:
@@ -180,7 +188,8 @@ class ProcessPool:
         try:
             note = self._done.get(timeout=timeout_seconds)
             while True:
-                self._take(note, happened, later)
+                if note is not None:
+                    self._take(note, happened, later)
                 note = self._done.get_nowait()
         except queue.Empty:
             pass
@@ -242,6 +251,10 @@ class ProcessPool:
             executor.shutdown(wait=True)
         return exit_status(process._popen)  # type: ignore[attr-defined]
 
+    def wake(self) -> None:
+        """End a `wait` that goes on. Safe in a signal handler."""
+        self._done.put(None)
+
     def kill(self, slot: int) -> None:
         """Kill the worker of a slot and everything below it. A `Lost` follows in any case."""
         state = self._slots[slot]
@@ -293,6 +306,8 @@ def _succeeded(future: Future[int]) -> bool:
 class InlinePool:
     """One slot that runs its items in the calling thread, for debuggers. Cannot kill."""
 
+    runs_here = True
+
     def __init__(self, setup: WorkerSetup) -> None:
         self.n_slots = 1
         self._setup = setup
@@ -313,6 +328,9 @@ class InlinePool:
             time.sleep(timeout_seconds)
         happened, self._happened = self._happened, []
         return happened
+
+    def wake(self) -> None:
+        """Do nothing: `wait` has nothing to wait for."""
 
     def kill(self, slot: int) -> None:
         """Do nothing: whatever ran in this thread has ended."""
