@@ -107,8 +107,8 @@ class Run:
     def committed(self, *nodes, changed=(), now=0.0):
         return self.handle(Committed(nodes, changed, now))
 
-    def observed(self, slot, node, seconds, now):
-        return self.handle(SlotObserved(slot, node, seconds, now))
+    def observed(self, slot, node, seconds, now, memory=0, before=0):
+        return self.handle(SlotObserved(slot, node, seconds, now, memory, before))
 
     def time(self, now):
         return self.handle(TimeReached(now))
@@ -407,7 +407,7 @@ class TestTimeouts:
 
     def test_a_node_that_ran_too_long_is_killed_and_has_timed_out(self):
         run = self.one()
-        assert run.observed(0, 0, 10.0, now=110.0) == [Kill(0, 0)]
+        assert run.observed(0, 0, 10.0, now=110.0) == [Kill(0, 0, End.TIMED_OUT)]
         assert run.state.wake_at is None
         assert run.lost(0, running=0, now=110.5) == [RecordFailures((0,)), Dispatch(0, (1,))]
         assert run.state.failing_as(0) == Phase.TIMED_OUT
@@ -416,14 +416,14 @@ class TestTimeouts:
 
     def test_a_node_that_ran_too_long_is_tried_again(self):
         run = self.one(retries=1, retry_delay=3.0)
-        assert run.observed(0, 0, 11.0, now=111.0) == [Kill(0, 0)]
+        assert run.observed(0, 0, 11.0, now=111.0) == [Kill(0, 0, End.TIMED_OUT)]
         assert run.lost(0, running=0, now=112.0) == [Dispatch(0, (1,))]
         assert run.phases[0] == "BACKOFF"
         assert run.state.wake_at == 115.0
 
     def test_a_slot_is_killed_once(self):
         run = self.one()
-        assert run.observed(0, 0, 10.0, now=110.0) == [Kill(0, 0)]
+        assert run.observed(0, 0, 10.0, now=110.0) == [Kill(0, 0, End.TIMED_OUT)]
         assert run.observed(0, 0, 20.0, now=120.0) == []
         assert run.time(200.0) == []
 
@@ -440,7 +440,7 @@ class TestTimeouts:
         run = Run(4, [(0, node) for node in range(1, 4)], kinds=[0] * 4, policies=policies)
         run.start()
         assert run.complete(0, 0, BATCH_SECONDS / 3) == [Dispatch(0, (1, 2, 3))]
-        assert run.observed(0, 1, 10.0, now=10.0) == [Kill(0, 1)]
+        assert run.observed(0, 1, 10.0, now=10.0) == [Kill(0, 1, End.TIMED_OUT)]
         assert run.lost(0, completed(1, 0.0), running=2, unstarted=[3], now=11.0) == [Commit((1,)), Dispatch(0, (2, 3))]
         assert run.phases == ["COMPLETED", "COMMITTING", "RUNNING", "RUNNING"]
         assert list(run.state.attempts) == [1, 1, 1, 1]
@@ -450,7 +450,7 @@ class TestTimeouts:
         run = Run(4, [(0, node) for node in range(1, 4)], kinds=[0] * 4, policies=policies)
         run.start()
         run.complete(0, 0, BATCH_SECONDS / 3)
-        assert run.observed(0, 2, 10.0, now=10.0) == [Kill(0, 2)]
+        assert run.observed(0, 2, 10.0, now=10.0) == [Kill(0, 2, End.TIMED_OUT)]
         assert run.lost(0, completed(1, 0.0), running=2, unstarted=[3], now=11.0) == [
             Commit((1,)),
             RecordFailures((2,)),
@@ -496,6 +496,55 @@ class TestTimeouts:
         assert run.complete(0, 0, BATCH_SECONDS) == [Dispatch(0, (1,)), Dispatch(0, (2,))]
         assert run.returned(0, completed(1, BATCH_SECONDS)) == [Commit((1,))]
         assert run.state.wake_at == 5.0
+
+
+class TestMemory:
+    LIMIT = 8_000_000_000
+
+    def one(self, **options):
+        run = Run(2, policies={0: Policy(memory_limit=self.LIMIT, **options), 1: Policy(memory_limit=3)})
+        assert run.start(now=100.0) == [Dispatch(0, (0,))]
+        return run
+
+    def test_the_slot_is_looked_at_ten_times_a_second_with_the_limit_in_mind(self):
+        run = self.one()
+        assert run.state.wake_at == 100.1
+        assert run.time(100.1) == [Observe(0, self.LIMIT)]
+        assert run.observed(0, 0, 0.1, now=100.1, memory=1) == []
+        assert run.state.wake_at == pytest.approx(100.2)
+
+    @pytest.mark.parametrize(("free", "seconds"), [(400_000_000, 0.05), (1, 0.005), (0, 0.005)])
+    def test_it_is_looked_at_sooner_the_less_is_free(self, free, seconds):
+        run = self.one()
+        assert run.observed(0, 0, 0.1, now=200.0, memory=self.LIMIT - free) == []
+        assert run.state.wake_at == pytest.approx(200.0 + seconds)
+
+    def test_a_node_with_more_is_killed_and_has_failed(self):
+        run = self.one()
+        assert run.observed(0, 0, 0.1, now=100.1, memory=self.LIMIT + 1) == [Kill(0, 0, End.OUT_OF_MEMORY)]
+        assert run.state.wake_at is None
+        assert run.lost(0, running=0, now=100.2) == [RecordFailures((0,)), Dispatch(0, (1,))]
+        assert run.state.failing_as(0) == Phase.FAILED
+
+    def test_it_is_tried_again_if_asked(self):
+        run = self.one(retries=1, retry_delay=1.0)
+        run.observed(0, 0, 0.1, now=100.1, memory=self.LIMIT + 1)
+        run.lost(0, running=0, now=100.2)
+        assert run.phases == ["BACKOFF", "RUNNING"]
+
+    def test_a_node_whose_worker_had_more_already_gets_another_worker_unblamed(self):
+        run = self.one()
+        observed = run.observed(0, 0, 0.1, now=100.1, memory=self.LIMIT + 2, before=self.LIMIT + 1)
+        assert observed == [Kill(0, None, End.OUT_OF_MEMORY)]
+        assert run.lost(0, running=0, now=100.2) == [Dispatch(0, (0,))]
+        assert run.state.attempts[0] == 1
+
+    def test_both_limits_of_a_slot_are_kept_in_mind(self):
+        run = Run(1, policies={0: Policy(timeout=0.05, memory_limit=self.LIMIT)})
+        run.start(now=100.0)
+        assert run.state.wake_at == 100.05
+        run.observed(0, 0, 0.01, now=100.01, memory=self.LIMIT - 80_000_000)
+        assert run.state.wake_at == pytest.approx(100.02)
 
 
 class TestCancel:
@@ -611,7 +660,7 @@ class TestCancel:
     def test_a_slot_that_is_being_killed_for_a_timeout_is_not_killed_again(self):
         run = Run(1, policies={0: Policy(timeout=1.0, retries=3)})
         run.start()
-        assert run.observed(0, 0, 1.0, now=1.0) == [Kill(0, 0)]
+        assert run.observed(0, 0, 1.0, now=1.0) == [Kill(0, 0, End.TIMED_OUT)]
         assert run.cancel() == []
         assert run.lost(0, running=0) == []
         assert run.phases == ["CANCELLED"]
@@ -1119,7 +1168,12 @@ class TestLarge:
 
 # --- random runs, and a model of what must become of the nodes --------------------------------------------------------
 
-FATES = ("complete", "raise", "flaky", "die", "hang")
+FATES = ("complete", "raise", "flaky", "die", "hang", "grow")
+
+
+TIMEOUTS = {"hang": [1.0, 30.0], "grow": [None]}
+LITTLE = 10
+"""Bytes that a new worker has."""
 
 
 class Case:
@@ -1145,8 +1199,11 @@ class Case:
             Policy(
                 retries=draw(numbers),
                 retry_delay=draw(st.sampled_from([0.0, 1.0])),
-                timeout=draw(st.sampled_from([1.0, 30.0] if self.fates[node] == "hang" else [None, 1.0, 30.0])),
+                timeout=draw(st.sampled_from(TIMEOUTS.get(self.fates[node], [None, 1.0, 30.0]))),
                 priority=draw(numbers),
+                memory_limit=draw(
+                    st.sampled_from([100, 2 * LITTLE] if self.fates[node] == "grow" else [None, 2 * LITTLE])
+                ),
             )
             for node in range(n)
         ]
@@ -1237,6 +1294,8 @@ class Case:
                 return Phase.COMPLETED, self.n_flaky[node] + 1
             case "hang":
                 return Phase.TIMED_OUT, tries
+            case "grow":
+                return Phase.FAILED, tries
         return Phase.FAILED, tries
 
 
@@ -1248,6 +1307,7 @@ class Worker:
         self.done = []  # ends of attempts of the oldest batch
         self.began = None  # when the node in hand began
         self.killed = False
+        self.leaves = self.left = 0  # bytes: what there is before the next node, and was before this one
 
     @property
     def in_hand(self):
@@ -1310,13 +1370,14 @@ class Simulation:
                 self.to_commit.append(command)
             case Skip(nodes, _) | Restore(nodes):
                 self.announced[type(command)].extend(nodes)
-            case Kill(slot, _):
+            case Kill(slot):
                 assert not self.workers[slot].killed, "a worker was killed twice"
                 self.workers[slot].killed = True
-            case Observe(slot):
+            case Observe(slot, memory_limit):
                 worker = self.workers[slot]
                 seconds = 0.0 if worker.began is None else self.now - worker.began
-                self.handle(SlotObserved(slot, worker.in_hand, seconds, self.now))
+                memory = self.memory_of(worker) if memory_limit is not None else (0, 0)
+                self.handle(SlotObserved(slot, worker.in_hand, seconds, self.now, *memory))
 
     def moves(self):
         moves = []
@@ -1330,7 +1391,7 @@ class Simulation:
                     moves.append(lambda slot=slot: self.begin(slot))
                     if worker.done:
                         moves.append(lambda slot=slot: self.give_back(slot))  # its board is full
-                elif self.will(worker) != "hang":
+                elif self.will(worker) not in ("hang", "grow"):
                     moves.append(lambda slot=slot: self.finish(slot))
             elif not worker.killed and self.random.random() < 0.02:
                 moves.append(lambda slot=slot: self.die(slot))
@@ -1345,9 +1406,19 @@ class Simulation:
     def will(self, worker):
         return self.case.outcome(worker.in_hand, self.state.attempts[worker.in_hand])
 
+    def memory_of(self, worker):
+        """What the worker has now, and had when the node began: earlier ones may have left more than its limit."""
+        if worker.began is None:
+            return 0, 0
+        if self.will(worker) == "grow":
+            return 1000, worker.left
+        return max(LITTLE, worker.left), worker.left
+
     def begin(self, slot):
         self.now += 1e-7
-        self.workers[slot].began = self.now
+        worker = self.workers[slot]
+        worker.began = self.now
+        worker.left = worker.leaves
 
     def finish(self, slot):
         worker = self.workers[slot]
@@ -1361,6 +1432,7 @@ class Simulation:
         end = End.COMPLETED if outcome == "complete" else End.FAILED
         worker.done.append(AttemptEnded(node, end, outcome == "raise again", seconds))
         worker.began = None
+        worker.leaves = self.random.choice([LITTLE, 3 * LITTLE])
         self.tries[node] += 1
 
     def give_back(self, slot):
@@ -1390,10 +1462,10 @@ class Simulation:
     def wait(self):
         # Nobody but a node that hangs may be seen to take too long.
         for slot, worker in enumerate(self.workers):
-            if worker.began is not None and self.will(worker) != "hang":
+            if worker.began is not None and self.will(worker) not in ("hang", "grow"):
                 self.finish(slot)
                 return
-        self.now = max(self.now, self.state.wake_at) + 1e-7
+        self.now = max(self.now, self.state.wake_at) + 0.5  # or a long timeout would take ever so many looks
         self.handle(TimeReached(self.now))
 
 

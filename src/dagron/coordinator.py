@@ -14,9 +14,16 @@ from dagron import events as ev
 from dagron.callbacks import ExecutionCallbacks, RunObserver, RunSnapshot, call_back
 from dagron.checkpoint import format as fmt
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
-from dagron.errors import CheckpointDamagedError, CommitError, NodeTimeoutError, WorkerLostError
+from dagron.errors import (
+    CheckpointDamagedError,
+    CommitError,
+    MemoryLimitExceededError,
+    NodeTimeoutError,
+    WorkerLostError,
+)
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts
+from dagron.output import hand_on, last_lines
 from dagron.plan import RunPlan
 from dagron.serialize import load_exception
 from dagron.state import Phase, RunState
@@ -29,6 +36,7 @@ __all__ = ["CancelEvent", "Coordinator", "Failure"]
 _CANCEL_POLL_SECONDS = 0.05
 _OBSERVE_SECONDS = 0.1
 _TEND_SECONDS = 1.0
+_OUTPUT_SECONDS = 0.2
 
 
 class CancelEvent(Protocol):
@@ -42,13 +50,16 @@ class CancelEvent(Protocol):
 class Failure:
     """Why the last attempt of a node gave no result; the exception itself is made when it is asked for."""
 
-    __slots__ = ("_error", "attempt", "outcome", "slot")
+    __slots__ = ("_error", "attempt", "outcome", "slot", "stderr")
 
-    def __init__(self, outcome: Outcome | None, error: BaseException | None, attempt: int, slot: int) -> None:
+    def __init__(
+        self, outcome: Outcome | None, error: BaseException | None, attempt: int, slot: int, stderr: str
+    ) -> None:
         self.outcome = outcome
         self._error = error
         self.attempt = attempt
         self.slot = slot
+        self.stderr = stderr
 
     def error(self, node: str) -> BaseException:
         """Return the exception. Unpickling it runs code that it names."""
@@ -74,6 +85,7 @@ class Failure:
             "slot": self.slot,
             "started": started,
             "seconds": seconds,
+            "stderr": self.stderr,
         }
 
 
@@ -131,7 +143,9 @@ class Coordinator:
         self._cancel_event = cancel_event
         self._interrupts = interrupts
         self._outcomes: dict[int, tuple[int, Outcome]] = {}
-        self._killed_for: dict[int, int | None] = {}
+        self._killed_for: dict[int, ev.Kill] = {}
+        self._memory_seen: dict[int, int] = {}
+        self._output_due = 0.0
 
     def run(self) -> None:
         """Run until the state is finished. Blocks; callbacks run in this thread.
@@ -158,6 +172,8 @@ class Coordinator:
             pool, self._pool = self._pool, None
             try:
                 if pool is not None:
+                    pool.stop()
+                    self._hand_on_output(pool)
                     pool.close()
             finally:
                 self._observe("run_ended")
@@ -173,6 +189,8 @@ class Coordinator:
             commands += state.handle(ev.TimeReached(now))
         commands += self._cancelled(now)
         self._carry_out(commands)
+        if now >= self._output_due and self._pool is not None:
+            self._hand_on_output(self._pool)
         if now >= self._observe_due:
             self._observe_due = now + _OBSERVE_SECONDS
             self._observe("run_moved")
@@ -180,6 +198,11 @@ class Coordinator:
     def _observe(self, what: str) -> None:
         if self._observer is not None:
             self._call(getattr(self._observer, what), self.snapshot())
+
+    def _hand_on_output(self, pool: WorkerPool) -> None:
+        self._output_due = time.monotonic() + _OUTPUT_SECONDS
+        for fd, data in pool.output():
+            hand_on(fd, data)
 
     def _call(self, function: Callable[..., object], *args: object) -> None:
         with self._interrupts.allowed():
@@ -200,6 +223,8 @@ class Coordinator:
             limits.append(_CANCEL_POLL_SECONDS)
         if self._observer is not None:
             limits.append(_OBSERVE_SECONDS)
+        if pool is not None:
+            limits.append(_OUTPUT_SECONDS)
         seconds = max(0.0, min(limits))
         if pool is None or not self._state.n_running:
             with self._interrupts.allowed():
@@ -230,10 +255,9 @@ class Coordinator:
         self._store.worker_lost = True
         ended = [self._take_outcome(item.slot, outcome) for outcome in item.outcomes]
         running = item.running - 1 if item.running else None
-        killed = item.slot in self._killed_for
-        killed_for = self._killed_for.pop(item.slot, None)
+        kill = self._killed_for.pop(item.slot, None)
         if running is not None:
-            self._take_loss(item, running, killed, killed_for, now)
+            self._take_loss(item, running, kill)
         event = ev.SlotLost(item.slot, ended, running, [i - 1 for i in item.unstarted], now)
         commands = self._state.handle(event)
         self._report_retries(
@@ -241,17 +265,22 @@ class Coordinator:
         )
         return commands
 
-    def _take_loss(self, item: Lost, node: int, killed: bool, killed_for: int | None, now: float) -> None:
-        name, attempt = self._dag.name_of(node), self._state.attempts[node]
+    def _take_loss(self, item: Lost, node: int, kill: ev.Kill | None) -> None:
+        name, attempt, policy = self._dag.name_of(node), self._state.attempts[node], self._plan.policies[node]
+        stderr = last_lines(item.stderr)
         error: BaseException
-        if killed and killed_for == node:
-            timeout = self._plan.policies[node].timeout
-            assert timeout is not None
-            error, outcome = NodeTimeoutError(name, attempt, timeout), "timed_out"
+        end = kill.end if kill is not None and kill.node == node else None
+        if end == ev.End.TIMED_OUT:
+            assert policy.timeout is not None
+            error, outcome = NodeTimeoutError(name, attempt, policy.timeout), "timed_out"
+        elif end == ev.End.OUT_OF_MEMORY:
+            assert policy.memory_limit is not None
+            seen = self._memory_seen.get(item.slot, 0)
+            error, outcome = MemoryLimitExceededError(name, attempt, policy.memory_limit, seen), "out_of_memory"
         else:
-            error = WorkerLostError(name, attempt, item.exit_code, item.peak_rss_bytes)
-            outcome = "cancelled" if killed else "lost"
-        self.failures[node] = Failure(None, error, attempt, item.slot)
+            error = WorkerLostError(name, attempt, item.exit_code, item.peak_rss_bytes, stderr)
+            outcome = "lost" if kill is None else "cancelled"
+        self.failures[node] = Failure(None, error, attempt, item.slot, stderr)
         if self._trace is not None:
             began = time.time() - item.seconds
             self._trace.spans.append(Span(name, item.slot, attempt, began, item.seconds, outcome))
@@ -265,7 +294,8 @@ class Coordinator:
         elif outcome.kind == OutcomeKind.DISK:
             raise CommitError(str(self._store.directory.path), outcome.failure[1])
         else:
-            self.failures[node] = Failure(outcome, None, attempt, slot)
+            stderr = last_lines(self._workers().stderr_of(slot, outcome))
+            self.failures[node] = Failure(outcome, None, attempt, slot, stderr)
             if outcome.kind == OutcomeKind.DAMAGED_INPUT:
                 self._forget_damaged(node)
         if self._trace is not None:
@@ -330,13 +360,16 @@ class Coordinator:
                         self._each(self._callbacks.on_skip, nodes)
                     case ev.Restore(nodes):
                         self._restored(nodes)
-                    case ev.Kill(slot, node):
-                        self._killed_for[slot] = node
-                        self._workers().kill(slot)
-                    case ev.Observe(slot):
-                        item, seconds = self._workers().observe(slot)
-                        observed = item - 1 if item else None
-                        more += state.handle(ev.SlotObserved(slot, observed, seconds, time.monotonic()))
+                    case ev.Kill(slot):
+                        self._killed_for[slot] = command
+                        # A grace would be time to take more.
+                        self._workers().kill(slot, at_once=command.end == ev.End.OUT_OF_MEMORY)
+                    case ev.Observe(slot, memory_limit):
+                        seen = self._workers().observe(slot, memory_limit)
+                        self._memory_seen[slot] = seen.memory_bytes
+                        observed = seen.item - 1 if seen.item else None
+                        memory = (seen.memory_bytes, seen.before_bytes)
+                        more += state.handle(ev.SlotObserved(slot, observed, seen.seconds, time.monotonic(), *memory))
             # Whatever came in together is committed together: one append and one flush for all of it.
             if completed or failed:
                 changed = self._commit(completed)
@@ -363,7 +396,9 @@ class Coordinator:
                 inputs = tuple(store.source(dag.name_of(parents[position])) for position in binding.consumed)
             else:
                 inputs = ()
-            items.append(Item(node + 1, dag.name_of(node), plan.task_ids[node], plan.tasks[node], binding, inputs))
+            limited = plan.policies[node].memory_limit is not None
+            task_id, task = plan.task_ids[node], plan.tasks[node]
+            items.append(Item(node + 1, dag.name_of(node), task_id, task, binding, inputs, limited))
         self._each(self._callbacks.on_start, nodes)
         pool = self._workers()
         if pool.runs_here:
@@ -426,6 +461,8 @@ class Coordinator:
 
     def _report(self, completed: Sequence[int], failed: Sequence[int]) -> None:
         callbacks = self._callbacks
+        if (callbacks.on_complete is not None or callbacks.on_failure is not None) and self._pool is not None:
+            self._hand_on_output(self._pool)  # what a node printed comes before what is said about it
         if callbacks.on_complete is not None and completed:
             self._store.write_views()
             for node in completed:
@@ -459,7 +496,7 @@ class Coordinator:
         phase = self._state.phase
         running: tuple[str, ...] = ()
         if self._pool is not None:
-            items = [self._pool.observe(slot)[0] for slot in range(self._pool.n_slots)]
+            items = [self._pool.observe(slot).item for slot in range(self._pool.n_slots)]
             running = tuple(self._dag.name_of(item - 1) for item in items if item)
         return RunSnapshot(
             len(self._dag),

@@ -27,6 +27,7 @@
     │   ├── TaskFailedError
     │   ├── WorkerLostError
     │   ├── NodeTimeoutError (TimeoutError)
+    │   ├── MemoryLimitExceededError
     │   ├── ResultNotPicklableError
     │   ├── NodeSkippedError
     │   └── NodeCancelledError
@@ -40,6 +41,7 @@ text. This module imports nothing of ours.
 from __future__ import annotations
 
 import signal
+import textwrap
 from collections.abc import Sequence
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "GraphError",
     "InternalError",
     "InvalidNameError",
+    "MemoryLimitExceededError",
     "MissingInputError",
     "MissingTaskError",
     "NodeCancelledError",
@@ -387,19 +390,31 @@ class WorkerLostError(NodeError):
     Attributes:
         exit_code: As in `multiprocessing`: negative for a signal; None if unknown.
         peak_rss_bytes: Peak resident memory of the worker; None if unknown.
+        stderr_tail: The last lines that the node wrote to standard error.
     """
 
-    def __init__(self, node: str, attempt: int, exit_code: int | None, peak_rss_bytes: int | None = None) -> None:
-        super().__init__(node, attempt, exit_code, peak_rss_bytes)
+    def __init__(
+        self,
+        node: str,
+        attempt: int,
+        exit_code: int | None,
+        peak_rss_bytes: int | None = None,
+        stderr_tail: str = "",
+    ) -> None:
+        super().__init__(node, attempt, exit_code, peak_rss_bytes, stderr_tail)
         self.node = node
         self.attempt = attempt
         self.exit_code = exit_code
         self.peak_rss_bytes = peak_rss_bytes
+        self.stderr_tail = stderr_tail
 
     def __str__(self) -> str:
         peak = "" if self.peak_rss_bytes is None else f"; its peak memory was {self.peak_rss_bytes / 2**20:.0f} MiB"
         hint = "; the machine may have run out of memory" if self.exit_code == -9 else ""
-        return f"the worker of node {self.node!r} {_exit_text(self.exit_code)} in attempt {self.attempt}{peak}{hint}"
+        text = f"the worker of node {self.node!r} {_exit_text(self.exit_code)} in attempt {self.attempt}{peak}{hint}"
+        if self.stderr_tail:
+            text += "; the last lines that it wrote to stderr:\n" + textwrap.indent(self.stderr_tail, "    ")
+        return text
 
 
 class NodeTimeoutError(NodeError, TimeoutError):
@@ -413,6 +428,28 @@ class NodeTimeoutError(NodeError, TimeoutError):
 
     def __str__(self) -> str:
         return f"node {self.node!r} ran longer than {self.timeout_seconds:g} s in attempt {self.attempt} and was killed"
+
+
+class MemoryLimitExceededError(NodeError):
+    """The worker of a node, with all that the node started, had more memory than it may; it was killed.
+
+    Attributes:
+        limit_bytes: What it may have.
+        memory_bytes: What it had when it was looked at last.
+    """
+
+    def __init__(self, node: str, attempt: int, limit_bytes: int, memory_bytes: int) -> None:
+        super().__init__(node, attempt, limit_bytes, memory_bytes)
+        self.node = node
+        self.attempt = attempt
+        self.limit_bytes = limit_bytes
+        self.memory_bytes = memory_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"the worker of node {self.node!r} had {self.memory_bytes / 2**20:.0f} MiB of memory in attempt "
+            f"{self.attempt}, more than its limit of {self.limit_bytes / 2**20:.0f} MiB, and was killed"
+        )
 
 
 class ResultNotPicklableError(NodeError):

@@ -39,6 +39,7 @@ class End(IntEnum):
     FAILED = 1
     LOST = 2
     TIMED_OUT = 3
+    OUT_OF_MEMORY = 4
 
 
 # --- events --------------------------------------------------------------------------------------------------------
@@ -92,12 +93,18 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class SlotObserved:
-    """The slot has run `node` for that long; None if it is between two nodes."""
+    """The slot has run `node` for that long; None if it is between two nodes.
+
+    Its worker has `memory_bytes` with all below it, and had `before_bytes` when the node began, 0 if it was new; both 0
+    if that was not asked for.
+    """
 
     slot: int
     node: int | None
     seconds: float
     now: float
+    memory_bytes: int = 0
+    before_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +167,23 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Kill the worker of a slot with all below it, because of this node's timeout; None if the run is cancelled."""
+    """Kill the worker of a slot with all below it.
+
+    `node` is why, and how its attempt ends: by its timeout or its memory limit. None if the run is cancelled or the
+    worker is to be replaced.
+    """
 
     slot: int
     node: int | None
+    end: End = End.LOST
 
 
 @dataclass(frozen=True, slots=True)
 class Observe:
-    """Report `SlotObserved` for this slot."""
+    """Report `SlotObserved` for this slot; with the memory, if there is a limit to compare it with."""
 
     slot: int
+    memory_limit: int | None = None
 
 
 Command = Dispatch | Commit | RecordFailures | Restore | Skip | Kill | Observe

@@ -19,7 +19,7 @@ from dagron.graph import DAG
 from dagron.interrupts import Interrupts
 from dagron.results import CheckpointInfo, ExecutionResult, NodeResult, NodeResults, NodeStatus
 from dagron.state import Phase, RunState
-from dagron.task import Task, check_seconds, check_task_options
+from dagron.task import Task, check_seconds, check_task_options, parse_bytes
 from dagron.trace import ExecutionTrace
 
 if TYPE_CHECKING:
@@ -64,11 +64,13 @@ class CheckpointExecutor:
         durability: `"power"`: what is committed survives a loss of power. `"process"`: it survives the end of every
             process, also by `kill -9`, and the flushes are saved.
         pool: `"process"`, or `"inline"` to run the tasks one by one in this thread, for debuggers; nothing is killed
-            then, so timeouts do not work.
+            then, so timeouts and memory limits do not work.
         retries: Further attempts for a node that failed, where its `Task` does not say.
         retry_delay: Seconds before the first further attempt; doubled for each one after it, with up to 25 % jitter.
         retry_on: Which exceptions are worth a further attempt. A lost worker and a timeout always are.
         timeout: Seconds that one attempt may take; its process tree is killed then.
+        memory_limit: Bytes that the worker of a node, with all that the node starts, may have in memory; also a text
+            such as `"2GB"`. Its process tree is killed when it is seen with more: at most 0.1 s later than it was.
         kill_grace_seconds: Between the SIGTERM and the SIGKILL to a process tree that is killed.
         signing_key: Keys every digest and check of the checkpoint, so that nothing is unpickled that was not written
             with this key; up to 64 bytes. Default: the environment variable `DAGRON_SIGNING_KEY`, if it is set.
@@ -94,6 +96,7 @@ class CheckpointExecutor:
         retry_delay: float = 1.0,
         retry_on: tuple[type[BaseException], ...] = (Exception,),
         timeout: float | None = None,
+        memory_limit: int | str | None = None,
         kill_grace_seconds: float = 1.0,
         signing_key: bytes | None = None,
         allow_untrusted: bool = False,
@@ -129,6 +132,7 @@ class CheckpointExecutor:
         self._durability: Durability = durability
         self._pool = pool
         self._retries, self._retry_delay, self._retry_on, self._timeout = retries, retry_delay, retry_on, timeout
+        self._memory_limit = parse_bytes("memory_limit", memory_limit)
         self._kill_grace_seconds = kill_grace_seconds
         if signing_key is None:
             signing_key = os.fsencode(os.environ.get(SIGNING_KEY_VARIABLE, "")) or None
@@ -259,7 +263,7 @@ class CheckpointExecutor:
         began = time.monotonic()
         dag = self.dag
         trace = ExecutionTrace(self._n_slots(), time.time()) if self._enable_tracing else None
-        defaults = Defaults(self._retries, self._retry_delay, self._retry_on, self._timeout)
+        defaults = Defaults(self._retries, self._retry_delay, self._retry_on, self._timeout, self._memory_limit)
         store = self._store()
         pool = _LazyPool(self._start_pool)
         with Interrupts() as interrupts:
@@ -367,6 +371,7 @@ class CheckpointExecutor:
             elif (failure := coordinator.failures.get(node)) is not None:
                 result.error = failure.error(name)
                 result.slot = failure.slot
+                result.stderr_tail = failure.stderr
                 if failure.outcome is not None:
                     result.started_unix = failure.outcome.started_unix
                     result.duration_seconds = failure.outcome.duration_seconds

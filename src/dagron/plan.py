@@ -11,7 +11,7 @@ from dagron.errors import MissingTaskError, NotCallableError, UnknownTaskError
 from dagron.graph import DAG
 from dagron.serialize import TaskPickler
 from dagron.state import Policy
-from dagron.task import NO_INPUTS, Binding, Parameters, Task, bind, parameters_of
+from dagron.task import NO_INPUTS, Binding, Parameters, Task, bind, parameters_of, parse_bytes
 
 __all__ = ["Defaults", "RunPlan", "plan_run"]
 
@@ -24,6 +24,7 @@ class Defaults:
     retry_delay: float = 0.0
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     timeout: float | None = None
+    memory_limit: int | None = None
 
 
 @dataclass(slots=True)
@@ -103,12 +104,13 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], defa
 
 def _policy(options: Task[Any] | None, defaults: Defaults) -> Policy:
     if options is None:
-        return Policy(defaults.retries, defaults.retry_delay, defaults.timeout, 0)
+        return Policy(defaults.retries, defaults.retry_delay, defaults.timeout, 0, defaults.memory_limit)
     return Policy(
         defaults.retries if options.retries is None else options.retries,
         defaults.retry_delay if options.retry_delay is None else options.retry_delay,
         defaults.timeout if options.timeout is None else options.timeout,
         options.priority,
+        parse_bytes("memory_limit", options.memory_limit) or defaults.memory_limit,
     )
 
 

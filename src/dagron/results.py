@@ -47,6 +47,7 @@ class NodeResult:
         peak_rss_bytes: Peak resident memory of the worker up to the end of that attempt.
         result_bytes: Size of the pickled result.
         slot: The slot that ran it; -1 for none.
+        stderr_tail: Of a node that failed, the last lines that it wrote to standard error.
     """
 
     name: str
@@ -60,6 +61,7 @@ class NodeResult:
     peak_rss_bytes: int = 0
     result_bytes: int = 0
     slot: int = -1
+    stderr_tail: str = ""
     _load: Callable[[], bytes | memoryview] | None = field(default=None, repr=False, compare=False)
     _value: Any = field(default=_UNLOADED, repr=False, compare=False)
 

@@ -33,8 +33,9 @@ import math
 import random
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 from dagron.errors import InternalError
@@ -71,6 +72,12 @@ PATIENT_SECONDS = 0.5
 """The same where `PLENTY` nodes are ready for each slot: none will be idle meanwhile, so nothing is lost by waiting."""
 
 PLENTY = 8
+
+MEMORY_SECONDS = (0.005, 0.1)
+"""The shortest and the longest time between two looks at the memory of a slot that has a limit."""
+
+ALLOCATION_BYTES_PER_SECOND = 8e9
+"""Faster than a process can take memory, as pages have to be cleared; tells how soon a limit might be reached."""
 
 MAX_BATCHES = 2
 MAX_BATCH_ITEMS = 256
@@ -115,25 +122,31 @@ class Graph(Protocol):
 
 
 class Policy(NamedTuple):
-    """What is asked for a node. Seconds throughout; `timeout` None for none."""
+    """What is asked for a node. Seconds and bytes throughout; `timeout` and `memory_limit` None for none."""
 
     retries: int = 0
     retry_delay: float = 0.0
     timeout: float | None = None
     priority: int = 0
+    memory_limit: int | None = None
 
 
 class _Slot:
     """What a slot has: its batches, the oldest first, and when to look at it."""
 
-    __slots__ = ("batches", "check_at", "estimate", "killed", "killed_for")
+    __slots__ = ("batches", "check_at", "estimate", "killed", "killed_as", "killed_for")
 
     def __init__(self) -> None:
         self.batches: deque[tuple[int, ...]] = deque()
         self.estimate = 0.0
-        self.check_at: float | None = None
+        self.check_at = math.inf
         self.killed = False
         self.killed_for: int | None = None
+        self.killed_as = End.LOST
+
+    def nodes(self) -> Iterator[int]:
+        """Yield the nodes of all batches."""
+        return chain.from_iterable(self.batches)
 
 
 class RunState:
@@ -202,6 +215,7 @@ class RunState:
         self._backoff: list[tuple[float, int]] = []
         self._ready: list[int] = []
         self._rank, self._by_rank = self._ranks()
+        self._limited = any(p.timeout is not None or p.memory_limit is not None for p in set(policies))
         for node in restored:
             self.phase[node] = Phase.COMPLETED
         self.unsettled -= len(restored)
@@ -232,10 +246,10 @@ class RunState:
     @property
     def wake_at(self) -> float | None:
         """When `TimeReached` is due; None if nothing waits for time."""
-        due = [slot.check_at for slot in self.slots if slot.check_at is not None and slot.batches and not slot.killed]
+        due = min((slot.check_at for slot in self.slots if slot.batches and not slot.killed), default=math.inf)
         if self._backoff:
-            due.append(self._backoff[0][0])
-        return min(due, default=None)
+            due = min(due, self._backoff[0][0])
+        return None if math.isinf(due) else due
 
     @property
     def n_running(self) -> int:
@@ -295,8 +309,9 @@ class RunState:
                 while self._backoff and self._backoff[0][0] <= now:
                     self._make_ready(heapq.heappop(self._backoff)[1])
                 for index, slot in enumerate(self.slots):
-                    if slot.batches and not slot.killed and slot.check_at is not None and slot.check_at <= now:
-                        out.append(Observe(index))
+                    if slot.batches and not slot.killed and slot.check_at <= now:
+                        limits = [limit for node in slot.nodes() if (limit := self._policies[node].memory_limit)]
+                        out.append(Observe(index, min(limits, default=None)))
                 self._fill(now, out)
             case SlotObserved():
                 self._on_slot_observed(event, out)
@@ -314,7 +329,7 @@ class RunState:
     ) -> None:
         slot = self._slot(index)
         reported = [item.node for item in ended] + ([] if running is None else [running]) + list(unstarted)
-        known = [node for batch in (slot.batches if lost else list(slot.batches)[:1]) for node in batch]
+        known = [*slot.nodes()] if lost else [*next(iter(slot.batches), ())]
         if sorted(reported) != sorted(known) or (not known and not lost):
             raise InternalError(f"slot {index} has {known} and reported {reported}")
 
@@ -451,30 +466,47 @@ class RunState:
                 # What was to be killed ended just before; this one happened to come next.
                 innocent.append(event.running)
             else:
-                end = End.TIMED_OUT if killed and not self.cancelled else End.LOST
+                end = slot.killed_as if killed and not self.cancelled else End.LOST
                 ended.append(AttemptEnded(event.running, end, True, 0.0))
         self._ended(ended, event.now, out)
         self._put_back(innocent)
 
     def _on_slot_observed(self, event: SlotObserved, out: list[Command]) -> None:
         slot = self._slot(event.slot)
-        if event.node is not None and not any(event.node in batch for batch in slot.batches):
+        if event.node is not None and event.node not in slot.nodes():
             raise InternalError(f"slot {event.slot} was seen running node {event.node}, which it does not have")
         if not slot.batches or slot.killed:
             return
-        timeout = None if event.node is None else self._policies[event.node].timeout
-        if timeout is not None and event.seconds >= timeout:
-            slot.killed, slot.killed_for, slot.check_at = True, event.node, None
-            out.append(Kill(event.slot, event.node))
+        policy = Policy() if event.node is None else self._policies[event.node]
+        end = None
+        if policy.timeout is not None and event.seconds >= policy.timeout:
+            end = End.TIMED_OUT
+        elif policy.memory_limit is not None and event.memory_bytes > policy.memory_limit:
+            end = End.OUT_OF_MEMORY
+        if end is not None:
+            # What the worker had from earlier nodes is not this one's: it gets a new worker.
+            innocent = end == End.OUT_OF_MEMORY and event.before_bytes > policy.memory_limit  # type: ignore[operator]
+            self._kill(event.slot, None if innocent else event.node, end, out)
             return
-        self._set_check(slot, event.now)
-        if timeout is not None:
-            due = event.now + timeout - event.seconds
-            slot.check_at = due if slot.check_at is None else min(slot.check_at, due)
+        due = [self._check_due(node, event.now) for node in slot.nodes() if node != event.node]
+        if event.node is not None:
+            due.append(self._check_due(event.node, event.now, event.seconds, event.memory_bytes))
+        slot.check_at = min(due, default=math.inf)
 
-    def _set_check(self, slot: _Slot, now: float) -> None:
-        timeouts = [t for batch in slot.batches for node in batch if (t := self._policies[node].timeout) is not None]
-        slot.check_at = now + min(timeouts) if timeouts else None
+    def _check_due(self, node: int, now: float, seconds: float = 0.0, memory_bytes: int = 0) -> float:
+        """Return when to look at a node that has run that long and has that much; infinity if it has no limits."""
+        policy = self._policies[node]
+        due = math.inf if policy.timeout is None else now + policy.timeout - seconds
+        if policy.memory_limit is not None:
+            soonest = (policy.memory_limit - memory_bytes) / ALLOCATION_BYTES_PER_SECOND
+            least, most = MEMORY_SECONDS
+            due = min(due, now + min(most, max(least, soonest)))
+        return due
+
+    def _kill(self, index: int, node: int | None, end: End, out: list[Command]) -> None:
+        slot = self.slots[index]
+        slot.killed, slot.killed_for, slot.killed_as, slot.check_at = True, node, end, math.inf
+        out.append(Kill(index, node, end))
 
     def _on_cancel(self, event: CancelRequested, out: list[Command]) -> None:
         if self.cancelled:
@@ -487,8 +519,7 @@ class RunState:
                 self._stop(node, Phase.CANCELLED)
         for index, slot in enumerate(self.slots):
             if slot.batches and not slot.killed:
-                slot.killed, slot.killed_for = True, None
-                out.append(Kill(index, None))
+                self._kill(index, None, End.LOST, out)
 
     def _stop(self, node: int, phase: Phase) -> None:
         self.phase[node] = phase
@@ -510,11 +541,9 @@ class RunState:
                 self._make_ready(node)
 
     def _slot_emptied(self, slot: _Slot) -> None:
-        slot.estimate = sum(
-            self._estimates.get(self._kinds[node], math.inf) for batch in slot.batches for node in batch
-        )
+        slot.estimate = sum(self._estimates.get(self._kinds[node], math.inf) for node in slot.nodes())
         if not slot.batches:
-            slot.check_at = None
+            slot.check_at = math.inf
 
     def _fill(self, now: float, out: list[Command]) -> None:
         # Idle slots first, so that two ready nodes never queue up in one slot beside an idle one.
@@ -556,17 +585,15 @@ class RunState:
             self.attempts[node] += 1
         slot.batches.append(tuple(nodes))
         slot.estimate += total
-        for node in nodes:
-            timeout = self._policies[node].timeout
-            if timeout is not None:
-                slot.check_at = now + timeout if slot.check_at is None else min(slot.check_at, now + timeout)
+        if self._limited:
+            slot.check_at = min(slot.check_at, *(self._check_due(node, now) for node in nodes))
         out.append(Dispatch(index, tuple(nodes)))
 
     # --- for tests ------------------------------------------------------------------------------------------------
 
     def check_invariants(self) -> None:
         """Raise InternalError if one of the invariants of the module does not hold. Cost: the whole graph."""
-        in_slots = [node for slot in self.slots for batch in slot.batches for node in batch]
+        in_slots = [node for slot in self.slots for node in slot.nodes()]
         settled = [phase >= Phase.COMPLETED for phase in self.phase]
         running = [node for node, phase in enumerate(self.phase) if phase == Phase.RUNNING]
         for node in running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,16 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from dagron.errors import MissingInputError, NotCallableError, OptionError
 
-__all__ = ["Binding", "Task", "bind", "check_seconds", "check_task_options", "inferred_parents", "parameters_of"]
+__all__ = [
+    "Binding",
+    "Task",
+    "bind",
+    "check_seconds",
+    "check_task_options",
+    "inferred_parents",
+    "parameters_of",
+    "parse_bytes",
+]
 
 T = TypeVar("T")
 
@@ -27,6 +37,8 @@ class Task(Generic[T]):
         retry_on: Which exceptions are worth a further attempt. A lost worker and a timeout always are.
         timeout: Seconds that an attempt may take, from its start in the worker. Its process tree is killed then.
         priority: Among nodes that could start, those with the higher priority do.
+        memory_limit: Bytes that the node's worker, with all that it starts, may have in memory; a number, or a text
+            such as `"1.5 GB"` or `"512MiB"`. Its process tree is killed when it is seen with more.
 
     Raises:
         OptionError: An option has a value that it cannot have.
@@ -38,9 +50,11 @@ class Task(Generic[T]):
     retry_on: tuple[type[BaseException], ...] | None = None
     timeout: float | None = None
     priority: int = 0
+    memory_limit: int | str | None = None
 
     def __post_init__(self) -> None:
         check_task_options(self.retries, self.retry_delay, self.retry_on, self.timeout)
+        parse_bytes("memory_limit", self.memory_limit)
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):
             raise OptionError("priority", repr(self.priority), "an integer")
 
@@ -53,6 +67,30 @@ def check_seconds(option: str, value: object) -> None:
     """
     if not _is_seconds(value) or math.isinf(value):  # type: ignore[arg-type]
         raise OptionError(option, repr(value), "seconds, 0 or more")
+
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def parse_bytes(option: str, value: object) -> int | None:
+    """Return an option that is a number of bytes, 1 or more, also as a text with a unit; None for None.
+
+    Raises:
+        OptionError: It is something else.
+    """
+    if value is None:
+        return None
+    found: float = 0
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value.lower())
+        if match is not None and match[2] in _UNITS:
+            found = float(match[1]) * _UNITS[match[2]]
+    elif isinstance(value, int) and not isinstance(value, bool):
+        found = value
+    if not 1 <= found < 2**63:
+        raise OptionError(option, repr(value), "bytes, 1 or more, or a text such as '512 MB' or '1.5GiB'")
+    return int(found)
 
 
 def check_task_options(retries: object, retry_delay: object, retry_on: object, timeout: object) -> None:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import sys
-import tempfile
 from multiprocessing import reduction
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["HALF_BYTES", "MAX_OUTCOME_BYTES", "Board"]
+from dagron.workers.capture import memory_file
+
+__all__ = ["HALF_BYTES", "MAX_OUTCOME_BYTES", "Board", "Running"]
 
 HALF_BYTES = 1024 * 1024
 """Pages that nothing is written to cost nothing."""
@@ -25,18 +25,27 @@ MAX_OUTCOME_BYTES = 192 * 1024
 """What an outcome can have at most: an inline result or a pickled exception, and the texts of a failure."""
 
 _HEAD_BYTES = 64
-_RUNNING = struct.Struct("<Qd")  # item, when it began (time.monotonic, which all processes of a machine share)
+_RUNNING = struct.Struct("<QdQQ")
 _COUNT = struct.Struct("<QII")  # batch, outcomes, bytes used
-_COUNT_AT = (16, 32)
+_COUNT_AT = (32, 48)
 _LENGTH = struct.Struct("<I")
 _SIZE = _HEAD_BYTES + 2 * HALF_BYTES
 
 
-def _memory_file() -> int:
-    if sys.platform == "linux":
-        return os.memfd_create("dagron-board", os.MFD_CLOEXEC)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+class Running(NamedTuple):
+    """What a worker runs, or ran when it died.
+
+    Attributes:
+        item: The item; 0 for none.
+        began: When, on `time.monotonic`, which all processes of a machine share.
+        stderr_from: Where in its captured standard error the output of the item begins.
+        rss_before_bytes: The worker's resident memory when the item began; 0 if it was not looked at.
+    """
+
+    item: int
+    began: float
+    stderr_from: int
+    rss_before_bytes: int
 
 
 class Board:
@@ -45,7 +54,7 @@ class Board:
     def __init__(self, fd: int | None = None) -> None:
         self._fd = fd
         if fd is None:
-            self._fd = fd = _memory_file()
+            self._fd = fd = memory_file("dagron-board")
             os.ftruncate(fd, _SIZE)
         self._memory = mmap.mmap(fd, _SIZE)
 
@@ -66,9 +75,9 @@ class Board:
 
     # --- the worker's side --------------------------------------------------------------------------------------
 
-    def item_started(self, item: int, at: float) -> None:
-        """Note which item runs from now on; 0 for none."""
-        _RUNNING.pack_into(self._memory, 0, item, at)
+    def item_started(self, item: int, began: float, stderr_from: int = 0, rss_before_bytes: int = 0) -> None:
+        """Note which item runs from now on, as in `Running`; 0 for none."""
+        _RUNNING.pack_into(self._memory, 0, item, began, stderr_from, rss_before_bytes)
 
     def batch_started(self, batch: int) -> None:
         """Make the half of a batch empty."""
@@ -91,10 +100,9 @@ class Board:
 
     # --- the coordinator's side ---------------------------------------------------------------------------------
 
-    def running(self) -> tuple[int, float]:
-        """Return the item that runs, or ran when the worker died, and when it began; item 0 for none."""
-        item, at = _RUNNING.unpack_from(self._memory, 0)
-        return item, at
+    def running(self) -> Running:
+        """Return what runs, or ran when the worker died."""
+        return Running(*_RUNNING.unpack_from(self._memory, 0))
 
     def outcomes(self, batch: int) -> list[bytes]:
         """Return the outcomes of a batch so far."""

@@ -18,6 +18,8 @@ from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
 from dagron.serialize import describe_exception, dump_exception, dump_result
 from dagron.task import Binding
 from dagron.workers.board import Board
+from dagron.workers.capture import flush_streams, position
+from dagron.workers.processes import resident_bytes
 
 __all__ = [
     "Batch",
@@ -59,6 +61,7 @@ class Item(NamedTuple):
         task: The pickled `(callable, retry_on)`, or None if the worker has it.
         binding: How the callable takes its inputs.
         inputs: For each parent that is taken, its pickled result or the file that has it.
+        memory_limited: Whether its memory is watched.
     """
 
     item: int
@@ -67,6 +70,7 @@ class Item(NamedTuple):
     task: bytes | None
     binding: Binding
     inputs: tuple[bytes | BlobFile, ...]
+    memory_limited: bool = False
 
 
 class Batch(NamedTuple):
@@ -93,6 +97,7 @@ class Outcome(NamedTuple):
         peak_rss_bytes: Peak resident memory of the worker so far.
         retryable: Whether the exception is among those worth a further attempt.
         failure: For one that failed: the type's name, the message, the traceback.
+        stderr: For one that failed, from where to where it wrote to the captured standard error; else nothing.
     """
 
     item: int
@@ -108,6 +113,7 @@ class Outcome(NamedTuple):
     peak_rss_bytes: int
     retryable: bool
     failure: tuple[str, str, str]
+    stderr: tuple[int, int] | None = None
 
 
 _NO_FAILURE = ("", "", "")
@@ -191,6 +197,7 @@ class _Worker:
         self.board = board
         self.blobs: dict[int, bytes] = {}
         self.tasks: dict[int, tuple[Any, Any]] = {}
+        self.has_run = False
 
     def load_task(self, item: Item) -> tuple[Any, Any]:
         if item.task_id < 0:
@@ -236,14 +243,16 @@ def run_batch(payload: bytes) -> int:
     for item in items:
         if not board.has_room(batch.batch):
             break
-        board.item_started(item.item, time.monotonic())
+        stderr_from = position(2)
+        # What earlier items have left behind is no fault of this one; a new worker has run none.
+        rss_before = resident_bytes() if item.memory_limited and worker.has_run else 0
+        board.item_started(item.item, time.monotonic(), stderr_from, rss_before)
+        worker.has_run = True
         outcome = run_item(item, worker.load_task, worker.setup)
+        flush_streams()
+        if outcome.kind != OutcomeKind.COMPLETED:
+            outcome = outcome._replace(stderr=(stderr_from, position(2)))
         board.add_outcome(batch.batch, pickle.dumps(tuple(outcome), 5))
         n += 1
     board.item_started(0, 0.0)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass  # a task closed or replaced it
     return n

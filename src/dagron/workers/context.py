@@ -132,7 +132,7 @@ class _ServedPopen:
     method = "dagron"
     DupFd = _InheritedFd
 
-    def __init__(self, process_obj: _SlotProcess, server: Server) -> None:
+    def __init__(self, process_obj: _SlotProcess, server: Server, stdio: tuple[int, int]) -> None:
         self._server = server
         self._fds: list[int] = []
         self.returncode: int | None = None
@@ -154,7 +154,7 @@ class _ServedPopen:
         self.sentinel, status_write = os.pipe()
         self._close_fds = util.Finalize(self, _close_all, (payload_write, self.sentinel))
         try:
-            server.spawn([payload_read, status_write, *self._fds])
+            server.spawn([payload_read, status_write, *stdio, *self._fds])
         finally:
             os.close(payload_read)
             os.close(status_write)
@@ -211,14 +211,15 @@ def _close_all(*fds: int) -> None:
 class _SlotProcess(process.BaseProcess):
     _start_method = "forkserver"
 
-    def __init__(self, server: Server, **kwargs: Any) -> None:
+    def __init__(self, server: Server, stdio: tuple[int, int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._server: Server | None = server
+        self._stdio = stdio
 
     @staticmethod
     def _Popen(process_obj: _SlotProcess) -> _ServedPopen:
         assert process_obj._server is not None
-        return _ServedPopen(process_obj, process_obj._server)
+        return _ServedPopen(process_obj, process_obj._server, process_obj._stdio)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_server": None}
@@ -227,6 +228,10 @@ class _SlotProcess(process.BaseProcess):
 class SlotContext(context.BaseContext):
     """The context of one slot.
 
+    Args:
+        server: Forks its processes.
+        stdio: What becomes their standard output and error.
+
     Attributes:
         last: The process that was started last.
     """
@@ -234,8 +239,9 @@ class SlotContext(context.BaseContext):
     # ProcessPoolExecutor asks only whether this is "fork".
     _name = "forkserver"
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, stdio: tuple[int, int]) -> None:
         self._server = server
+        self._stdio = stdio
         self.last: _SlotProcess | None = None
 
     def get_context(self, method: str | None = None) -> SlotContext:  # type: ignore[override]
@@ -248,7 +254,7 @@ class SlotContext(context.BaseContext):
 
     def Process(self, **kwargs: Any) -> _SlotProcess:
         """Return a process that the server will fork."""
-        self.last = _SlotProcess(self._server, **kwargs)
+        self.last = _SlotProcess(self._server, self._stdio, **kwargs)
         return self.last
 
     def Lock(self) -> _OnePartyLock:  # type: ignore[override]

@@ -12,17 +12,19 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import NamedTuple, Protocol
 
 from dagron.errors import WorkerStartError
 from dagron.workers.board import Board
+from dagron.workers.capture import Capture
 from dagron.workers.child import Batch, Item, Outcome, WorkerSetup, run_batch, run_item, start_worker
 from dagron.workers.context import Server, SlotContext, exit_status
+from dagron.workers.processes import tree_bytes
 
-__all__ = ["InlinePool", "Lost", "ProcessPool", "Returned", "WorkerPool"]
+__all__ = ["InlinePool", "Lost", "Observed", "ProcessPool", "Returned", "WorkerPool"]
 
 _MAX_IDLE_DEATHS = 3
 """Workers of a slot that may die one after the other without having run anything, before the run gives up."""
@@ -43,7 +45,8 @@ class Returned(NamedTuple):
 class Lost(NamedTuple):
     """The worker of a slot is dead; the slot takes new batches.
 
-    `running` is the item that it had in hand for `seconds`, 0 if none.
+    `running` is the item that it had in hand for `seconds`, 0 if none; `stderr` the last of what that wrote to standard
+    error.
     """
 
     slot: int
@@ -53,6 +56,23 @@ class Lost(NamedTuple):
     exit_code: int | None
     peak_rss_bytes: int | None
     seconds: float
+    stderr: bytes
+
+
+class Observed(NamedTuple):
+    """What a slot runs.
+
+    Attributes:
+        item: The item; 0 for none.
+        seconds: For how long.
+        memory_bytes: What its worker and all below it have in memory; 0 if that was not asked for.
+        before_bytes: What its worker had when it began; 0 if it was new.
+    """
+
+    item: int
+    seconds: float
+    memory_bytes: int = 0
+    before_bytes: int = 0
 
 
 class WorkerPool(Protocol):
@@ -78,16 +98,38 @@ class WorkerPool(Protocol):
         """End a `wait` that goes on. Safe in a signal handler."""
         ...
 
-    def kill(self, slot: int) -> None:
-        """Kill the worker of a slot and everything below it. A `Lost` follows in any case."""
+    def kill(self, slot: int, *, at_once: bool = False) -> None:
+        """Kill the worker of a slot and everything below it. A `Lost` follows in any case.
+
+        Args:
+            slot: The slot.
+            at_once: With SIGKILL, whatever the grace.
+        """
         ...
 
-    def observe(self, slot: int) -> tuple[int, float]:
-        """Return the item that a slot runs and for how many seconds; item 0 for none."""
+    def observe(self, slot: int, memory_limit: int | None = None) -> Observed:
+        """Return what a slot runs.
+
+        Args:
+            slot: The slot.
+            memory_limit: Look at its memory, too, and the more closely if it is above this many bytes.
+        """
+        ...
+
+    def output(self) -> Iterator[tuple[int, bytes]]:
+        """Yield what workers have written, with the descriptor, 1 or 2, that it was written to."""
+        ...
+
+    def stderr_of(self, slot: int, outcome: Outcome) -> bytes:
+        """Return the last of what an item that failed has written to standard error."""
+        ...
+
+    def stop(self) -> None:
+        """End all workers and everything below them; nothing is left when it returns. `output` may be called still."""
         ...
 
     def close(self) -> None:
-        """End all workers and everything below them; nothing is left when it returns."""
+        """Stop, and let go of everything. Safe to call twice."""
         ...
 
 
@@ -99,6 +141,9 @@ class _Slot:
     def __init__(self, index: int) -> None:
         self.index = index
         self.board = Board()
+        self.stdout = Capture()
+        self.stderr = Capture()
+        self.stderr_from = 0
         self.executor: ProcessPoolExecutor | None = None
         self.context: SlotContext | None = None
         self.outstanding: deque[tuple[int, list[int]]] = deque()
@@ -175,7 +220,8 @@ class ProcessPool:
     def _started(self, slot: _Slot) -> ProcessPoolExecutor:
         if slot.executor is None:
             slot.board.clear()
-            slot.context = SlotContext(self._server)
+            slot.stderr_from = slot.stderr.size()
+            slot.context = SlotContext(self._server, (slot.stdout.fd, slot.stderr.fd))
             slot.executor = ProcessPoolExecutor(
                 1, mp_context=slot.context, initializer=start_worker, initargs=(self._setup, slot.board)
             )
@@ -219,7 +265,8 @@ class ProcessPool:
     def _lost(self, slot: _Slot) -> Lost:
         """Bury the worker of a slot; the next batch gets a new one."""
         exit_code, peak = self._bury(slot)
-        running, began = slot.board.running()
+        at_end = slot.board.running()
+        running = at_end.item
         outcomes: list[Outcome] = []
         unstarted: list[int] = []
         for number, items in slot.outstanding:
@@ -236,8 +283,13 @@ class ProcessPool:
         slot.kill_requested = False
         if slot.idle_deaths >= _MAX_IDLE_DEATHS:
             end = "vanished" if exit_code is None else f"ended with exit code {exit_code}"
-            raise WorkerStartError(f"{slot.idle_deaths} workers in a row {end} before they ran anything")
-        return Lost(slot.index, outcomes, running, unstarted, exit_code, peak, time.monotonic() - began)
+            said = slot.stderr.between(slot.stderr_from).decode(errors="backslashreplace").strip()
+            raise WorkerStartError(
+                f"{slot.idle_deaths} workers in a row {end} before they ran anything{': ' if said else ''}{said}"
+            )
+        seconds = time.monotonic() - at_end.began if running else 0.0
+        stderr = slot.stderr.between(at_end.stderr_from) if running else b""
+        return Lost(slot.index, outcomes, running, unstarted, exit_code, peak, seconds, stderr)
 
     def _bury(self, slot: _Slot) -> tuple[int | None, int | None]:
         slot.generation += 1
@@ -255,22 +307,46 @@ class ProcessPool:
         """End a `wait` that goes on. Safe in a signal handler."""
         self._done.put(None)
 
-    def kill(self, slot: int) -> None:
+    def kill(self, slot: int, *, at_once: bool = False) -> None:
         """Kill the worker of a slot and everything below it. A `Lost` follows in any case."""
         state = self._slots[slot]
         state.kill_requested = True
         process = state.context.last if state.context is not None else None
         if process is not None and process.pid is not None:
-            self._server.kill(process.pid, self._grace)
+            self._server.kill(process.pid, 0.0 if at_once else self._grace)
         if not state.outstanding:
             self._done.put((slot, state.generation, 0, False))
 
-    def observe(self, slot: int) -> tuple[int, float]:
-        """Return the item that a slot runs and for how many seconds; item 0 for none."""
-        item, began = self._slots[slot].board.running()
-        return item, time.monotonic() - began if item else 0.0
+    def observe(self, slot: int, memory_limit: int | None = None) -> Observed:
+        """Return what a slot runs."""
+        state = self._slots[slot]
+        running = state.board.running()
+        if not running.item:
+            return Observed(0, 0.0)
+        seconds = time.monotonic() - running.began
+        process = state.context.last if state.context is not None else None
+        if memory_limit is None or process is None or process.pid is None:
+            return Observed(running.item, seconds)
+        memory = tree_bytes(process.pid, memory_limit)
+        if state.board.running().item != running.item:
+            return Observed(0, 0.0)  # it has ended meanwhile, and this is not its memory
+        return Observed(running.item, seconds, memory, running.rss_before_bytes)
 
-    def close(self) -> None:
+    def output(self) -> Iterator[tuple[int, bytes]]:
+        """Yield what workers have written, with the descriptor that it was written to."""
+        for slot in self._slots:
+            ended = not slot.outstanding
+            for fd, capture in ((1, slot.stdout), (2, slot.stderr)):
+                for data in capture.lines(ended=ended):
+                    yield fd, data
+
+    def stderr_of(self, slot: int, outcome: Outcome) -> bytes:
+        """Return the last of what an item that failed has written to standard error."""
+        if outcome.stderr is None:
+            return b""
+        return self._slots[slot].stderr.between(*outcome.stderr)
+
+    def stop(self) -> None:
         """End all workers and everything below them; nothing is left when it returns."""
         # An idle worker is asked to end, so that what it registered with atexit runs; a busy one is killed.
         idle = [slot for slot in self._slots if slot.executor is not None and not slot.outstanding]
@@ -288,10 +364,19 @@ class ProcessPool:
             if slot.executor is not None:
                 slot.executor.shutdown(wait=True)
                 slot.executor = None
-            slot.board.close()
+            slot.outstanding.clear()
         for thread in threads:
             if thread is not None:
                 thread.join()
+
+    def close(self) -> None:
+        """Stop, and let go of everything. Safe to call twice."""
+        self.stop()
+        for slot in self._slots:
+            slot.board.close()
+            slot.stdout.close()
+            slot.stderr.close()
+        self._slots = []
 
 
 def _manager_thread(executor: ProcessPoolExecutor | None) -> threading.Thread | None:
@@ -332,12 +417,23 @@ class InlinePool:
     def wake(self) -> None:
         """Do nothing: `wait` has nothing to wait for."""
 
-    def kill(self, slot: int) -> None:
+    def kill(self, slot: int, *, at_once: bool = False) -> None:
         """Do nothing: whatever ran in this thread has ended."""
 
-    def observe(self, slot: int) -> tuple[int, float]:
+    def observe(self, slot: int, memory_limit: int | None = None) -> Observed:
         """Return that nothing runs."""
-        return 0, 0.0
+        return Observed(0, 0.0)
+
+    def output(self) -> Iterator[tuple[int, bytes]]:
+        """Yield nothing: what is written here goes where everything goes."""
+        return iter(())
+
+    def stderr_of(self, slot: int, outcome: Outcome) -> bytes:
+        """Return nothing."""
+        return b""
+
+    def stop(self) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Do nothing."""

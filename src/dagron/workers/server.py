@@ -13,12 +13,14 @@ the server also looks at its parent's process id. Workers ask the kernel for SIG
 which stands behind all this in case the server itself is killed.
 
 Protocol, over the control socket, from the coordinator only: fixed-size requests (`REQUEST`). SPAWN carries file
-descriptors: the pipe with the pickled process object, the status pipe, and those that the object refers to. On the
-status pipe go the worker's pid and later its `STATUS`. KILL asks for the end of a worker and everything below it.
+descriptors: the pipe with the pickled process object, the status pipe, what becomes standard output and error, and
+those that the object refers to. On the status pipe go the worker's pid and later its `STATUS`. KILL asks for the end of
+a worker and everything below it.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import signal
@@ -27,10 +29,10 @@ import struct
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-if TYPE_CHECKING:
-    import psutil
+from dagron.workers.capture import flush_streams
+from dagron.workers.processes import alive_below, children_of
 
 __all__ = ["KILL", "MAX_FDS", "PID", "REQUEST", "SPAWN", "STATUS", "inherited_fd", "kill_sessions", "main"]
 
@@ -116,18 +118,17 @@ class _Server:
     def spawn(self, fds: list[int]) -> None:
         server = os.getpid()
         # Flushed here, or both processes would write what is buffered.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush_streams()
         pid = os.fork()
         if pid == 0:
             self.become_worker(server, fds)
-        payload, status, *passed = fds
+        payload, status, *others = fds
         self.workers[pid] = status
         try:
             os.write(status, PID.pack(pid))
         except BrokenPipeError:
             pass  # the coordinator is gone; the loop is about to notice
-        for fd in (payload, *passed):
+        for fd in (payload, *others):
             os.close(fd)
 
     def become_worker(self, server: int, fds: list[int]) -> NoReturn:
@@ -143,12 +144,14 @@ class _Server:
             if os.getppid() != server:
                 os._exit(1)
             self.control.close()
-            payload, status, *passed = fds
+            payload, status, stdout, stderr, *passed = fds
             for fd in (self.wakeup_read, self.wakeup_write, status, *self.workers.values()):
                 os.close(fd)
             null = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(null, 0)
-            os.close(null)
+            for fd, number in ((null, 0), (stdout, 1), (stderr, 2)):
+                os.dup2(fd, number)
+                os.close(fd)
+            _open_streams()
             _inherited.extend(passed)
             from multiprocessing import spawn
 
@@ -156,20 +159,21 @@ class _Server:
         except BaseException:
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            flush_streams()
             os._exit(code)
 
     # --- ends -----------------------------------------------------------------------------------------------------
 
     def reap(self) -> None:
+        ended = []
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                break
             if pid == 0:
-                return
+                break
+            ended.append(pid)
             pipe = self.workers.pop(pid, None)
             if pipe is None:
                 continue
@@ -183,18 +187,18 @@ class _Server:
             except BrokenPipeError:
                 pass
             os.close(pipe)
+        if ended:
+            self.kill_strangers()  # once more: the kernel's list may pass over one while its neighbour is ending
 
     def kill(self, pid: int, grace: float) -> None:
-        import psutil
-
         if grace > 0:
             self.dying[pid] = time.monotonic() + grace
-            for process in _below(psutil.Process(pid)):
+            for process in alive_below(pid):
                 _signal(process.pid, signal.SIGTERM)
             _signal(pid, signal.SIGTERM)
         else:
             self.dying.pop(pid, None)
-            _kill_tree(psutil.Process(pid))
+            _kill_tree(pid)
 
     def kill_overdue(self) -> None:
         now = time.monotonic()
@@ -208,69 +212,48 @@ class _Server:
         """Kill what dead workers have left: our children that are no workers, and what is below them."""
         if sys.platform != "linux" or self.spare_strangers_until > time.monotonic():
             return
-        for pid in _child_pids():
+        for pid in children_of(os.getpid()):
             if pid not in self.workers:
-                import psutil
-
-                try:
-                    _kill_tree(psutil.Process(pid))
-                except psutil.NoSuchProcess:
-                    pass
+                _kill_tree(pid)
 
     def kill_everything(self) -> None:
-        import psutil
-
-        me = psutil.Process()
-        # Again and again, because what is being killed may be forking; not for ever, because a process of another
-        # user, or one that hangs in the kernel, does not go.
+        # Again and again, because what is being killed may be forking, and whose parent dies becomes our child; not for
+        # ever, because a process of another user, or one that hangs in the kernel, does not go.
         deadline = time.monotonic() + _LAST_SECONDS
-        while (left := _below(me)) and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            left = alive_below(os.getpid())
             for process in left:
                 _signal(process.pid, signal.SIGKILL)
-            while _reaped_one():
-                pass
+            if not _reap_all() and not left:
+                return
             time.sleep(0.001)
 
 
-def _reaped_one() -> bool:
+def _open_streams() -> None:
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed where the coordinator was started
+            stream = io.TextIOWrapper(io.FileIO(number, "w", closefd=False), "utf-8", "backslashreplace")
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+        # So that nothing that a killed worker has written is lost in its buffer.
+        stream.reconfigure(line_buffering=True)
+
+
+def _reap_all() -> bool:
+    """Bury every child that has ended, and tell whether there are others."""
     try:
-        return os.waitpid(-1, os.WNOHANG)[0] != 0
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
     except ChildProcessError:
         return False
+    return True
 
 
-def _child_pids() -> list[int]:
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children") as file:
-            return [int(pid) for pid in file.read().split()]
-    except OSError:  # a kernel without CONFIG_PROC_CHILDREN
-        import psutil
-
-        return [child.pid for child in psutil.Process().children()]
-
-
-def _below(process: psutil.Process) -> list[psutil.Process]:
-    """Return what is alive below a process."""
-    import psutil
-
-    try:
-        descendants = process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-    alive = []
-    for descendant in descendants:
-        try:
-            if descendant.status() != psutil.STATUS_ZOMBIE:
-                alive.append(descendant)
-        except psutil.NoSuchProcess:
-            continue
-    return alive
-
-
-def _kill_tree(process: psutil.Process) -> None:
-    for descendant in _below(process):
+def _kill_tree(pid: int) -> None:
+    for descendant in alive_below(pid):
         _signal(descendant.pid, signal.SIGKILL)
-    _signal(process.pid, signal.SIGKILL)
+    _signal(pid, signal.SIGKILL)
 
 
 def _signal(pid: int, number: int) -> None:
@@ -294,6 +277,10 @@ def kill_sessions(sessions: set[int]) -> None:
 
 def main(control_fd: int) -> NoReturn:
     """Serve until the coordinator ends."""
+    # What is passed to workers must not land in the place of a standard stream that was closed.
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(null)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     with socket.socket(fileno=control_fd) as control:
         _Server(control).run()

@@ -1,0 +1,96 @@
+"""What is below a process, and how much memory that has. Looks only."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
+
+__all__ = ["alive_below", "children_of", "resident_bytes", "tree_bytes"]
+
+_KERNEL_LISTS_CHILDREN = os.path.exists("/proc/thread-self/children")
+"""Linux with CONFIG_PROC_CHILDREN. Elsewhere every process of the machine has to be looked at, for milliseconds."""
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the process ids of the children of a process; none if it has ended."""
+    if not _KERNEL_LISTS_CHILDREN:
+        import psutil
+
+        try:
+            return [child.pid for child in psutil.Process(pid).children()]
+        except psutil.Error:
+            return []
+    found: list[int] = []
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                found += map(int, file.read().split())
+        except OSError:
+            continue  # that thread has ended
+    return found
+
+
+def alive_below(pid: int) -> list[psutil.Process]:
+    """Return what is alive below a process, parents first."""
+    import psutil
+
+    alive = []
+    pids = children_of(pid)
+    for child in pids:  # it grows meanwhile, which list iterators allow
+        try:
+            process = psutil.Process(child)
+            if process.status() != psutil.STATUS_ZOMBIE:
+                alive.append(process)
+        except psutil.Error:
+            continue
+        pids += children_of(child)
+    return alive
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process. Cost: some 10 µs on Linux."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
+
+
+def tree_bytes(pid: int, limit: int) -> int:
+    """Return the memory of a process and of all below it; 0 if it has ended.
+
+    That is the sum of their resident memory, in which each counts the pages that it shares with others. Only if this is
+    above `limit` and there are several processes, shared pages are divided among those that share them, as Linux does
+    for the proportional set size: asking for that costs milliseconds.
+    """
+    import psutil
+
+    try:
+        processes = [psutil.Process(pid), *alive_below(pid)]
+    except psutil.Error:
+        return 0
+    resident = sum(_bytes_of(process, shared=True) for process in processes)
+    if len(processes) == 1 or resident <= limit:
+        return resident
+    return sum(_bytes_of(process, shared=False) for process in processes)
+
+
+def _bytes_of(process: psutil.Process, *, shared: bool) -> int:
+    import psutil
+
+    try:
+        if shared:
+            return int(process.memory_info().rss)
+        found = process.memory_full_info()
+    except psutil.Error:
+        return 0  # it has ended
+    return int(getattr(found, "pss", found.rss))
