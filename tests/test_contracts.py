@@ -253,9 +253,10 @@ ALLOWED = {
     "workers": set(),
     "workers.capture": set(),
     "workers.processes": set(),
+    "workers.leftovers": {"workers.processes"},
     "workers.board": {"workers.capture"},
     "workers.server": {"workers.capture", "workers.processes"},
-    "workers.context": {"errors", "workers.server"},
+    "workers.context": {"errors", "workers.leftovers", "workers.processes", "workers.server"},
     "workers.child": {
         "checkpoint.blobs",
         "errors",
@@ -293,6 +294,7 @@ ALLOWED = {
         "trace",
         "workers.child",
         "workers.pool",
+        "workers.processes",
     },
     "executor": {
         "callbacks",
@@ -312,7 +314,9 @@ ALLOWED = {
         "task",
         "trace",
         "workers.child",
+        "workers.leftovers",
         "workers.pool",
+        "workers.processes",
     },
     # The edges.
     "__init__": {"callbacks", "errors", "executor", "graph", "results", "task", "trace"},

@@ -30,6 +30,7 @@ from dagron.state import Phase, RunState
 from dagron.trace import ExecutionTrace, Span
 from dagron.workers.child import Item, Outcome, OutcomeKind
 from dagron.workers.pool import Lost, Returned, WorkerPool
+from dagron.workers.processes import pid_namespace
 
 __all__ = ["CancelEvent", "Coordinator", "Failure"]
 
@@ -406,6 +407,9 @@ class Coordinator:
                 pool.submit(slot, items)
         else:
             pool.submit(slot, items)
+            started = pool.new_processes()
+            if started:
+                self._store.note_processes(started, pid_namespace())
 
     def _commit(self, nodes: Sequence[int]) -> set[int]:
         if not nodes:

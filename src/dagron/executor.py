@@ -240,6 +240,7 @@ class CheckpointExecutor:
         store = self._store()
         try:
             store.open(accept_damage=True)
+            _end_leftovers(store)
             store.clear()
         finally:
             store.close()
@@ -275,6 +276,7 @@ class CheckpointExecutor:
                 with interrupts.allowed():
                     plan = plan_run(dag, tasks, defaults)
                 store.open()
+                _end_leftovers(store)
                 previous = store.view
                 structure = dag.structure_digest()
                 commits = store.begin(fresh=fresh, nodes=dag.nodes, structure=structure)
@@ -411,6 +413,16 @@ class _LazyPool:
         """End the pool if it was started; harmless if it has ended."""
         if self._pool is not None:
             self._pool.close()
+
+
+def _end_leftovers(store: CheckpointStore) -> None:
+    """End what a run has left whose own guard was killed with it, or it would go on beside this one."""
+    from dagron.workers.leftovers import sweep
+    from dagron.workers.processes import pid_namespace
+
+    killed = sweep(leftovers) if (leftovers := store.leftovers(pid_namespace())) else []
+    if killed:
+        logger.warning("%s: killed processes that an earlier run had left: %s", store.directory.path, killed)
 
 
 def _found_damaged(path: str) -> bytes:

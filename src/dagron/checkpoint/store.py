@@ -13,7 +13,7 @@ import platform
 import secrets
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -434,6 +434,21 @@ class CheckpointStore:
         for fields in failures:
             self._failures[fields["name"]] = fields
             self._make_stale(fields["name"])
+
+    def note_processes(self, processes: Mapping[int, float], namespace: str) -> None:
+        """Record processes of this run, process id and time of creation, so that the next one can end what is left."""
+        try:
+            fields = {"at": time.time(), "processes": list(processes.items()), "namespace": namespace}
+            self._append(self._writer.event(Kind.WORKERS_STARTED, fields))
+        except OSError as error:
+            raise self._commit_error(error) from error
+
+    def leftovers(self, namespace: str) -> dict[int, float]:
+        """Return the processes that the last run may have left on this machine, as it has recorded them."""
+        view = self.view
+        if view is None or view.ended is not None or view.run.get("boot") != boot_id() or view.namespace != namespace:
+            return {}
+        return view.processes
 
     def reconcile(self, outdated: Sequence[str], absent: Sequence[str], structure: bytes) -> None:
         """Say that the commits have been compared with a DAG.

@@ -59,6 +59,9 @@ class View:
         run: The fields of the last RUN_STARTED.
         ended: The fields of the RUN_ENDED that belongs to it, if there is one.
         n_runs: Runs on this checkpoint.
+        processes: The workers and servers of the last run, if it has not ended: process id and when it was created, as
+            the machine `run["boot"]` counts.
+        namespace: The namespace of these process ids.
         owned: Files that we have written and that belong to no commit any more; they may be reused or deleted.
         lagging: Completed nodes whose `.pkl` copy may be missing or that of an older result.
         stale: Commits that no longer apply although nothing has replaced them yet.
@@ -79,6 +82,8 @@ class View:
     run: dict[str, Any] = field(default_factory=dict)
     ended: dict[str, Any] | None = None
     n_runs: int = 0
+    processes: dict[int, float] = field(default_factory=dict)
+    namespace: str = ""
     owned: set[str] = field(default_factory=set)
     lagging: set[str] = field(default_factory=set)
     stale: dict[str, Commit] = field(default_factory=dict)
@@ -125,12 +130,17 @@ class View:
                     self.structure, self.absent = fields["structure"], set(fields["absent"])
             elif record.kind == Kind.RUN_STARTED:
                 self.run, self.ended = fields, None
+                self.processes = {}
                 self.n_runs += 1
                 self.structure = fields.get("structure", "")
                 if fields["fresh"]:
                     self._forget(fields["owns"])
+            elif record.kind == Kind.WORKERS_STARTED:
+                self.processes.update((int(pid), float(created)) for pid, created in fields["processes"])
+                self.namespace = str(fields["namespace"])
             elif record.kind == Kind.RUN_ENDED:
                 self.ended = fields
+                self.processes = {}
                 self.lagging.clear()
             elif record.kind == Kind.VIEWS_WRITTEN:
                 self.lagging.clear()

@@ -19,7 +19,9 @@ from multiprocessing import context, process, reduction, spawn, util
 from typing import Any
 
 from dagron.errors import WorkerStartError
-from dagron.workers.server import KILL, MAX_FDS, PID, REQUEST, SPAWN, STATUS, inherited_fd, kill_sessions
+from dagron.workers.leftovers import sweep
+from dagron.workers.processes import created_at
+from dagron.workers.server import KILL, MAX_FDS, PID, REQUEST, SPAWN, STATUS, inherited_fd
 
 __all__ = ["Server", "SlotContext"]
 
@@ -31,7 +33,12 @@ _BOOT = (
 
 
 class Server:
-    """The coordinator's end of the server process. It starts with the object, with this moment's environment."""
+    """The coordinator's end of the server process. It starts with the object, with this moment's environment.
+
+    Attributes:
+        processes: The server and every worker so far: process id and `created_at`.
+        untold: Those of them that nobody has asked for yet.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -50,12 +57,15 @@ class Server:
                 raise WorkerStartError(f"{command[0]}: {error.strerror}") from error
         self._control = ours
         self._closed = False
-        self._sessions: set[int] = set()
+        self.processes: dict[int, float] = {}
+        self.untold: dict[int, float] = {}
+        self.started(self._process.pid)
 
-    @property
-    def pid(self) -> int:
-        """The process id of the server."""
-        return self._process.pid
+    def started(self, pid: int) -> None:
+        """Note a process of the run, the server or a worker."""
+        created = created_at(pid)
+        if created is not None:
+            self.processes[pid] = self.untold[pid] = created
 
     def spawn(self, fds: list[int]) -> None:
         """Ask for a worker."""
@@ -86,12 +96,8 @@ class Server:
             self._closed = True
             self._control.close()
         if self._process.wait() != 0:
-            # It was killed, and the kernel killed the workers; what they had started is found by their sessions.
-            kill_sessions(self._sessions)
-
-    def spawned(self, pid: int) -> None:
-        """Note the process id of a worker, which is the id of its session, too."""
-        self._sessions.add(pid)
+            # It was killed, and the kernel killed the workers; what they had started goes with their sessions.
+            sweep(self.processes)
 
 
 class _OnePartyLock:
@@ -167,7 +173,7 @@ class _ServedPopen:
         if len(pid) < PID.size:
             raise WorkerStartError("the server of the workers ended before it started one")
         (self.pid,) = PID.unpack(pid)
-        server.spawned(self.pid)
+        server.started(self.pid)
 
     def duplicate_for_child(self, fd: int) -> int:
         self._fds.append(fd)

@@ -124,6 +124,10 @@ class WorkerPool(Protocol):
         """Return the last of what an item that failed has written to standard error."""
         ...
 
+    def new_processes(self) -> dict[int, float]:
+        """Return the processes that were started since this was asked last: process id and `created_at`."""
+        ...
+
     def stop(self) -> None:
         """End all workers and everything below them; nothing is left when it returns. `output` may be called still."""
         ...
@@ -346,6 +350,11 @@ class ProcessPool:
             return b""
         return self._slots[slot].stderr.between(*outcome.stderr)
 
+    def new_processes(self) -> dict[int, float]:
+        """Return the processes that were started since this was asked last: process id and `created_at`."""
+        new, self._server.untold = self._server.untold, {}
+        return new
+
     def stop(self) -> None:
         """End all workers and everything below them; nothing is left when it returns."""
         # An idle worker is asked to end, so that what it registered with atexit runs; a busy one is killed.
@@ -431,6 +440,10 @@ class InlinePool:
     def stderr_of(self, slot: int, outcome: Outcome) -> bytes:
         """Return nothing."""
         return b""
+
+    def new_processes(self) -> dict[int, float]:
+        """Return nothing."""
+        return {}
 
     def stop(self) -> None:
         """Do nothing."""

@@ -1,4 +1,4 @@
-"""What is below a process, and how much memory that has. Looks only."""
+"""Processes of this machine: which they are, what is below them, and how much memory that has. Looks only."""
 
 from __future__ import annotations
 
@@ -8,10 +8,38 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["alive_below", "children_of", "resident_bytes", "tree_bytes"]
+__all__ = ["alive_below", "children_of", "created_at", "pid_namespace", "resident_bytes", "tree_bytes"]
 
 _KERNEL_LISTS_CHILDREN = os.path.exists("/proc/thread-self/children")
 """Linux with CONFIG_PROC_CHILDREN. Elsewhere every process of the machine has to be looked at, for milliseconds."""
+
+
+def created_at(pid: int) -> float | None:
+    """Return when a process was created; None if there is none. With the pid it tells which process it is.
+
+    On Linux in clock ticks since the start of the machine, as the kernel has it: the time of day may be set later.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name of the program stands in brackets, and may hold brackets and spaces.
+            return float(file.read().rpartition(b")")[2].split()[19])
+    except OSError:
+        if os.path.exists("/proc/self/stat"):
+            return None
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
+
+
+def pid_namespace() -> str:
+    """Return a text that is equal where process ids mean the same; empty where the platform has one namespace."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
 
 
 def children_of(pid: int) -> list[int]:

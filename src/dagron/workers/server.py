@@ -34,7 +34,7 @@ from typing import NoReturn
 from dagron.workers.capture import flush_streams
 from dagron.workers.processes import alive_below, children_of
 
-__all__ = ["KILL", "MAX_FDS", "PID", "REQUEST", "SPAWN", "STATUS", "inherited_fd", "kill_sessions", "main"]
+__all__ = ["KILL", "MAX_FDS", "PID", "REQUEST", "SPAWN", "STATUS", "inherited_fd", "main"]
 
 REQUEST = struct.Struct("<Bxxxqd")  # operation, pid, grace in seconds
 SPAWN, KILL = 1, 2
@@ -261,18 +261,6 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
         pass  # it is gone, or it has become another user's
-
-
-def kill_sessions(sessions: set[int]) -> None:
-    """Kill every process of these sessions. For the coordinator, when a server was killed itself."""
-    import psutil
-
-    for pid in psutil.pids():
-        try:
-            if os.getsid(pid) in sessions:
-                os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue
 
 
 def main(control_fd: int) -> NoReturn:
