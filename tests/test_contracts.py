@@ -227,7 +227,8 @@ ALLOWED = {
     "adjacency": {"errors"},
     "graph": {"adjacency", "errors", "task"},
     "task": {"errors"},
-    "state": {"errors", "events"},
+    "ready": set(),
+    "state": {"errors", "events", "ready"},
     "results": {"errors", "trace"},
     "callbacks": set(),
     "trace": set(),
@@ -369,7 +370,7 @@ class TestLayers:
         assert {m for m in SOURCES if m not in CLI and "progress" in ours(imported(TREES[m]))} == {"executor"}
         assert "progress" not in ours(imported(TREES["executor"], lazily=False))
 
-    @pytest.mark.parametrize("module", ["state", "events", "adjacency", "restore"])
+    @pytest.mark.parametrize("module", ["state", "ready", "events", "adjacency", "restore"])
     def test_what_decides_has_no_clock_no_files_and_no_logging(self, module):
         allowed = {
             "__future__",

@@ -35,18 +35,9 @@ from dagron.events import (
     TimeReached,
 )
 from dagron.graph import DAG
+from dagron.ready import BATCH_SECONDS, MAX_BATCH_ITEMS, PATIENT_SECONDS, PLENTY, PREFETCH_SECONDS
 from dagron.restore import plan_restore
-from dagron.state import (
-    BATCH_SECONDS,
-    MAX_BATCH_ITEMS,
-    MAX_BATCHES,
-    PATIENT_SECONDS,
-    PLENTY,
-    PREFETCH_SECONDS,
-    Phase,
-    Policy,
-    RunState,
-)
+from dagron.state import MAX_BATCHES, Phase, Policy, RunState
 
 
 class FixedJitter(random.Random):

@@ -59,28 +59,17 @@ from dagron.events import (
     Started,
     TimeReached,
 )
+from dagron.ready import ReadyNodes
 
 __all__ = ["Graph", "Phase", "Policy", "RunState"]
 
-BATCH_SECONDS = 0.002
-"""What a batch of short attempts should take: long against a round trip (0.15 ms), short for who waits for it."""
-
-PREFETCH_SECONDS = 0.005
-"""A slot gets its next batch early, so that it never idles for a round trip, if its current one takes no longer."""
-
-PATIENT_SECONDS = 0.5
-"""The same where `PLENTY` nodes are ready for each slot: none will be idle meanwhile, so nothing is lost by waiting."""
-
-PLENTY = 8
+MAX_BATCHES = 2
 
 MEMORY_SECONDS = (0.005, 0.1)
 """The shortest and the longest time between two looks at the memory of a slot that has a limit."""
 
 ALLOCATION_BYTES_PER_SECOND = 8e9
 """Faster than a process can take memory, as pages have to be cleared; tells how soon a limit might be reached."""
-
-MAX_BATCHES = 2
-MAX_BATCH_ITEMS = 256
 
 
 class Phase(IntEnum):
@@ -201,7 +190,6 @@ class RunState:
         self.cancelled = False
         self.timed_out = False
         self._policies = policies
-        self._kinds = kinds
         self._fail_fast = fail_fast
         self._consumes = consumes
         self.stopped: set[int] = set()
@@ -209,12 +197,9 @@ class RunState:
         self.changed: set[int] = set()
         self._cause: dict[int, int] = {}
         self._failing: dict[int, Phase] = {}
-        self._estimates: dict[int, float] = {}
-        self._batching = batching
         self._rng = rng or random.Random(0)
         self._backoff: list[tuple[float, int]] = []
-        self._ready: list[int] = []
-        self._rank, self._by_rank = self._ranks()
+        self._ready = ReadyNodes([policy.priority for policy in policies], kinds, n_slots, batching=batching)
         self._limited = any(p.timeout is not None or p.memory_limit is not None for p in set(policies))
         for node in restored:
             self.phase[node] = Phase.COMPLETED
@@ -224,17 +209,6 @@ class RunState:
             for node in restored:
                 for child in graph.child_indices(node):
                     self.pending[child] -= 1
-
-    def _ranks(self) -> tuple[Sequence[int], Sequence[int]]:
-        # The heap of ready nodes holds ranks, so that comparing them is comparing small integers.
-        n = len(self.graph)
-        if all(policy.priority == 0 for policy in set(self._policies)):
-            return range(n), range(n)
-        by_rank = array("I", sorted(range(n), key=lambda node: -self._policies[node].priority))
-        rank = array("I", bytes(4 * n))
-        for position, node in enumerate(by_rank):
-            rank[node] = position
-        return rank, by_rank
 
     # --- what can be asked ----------------------------------------------------------------------------------------
 
@@ -346,10 +320,7 @@ class RunState:
             if end == End.COMPLETED:
                 phase[node] = Phase.COMMITTING
                 completed.append(node)
-                kind = self._kinds[node]
-                known = self._estimates.get(kind)
-                # Falls slowly and rises at once: a long node that is taken for a short one costs more than the reverse.
-                self._estimates[kind] = seconds if known is None or seconds > known else known + 0.2 * (seconds - known)
+                self._ready.learn(node, seconds)
             else:
                 self._failed(node, end, retryable, now, failed)
         self.committing += len(completed) + len(failed)
@@ -530,7 +501,7 @@ class RunState:
 
     def _make_ready(self, node: int) -> None:
         self.phase[node] = Phase.READY
-        heapq.heappush(self._ready, self._rank[node])
+        self._ready.push(node)
 
     def _put_back(self, nodes: Iterable[int]) -> None:
         for node in nodes:
@@ -541,7 +512,7 @@ class RunState:
                 self._make_ready(node)
 
     def _slot_emptied(self, slot: _Slot) -> None:
-        slot.estimate = sum(self._estimates.get(self._kinds[node], math.inf) for node in slot.nodes())
+        slot.estimate = self._ready.estimate(slot.nodes())
         if not slot.batches:
             slot.check_at = math.inf
 
@@ -551,40 +522,20 @@ class RunState:
             for index, slot in enumerate(self.slots):
                 if not self._ready:
                     return
-                if len(slot.batches) == depth and not slot.killed and (depth == 0 or self._may_prefetch(slot)):
+                if (
+                    len(slot.batches) == depth
+                    and not slot.killed
+                    and (depth == 0 or self._ready.may_prefetch(slot.estimate))
+                ):
                     self._dispatch(index, slot, now, out)
 
-    def _may_prefetch(self, slot: _Slot) -> bool:
-        if not self._batching:
-            return False
-        estimate = self._estimates.get(self._kinds[self._by_rank[self._ready[0]]])
-        if estimate is None:
-            return False
-        if len(self._ready) > PLENTY * len(self.slots):
-            return max(slot.estimate, estimate) <= PATIENT_SECONDS
-        return slot.estimate <= PREFETCH_SECONDS and estimate <= BATCH_SECONDS
-
     def _dispatch(self, index: int, slot: _Slot, now: float, out: list[Command]) -> None:
-        # A fair share: the last nodes of a level spread over the slots instead of filling one batch.
-        limit = min(MAX_BATCH_ITEMS, -(-len(self._ready) // len(self.slots))) if self._batching else 1
-        nodes: list[int] = []
-        total = 0.0
-        while self._ready and len(nodes) < limit:
-            node = self._by_rank[self._ready[0]]
-            estimate = self._estimates.get(self._kinds[node])
-            if nodes and (estimate is None or total + estimate > BATCH_SECONDS):
-                break
-            heapq.heappop(self._ready)
-            nodes.append(node)
-            if estimate is None or estimate > BATCH_SECONDS:
-                total = math.inf if estimate is None else estimate
-                break  # alone: nobody should wait behind it
-            total += estimate
+        nodes = self._ready.take_batch()
         for node in nodes:
             self.phase[node] = Phase.RUNNING
             self.attempts[node] += 1
         slot.batches.append(tuple(nodes))
-        slot.estimate += total
+        slot.estimate += self._ready.estimate(nodes)
         if self._limited:
             slot.check_at = min(slot.check_at, *(self._check_due(node, now) for node in nodes))
         out.append(Dispatch(index, tuple(nodes)))

@@ -1,0 +1,223 @@
+"""Proof that the tests can fail: take one protection away, one line at a time, and run the test that should notice.
+
+`python tests/mutations.py [WORD ...]` does so for every mutation, or for those with one of the words in their promise,
+and prints a line for each; its exit code is 1 if a test passed that should have failed. Takes minutes. The suite itself
+only checks that every line that is to be taken away is still there (`test_mutations.py`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "dagron"
+
+
+class Mutation(NamedTuple):
+    """One protection, how it is taken away, and who should notice.
+
+    Attributes:
+        promise: The row of the README's table of guarantees.
+        module: The file below `src/dagron`.
+        old: The text that protects; it stands there once.
+        new: What stands there instead.
+        test: What pytest is asked to run.
+    """
+
+    promise: str
+    module: str
+    old: str
+    new: str
+    test: str
+
+
+MUTATIONS = [
+    # --- nothing recorded is ever redone
+    Mutation(
+        "redone",
+        "restore.py",
+        "plan.restored = [i for i, name in enumerate(dag.nodes) if name in commits]",
+        "plan.restored = [i for i, name in enumerate(dag.nodes) if name in commits][1:]",
+        "tests/test_kill.py -k repeats",
+    ),
+    Mutation(
+        "redone",
+        "checkpoint/store.py",
+        "        self._commits, self._stale, self._failures = old.commits, old.stale, old.failures\n",
+        "        self._commits, self._stale, self._failures = {}, old.stale, old.failures\n",
+        "tests/test_store.py -k TestReopening",
+    ),
+    # --- any instant is a legal place to die
+    Mutation(
+        "die",
+        "checkpoint/store.py",
+        '            self._append(b"".join(chunks))\n            self._sync()\n',
+        '            self._append(b"".join(chunks))\n',
+        "tests/test_power_loss.py",
+    ),
+    Mutation(
+        "die",
+        "interrupts.py",
+        "        self._held = number\n",
+        "        self._previous[number](number, frame)\n",
+        "tests/test_interrupts.py -k any_write",
+    ),
+    # --- no stale child
+    Mutation(
+        "stale",
+        "state.py",
+        "            if parent in self.changed or (",
+        "            if (",
+        "tests/test_state.py tests/test_restore.py",
+    ),
+    # --- one death, one attempt
+    Mutation(
+        "death",
+        "workers/pool.py",
+        "            if any(item.slot == index for item in happened):\n",
+        "            if False:\n",
+        "tests/test_workers.py -k right_behind",
+    ),
+    Mutation(
+        "death",
+        "workers/child.py",
+        "board.item_started(item.item, time.monotonic(), stderr_from, rss_before)",
+        "board.item_started(items[0].item, time.monotonic(), stderr_from, rss_before)",
+        "tests/test_workers.py -k culprit",
+    ),
+    Mutation(
+        "death",
+        "workers/child.py",
+        "        stderr_from = position(2)\n",
+        "        stderr_from = 0\n",
+        "tests/test_capture.py -k last_lines_that_it_wrote",
+    ),
+    # --- limits
+    Mutation(
+        "limits",
+        "state.py",
+        "policy.memory_limit is not None and event.memory_bytes > policy.memory_limit",
+        "False",
+        "tests/test_state.py -k TestMemory",
+    ),
+    Mutation(
+        "limits",
+        "workers/processes.py",
+        "    return sum(_bytes_of(process, shared=False) for process in processes)\n",
+        "    return resident\n",
+        "tests/test_memory.py -k share",
+    ),
+    Mutation(
+        "limits",
+        "state.py",
+        "policy.timeout is not None and event.seconds >= policy.timeout",
+        "False",
+        "tests/test_state.py -k TestTimeouts",
+    ),
+    # --- nothing outlives the coordinator
+    Mutation(
+        "outlives",
+        "workers/server.py",
+        "            self.kill_everything()\n",
+        "            pass\n",
+        "tests/test_workers.py -k two_seconds",
+    ),
+    Mutation(
+        "outlives",
+        "workers/server.py",
+        "    _prctl(_PR_SET_CHILD_SUBREAPER, 1)\n    with socket",
+        "    with socket",
+        "tests/test_workers.py -k two_seconds",
+    ),
+    Mutation(
+        "outlives",
+        "workers/leftovers.py",
+        "processes.get(pid) == created",
+        "pid in processes",
+        "tests/test_leftovers.py -k another_process",
+    ),
+    Mutation(
+        "outlives",
+        "coordinator.py",
+        "            if started:\n",
+        "            if False:\n",
+        "tests/test_leftovers.py -k whatever_comes_next",
+    ),
+    # --- bounded memory
+    Mutation(
+        "memory",
+        "checkpoint/blobs.py",
+        "INLINE_MAX_BYTES = 16 * 1024\n",
+        "INLINE_MAX_BYTES = 2**40\n",
+        "tests/test_memory.py -k thirty",
+    ),
+    # --- one writer
+    Mutation(
+        "writer",
+        "checkpoint/store.py",
+        "        if not taken:\n",
+        "        if False:\n",
+        "tests/test_store.py -k TestOneWriter",
+    ),
+    # --- it deletes only what it wrote
+    Mutation(
+        "deletes",
+        "checkpoint/claim.py",
+        "        if foreign:\n",
+        "        if False:\n",
+        "tests/test_store.py -k TestRefusals",
+    ),
+]
+
+
+def mutated(mutation: Mutation, text: str) -> str:
+    """Return the text of a module without the protection."""
+    if text.count(mutation.old) != 1:
+        raise ValueError(f"{mutation.module}: {mutation.old!r} stands there {text.count(mutation.old)} times")
+    return text.replace(mutation.old, mutation.new)
+
+
+def is_noticed(mutation: Mutation) -> bool:
+    """Run the test of a mutation on a copy of the source; tell whether it failed."""
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory) / "dagron"
+        shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        module = copy / mutation.module
+        module.write_text(mutated(mutation, module.read_text()))
+        files, _, words = mutation.test.partition(" -k ")
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files.split()]
+        done = subprocess.run(
+            [*command, *(["-k", words] if words else [])],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": directory, "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode not in (0, 1):  # no test was found, or pytest itself failed
+            raise RuntimeError(done.stdout + done.stderr)
+        return done.returncode == 1
+
+
+def main(words: list[str]) -> int:
+    """Try the mutations and print what came of each."""
+    unnoticed = 0
+    for mutation in MUTATIONS:
+        if words and not any(word in mutation.promise for word in words):
+            continue
+        noticed = is_noticed(mutation)
+        unnoticed += not noticed
+        what = mutation.old.strip().splitlines()[-1].strip()
+        print(
+            f"{'noticed' if noticed else 'NOT NOTICED':12} {mutation.promise:9} {mutation.module}: {what}", flush=True
+        )
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
