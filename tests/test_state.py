@@ -994,6 +994,8 @@ def snapshot(state):
     for name, value in vars(state).items():
         if name == "slots":
             value = [{key: frozen(getattr(slot, key)) for key in slot.__slots__} for slot in value]
+        elif name == "_ready":
+            value = {key: frozen(found) for key, found in vars(value).items()}
         elif name == "_rng":
             value = value.getstate()
         elif name != "graph" and not callable(value):
