@@ -1348,7 +1348,8 @@ class Simulation:
         commands = self.state.handle(event)
         self.state.check_invariants()
         self.commands.append(commands)
-        for command in commands:
+        # What is seen is told when everything else is done, as the coordinator does it.
+        for command in sorted(commands, key=lambda command: isinstance(command, Observe)):
             self.carry_out(command)
 
     def carry_out(self, command):
