@@ -44,7 +44,14 @@ MUTATIONS = [
         "restore.py",
         "plan.restored = [i for i, name in enumerate(dag.nodes) if name in commits]",
         "plan.restored = [i for i, name in enumerate(dag.nodes) if name in commits][1:]",
-        "tests/test_kill.py -k repeats",
+        "tests/test_kill.py -k thirty_kills",
+    ),
+    Mutation(
+        "redone",
+        "checkpoint/store.py",
+        "            if fresh or old is None or old.cleared:\n",
+        "            if True:\n",
+        "tests/test_kill.py -k thirty_kills",
     ),
     Mutation(
         "redone",
@@ -133,7 +140,7 @@ MUTATIONS = [
         "workers/server.py",
         "    _prctl(_PR_SET_CHILD_SUBREAPER, 1)\n    with socket",
         "    with socket",
-        "tests/test_workers.py -k two_seconds",
+        "tests/test_kill.py -k thirty_kills",
     ),
     Mutation(
         "outlives",

@@ -32,6 +32,7 @@ TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in
 WORKERS = {module for module in SOURCES if module.startswith("workers.")}
 CHECKPOINT = {module for module in SOURCES if module.startswith("checkpoint.")}
 CLI = {module for module in SOURCES if module == "cli" or module.startswith("cli.")}
+TESTING = {module for module in SOURCES if module.startswith("testing.")}
 
 
 def in_fresh_interpreter(code):
@@ -325,6 +326,36 @@ ALLOWED = {
     "jobs": set(),
     "jobs.stdlib_analysis": {"graph"},
     "__main__": {"cli"},
+    "testing": set(),
+    "testing.job": {
+        "checkpoint.blobs",
+        "checkpoint.store",
+        "coordinator",
+        "executor",
+        "graph",
+        "jobs.stdlib_analysis",
+        "plan",
+    },
+    "testing.evidence": {
+        "checkpoint.blobs",
+        "checkpoint.files",
+        "checkpoint.format",
+        "checkpoint.names",
+        "checkpoint.view",
+        "errors",
+        "state",
+        "testing.job",
+    },
+    "testing.report": {"testing.evidence"},
+    "testing.victim": {"testing.job"},
+    "testing.kill_campaign": {
+        "checkpoint.store",
+        "testing",
+        "testing.evidence",
+        "testing.job",
+        "testing.report",
+        "testing.victim",
+    },
 }
 
 
@@ -365,6 +396,9 @@ class TestLayers:
 
     def test_nobody_but_the_entry_point_imports_the_command_line(self):
         assert {m for m in SOURCES if m not in CLI and ours(imported(TREES[m])) & CLI} == {"__main__"}
+
+    def test_nobody_imports_what_tests_a_run_from_outside(self):
+        assert {m for m in SOURCES if ours(imported(TREES[m])) & (TESTING | {"testing"})} <= TESTING
 
     def test_only_the_executor_imports_the_progress_bar_and_only_when_it_is_asked_for(self):
         assert {m for m in SOURCES if m not in CLI and "progress" in ours(imported(TREES[m]))} == {"executor"}
@@ -459,7 +493,8 @@ class TestWhoMayTouchWhat:
         assert not used & ON_DISK
         assert not {name for name in used if name.rpartition(".")[2] in ON_DISK_METHODS}
 
-    @pytest.mark.parametrize("module", sorted(SOURCES.keys() - WORKERS))
+    # What tests a run from outside starts it, in a process of its own.
+    @pytest.mark.parametrize("module", sorted(SOURCES.keys() - WORKERS - TESTING))
     def test_only_workers_start_processes(self, module):
         names = {name.partition(".")[0] for name in imported(TREES[module])}
         assert not names & {"subprocess", "multiprocessing", "concurrent", "pty"}

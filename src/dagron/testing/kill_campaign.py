@@ -1,0 +1,481 @@
+"""Kill a real run again and again, and check what is left: `python -m dagron.testing.kill_campaign`.
+
+A campaign goes in rounds. In each, a coordinator runs the job of `dagron.testing.job` and gets SIGKILL at random
+moments: during `execute()`, during `resume()`, and in the start-up of a resume that follows a kill at once. Then a
+resume finishes undisturbed, and its report is compared with that of a run that nobody killed. At last
+`clear_checkpoint()` is killed, on that same checkpoint. The next round begins in what that left. What is checked after
+each kill, and why that is what can be promised, is in `dagron.testing.evidence`; the way to find every process that a
+run leaves behind is in `dagron.testing.victim`.
+
+The same seed draws the same plan. What a kill hits depends on the machine, too, so a failure need not come again at
+once; the work directory of a campaign that failed is kept, with the checkpoint, the log and the complaints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from dagron.checkpoint.store import Durability
+from dagron.testing import evidence
+from dagron.testing.evidence import Clearing, Finding, Look, Lost, look, lost_in, read_notes
+from dagron.testing.job import Order, build_job, expected_end
+from dagron.testing.report import Phase, Report
+from dagron.testing.victim import Gone, Said, Victim, wait_until_gone
+
+__all__ = ["Campaign", "Options", "main", "plan_round", "run_campaign", "start_up_seconds", "work_directory"]
+
+GONE_SECONDS = 2.0
+"""How long a process of a killed run may live on."""
+
+_PATIENCE_SECONDS = 120.0
+_SHORTEST_SECONDS, _LONGEST_SECONDS = 0.0002, 0.3  # of the start-up of a resume
+_FOREIGN = {"notes.txt": b"mine", "_journal.old": b"mine, too", "sub/inner.pkl": b"and this", ".hidden": b""}
+_FOREIGN_RESULT = "foreign.pkl"
+
+Say = Callable[[str], None]
+
+
+class Strike(NamedTuple):
+    """A kill that is planned: what it is to hit, and when, as a part between 0 and 1 of how long that may take."""
+
+    phase: str
+    part: float
+
+
+class _Run(NamedTuple):
+    """A coordinator that was started: where its tasks leave their lines, and whether the last one's workers lived."""
+
+    victim: Victim
+    log: Path
+    overlaps: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a campaign is to be.
+
+    Attributes:
+        kills: How many; it goes on until so many have hit a run.
+        seed: For all that is random.
+        share: Every how many-th file of the standard library is analysed.
+        workers: Slots.
+        durability: `"power"`, `"process"`, or `"both"` for one round after the other.
+        directory: Where to work; empty or not yet there. None for a temporary one, which goes if all is well.
+    """
+
+    kills: int = 30
+    seed: int = 0
+    share: int = 12
+    workers: int = 2
+    durability: str = "both"
+    directory: str | None = None
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+def plan_round(seed: int, number: int) -> tuple[list[Strike], list[Strike]]:
+    """Return the kills of a round: those of its runs, and behind the undisturbed end, those of clearing."""
+    rng = random.Random(f"{seed}/{number}")
+    phases = [Phase.EXECUTE]
+    for _ in range(rng.randint(1, 2)):
+        phases.append(Phase.RESUME)
+        phases += [Phase.START_UP] * rng.randint(0, 2)
+    if Phase.START_UP not in phases:
+        phases.append(Phase.START_UP)
+    runs = [Strike(phase, rng.random()) for phase in phases]
+    return runs, [Strike(Phase.CLEAR, rng.random()) for _ in range(rng.randint(1, 3))]
+
+
+def start_up_seconds(part: float) -> float:
+    """Return a moment in the start-up of a resume: short ones are as likely as long ones."""
+    return float(_SHORTEST_SECONDS * (_LONGEST_SECONDS / _SHORTEST_SECONDS) ** part)
+
+
+# --- the campaign ----------------------------------------------------------------------------------------------------
+
+
+class Campaign:
+    """A campaign in a directory of its own.
+
+    Args:
+        options: What it is to be.
+        work: An empty directory.
+        say: Takes a line when something has happened.
+    """
+
+    def __init__(self, options: Options, work: Path, say: Say) -> None:
+        self.report = Report(options.seed)
+        self._options = options
+        self._say = say
+        self._id = uuid.uuid4().hex
+        self._checkpoint = work / "checkpoint"
+        self._backup = work / "backup"
+        self._undisturbed = work / "undisturbed"
+        self._logs = work / "logs"
+        self._stderr = work / "stderr"
+        self._foreign = dict(_FOREIGN)
+        self._rng = random.Random(f"{options.seed}/between")
+        self._look = Look()
+        self._open: list[Victim] = []
+        self._started: _Run | None = None
+        self._first = Phase.EXECUTE
+        self._during = ""
+        self._report = ""
+        self._salts: dict[bytes, int] = {}
+        self._run_seconds = 0.0
+        self._clear_seconds = 0.0
+        self._durability: Durability = "power"
+
+    def run(self) -> Report:
+        """Run it until it has its kills, or until something is found."""
+        began = time.monotonic()
+        try:
+            self._logs.mkdir()
+            self._measure_undisturbed()
+            self._plant(_FOREIGN)
+            while self.report.ok and self.report.n_kills < self._options.kills:
+                self.report.rounds += 1
+                self._round(*plan_round(self._options.seed, self.report.rounds))
+        finally:
+            for victim in self._open:
+                victim.close()
+            self.report.seconds = time.monotonic() - began
+        return self.report
+
+    # --- rounds -----------------------------------------------------------------------------------------------------
+
+    def _measure_undisturbed(self) -> None:
+        """Take the report that every other run has to give, and how long it all takes."""
+        self._during = "the undisturbed run"
+        self._durability = _durability_of(self._options.durability, 1)
+        dag, _ = build_job(self._options.share, "", 0)
+        self.report.nodes_in_dag = len(dag)
+        said = self._undisturbed_call("execute", self._undisturbed)
+        if said.get("error"):
+            self._found([Finding("it runs", str(said["error"]))])
+            return
+        self._report, self._run_seconds = said["report"], said["seconds"]
+        said = self._undisturbed_call("clear", self._undisturbed)
+        self._clear_seconds = said.get("seconds", 0.0)
+        self._found(evidence.check_cleared(self._undisturbed, {}))
+        self._say(f"undisturbed: {len(dag)} nodes in {self._run_seconds:.2f} s")
+
+    def _round(self, strikes: Sequence[Strike], clears: Sequence[Strike]) -> None:
+        self._durability = _durability_of(self._options.durability, self.report.rounds)
+        for strike, following in zip(strikes, [*strikes[1:], None], strict=True):
+            if self._may_go_on():
+                self._strike(strike, at_once=following is not None and following.phase == Phase.START_UP)
+        if self.report.ok:
+            self._finish()
+        if self._may_go_on():
+            self._plant({_FOREIGN_RESULT: b"not a result of ours"})
+            shutil.copytree(self._checkpoint, self._backup)
+            for strike in clears:
+                if self._may_go_on():
+                    self._strike_clear(strike)
+            shutil.rmtree(self._backup)
+            if self.report.ok:
+                self._leave_for_the_next_round()
+
+    def _may_go_on(self) -> bool:
+        return self.report.ok and self.report.n_kills < self._options.kills
+
+    # --- kills of runs ----------------------------------------------------------------------------------------------
+
+    def _strike(self, strike: Strike, *, at_once: bool) -> None:
+        """Start a run, kill it, and check; if `at_once`, the next one starts before the workers of this have ended."""
+        if strike.phase == Phase.EXECUTE:
+            strike, self._first = strike._replace(phase=self._first), Phase.EXECUTE
+        how = "execute" if strike.phase == Phase.EXECUTE else "resume"
+        self._during = f"{how} after kill {self.report.n_kills}"
+        before = self._look
+        run = self._take_or_start(how)
+        said = run.victim.begin(_PATIENCE_SECONDS)
+        seconds = self._moment(strike)
+        if said is None:
+            said = run.victim.kill_after(seconds, look_below=strike.phase != Phase.START_UP)
+        after = self._look_again()
+        if said is not None:
+            self._check_end(how, run, said, before)
+            return
+        self.report.kills[strike.phase] += 1
+        self._during = f"{strike.phase}, killed after {seconds:.4f} s"
+        if at_once and self._may_go_on():
+            self._started = self._start("resume")._replace(overlaps=True)
+        gone = self._check_gone(run)
+        notes = read_notes(run.log)
+        self._found(evidence.check_run(how, before, after, notes, self._options.workers))
+        lost = lost_in(notes, after)
+        if strike.phase != Phase.START_UP:
+            self.report.add_lost(lost)
+        self.report.nodes_run += notes.starts().total()
+        self._say(self._line(after, lost, gone))
+
+    def _moment(self, strike: Strike) -> float:
+        if strike.phase == Phase.START_UP:
+            return start_up_seconds(strike.part)
+        if strike.phase == Phase.EXECUTE:
+            return strike.part * 1.05 * self._run_seconds
+        # It has so much less to do, but to start up it has all the same. Rather too early than too late: a run that is
+        # killed early goes on, and one that came to its end is of no more use in this round.
+        left = 1.0 - len(self._look.commits) / self.report.nodes_in_dag
+        return strike.part * (0.15 + 0.7 * left) * self._run_seconds
+
+    def _finish(self) -> None:
+        """Let a resume come to its end."""
+        self._during = f"the resume after kill {self.report.n_kills}"
+        before = self._look
+        run = self._take_or_start("resume")
+        said = run.victim.begin(_PATIENCE_SECONDS) or run.victim.finish(_PATIENCE_SECONDS)
+        self._look_again()
+        self._check_end("resume", run, said, before)
+
+    def _check_end(self, how: str, run: _Run, said: Said, before: Look) -> None:
+        """Check a run that came to its end."""
+        self._check_gone(run)
+        notes = read_notes(run.log)
+        self.report.nodes_run += notes.starts().total()
+        if how == "execute":
+            self._run_seconds = said.get("seconds", self._run_seconds)  # it depends on what else the machine does
+        n_restored = len(before.commits) if how == "resume" and before.is_there else 0
+        after = self._look
+        # A fresh run may have been killed before it replaced the checkpoint of the round before.
+        end = expected_end(self._report, self._salts.get(after.checkpoint_id, -1))
+        self._found(evidence.check_outcome(said, end, n_restored))
+        if said.get("error"):
+            return
+        self._found(evidence.check_run(how, before, after, notes, self._options.workers))
+        n_nodes = self.report.nodes_in_dag
+        self._found(evidence.check_finished(self._checkpoint, after, self._foreign, n_nodes, temporary=run.overlaps))
+
+    # --- kills of clear_checkpoint ----------------------------------------------------------------------------------
+
+    def _strike_clear(self, strike: Strike) -> None:
+        """Kill `clear_checkpoint()`, and check that it has deleted the checkpoint or not, and nothing else."""
+        if not self._look.is_there:
+            self._restore_backup()
+        before = self._look
+        seconds = strike.part * 1.2 * self._clear_seconds
+        self._during = f"clear, killed after {seconds:.4f} s"
+        run = self._start("clear")
+        said = run.victim.begin(_PATIENCE_SECONDS) or run.victim.kill_after(seconds, look_below=False)
+        gone = self._check_gone(run)
+        after = self._look_again()
+        if said is not None:
+            if said.get("error"):
+                self._found([Finding("it can be cleared", str(said["error"]))])
+            self._clear_seconds = said.get("seconds", self._clear_seconds)
+            self._found(evidence.check_cleared(self._checkpoint, self._foreign))
+            return
+        self.report.kills[Phase.CLEAR] += 1
+        how_far, findings = evidence.check_killed_clear(self._checkpoint, before, after, self._foreign)
+        self.report.clears[how_far] += 1
+        self._found(findings)
+        self._say(self._line(after, Lost((), ()), gone) + f"; {how_far}")
+        if self.report.ok and how_far == Clearing.AS_IT_WAS:
+            self._finish()
+
+    def _restore_backup(self) -> None:
+        shutil.rmtree(self._checkpoint)
+        shutil.copytree(self._backup, self._checkpoint)
+        self._look_again()
+
+    def _leave_for_the_next_round(self) -> None:
+        """Have what is half deleted cleared again, or leave it to an execute or to a resume."""
+        self._during = "the clear after a clear that was killed"
+        if not self._look.is_there:
+            self._first = self._rng.choice([Phase.EXECUTE, Phase.RESUME])
+            if self._rng.random() < 0.3:
+                self._undisturbed_call("clear", self._checkpoint)
+                self._look_again()
+                self._found(evidence.check_cleared(self._checkpoint, self._foreign))
+        # A directory with a result file of others, and without a checkpoint, would be refused.
+        (self._checkpoint / _FOREIGN_RESULT).unlink()
+        del self._foreign[_FOREIGN_RESULT]
+
+    # --- parts ------------------------------------------------------------------------------------------------------
+
+    def _look_again(self) -> Look:
+        self._look = look(self._checkpoint)
+        self._salts.setdefault(self._look.checkpoint_id, self.report.rounds)
+        return self._look
+
+    def _plant(self, files: dict[str, bytes]) -> None:
+        for name, content in files.items():
+            path = self._checkpoint / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        self._foreign.update(files)
+
+    def _start(self, how: str, directory: Path | None = None) -> _Run:
+        self.report.runs += 1
+        options = self._options
+        log = self._logs / str(self.report.runs)
+        where = str(directory or self._checkpoint)
+        order = Order(how, where, str(log), options.share, options.workers, self._durability, self.report.rounds, -1)
+        victim = Victim(order, f"{self._id}-{self.report.runs}", self._stderr)
+        self._open.append(victim)
+        return _Run(victim, log)
+
+    def _take_or_start(self, how: str) -> _Run:
+        started, self._started = self._started, None
+        return started or self._start(how)
+
+    def _undisturbed_call(self, how: str, directory: Path) -> Said:
+        run = self._start(how, directory)
+        said = run.victim.begin(_PATIENCE_SECONDS) or run.victim.finish(_PATIENCE_SECONDS)
+        self._check_gone(run)
+        return said
+
+    def _check_gone(self, run: _Run) -> Gone:
+        gone = wait_until_gone(run.victim, lambda: read_notes(run.log).processes, GONE_SECONDS)
+        self.report.gone_seconds.append(gone.seconds)
+        if gone.left:
+            text = f"{gone.seconds:.1f} s after its coordinator: {'; '.join(gone.left)}"
+            self._found([Finding("nothing outlives the coordinator", text)])
+        run.victim.close()
+        self._open.remove(run.victim)
+        return gone
+
+    def _found(self, findings: Sequence[Finding]) -> None:
+        self.report.add_findings(findings, self._during)
+
+    def _line(self, after: Look, lost: Lost, gone: Gone) -> str:
+        return (
+            f"kill {self.report.n_kills:>3}  round {self.report.rounds:>2}  {self._during}:"
+            f" {len(after.commits)} recorded, {len(lost.running)} running and {len(lost.ended)} ended ones lost,"
+            f" processes gone after {gone.seconds:.3f} s"
+        )
+
+
+def _durability_of(durability: str, number: int) -> Durability:
+    if durability == "both":
+        return "power" if number % 2 else "process"
+    return "power" if durability == "power" else "process"
+
+
+def work_directory(path: str | None) -> Path:
+    """Return an empty directory to work in, made if it is not there; a temporary one for None.
+
+    Raises:
+        OSError: There is something in it, or it cannot be made.
+    """
+    if path is None:
+        return Path(tempfile.mkdtemp(prefix="dagron-campaign-"))
+    work = Path(path).absolute()  # for coordinators, too
+    work.mkdir(parents=True, exist_ok=True)
+    if any(work.iterdir()):
+        raise FileExistsError(f"there is something in {path!r} already")
+    return work
+
+
+def run_campaign(options: Options, say: Say = lambda line: None) -> Report:
+    """Run a campaign. It ends when it has its kills, or at the first that broke a promise.
+
+    Args:
+        options: What it is to be.
+        say: Takes a line when something has happened.
+
+    Returns:
+        What it did and found.
+
+    Raises:
+        OSError: It cannot work in that directory.
+    """
+    work = work_directory(options.directory)
+    temporary = options.directory is None
+    try:
+        report = Campaign(options, work, say).run()
+    except KeyboardInterrupt:
+        if temporary:
+            shutil.rmtree(work, ignore_errors=True)  # the workers of the last run may still be about to end
+        raise
+    if temporary and report.ok:
+        shutil.rmtree(work)
+    else:
+        report.directory = str(work)
+    return report
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dagron.testing.kill_campaign",
+        description="Kill a real run with SIGKILL at random moments, resume it, and check what dagron promises.",
+        epilog="Exit code: 0 if every check held, 1 with the evidence if not, 2 for bad options.",
+    )
+    default = Options()
+    parser.add_argument("--kills", type=_positive, default=default.kills, metavar="N", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, metavar="N", help="default: a random one, which is reported")
+    parser.add_argument(
+        "--share",
+        type=_positive,
+        default=default.share,
+        metavar="N",
+        help="analyse every N-th file of the standard library; default: %(default)s",
+    )
+    parser.add_argument("--workers", type=_positive, default=default.workers, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--durability",
+        choices=["power", "process", "both"],
+        default=default.durability,
+        help="both: one round after the other; default: %(default)s",
+    )
+    parser.add_argument(
+        "--directory", help="where to work, and leave what there is; default: a temporary one, kept on failure"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else")
+    return parser
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a campaign as the command line says; return the exit code."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if sys.platform != "linux":
+        parser.error("it needs Linux: elsewhere what a task has detached may outlive a killed coordinator")
+    if given.directory is not None:
+        try:
+            work_directory(given.directory)
+        except OSError as error:
+            parser.error(f"argument --directory: {error}")
+    seed = random.SystemRandom().randrange(2**32) if given.seed is None else given.seed
+    options = Options(given.kills, seed, given.share, given.workers, given.durability, given.directory)
+    if not given.json:
+        _print(f"seed {seed}: {options.kills} kills, {options.workers} workers, durability {options.durability}")
+    report = run_campaign(options, (lambda line: None) if given.json else _print)
+    if given.json:
+        _print(json.dumps(report.as_json(), indent=1))
+    else:
+        for line in report.lines():
+            _print(line)
+    return 0 if report.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
