@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-from tests.mutations import MUTATIONS, ROOT, SOURCE, mutated
+from mutations import MUTATIONS, ROOT, SOURCE, mutated
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: f"{m.module}: {m.old.strip()[:40]}")

@@ -293,7 +293,8 @@ class Coordinator:
         if completed:
             self._outcomes[node] = (slot, outcome)
         elif outcome.kind == OutcomeKind.DISK:
-            raise CommitError(str(self._store.directory.path), outcome.failure[1])
+            what = f"the result of node {self._dag.name_of(node)!r}: {outcome.failure[1]}"
+            raise CommitError(str(self._store.directory.path), what)
         else:
             stderr = last_lines(self._workers().stderr_of(slot, outcome))
             self.failures[node] = Failure(outcome, None, attempt, slot, stderr)

@@ -22,6 +22,7 @@
     │   ├── FormatVersionError
     │   ├── CheckpointDamagedError
     │   ├── CommitError
+    │   │   └── CheckpointGoneError
     │   └── ResultUnavailableError
     ├── NodeError                            how one node ended without a result; found in `NodeResult.error`
     │   ├── TaskFailedError
@@ -48,6 +49,7 @@ __all__ = [
     "CheckpointDamagedError",
     "CheckpointDirectoryError",
     "CheckpointError",
+    "CheckpointGoneError",
     "CheckpointLockedError",
     "CommitError",
     "CycleError",
@@ -281,7 +283,7 @@ class CheckpointLockedError(CheckpointError):
 
 
 class ForeignFilesError(CheckpointError):
-    """The directory holds `.pkl` files but no checkpoint. Use an empty directory."""
+    """The directory holds `.pkl` files that belong to no checkpoint, or not to this one where a node would write."""
 
     def __init__(self, path: str, names: Sequence[str]) -> None:
         super().__init__(path, names)
@@ -291,7 +293,7 @@ class ForeignFilesError(CheckpointError):
     def __str__(self) -> str:
         return (
             f"{self.path!r} holds {len(self.names)} .pkl file(s) that belong to no checkpoint ({_listed(self.names)}); "
-            "nothing was changed; use an empty directory"
+            "nothing was changed; move them away, or use an empty directory"
         )
 
 
@@ -336,6 +338,16 @@ class CommitError(CheckpointError):
         return (
             f"could not write to the checkpoint {self.path!r}: {self.reason}; "
             "the run was stopped, everything committed before is intact, and resume() goes on from there"
+        )
+
+
+class CheckpointGoneError(CommitError):
+    """The journal was removed or replaced while a run wrote to it: nobody would find what comes next."""
+
+    def __str__(self) -> str:
+        return (
+            f"could not write to the checkpoint {self.path!r}: {self.reason}; "
+            "the run was stopped; put it back and resume() goes on from there, or start again"
         )
 
 

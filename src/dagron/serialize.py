@@ -247,11 +247,10 @@ def dump_result(node: str, value: Any, directory: Path, key: bytes | None, *, du
         try:
             pickler(sink, _PROTOCOL).dump(value)
             return sink.finish()
-        except OSError:
-            sink.discard()
-            raise
         except BaseException as error:
             sink.discard()
+            if sink.refusal is not None:
+                raise sink.refusal from None
             if pickler is _ByValuePickler:
                 if isinstance(error, KeyboardInterrupt):
                     raise

@@ -49,6 +49,9 @@ class ResultSink:
         directory: The checkpoint directory.
         key: The signing key, or None.
         durable: Whether a file has to survive a loss of power when `finish` returns.
+
+    Attributes:
+        refusal: What the disk said when it refused; None if it did not. Tells it from errors of what is pickled.
     """
 
     def __init__(self, directory: Path, key: bytes | None, *, durable: bool) -> None:
@@ -58,6 +61,7 @@ class ResultSink:
         self._parts: list[bytes] = []
         self._size = 0
         self._file: TempFile | None = None
+        self.refusal: OSError | None = None
 
     def write(self, data: bytes | memoryview) -> int:
         """Take the next bytes."""
@@ -67,15 +71,19 @@ class ResultSink:
         n = view.nbytes
         self._digest.update(view)
         self._size += n
-        if self._file is None and self._size > INLINE_MAX_BYTES:
-            self._file = TempFile(self._directory)
-            for part in self._parts:
-                self._file.write(part)
-            self._parts.clear()
-        if self._file is not None:
-            self._file.write(view)
-        else:
+        if self._size <= INLINE_MAX_BYTES:
             self._parts.append(bytes(view))
+            return n
+        try:
+            if self._file is None:
+                self._file = TempFile(self._directory)
+                for part in self._parts:
+                    self._file.write(part)
+                self._parts.clear()
+            self._file.write(view)
+        except OSError as error:
+            self.refusal = error
+            raise
         return n
 
     def finish(self) -> Blob:
@@ -89,7 +97,12 @@ class ResultSink:
         """
         digest = self._digest.digest()
         if self._file is not None:
-            return Blob(Storage.FILE, self._size, digest, b"", self._file.finish(durable=self._durable))
+            try:
+                name = self._file.finish(durable=self._durable)
+            except OSError as error:
+                self.refusal = error
+                raise
+            return Blob(Storage.FILE, self._size, digest, b"", name)
         return Blob(Storage.INLINE, self._size, digest, b"".join(self._parts), "")
 
     def discard(self) -> None:
@@ -102,7 +115,8 @@ class ResultSink:
 def read_blob(directory: Path, blob: BlobFile, key: bytes | None) -> bytes | mmap.mmap:
     """Return the bytes of a result file after comparing their size and digest.
 
-    Large files are mapped rather than read, so that unpickling copies each byte once.
+    Large files are mapped rather than read, so that unpickling copies each byte once; not with a key, because a mapping
+    can still change between the check and the unpickling.
 
     Raises:
         CheckpointDamagedError: The file is missing or its bytes are not those that were committed.
@@ -113,7 +127,7 @@ def read_blob(directory: Path, blob: BlobFile, key: bytes | None) -> bytes | mma
             if file.size != blob.size:
                 reason = f"it has {file.size} bytes instead of {blob.size}"
                 raise CheckpointDamagedError(path, min(file.size, blob.size), reason)
-            data = file.map() if file.size > INLINE_MAX_BYTES else file.read_at(0, file.size)
+            data = file.map() if file.size > INLINE_MAX_BYTES and not key else file.read_at(0, file.size)
     except OSError as error:
         raise CheckpointDamagedError(path, 0, f"cannot read it: {error.strerror}") from error
     if not hmac.compare_digest(_digest_of(data, key), blob.digest):

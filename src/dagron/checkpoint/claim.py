@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import stat
 
 from dagron.checkpoint.files import Directory
@@ -65,4 +66,19 @@ def holder_of(directory: Directory, key: bytes | None) -> tuple[int | None, str 
         view = None
     if view is None or not view.run or view.ended is not None:
         return None, None, None
-    return view.run["pid"], view.run["host"], iso_time(view.run["at"])
+    pid, host = view.run["pid"], view.run["host"]
+    if host == platform.node() and not _exists(pid):
+        return None, None, None  # that was the run before; the holder is still starting
+    return pid, host, iso_time(view.run["at"])
+
+
+def _exists(pid: int) -> bool:
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

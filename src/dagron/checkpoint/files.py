@@ -16,6 +16,7 @@ import os
 import secrets
 import stat
 import sys
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -42,6 +43,7 @@ _BINARY = getattr(os, "O_BINARY", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a FIFO in the place of a file must not hold us up
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
 _FILE_MODE = 0o600
+_RENEW_BYTES = 1024 * 1024
 _DIRECTORY_MODE = 0o700
 
 
@@ -78,6 +80,23 @@ def _sync_data(fd: int) -> None:
         os.fsync(fd)
 
 
+def _sync_entries(directory: Path) -> None:
+    if sys.platform == "win32":
+        return  # Windows has no such call
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_name(directory: Path) -> None:
+    try:
+        _sync_entries(directory.parent)
+    except PermissionError:
+        pass  # whoever may not list it cannot open it, and so cannot sync it
+
+
 class AppendFile:
     """A file that only grows, open for appending.
 
@@ -88,9 +107,12 @@ class AppendFile:
 
     def __init__(self, path: Path, size: int) -> None:
         self._fd = os.open(path, os.O_RDWR | _NOFOLLOW | _BINARY)
+        self._path = str(path)
         self.size = size
         try:
-            if os.fstat(self._fd).st_size != size:
+            status = os.fstat(self._fd)
+            self._identity = (status.st_dev, status.st_ino)
+            if status.st_size != size:
                 os.ftruncate(self._fd, size)
             os.lseek(self._fd, size, os.SEEK_SET)
         except BaseException:
@@ -112,9 +134,35 @@ class AppendFile:
         _write_all(self._fd, data)
         self.size += len(data)
 
+    def is_in_place(self) -> bool:
+        """Tell whether the file still has its name, so that a later reader finds what is appended."""
+        try:
+            status = os.lstat(self._path)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self._identity
+
     def sync(self) -> None:
-        """Make everything appended so far survive a loss of power."""
+        """Make everything appended so far survive a loss of power.
+
+        Raises:
+            OSError: It failed. A later one that succeeds says nothing about these bytes, unless they are renewed: the
+                kernel may have given them up and taken them for clean (LWN 752063, "PostgreSQL's fsync() surprise").
+        """
         _sync_data(self._fd)
+
+    def renew(self, offset: int) -> None:
+        """Write the bytes from `offset` once more as they are, so that the next `sync` is about them, too.
+
+        On crash:
+            The same bytes.
+        """
+        while offset < self.size:
+            data = os.pread(self._fd, min(_RENEW_BYTES, self.size - offset), offset)
+            if not data:
+                return
+            os.pwrite(self._fd, data, offset)
+            offset += len(data)
 
     def read_at(self, offset: int, n: int) -> bytes:
         """Return up to `n` bytes from `offset`."""
@@ -217,11 +265,32 @@ class Directory:
         # Joined by hand: a pathlib operation costs as much as a system call, and there are some for every node.
         self._prefix = str(path) + os.sep
 
-    def create(self) -> None:
-        """Create the directory and its parents where they are missing; ours alone, if we create it."""
-        if not self.path.is_dir():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
+    def create(self, *, durable: bool = False) -> None:
+        """Create the directory and its parents where they are missing; ours alone, if we create it.
+
+        Guarantees:
+            If `durable`, its own name and those of the parents made here survive a loss of power, also if an earlier
+            process was killed while it made them.
+
+        On crash:
+            Some of the parents, empty.
+        """
+        missing = []
+        path = self.path
+        while not path.is_dir():
+            missing.append(path)
+            path = path.parent
+        if durable:
+            # A process that was killed before this sync may have made it. For a name made long ago it costs nothing.
+            _sync_name(path)
+        for path in reversed(missing):
+            try:
+                os.mkdir(path, _DIRECTORY_MODE if path == self.path else 0o777)
+            except FileExistsError:
+                if not path.is_dir():
+                    raise
+            if durable:
+                _sync_name(path)
 
     def names(self) -> list[str]:
         """Return the names of all entries, of whatever kind."""
@@ -295,13 +364,7 @@ class Directory:
 
     def sync(self) -> None:
         """Make the entries created, renamed and removed so far survive a loss of power."""
-        if sys.platform == "win32":
-            return  # Windows has no such call
-        fd = os.open(self.path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        _sync_entries(self.path)
 
     def read(self, name: str) -> bytes:
         """Return the content of `name`.
@@ -334,12 +397,26 @@ class Directory:
             self.remove(name)
 
 
+_locks: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
+
+
+def _forget_locks() -> None:
+    for lock in list(_locks):
+        lock.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    # Else a child that lives on would hold the lock of a parent that has died.
+    os.register_at_fork(after_in_child=_forget_locks)
+
+
 class DirectoryLock:
     """The right to write a checkpoint: an exclusive lock of the kernel on one file of the directory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock: FileLock | None = None
+        self._directory_fd = -1
 
     def acquire(self) -> bool:
         """Take the lock if it is free and say whether it was; never waits.
@@ -358,14 +435,45 @@ class DirectoryLock:
             lock.acquire()
         except Timeout:
             return False
+        if not self._lock_directory():
+            lock.release()
+            return False
         self._lock = lock
         return True
+
+    def _lock_directory(self) -> bool:
+        # The directory itself, too: people take the file for a leftover, and once it is deleted another can be locked.
+        try:
+            import fcntl
+        except ImportError:  # Windows, where an open file cannot be deleted
+            return True
+        fd = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        except OSError:
+            os.close(fd)  # a file system without locks on directories: the file has to do
+            return True
+        self._directory_fd = fd
+        _locks.add(self)
+        return True
+
+    def forget(self) -> None:
+        """In a fork of this process: let go of what is the parent's, without releasing it."""
+        if self._directory_fd >= 0:
+            os.close(self._directory_fd)
+            self._directory_fd = -1
 
     def release(self) -> None:
         """Give the lock back. The file stays: another process may be waiting on it."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+        if self._directory_fd >= 0:
+            os.close(self._directory_fd)
+            self._directory_fd = -1
 
     def __enter__(self) -> Self:
         return self

@@ -36,8 +36,9 @@ kinds are JSON objects. JSON is UTF-8 without escapes; surrogates that are alone
 Reader. Start after the header. At each offset: if a valid record stands there, take it and go on behind its payload.
 If not, look for the next marker behind it at which a valid record begins. If there is one, the bytes between are
 damage: they are reported with their offset, and cost what stood there. If there is none, the rest is a torn tail: what
-a kill in the middle of an append leaves. It is dropped, and cut off by the next writer. (A result may contain a copy of
-older records; the rule on sequence numbers keeps a reader that searches from taking them for records.)
+a kill in the middle of an append leaves. It is dropped, and cut off by the next writer. Where a number is passed over
+between two records that adjoin, records are missing, which is reported as damage of size 0. (A result may contain a
+copy of older records; the rule on sequence numbers keeps a reader that searches from taking them for records.)
 
 A FILE result is finished under its temporary name, then recorded, then renamed: whoever finds both the record and the
 temporary name renames it, and the final name is never that of an older result. VIEWS_WRITTEN says that the `.pkl`
@@ -193,7 +194,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """A stretch of the journal that holds no valid record although one follows it."""
+    """A stretch of the journal without a valid record although one follows it; of size 0 if records are missing."""
 
     offset: int
     size: int
@@ -396,6 +397,8 @@ def scan(
                     return
                 record = valid_at(probe, sequence)
             yield Damage(damaged_from, probe - damaged_from)
+        elif record.sequence != sequence + 1:
+            yield Damage(offset, 0)  # nothing is damaged, but something is missing
         yield record
         sequence = record.sequence
         offset = record.payload_offset + record.payload_size

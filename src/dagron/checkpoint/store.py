@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dagron.checkpoint.blobs import BlobFile, load_result
+from dagron.checkpoint.blobs import BlobFile, load_result, read_blob
 from dagron.checkpoint.claim import check_directory, holder_of
 from dagron.checkpoint.files import AppendFile, Directory, DirectoryLock, is_temporary
 from dagron.checkpoint.format import (
@@ -33,8 +33,10 @@ from dagron.checkpoint.view import JOURNAL, LOCK, META, View, check_journal, fil
 from dagron.errors import (
     CheckpointDamagedError,
     CheckpointDirectoryError,
+    CheckpointGoneError,
     CheckpointLockedError,
     CommitError,
+    ForeignFilesError,
 )
 
 __all__ = ["CheckpointStore", "Durability", "PendingCommit", "boot_id", "load_result"]
@@ -122,6 +124,8 @@ class CheckpointStore:
         self._total = 0
         self._run: dict[str, Any] = {}
         self._meta_due = 0.0
+        self._refused = False
+        self._owner = os.getpid()
 
     # --- taking the directory ---------------------------------------------------------------------------------
 
@@ -153,7 +157,7 @@ class CheckpointStore:
             if not accept_damage:
                 raise
         try:
-            self.directory.create()
+            self.directory.create(durable=self._power)
             taken = self._lock.acquire()
         except OSError as error:
             raise CheckpointDirectoryError(str(path), error.strerror or str(error)) from error
@@ -200,10 +204,11 @@ class CheckpointStore:
         try:
             sizes = self.directory.sizes()
             self._present = {name for name in sizes if name.endswith(SUFFIX)}
+            self._refuse_foreign(nodes)
             if fresh or old is None or old.cleared:
                 self._names = FileNames(nodes)
                 if old is not None:
-                    self._owned = old.files & self._present
+                    self._own(old.files & self._present)
                 self._begin_fresh(structure.hex())
             else:
                 known = {**old.stale, **old.commits}
@@ -215,12 +220,26 @@ class CheckpointStore:
                 }
                 self._names = FileNames({**dict.fromkeys(nodes), **dict.fromkeys(known)}, recorded)
                 self._begin_again(old, sizes)
-            self._twins = {name.lower(): name for name in self._owned}
             # Not before: the old checkpoint may need one of them until it is superseded or recovered.
             self.directory.remove_all(filter(is_temporary, sizes))
         except OSError as error:
             raise self._commit_error(error) from error
         return {name: commit for name, commit in self._commits.items() if name not in self.lost}
+
+    def _refuse_foreign(self, nodes: Sequence[str]) -> None:
+        """Refuse to write over files that the journal does not know.
+
+        Only if it is whole up to the end of a run: else it may have forgotten what it knew.
+        """
+        old = self.view
+        if old is None or old.ended is None or old.damage or old.valid_size != old.size:
+            return
+        unknown = self._present - old.files
+        if unknown:
+            names = FileNames(nodes)
+            foreign = unknown.intersection(map(names.file_name, nodes))
+            if foreign:
+                raise ForeignFilesError(str(self.directory.path), sorted(foreign))
 
     def _run_fields(self, *, fresh: bool, structure: str) -> dict[str, Any]:
         self._run = {
@@ -246,53 +265,72 @@ class CheckpointStore:
 
     def _begin_again(self, old: View, sizes: dict[str, int]) -> None:
         for damage in old.damage:
-            logger.warning(
-                "%s: %d bytes at offset %d are damaged; the nodes recorded there run again",
-                self.directory.path / JOURNAL,
-                damage.size,
-                damage.offset,
-            )
+            what = f"{damage.size} bytes at offset {damage.offset} are damaged"
+            if not damage.size:
+                what = f"records are missing at offset {damage.offset}"
+            logger.warning("%s: %s; the nodes recorded there run again", self.directory.path / JOURNAL, what)
         self._journal = AppendFile(self.directory.path / JOURNAL, old.valid_size)
+        # A run that was killed may have left records without their sync, or ended because that failed. No file may get
+        # its name before its record, and nothing may be restored that is not on the disk.
+        if self._power and old.ended is None:
+            self._journal.renew(old.run_offset)
+        self._sync()
         self._checkpoint_id = old.checkpoint_id
         self._writer = RecordWriter(old.checkpoint_id, self._key, old.sequence)
         self._commits, self._stale, self._failures = old.commits, old.stale, old.failures
         self._lost_commits = old.lost
-        # After a loss of power a file may have its size and not its bytes. What the last run left when the machine
-        # went on is whole: nothing but a kill interrupted it.
-        suspicious = old.ended is None and old.run.get("boot") != boot_id()
+        # After a loss of power a file may have its size and not its bytes: a copy of a small result, which is never
+        # synced, also if the run had ended. What the last run left when the machine went on is whole: nothing but a
+        # kill interrupted it.
+        restarted = old.run.get("boot") != boot_id()
         for commit in self._commits.values():
-            self._recover(commit, sizes, lagging=commit.name in old.lagging, verify=suspicious)
-        self._owned = old.owned & self._present
+            verify = restarted and (old.ended is None or commit.storage == Storage.INLINE)
+            self._recover(commit, sizes, lagging=commit.name in old.lagging, verify=verify)
+        self._own(old.owned & self._present)
+        # Both before the record that lets the next look, after a kill in here, be less thorough than this one.
+        if self.lost:
+            self.invalidate(sorted(self.lost), "the result is lost", lost=True)
+        if restarted:
+            self.write_views()
         # Still the old structure: the new one counts once `reconcile` has said what it makes of the commits.
         self._append(self._writer.event(Kind.RUN_STARTED, self._run_fields(fresh=False, structure=old.structure)))
-        if self.lost:
-            # On record, because the next look may be less thorough than this one.
-            self.invalidate(sorted(self.lost), "the result is lost", lost=True)
         self._sync()
+        if self._power:
+            # What a run without syncs, or one that was killed before its sync, has named.
+            self.directory.sync()
         self.write_meta()
 
     def _recover(self, commit: Commit, sizes: dict[str, int], *, lagging: bool, verify: bool) -> None:
         file_name = commit.file_name
-        if commit.temp_name in sizes:
+        if commit.temp_name in sizes and not self._is_damaged(commit, commit.temp_name):
             # Recorded and not yet renamed; what has the final name is an older result.
             self.directory.publish(commit.temp_name, file_name)
             sizes[file_name] = sizes.pop(commit.temp_name)
             self._present.add(file_name)
-        whole = sizes.get(file_name) == commit.size and not lagging
-        if whole and not verify:
+        if sizes.get(file_name) == commit.size and not lagging and not (verify and self._is_damaged(commit, file_name)):
             return
-        if commit.storage == Storage.INLINE or (whole and verify):
+        if commit.storage == Storage.INLINE:
             try:
                 load_result(self.directory, commit, self._key)
             except CheckpointDamagedError:
                 pass
             else:
-                if commit.storage == Storage.INLINE:
-                    self._views.append((commit, None))
+                self._views.append((commit, None))
                 return
         path = self.directory.path / file_name
         logger.warning("%s is missing or damaged; node %r runs again, and nothing else", path, commit.name)
         self.lost.add(commit.name)
+
+    def _is_damaged(self, commit: Commit, file_name: str) -> bool:
+        try:
+            read_blob(self.directory.path, BlobFile(file_name, commit.size, commit.digest), self._key)
+        except CheckpointDamagedError:
+            return True
+        return False
+
+    def _own(self, files: set[str]) -> None:
+        self._owned = files
+        self._twins = {name.lower(): name for name in files}
 
     def end(self, fields: dict[str, Any]) -> None:
         """Finish the run: write what lags behind, say that it ended, delete what an older checkpoint left.
@@ -304,9 +342,7 @@ class CheckpointStore:
         """
         try:
             self.write_views()
-            self._append(self._writer.event(Kind.RUN_ENDED, {"at": time.time(), **fields}))
-            self._sync()
-            self.write_meta(ended=True)
+            # Before the record of the end: what stands under these names behind it is somebody else's.
             stale = self._owned.union(commit.file_name for commit in self._stale.values())
             if stale:
                 self.directory.remove_all(stale.difference(commit.file_name for commit in self._commits.values()))
@@ -314,6 +350,9 @@ class CheckpointStore:
                 self.directory.remove_all(filter(is_temporary, self.directory.names()))
             if self._power:
                 self.directory.sync()
+            self._append(self._writer.event(Kind.RUN_ENDED, {"at": time.time(), **fields}))
+            self._sync()
+            self.write_meta(ended=True)
         except OSError as error:
             raise self._commit_error(error) from error
 
@@ -328,7 +367,7 @@ class CheckpointStore:
 
     def interrupt(self) -> None:
         """Do for a run that was interrupted what can be done: write what lags behind. Raises nothing."""
-        if self._journal is None:
+        if self._journal is None or self._refused or self._is_forked:
             return
         try:
             self.write_views()
@@ -338,10 +377,21 @@ class CheckpointStore:
 
     def close(self) -> None:
         """Let go of the directory. Safe to call in any state, and twice."""
+        if self._is_forked:
+            return  # releasing a lock releases it for all that share it
         journal, self._journal = self._journal, None
-        if journal is not None:
-            journal.close()
-        self._lock.release()
+        try:
+            if journal is not None:
+                journal.close()
+        except OSError as error:
+            raise self._commit_error(error) from error
+        finally:
+            self._lock.release()
+
+    @property
+    def _is_forked(self) -> bool:
+        # A process that somebody forked in a callback, and that has come back out of it.
+        return os.getpid() != self._owner
 
     # --- committing -------------------------------------------------------------------------------------------
 
@@ -554,6 +604,9 @@ class CheckpointStore:
 
     def _append(self, data: bytes) -> None:
         assert self._journal is not None, "begin() comes first"
+        if not self._journal.is_in_place():
+            self._refused = True
+            raise CheckpointGoneError(str(self.directory.path), f"{JOURNAL} was removed or replaced")
         self._journal.append(data)
 
     def _sync(self) -> None:
@@ -562,6 +615,8 @@ class CheckpointStore:
             self._journal.sync()
 
     def _commit_error(self, error: OSError) -> CommitError:
+        # For good: what comes after a record that is not there, or not on the disk, must not be there either.
+        self._refused = True
         what = error.strerror or str(error)
         if error.filename is not None:
             what = f"{os.path.basename(os.fsdecode(error.filename))}: {what}"
@@ -653,7 +708,11 @@ class CheckpointStore:
             else:
                 owned = files_of_damaged(self.directory, self._key) & sizes.keys()
             owned |= set(filter(is_temporary, sizes))
-            self.directory.remove_all(sorted(owned))
-            self.directory.remove_all((META, JOURNAL, LOCK))
+            # In this order also after a loss of power: what says which files are ours goes after these files, and a
+            # journal may not be missed while there is a `_meta.json`.
+            for names in (sorted(owned), (META,), (JOURNAL, LOCK)):
+                self.directory.remove_all(names)
+                if self._power:
+                    self.directory.sync()
         except OSError as error:
             raise self._commit_error(error) from error

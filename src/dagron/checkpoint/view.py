@@ -59,10 +59,12 @@ class View:
         run: The fields of the last RUN_STARTED.
         ended: The fields of the RUN_ENDED that belongs to it, if there is one.
         n_runs: Runs on this checkpoint.
+        run_offset: Where the record of the last RUN_STARTED begins in the journal.
         processes: The workers and servers of the last run, if it has not ended: process id and when it was created, as
             the machine `run["boot"]` counts.
         namespace: The namespace of these process ids.
         owned: Files that we have written and that belong to no commit any more; they may be reused or deleted.
+        removed: Files of stale commits that a run deleted at its end.
         lagging: Completed nodes whose `.pkl` copy may be missing or that of an older result.
         stale: Commits that no longer apply although nothing has replaced them yet.
         cleared: The checkpoint is being deleted.
@@ -82,9 +84,11 @@ class View:
     run: dict[str, Any] = field(default_factory=dict)
     ended: dict[str, Any] | None = None
     n_runs: int = 0
+    run_offset: int = HEADER_SIZE
     processes: dict[int, float] = field(default_factory=dict)
     namespace: str = ""
     owned: set[str] = field(default_factory=set)
+    removed: set[str] = field(default_factory=set)
     lagging: set[str] = field(default_factory=set)
     stale: dict[str, Commit] = field(default_factory=dict)
     cleared: bool = False
@@ -109,6 +113,7 @@ class View:
                 if old is not None:
                     self.owned.add(old.file_name)
             self.commits[commit.name] = commit
+            self.removed.discard(commit.file_name)
             self.failures.pop(commit.name, None)
             self.lost.pop(commit.name, None)
             if commit.storage == Storage.INLINE:
@@ -130,6 +135,7 @@ class View:
                     self.structure, self.absent = fields["structure"], set(fields["absent"])
             elif record.kind == Kind.RUN_STARTED:
                 self.run, self.ended = fields, None
+                self.run_offset = record.offset
                 self.processes = {}
                 self.n_runs += 1
                 self.structure = fields.get("structure", "")
@@ -142,6 +148,9 @@ class View:
                 self.ended = fields
                 self.processes = {}
                 self.lagging.clear()
+                # The files of these were deleted before this was written.
+                self.owned.clear()
+                self.removed = {commit.file_name for commit in self.stale.values()}
             elif record.kind == Kind.VIEWS_WRITTEN:
                 self.lagging.clear()
             elif record.kind == Kind.CLEARED:
@@ -175,7 +184,7 @@ class View:
     def files(self) -> set[str]:
         """Every file that is ours, whether it exists or not."""
         files = {commit.file_name for commit in self.commits.values()}
-        files.update(commit.file_name for commit in self.stale.values())
+        files.update(commit.file_name for commit in self.stale.values() if commit.file_name not in self.removed)
         return files | self.owned
 
 
@@ -192,6 +201,9 @@ def _open_journal(directory: Directory, key: bytes | None) -> tuple[ReadFile, He
         return None
     try:
         header = decode_header(file.read_at(0, HEADER_SIZE), key)
+    except OSError as error:
+        file.close()
+        raise _unreadable(directory, error) from error
     except ValueError as error:
         file.close()
         raise CheckpointDamagedError(journal, 0, str(error)) from None
@@ -211,9 +223,13 @@ def _found(directory: Directory) -> ReadFile | None:
             if not directory.exists(META):
                 return None
         except OSError as error:
-            raise CheckpointDirectoryError(str(directory.path), f"cannot read {JOURNAL}: {error.strerror}") from error
+            raise _unreadable(directory, error) from error
     reason = "it is missing, although _meta.json is there; put it back, or call clear_checkpoint()"
     raise CheckpointDamagedError(str(directory.path / JOURNAL), 0, reason)
+
+
+def _unreadable(directory: Directory, error: OSError) -> CheckpointDirectoryError:
+    return CheckpointDirectoryError(str(directory.path), f"cannot read {JOURNAL}: {error.strerror}")
 
 
 def check_journal(directory: Directory, key: bytes | None = None) -> None:
@@ -243,7 +259,10 @@ def read_view(directory: Directory, key: bytes | None = None) -> View | None:
         return None
     file, header = opened
     with file:
-        return _read(directory, file, header.checkpoint_id, key)
+        try:
+            return _read(directory, file, header.checkpoint_id, key)
+        except OSError as error:
+            raise _unreadable(directory, error) from error
 
 
 def _read(directory: Directory, file: ReadFile, checkpoint_id: bytes, key: bytes | None) -> View:

@@ -50,6 +50,10 @@ class WorkerSetup(NamedTuple):
     key: bytes | None
     durable: bool
 
+    def __repr__(self) -> str:
+        key = "None" if self.key is None else "..."  # which is a secret
+        return f"WorkerSetup(directory={self.directory!r}, key={key}, durable={self.durable})"
+
 
 class Item(NamedTuple):
     """One attempt of one node.
@@ -157,7 +161,8 @@ def run_item(
         try:
             blob = dump_result(item.node, value, setup.directory, setup.key, durable=setup.durable)
         except OSError as error:
-            kind, failure = OutcomeKind.DISK, describe_exception(error)
+            kind_name, message, text = describe_exception(error)
+            kind, failure = OutcomeKind.DISK, (kind_name, error.strerror or message, text)
     except ResultNotPicklableError as error:
         kind, failure = OutcomeKind.UNPICKLABLE, describe_exception(error, _OUR_FRAMES)
         exception = dump_exception(error)

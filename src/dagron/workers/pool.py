@@ -7,6 +7,7 @@ and says how they ended. Only bytes cross to the workers; results come over the 
 
 from __future__ import annotations
 
+import os
 import pickle
 import queue
 import threading
@@ -176,7 +177,13 @@ class ProcessPool:
         self.n_slots = n_slots
         self._setup = pickle.dumps(tuple(setup), 5)
         self._grace = kill_grace_seconds
-        self._slots = [_Slot(i) for i in range(n_slots)]
+        self._owner = os.getpid()
+        self._slots: list[_Slot] = []
+        try:
+            for i in range(n_slots):
+                self._slots.append(_Slot(i))
+        except OSError as error:
+            raise WorkerStartError(f"no shared memory for a slot: {error.strerror}") from error
         # Put by the executors' threads, taken by the coordinator's.
         self._done: queue.SimpleQueue[_Note | None] = queue.SimpleQueue()
         self._server = Server()
@@ -357,6 +364,8 @@ class ProcessPool:
 
     def stop(self) -> None:
         """End all workers and everything below them; nothing is left when it returns."""
+        if os.getpid() != self._owner:
+            return  # a fork of the coordinator; they are not its own
         # An idle worker is asked to end, so that what it registered with atexit runs; a busy one is killed.
         idle = [slot for slot in self._slots if slot.executor is not None and not slot.outstanding]
         threads = [_manager_thread(slot.executor) for slot in self._slots if slot.executor is not None]
@@ -380,6 +389,8 @@ class ProcessPool:
 
     def close(self) -> None:
         """Stop, and let go of everything. Safe to call twice."""
+        if os.getpid() != self._owner:
+            return
         self.stop()
         for slot in self._slots:
             slot.board.close()
