@@ -37,11 +37,11 @@ def memory_file(name: str) -> int:
 
 def flush_streams() -> None:
     """Write out what Python's own streams hold back."""
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
         try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            pass  # a task closed or replaced it
+            getattr(sys, name).flush()
+        except BaseException:
+            pass  # a task closed, removed or replaced it
 
 
 def position(fd: int) -> int:

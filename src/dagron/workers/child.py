@@ -6,12 +6,14 @@ before it forks, so it stays light. `pool="inline"` calls the same functions in 
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from dagron.checkpoint.blobs import BlobFile, read_blob
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
@@ -121,7 +123,7 @@ class Outcome(NamedTuple):
 
 
 _NO_FAILURE = ("", "", "")
-_OUR_FRAMES = 2  # run_item and Binding.call
+_OUR_FRAMES = 3  # run_item, _called and Binding.call
 
 
 def _usage() -> tuple[float, int]:
@@ -141,6 +143,37 @@ def _load_input(source: bytes | BlobFile, setup: WorkerSetup) -> Any:
     return pickle.loads(read_blob(setup.directory, source, setup.key))
 
 
+def _called(binding: Binding, fn: Any, inputs: list[Any]) -> Any:
+    me = os.getpid()
+    try:
+        value = binding.call(fn, inputs)
+    except BaseException as error:
+        if os.getpid() != me:
+            _end_copy(error)
+        raise
+    if os.getpid() != me:
+        _end_copy(None)
+    return value
+
+
+def _end_copy(error: BaseException | None) -> NoReturn:
+    """End a process that the task has forked and that came out of the task, as the interpreter would end it.
+
+    It must not go on: it would answer for the worker, on the same board and the same pipes.
+    """
+    code: object = None
+    if isinstance(error, SystemExit):
+        code = error.code
+        if code is not None and not isinstance(code, int):
+            sys.stderr.write(f"{code}\n")
+            code = 1
+    elif error is not None:
+        traceback.print_exception(error)
+        code = 1
+    flush_streams()
+    os._exit((code or 0) & 0xFF)  # type: ignore[operator]
+
+
 def run_item(
     item: Item, load_task: Callable[[Item], tuple[Any, Any]], setup: WorkerSetup, *, interruptible: bool = False
 ) -> Outcome:
@@ -156,7 +189,7 @@ def run_item(
     try:
         fn, retry_on = load_task(item)
         inputs = [_load_input(source, setup) for source in item.inputs]
-        value = item.binding.call(fn, inputs)
+        value = _called(item.binding, fn, inputs)
         del inputs
         try:
             blob = dump_result(item.node, value, setup.directory, setup.key, durable=setup.durable)
@@ -234,6 +267,17 @@ def run_batch(payload: bytes) -> int:
     Returns:
         How many were run. Fewer than the batch has if the board was full: the others were not started.
     """
+    try:
+        return _run_batch(payload)
+    except BaseException:
+        # What a task left behind, a timer say, raised it between two attempts. It must not leave this function: the
+        # executor would pickle it, and a thread of the coordinator would unpickle what is the user's.
+        traceback.print_exc()
+        flush_streams()
+        os._exit(1)
+
+
+def _run_batch(payload: bytes) -> int:
     worker = _worker
     assert worker is not None
     batch: Batch = Batch(*pickle.loads(payload))

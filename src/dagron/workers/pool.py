@@ -157,6 +157,8 @@ class _Slot:
         self.generation = 0
         self.idle_deaths = 0
         self.kill_requested = False
+        self.ended_before_kill: set[int] = set()
+        self.n_returned = 0  # batches that returned after the kill was asked for
 
 
 class ProcessPool:
@@ -265,13 +267,17 @@ class ProcessPool:
             else:
                 happened.append(self._lost(slot))
             return
+        if slot.kill_requested:
+            # Told with the end of the worker, which is what decides: the kill may have made this outcome.
+            slot.n_returned += 1
+            if slot.n_returned == len(slot.outstanding):
+                later.append((index, generation, 0, False))
+            return
         expected, items = slot.outstanding.popleft()
         assert expected == number, "a slot returns its batches in order"
         slot.idle_deaths = 0
-        outcomes = [Outcome(*pickle.loads(data)) for data in slot.board.outcomes(number)]
+        outcomes = _outcomes(slot, number)
         happened.append(Returned(index, outcomes, items[len(outcomes) :]))
-        if slot.kill_requested and not slot.outstanding:
-            later.append((index, generation, 0, False))
 
     def _lost(self, slot: _Slot) -> Lost:
         """Bury the worker of a slot; the next batch gets a new one."""
@@ -279,11 +285,18 @@ class ProcessPool:
         at_end = slot.board.running()
         running = at_end.item
         outcomes: list[Outcome] = []
+        late: list[int] = []
         unstarted: list[int] = []
         for number, items in slot.outstanding:
-            done = [Outcome(*pickle.loads(data)) for data in slot.board.outcomes(number)]
+            done = _outcomes(slot, number)
+            if slot.kill_requested:
+                late += [outcome.item for outcome in done if outcome.item not in slot.ended_before_kill]
+                done = [outcome for outcome in done if outcome.item in slot.ended_before_kill]
             outcomes += done
             unstarted += items[len(done) :]
+        if late:
+            # It came out of its task because it was being killed, or because a process that it waited for was.
+            running = late[0]
         if running in unstarted:
             unstarted.remove(running)
         else:
@@ -322,6 +335,10 @@ class ProcessPool:
         """Kill the worker of a slot and everything below it. A `Lost` follows in any case."""
         state = self._slots[slot]
         state.kill_requested = True
+        state.n_returned = 0
+        state.ended_before_kill = {
+            outcome.item for number, _ in state.outstanding for outcome in _outcomes(state, number)
+        }
         process = state.context.last if state.context is not None else None
         if process is not None and process.pid is not None:
             self._server.kill(process.pid, 0.0 if at_once else self._grace)
@@ -397,6 +414,10 @@ class ProcessPool:
             slot.stdout.close()
             slot.stderr.close()
         self._slots = []
+
+
+def _outcomes(slot: _Slot, batch: int) -> list[Outcome]:
+    return [Outcome(*pickle.loads(data)) for data in slot.board.outcomes(batch)]
 
 
 def _manager_thread(executor: ProcessPoolExecutor | None) -> threading.Thread | None:

@@ -20,6 +20,7 @@ a worker and everything below it.
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import select
@@ -69,6 +70,7 @@ class _Server:
         self.workers: dict[int, int] = {}  # pid -> status pipe
         self.dying: dict[int, float] = {}  # pid -> when SIGKILL follows
         self.spare_strangers_until = 0.0
+        self.ended: list[tuple[float, int, bytes]] = []  # when to tell at the latest, status pipe, what to tell
         self.wakeup_read, self.wakeup_write = os.pipe()
         os.set_blocking(self.wakeup_read, False)
         os.set_blocking(self.wakeup_write, False)
@@ -76,7 +78,7 @@ class _Server:
     def run(self) -> None:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self.wakeup_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             while self.coordinator == os.getppid():
                 sources: list[socket.socket | int] = [self.control, self.wakeup_read]
@@ -97,7 +99,7 @@ class _Server:
             self.kill_everything()
 
     def wait_seconds(self) -> float:
-        due = min(self.dying.values(), default=None)
+        due = min([*self.dying.values(), *(due for due, _, _ in self.ended)], default=None)
         if due is None:
             return _POLL_SECONDS
         return min(_POLL_SECONDS, max(0.0, due - time.monotonic()))
@@ -137,7 +139,7 @@ class _Server:
             os.setsid()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, self.on_interrupt)  # ignored, if the coordinator ignores it
             _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             # What a task double-forks becomes the worker's child, so that it can be told whose it is.
             _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -145,7 +147,8 @@ class _Server:
                 os._exit(1)
             self.control.close()
             payload, status, stdout, stderr, *passed = fds
-            for fd in (self.wakeup_read, self.wakeup_write, status, *self.workers.values()):
+            ended = (pipe for _, pipe, _ in self.ended)
+            for fd in (self.wakeup_read, self.wakeup_write, status, *self.workers.values(), *ended):
                 os.close(fd)
             null = os.open(os.devnull, os.O_RDONLY)
             for fd, number in ((null, 0), (stdout, 1), (stderr, 2)):
@@ -159,6 +162,7 @@ class _Server:
         except BaseException:
             traceback.print_exc()
         finally:
+            atexit._run_exitfuncs()
             flush_streams()
             os._exit(code)
 
@@ -177,28 +181,44 @@ class _Server:
             pipe = self.workers.pop(pid, None)
             if pipe is None:
                 continue
-            if pid in self.dying:
-                # Its own grace stays with what it leaves behind.
-                self.spare_strangers_until = max(self.spare_strangers_until, self.dying.pop(pid))
+            due = self.dying.pop(pid, 0.0)
+            # Its own grace stays with what it leaves behind.
+            self.spare_strangers_until = max(self.spare_strangers_until, due)
             self.kill_strangers()
             peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            self.ended.append((due, pipe, STATUS.pack(os.waitstatus_to_exitcode(status), peak)))
+        if ended:
+            self.kill_strangers()  # once more: the kernel's list may pass over one while its neighbour is ending
+        self.tell_ends()
+
+    def tell_ends(self) -> None:
+        """Tell the coordinator which workers have ended; of one that was killed, once all it had started is gone, too.
+
+        So a further attempt does not meet what the last one left, and a run that ends does not cut its grace short.
+        """
+        if not self.ended:
+            return
+        now = time.monotonic()
+        strangers = sys.platform == "linux" and any(pid not in self.workers for pid in children_of(os.getpid()))
+        waiting = []
+        for due, pipe, status in self.ended:
+            if due > now and strangers:
+                waiting.append((due, pipe, status))
+                continue
             try:
-                os.write(pipe, STATUS.pack(os.waitstatus_to_exitcode(status), peak))
+                os.write(pipe, status)
             except BrokenPipeError:
                 pass
             os.close(pipe)
-        if ended:
-            self.kill_strangers()  # once more: the kernel's list may pass over one while its neighbour is ending
+        self.ended = waiting
 
     def kill(self, pid: int, grace: float) -> None:
         if grace > 0:
             self.dying[pid] = time.monotonic() + grace
-            for process in alive_below(pid):
-                _signal(process.pid, signal.SIGTERM)
-            _signal(pid, signal.SIGTERM)
+            _signal_tree(pid, signal.SIGTERM)
         else:
             self.dying.pop(pid, None)
-            _kill_tree(pid)
+            _signal_tree(pid, signal.SIGKILL)
 
     def kill_overdue(self) -> None:
         now = time.monotonic()
@@ -207,6 +227,7 @@ class _Server:
         if self.spare_strangers_until and self.spare_strangers_until <= now:
             self.spare_strangers_until = 0.0
             self.kill_strangers()
+        self.tell_ends()
 
     def kill_strangers(self) -> None:
         """Kill what dead workers have left: our children that are no workers, and what is below them."""
@@ -214,7 +235,7 @@ class _Server:
             return
         for pid in children_of(os.getpid()):
             if pid not in self.workers:
-                _kill_tree(pid)
+                _signal_tree(pid, signal.SIGKILL)
 
     def kill_everything(self) -> None:
         # Again and again, because what is being killed may be forking, and whose parent dies becomes our child; not for
@@ -250,10 +271,12 @@ def _reap_all() -> bool:
     return True
 
 
-def _kill_tree(pid: int) -> None:
-    for descendant in alive_below(pid):
-        _signal(descendant.pid, signal.SIGKILL)
-    _signal(pid, signal.SIGKILL)
+def _signal_tree(pid: int, number: int) -> None:
+    # From the top: a parent that saw its child die first would go on as if that had been the child's own end.
+    descendants = alive_below(pid)
+    _signal(pid, number)
+    for descendant in descendants:
+        _signal(descendant.pid, number)
 
 
 def _signal(pid: int, number: int) -> None:
@@ -269,6 +292,8 @@ def main(control_fd: int) -> NoReturn:
     while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(null)
+    # What the thread that started this has blocked must neither hide the end of a worker nor the SIGTERM of a kill.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     with socket.socket(fileno=control_fd) as control:
         _Server(control).run()
