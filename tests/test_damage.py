@@ -448,10 +448,16 @@ class TestDamagedInvalidations:
 
     def test_no_stale_child_comes_back_wherever_the_journal_is_cut(self, interrupted):
         journal = interrupted.files[JOURNAL]
+        [ended] = [record for record in interrupted.records() if record.kind == Kind.RUN_ENDED]
+        whole = ended.payload_offset
         for length in spread(len(journal), 200):
-            if length >= HEADER_SIZE:
+            if length >= HEADER_SIZE and length != whole:
                 interrupted.restore(**{JOURNAL: journal[:length]})
                 assert interrupted.resume([JOURNAL])[1] == set()
+        # Cut exactly there, it looks whole, and a file that it does not know looks like somebody else's.
+        interrupted.restore(**{JOURNAL: journal[:whole]})
+        with pytest.raises(dagron.ForeignFilesError, match=r"\.pkl"):
+            interrupted.executor().resume(interrupted.tasks)
 
 
 # --- what is refused is refused before anything changes ---------------------------------------------------------------

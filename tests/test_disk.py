@@ -452,7 +452,9 @@ def test_a_journal_that_cannot_be_closed_is_an_error_of_ours(ckpt, traced, log):
 
 
 @pytest.mark.parametrize(
-    ("kind", "error"), [("openat", "ENOSPC"), ("write", "EIO"), ("fdatasync", "EIO"), ("close", "EDQUOT")]
+    # Not `close`: its line is the last of the log, and the tracer goes with its worker, perhaps before it is written.
+    ("kind", "error"),
+    [("openat", "ENOSPC"), ("write", "EIO"), ("fdatasync", "EIO")],
 )
 def test_an_error_in_any_call_that_makes_a_large_result_ends_the_run(ckpt, strace, tmp_path, log, kind, error):
     """The worker has strace make its own n-th call fail. Relies on `OutcomeKind.DISK` and on `discard`."""

@@ -249,9 +249,7 @@ class TestSecondNames:
 
     @pytest.mark.parametrize("name", ["a.pkl", "b.pkl", META, JOURNAL, LOCK])
     @pytest.mark.parametrize("use", ["resume", "execute", "clear_checkpoint"])
-    def test_of_every_file_stay_as_they_were(self, scene, name, use, request):
-        if name == JOURNAL and use != "execute":
-            request.applymarker(pytest.mark.xfail(reason="the journal is appended to in place"))
+    def test_of_every_file_stay_as_they_were(self, scene, name, use):
         scene.executor().execute(scene.tasks(c=breaks))
         scene.outside.keep(scene.ckpt / name)
         if use == "clear_checkpoint":
@@ -261,7 +259,6 @@ class TestSecondNames:
         getattr(scene.executor(), "resume" if use == "clear_checkpoint" else use)(tasks)
         assert scene.outside.is_intact()
 
-    @pytest.mark.xfail(reason="the journal is appended to in place")
     def test_of_a_whole_checkpoint_are_a_checkpoint_of_their_own(self, scene, tmp_path):
         scene.executor().execute(scene.tasks(c=breaks))
         copy = tmp_path / "copy"
@@ -437,9 +434,7 @@ class TestForeignResultFiles:
 
     @pytest.mark.parametrize("name", [META, JOURNAL, LOCK])
     @pytest.mark.parametrize("use", ["execute", "resume", "clear_checkpoint"])
-    def test_files_with_our_own_names_that_are_not_ours_stay(self, scene, name, use, request):
-        if (use, name) in {("execute", LOCK), ("clear_checkpoint", META), ("clear_checkpoint", JOURNAL)}:
-            request.applymarker(pytest.mark.xfail(reason="they are taken for ours by their names"))
+    def test_files_with_our_own_names_that_are_not_ours_stay(self, scene, name, use):
         scene.ckpt.mkdir()
         (scene.ckpt / name).write_bytes(b'{"mine": "since 1999"}')
         before = (scene.ckpt / name).lstat()

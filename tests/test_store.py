@@ -1146,8 +1146,13 @@ class TestClearing:
         run(opened, small("a", 1))
         (tmp_path / "victim.pkl").write_bytes(b"precious")
         (ckpt / JOURNAL).unlink()
-        names = ["../victim", str(tmp_path / "victim"), "", "..", 3, None, ["a"]]
-        (ckpt / META).write_text(json.dumps({"completed_nodes": names}))
+        names = ["../victim", str(tmp_path / "victim"), "", ".."]
+        meta = {"completed_nodes": names, "special_files": {}, "checkpoint_id": "00" * 16}
+        for wrong in ({"completed_nodes": [3]}, {"special_files": {"a": "../victim.pkl"}}, {"checkpoint_id": 1}):
+            (ckpt / META).write_text(json.dumps({**meta, **wrong}))
+            with pytest.raises(dagron.CheckpointDamagedError):
+                executor(ckpt).clear_checkpoint()
+        (ckpt / META).write_text(json.dumps(meta))
         executor(ckpt).clear_checkpoint()
         assert (tmp_path / "victim.pkl").read_bytes() == b"precious"
 

@@ -371,7 +371,8 @@ def large_in_parts(n_parts=4):
     return [bytes([i]) * 100_000 for i in range(n_parts)]
 
 
-@pytest.mark.parametrize("kind", ["openat", "write", "fdatasync", "close"])
+# Not `close`: its line is the last of the log, and the tracer goes with its worker, perhaps before it is written.
+@pytest.mark.parametrize("kind", ["openat", "write", "fdatasync"])
 def test_a_worker_killed_at_any_call_that_makes_its_result_costs_an_attempt_and_publishes_nothing(
     strace, ckpt, tmp_path, log, kind
 ):

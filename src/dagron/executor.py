@@ -215,7 +215,7 @@ class CheckpointExecutor:
         return CheckpointInfo(
             self.checkpoint_dir,
             view.completed,
-            list(view.failures),
+            view.failed,
             int(view.run.get("total", 0)),
             iso_time(view.updated_unix),
         )

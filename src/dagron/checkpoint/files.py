@@ -309,6 +309,10 @@ class Directory:
                     found[entry.name] = status.st_size
         return found
 
+    def n_names(self, name: str) -> int:
+        """Return how many names the file `name` has, here and elsewhere."""
+        return os.lstat(self._prefix + name).st_nlink
+
     def exists(self, name: str) -> bool:
         """Tell whether there is an entry of this name, of whatever kind."""
         return os.path.lexists(self._prefix + name)

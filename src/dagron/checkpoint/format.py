@@ -69,6 +69,7 @@ from dagron.checkpoint.names import plain_file_name
 __all__ = [
     "FORMAT_VERSION",
     "HEADER_SIZE",
+    "MAGIC",
     "Commit",
     "Damage",
     "Header",

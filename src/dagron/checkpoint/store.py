@@ -29,7 +29,17 @@ from dagron.checkpoint.format import (
     encode_header,
 )
 from dagron.checkpoint.names import SUFFIX, FileNames, plain_file_name
-from dagron.checkpoint.view import JOURNAL, LOCK, META, View, check_journal, files_of_damaged, iso_time, read_view
+from dagron.checkpoint.view import (
+    JOURNAL,
+    LOCK,
+    META,
+    View,
+    check_journal,
+    files_of_damaged,
+    is_recognized,
+    iso_time,
+    read_view,
+)
 from dagron.errors import (
     CheckpointDamagedError,
     CheckpointDirectoryError,
@@ -125,6 +135,7 @@ class CheckpointStore:
         self._run: dict[str, Any] = {}
         self._meta_due = 0.0
         self._refused = False
+        self._run_nodes: frozenset[str] = frozenset()
         self._owner = os.getpid()
 
     # --- taking the directory ---------------------------------------------------------------------------------
@@ -154,8 +165,9 @@ class CheckpointStore:
         try:
             check_journal(self.directory, self._key)  # before the lock file is made
         except CheckpointDamagedError:
-            if not accept_damage:
+            if not accept_damage or not is_recognized(self.directory):
                 raise
+        self._refuse_foreign_lock()
         try:
             self.directory.create(durable=self._power)
             taken = self._lock.acquire()
@@ -168,6 +180,16 @@ class CheckpointStore:
         except BaseException:
             self._lock.release()
             raise
+
+    def _refuse_foreign_lock(self) -> None:
+        # Ours is empty; taking it for a lock would make another one empty.
+        try:
+            with self.directory.open_to_read(LOCK) as file:
+                if not file.size:
+                    return
+        except OSError:
+            return  # there is none, or it cannot be taken for a lock
+        raise ForeignFilesError(str(self.directory.path), [LOCK])
 
     def _read_view(self, accept_damage: bool) -> View | None:
         try:
@@ -219,7 +241,9 @@ class CheckpointStore:
                     if commit.special_name or name != name.lower()
                 }
                 self._names = FileNames({**dict.fromkeys(nodes), **dict.fromkeys(known)}, recorded)
-                self._begin_again(old, sizes)
+                self._run_nodes = frozenset(nodes)
+                absent = [name for name in (*old.commits, *old.failures) if name not in self._run_nodes]
+                self._begin_again(old, sizes, absent)
             # Not before: the old checkpoint may need one of them until it is superseded or recovered.
             self.directory.remove_all(filter(is_temporary, sizes))
         except OSError as error:
@@ -229,10 +253,13 @@ class CheckpointStore:
     def _refuse_foreign(self, nodes: Sequence[str]) -> None:
         """Refuse to write over files that the journal does not know.
 
-        Only if it is whole up to the end of a run: else it may have forgotten what it knew.
+        Only if it is whole up to the end of a run, and no loss of power can have made it so: else it may have forgotten
+        what it knew.
         """
         old = self.view
         if old is None or old.ended is None or old.damage or old.valid_size != old.size:
+            return
+        if old.run.get("boot") != boot_id():
             return
         unknown = self._present - old.files
         if unknown:
@@ -263,13 +290,13 @@ class CheckpointStore:
         self._journal = AppendFile(self.directory.path / JOURNAL, len(content))
         self.write_meta()
 
-    def _begin_again(self, old: View, sizes: dict[str, int]) -> None:
+    def _begin_again(self, old: View, sizes: dict[str, int], absent: list[str]) -> None:
         for damage in old.damage:
             what = f"{damage.size} bytes at offset {damage.offset} are damaged"
             if not damage.size:
                 what = f"records are missing at offset {damage.offset}"
             logger.warning("%s: %s; the nodes recorded there run again", self.directory.path / JOURNAL, what)
-        self._journal = AppendFile(self.directory.path / JOURNAL, old.valid_size)
+        self._journal = self._open_journal(old)
         # A run that was killed may have left records without their sync, or ended because that failed. No file may get
         # its name before its record, and nothing may be restored that is not on the disk.
         if self._power and old.ended is None:
@@ -293,12 +320,21 @@ class CheckpointStore:
         if restarted:
             self.write_views()
         # Still the old structure: the new one counts once `reconcile` has said what it makes of the commits.
-        self._append(self._writer.event(Kind.RUN_STARTED, self._run_fields(fresh=False, structure=old.structure)))
+        fields = {**self._run_fields(fresh=False, structure=old.structure), "absent": absent}
+        self._append(self._writer.event(Kind.RUN_STARTED, fields))
         self._sync()
         if self._power:
             # What a run without syncs, or one that was killed before its sync, has named.
             self.directory.sync()
         self.write_meta()
+
+    def _open_journal(self, view: View) -> AppendFile:
+        if self.directory.n_names(JOURNAL) > 1:
+            # A backup made of hard links is to stay as it is.
+            with self.directory.open_to_read(JOURNAL) as file:
+                content = file.read_at(0, view.valid_size)
+            self.directory.replace(JOURNAL, content, durable=self._power)
+        return AppendFile(self.directory.path / JOURNAL, view.valid_size)
 
     def _recover(self, commit: Commit, sizes: dict[str, int], *, lagging: bool, verify: bool) -> None:
         file_name = commit.file_name
@@ -511,7 +547,8 @@ class CheckpointStore:
         On crash:
             Both are recorded or neither, and the next resume compares again.
         """
-        fields = {"reason": "its set of parents changed", "lost": False, "absent": list(absent)}
+        absent = [*absent, *self._failures.keys() - self._run_nodes]
+        fields = {"reason": "its set of parents changed", "lost": False, "absent": absent}
         self._invalidate(outdated, {**fields, "structure": structure.hex()})
 
     def invalidate(self, names: Sequence[str], reason: str, *, lost: bool = False) -> None:
@@ -698,7 +735,7 @@ class CheckpointStore:
             if self.view is not None:
                 owned = self.view.files & sizes.keys()
                 writer = RecordWriter(self.view.checkpoint_id, self._key, self.view.sequence)
-                journal = AppendFile(self.directory.path / JOURNAL, self.view.valid_size)
+                journal = self._open_journal(self.view)
                 try:
                     journal.append(writer.event(Kind.CLEARED, {"at": time.time(), "owns": sorted(owned)}))
                     if self._power:

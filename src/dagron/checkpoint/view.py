@@ -14,6 +14,7 @@ from dagron.checkpoint.files import Directory, ReadFile, is_temporary
 from dagron.checkpoint.format import (
     FORMAT_VERSION,
     HEADER_SIZE,
+    MAGIC,
     Commit,
     Damage,
     Header,
@@ -36,6 +37,7 @@ __all__ = [
     "check_journal",
     "checkpoint_path",
     "files_of_damaged",
+    "is_recognized",
     "iso_time",
     "read_view",
 ]
@@ -69,7 +71,7 @@ class View:
         stale: Commits that no longer apply although nothing has replaced them yet.
         cleared: The checkpoint is being deleted.
         structure: `DAG.structure_digest()`, in hexadecimal, of the DAG that the commits were last compared with.
-        absent: Completed nodes that this DAG does not have.
+        absent: Completed and failed nodes that the DAG of the last run does not have.
         lost: The commits of nodes whose result was lost and has not been made again.
         damage: Stretches of the journal that hold no valid record.
         sequence: The sequence number of the last record.
@@ -139,6 +141,7 @@ class View:
                 self.processes = {}
                 self.n_runs += 1
                 self.structure = fields.get("structure", "")
+                self.absent = set(fields.get("absent", ()))
                 if fields["fresh"]:
                     self._forget(fields["owns"])
             elif record.kind == Kind.WORKERS_STARTED:
@@ -179,6 +182,11 @@ class View:
     def completed(self) -> list[str]:
         """The completed nodes of the DAG, in the order of their commits."""
         return [name for name in self.commits if name not in self.absent]
+
+    @property
+    def failed(self) -> list[str]:
+        """The failed nodes of the DAG."""
+        return [name for name in self.failures if name not in self.absent]
 
     @property
     def files(self) -> set[str]:
@@ -280,19 +288,37 @@ def _read(directory: Directory, file: ReadFile, checkpoint_id: bytes, key: bytes
     return view
 
 
+def is_recognized(directory: Directory) -> bool:
+    """Tell whether a checkpoint that cannot be read was one of ours, and not somebody else's files with our names."""
+    try:
+        with directory.open_to_read(JOURNAL) as file:
+            if file.read_at(0, len(MAGIC)) == MAGIC:
+                return True
+    except OSError:
+        pass
+    return _meta_of(directory) is not None
+
+
+def _meta_of(directory: Directory) -> tuple[bytes, set[str]] | None:
+    try:
+        meta = json.loads(directory.read(META))
+        special = {str(name): checked_file_name(file) for name, file in meta["special_files"].items()}
+        files = {special.get(name) or plain_file_name(name) for name in meta["completed_nodes"]}
+        return bytes.fromhex(meta["checkpoint_id"]), files
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+
+
 def files_of_damaged(directory: Directory, key: bytes | None) -> set[str]:
     """Return the files of a checkpoint whose journal is missing or begins with damage, as far as they can be known.
 
     `_meta.json` says which files there were when it was written, and what the records behind a damaged header are
     checked with.
     """
-    try:
-        meta = json.loads(directory.read(META))
-        special = {str(name): checked_file_name(file) for name, file in meta["special_files"].items()}
-        files = {special.get(name) or plain_file_name(name) for name in meta["completed_nodes"]}
-        checkpoint_id = bytes.fromhex(meta["checkpoint_id"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    meta = _meta_of(directory)
+    if meta is None:
         return set()
+    checkpoint_id, files = meta
     try:
         with directory.open_to_read(JOURNAL) as file:
             files |= _read(directory, file, checkpoint_id, key).files

@@ -116,7 +116,7 @@ def checkpoint_status(checkpoint_dir: str | os.PathLike[str]) -> CheckpointStatu
         since=iso_time(float(run.get("at", 0.0))),
         total=int(run.get("total", 0)),
         completed=len(view.completed),
-        failed=[_failed_node(fields) for fields in view.failures.values()],
+        failed=[_failed_node(view.failures[name]) for name in view.failed],
         runs=view.n_runs,
         updated=iso_time(view.updated_unix),
         durability=str(run.get("durability", "")),
