@@ -183,8 +183,19 @@ def traced(strace, request, tmp_path):
     made.close()
 
 
+def _is_a_tracker(process: psutil.Process) -> bool:
+    try:
+        return "resource_tracker" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # also if it has ended and nobody has asked how
+        return False
+
+
 @pytest.fixture(autouse=True)
 def no_process_is_left():
     yield
-    left = [p for p in psutil.Process().children(recursive=True) if "resource_tracker" not in " ".join(p.cmdline())]
-    assert not left, f"the test left processes behind: {left}"
+    left = [process for process in psutil.Process().children(recursive=True) if not _is_a_tracker(process)]
+    told = str(left)
+    for process in left:  # or the tests that follow would be blamed, too
+        process.kill()
+        process.wait(10)
+    assert not left, f"the test left processes behind: {told}"

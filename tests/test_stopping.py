@@ -542,6 +542,31 @@ if __name__ == "__main__":
 """
 
 
+PRESS_AT_A_LINE = """
+import os, signal, sys
+
+def press(frame, event, argument, seen=[]):
+    if event == "line":
+        seen.append(frame.f_lineno)
+        if len(seen) == int(os.environ["DAGRON_TEST_LINE"]) + 1:
+            sys.settrace(None)
+            fd = os.open(os.path.join(os.environ["DAGRON_TEST_HERE"], "pressed"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.write(fd, b"1\\n")
+            os.close(fd)
+            signal.raise_signal(signal.SIGINT)  # held back
+            signal.raise_signal(signal.SIGINT)
+    return press
+
+def trace(frame, event, argument):
+    code = frame.f_code
+    if code.co_qualname in ("ProcessPool.close", "ProcessPool.stop", "Server.stop", "Server.close"):
+        return press
+
+sys.settrace(trace)
+"""
+"""In every process of the job: two Ctrl-C at one of the lines that close the pool, of which only the second raises."""
+
+
 def _as_in_a_terminal():
     # A test run in the background ignores SIGINT, and what it starts would inherit that.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -557,7 +582,7 @@ class Job:
         self.log = RunLog(directory / "log")
         (directory / "job.py").write_text(JOB)
 
-    def start(self, phase, verb="execute"):
+    def start(self, phase, verb="execute", env=None):
         command = ["job.py", verb]
         if self.how == "cli":
             command = ["-m", "dagron", "run", "job.py", "--workers", "2", "--durability", "process"]
@@ -568,6 +593,7 @@ class Job:
             "DAGRON_TEST_HERE": self.log.directory,
             "DAGRON_TEST_PHASE": phase,
             "DAGRON_TEST_MARK": self.mark,
+            **(env or {}),
         }
         return subprocess.Popen(
             [sys.executable, *command],
@@ -590,6 +616,7 @@ class Job:
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()
+            process.wait()
         code = {"cli": 128 + number, "library": -number}[self.how]
         over = self.log.count("over") or (self.how == "cli" and process.returncode == 0)
         assert process.returncode == (0 if over else code), err
@@ -690,12 +717,30 @@ class TestSignals:
             _, err = process.communicate(timeout=60)
         finally:
             process.kill()
+            process.wait()
         assert process.returncode == {"cli": 130, "library": -signal.SIGINT}[job.how], err
         wait_for(lambda: not marked(job.mark), 2)
         if job.how == "cli":
             assert "Traceback" not in err
         else:
             assert 1 <= err.count("Traceback") <= 3, err
+        job.check_the_resume()
+
+    @pytest.mark.parametrize("line", [pytest.param(i, marks=[pytest.mark.campaign] * (i % 9 > 0)) for i in range(70)])
+    def test_a_second_ctrl_c_at_any_line_that_closes_the_pool_ends_the_process(self, tmp_path, line):
+        job = Job(tmp_path / "job", "library")  # the command line lets the second one end the process at once
+        # The last task hangs in what it registered with atexit, so only the end of the server ends its worker.
+        (job.directory / "sitecustomize.py").write_text(PRESS_AT_A_LINE)
+        process = job.start("closing", env={"DAGRON_TEST_LINE": str(line), "PYTHONPATH": f"{job.directory}:{SOURCE}"})
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
+        assert process.returncode in (-signal.SIGINT, 0), err
+        assert (process.returncode == 0) == (job.log.count("pressed") == 0), "there are no more lines"
+        wait_for(lambda: not marked(job.mark), 2)
+        (job.directory / "sitecustomize.py").unlink()
         job.check_the_resume()
 
     def test_ctrl_c_ends_a_run_that_waits_for_what_ignores_its_cancelling(self, tmp_path):

@@ -386,6 +386,7 @@ class Coordinator:
         if self._pool is None:
             self._pool = self._start_pool()
             self._interrupts.on_hold = self._pool.wake
+            self._interrupts.on_force = self._pool.abandon
         return self._pool
 
     def _dispatch(self, slot: int, nodes: Sequence[int]) -> None:

@@ -28,10 +28,13 @@ class Interrupts:
 
     Attributes:
         on_hold: Called when a signal is held back, to wake whoever waits; must be quick and safe in a signal handler.
+        on_force: Called when a second signal raises, wherever that is: what must not depend on the code that it cuts
+            short. Safe in a signal handler, too.
     """
 
     def __init__(self) -> None:
         self.on_hold: Callable[[], None] | None = None
+        self.on_force: Callable[[], None] | None = None
         self._previous: dict[int, _Handler] = {}
         self._held: int | None = None
         self._allowed = False
@@ -54,8 +57,14 @@ class Interrupts:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._allowed or self._held is not None:
+            forced = self._held is not None
             self._held = None
-            self._previous[number](number, frame)
+            try:
+                self._previous[number](number, frame)
+            except BaseException:
+                if forced and self.on_force is not None:
+                    self.on_force()
+                raise
             return
         self._held = number
         if self.on_hold is not None:

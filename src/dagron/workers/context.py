@@ -41,7 +41,6 @@ class Server:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             path = [entry or os.getcwd() for entry in sys.path]
@@ -56,7 +55,6 @@ class Server:
                 ours.close()
                 raise WorkerStartError(f"{command[0]}: {error.strerror}") from error
         self._control = ours
-        self._closed = False
         self.processes: dict[int, float] = {}
         self.untold: dict[int, float] = {}
         self.started(self._process.pid)
@@ -67,37 +65,45 @@ class Server:
         if created is not None:
             self.processes[pid] = self.untold[pid] = created
 
+    # No lock: a request is so small that the kernel takes it whole, whichever thread sends it, and a lock that a signal
+    # interrupts would stay locked.
+
     def spawn(self, fds: list[int]) -> None:
         """Ask for a worker."""
         assert len(fds) <= MAX_FDS
-        with self._lock:
-            try:
-                socket.send_fds(self._control, [REQUEST.pack(SPAWN, 0, 0.0)], fds)
-            except OSError as error:
-                raise WorkerStartError(
-                    f"the server of the workers is gone (exit code {self._process.poll()})"
-                ) from error
+        try:
+            socket.send_fds(self._control, [REQUEST.pack(SPAWN, 0, 0.0)], fds)
+        except OSError as error:
+            raise WorkerStartError(f"the server of the workers is gone (exit code {self._process.poll()})") from error
 
     def kill(self, pid: int, grace_seconds: float) -> None:
         """Ask for the end of a worker and of everything below it: SIGTERM now if there is a grace, SIGKILL after it."""
-        with self._lock:
-            if self._closed:
-                return
-            try:
-                self._control.send(REQUEST.pack(KILL, pid, grace_seconds))
-            except OSError:
-                pass  # the server is gone, and its workers with it
+        try:
+            self._control.send(REQUEST.pack(KILL, pid, grace_seconds))
+        except OSError:
+            pass  # the server is gone, and its workers with it
 
-    def close(self) -> None:
-        """End the server and wait until it, every worker and everything below them are gone."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._control.close()
+    def abandon(self) -> None:
+        """Let the server end itself, every worker and everything below them. Waits for nothing; `stop` does.
+
+        Safe in a signal handler, whatever that has interrupted.
+        """
+        try:
+            self._control.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it is closed, or the server is gone
+
+    def stop(self) -> None:
+        """End the server and wait until it, every worker and everything below them are gone. Safe to call again."""
+        self.abandon()
         if self._process.wait() != 0:
             # It was killed, and the kernel killed the workers; what they had started goes with their sessions.
             sweep(self.processes)
+
+    def close(self) -> None:
+        """Stop, and close the socket. Only once no thread is left that could `kill`: its number may be another's then."""
+        self.stop()
+        self._control.close()
 
 
 class _OnePartyLock:

@@ -99,6 +99,10 @@ class WorkerPool(Protocol):
         """End a `wait` that goes on. Safe in a signal handler."""
         ...
 
+    def abandon(self) -> None:
+        """End all workers and everything below them without waiting for it. Safe in a signal handler."""
+        ...
+
     def kill(self, slot: int, *, at_once: bool = False) -> None:
         """Kill the worker of a slot and everything below it. A `Lost` follows in any case.
 
@@ -189,6 +193,7 @@ class ProcessPool:
         # Put by the executors' threads, taken by the coordinator's.
         self._done: queue.SimpleQueue[_Note | None] = queue.SimpleQueue()
         self._server = Server()
+        self._gone: list[Server] = []  # killed ones, of which threads may know
 
     def submit(self, slot: int, items: Sequence[Item]) -> None:
         """Run items one after another in a slot, behind what it has already.
@@ -226,7 +231,8 @@ class ProcessPool:
             assert slot.executor is not None
             slot.executor.shutdown(wait=False, cancel_futures=True)
             slot.executor = None
-            self._server.close()
+            self._server.stop()
+            self._gone.append(self._server)
             self._server = Server()
             return self._started(slot).submit(run_batch, payload)
 
@@ -331,6 +337,15 @@ class ProcessPool:
         """End a `wait` that goes on. Safe in a signal handler."""
         self._done.put(None)
 
+    def abandon(self) -> None:
+        """End all workers and everything below them without waiting for it. Safe in a signal handler.
+
+        For a `stop` or a `close` that is being cut short: what it would have ended must not keep the interpreter, which
+        waits for the executors' threads at its end, and they wait for their workers.
+        """
+        if os.getpid() == self._owner:
+            self._server.abandon()
+
     def kill(self, slot: int, *, at_once: bool = False) -> None:
         """Kill the worker of a slot and everything below it. A `Lost` follows in any case."""
         state = self._slots[slot]
@@ -393,7 +408,7 @@ class ProcessPool:
         for slot in idle:
             if slot.context is not None and slot.context.last is not None:
                 slot.context.last.join(max(0.0, deadline - time.monotonic()))
-        self._server.close()
+        self._server.stop()
         for slot in self._slots:
             slot.generation += 1
             if slot.executor is not None:
@@ -409,6 +424,8 @@ class ProcessPool:
         if os.getpid() != self._owner:
             return
         self.stop()
+        for server in (*self._gone, self._server):
+            server.close()
         for slot in self._slots:
             slot.board.close()
             slot.stdout.close()
@@ -457,6 +474,9 @@ class InlinePool:
 
     def wake(self) -> None:
         """Do nothing: `wait` has nothing to wait for."""
+
+    def abandon(self) -> None:
+        """Do nothing."""
 
     def kill(self, slot: int, *, at_once: bool = False) -> None:
         """Do nothing: whatever ran in this thread has ended."""
