@@ -257,6 +257,7 @@ ALLOWED = {
     "workers.processes": set(),
     "workers.leftovers": {"workers.processes"},
     "workers.board": {"workers.capture"},
+    "workers.channel": set(),
     "workers.server": {"workers.capture", "workers.processes"},
     "workers.context": {"errors", "workers.leftovers", "workers.processes", "workers.server"},
     "workers.child": {
@@ -266,12 +267,14 @@ ALLOWED = {
         "task",
         "workers.board",
         "workers.capture",
+        "workers.channel",
         "workers.processes",
     },
     "workers.pool": {
         "errors",
         "workers.board",
         "workers.capture",
+        "workers.channel",
         "workers.child",
         "workers.context",
         "workers.processes",

@@ -226,7 +226,7 @@ class TestDeath:
             task, death = (cloudpickle.dumps((fn, ())) for fn in (lambda: 1, lambda: os._exit(3)))
             pool.submit(0, [Item(1, "a", -1, task, NO_INPUTS, ())])
             pool.submit(0, [Item(2, "b", -1, death, NO_INPUTS, ())])
-            wait_for(lambda: pool._done.qsize() == 2)  # both are known, neither has been asked for
+            wait_for(lambda: pool._ends)  # what came before has been sent before; neither has been asked for
             (returned,) = pool.wait(0)
             assert [outcome.item for outcome in returned.outcomes] == [1]
             pool.submit(0, [Item(3, "c", -1, task, NO_INPUTS, ())])

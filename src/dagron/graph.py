@@ -289,12 +289,14 @@ class DAG:
             ranks = array("I", in_order)
             for rank, i in enumerate(in_order):
                 ranks[i] = rank
-                digest.update(_length_prefixed(names[i]))
+            for start in range(0, len(names), 4096):
+                digest.update(b"".join([_length_prefixed(names[i]) for i in in_order[start : start + 4096]]))
             numbers = array("I")
             for i in in_order:
                 parents = self.parent_indices(i)
                 numbers.append(len(parents))
-                numbers.extend(sorted([ranks[parent] for parent in parents]))
+                if parents:
+                    numbers.extend(sorted([ranks[parent] for parent in parents]))
             if sys.byteorder == "big":
                 numbers.byteswap()
             digest.update(numbers)
@@ -344,7 +346,10 @@ class DAG:
 
         BLAKE2b over the sorted names, each as its length in 8 bytes, little-endian, and its UTF-8.
         """
-        names = sorted([self._names[parent] for parent in self.parent_indices(index)])
+        parents = self.parent_indices(index)
+        if not parents:
+            return _NO_PARENTS
+        names = sorted([self._names[parent] for parent in parents])
         return blake2b(b"".join(map(_length_prefixed, names)), digest_size=16, person=b"dagron-parents").digest()
 
     # --- protocols -----------------------------------------------------------------------------------------------
@@ -426,3 +431,6 @@ def _length_prefixed(name: str) -> bytes:
     # surrogatepass, because any string is a name, and os.listdir returns some with lone surrogates.
     encoded = name.encode("utf-8", "surrogatepass")
     return len(encoded).to_bytes(8, "little") + encoded
+
+
+_NO_PARENTS = blake2b(digest_size=16, person=b"dagron-parents").digest()

@@ -68,10 +68,12 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], defa
         raise UnknownTaskError([name for name in tasks if name not in dag])
     plan = RunPlan([], [], array("I"), [], array("i"))
     pickler = TaskPickler()
-    policies: dict[Policy, Policy] = {}
+    default_policy = _policy(None, defaults)
+    policies: dict[Policy, Policy] = {default_policy: default_policy}
     bindings: dict[Binding, Binding] = {}
     kinds: dict[object, int] = {}
-    signatures: dict[int, Parameters] = {}
+    # What depends on the callable only, by its id: tasks of many nodes are often one.
+    known: dict[int, tuple[Parameters, int]] = {}
     # The pair that is pickled, one object for each combination, so that equal ones are pickled and sent once.
     pairs: dict[tuple[int, int], tuple[Any, Any]] = {}
     shared: dict[int, int] = {}
@@ -80,20 +82,30 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], defa
     for index, name in enumerate(dag.nodes):
         task = tasks[name]
         options = task if isinstance(task, Task) else None
-        fn = options.fn if options is not None else task
-        if not callable(fn):
-            raise NotCallableError(name, type(fn).__name__)
-        parents = dag.parent_indices(index)
-        parameters = signatures.get(id(fn))
-        if parameters is None:
-            parameters = signatures[id(fn)] = parameters_of(fn)
-        binding = bind(name, fn, [dag.name_of(parent) for parent in parents], dag.__contains__, parameters)
-        plan.bindings.append(NO_INPUTS if binding == NO_INPUTS else bindings.setdefault(binding, binding))
-        policy = _policy(options, defaults)
-        plan.policies.append(policies.setdefault(policy, policy))
-        plan.kinds.append(kinds.setdefault(_kind(fn), len(kinds)))
+        fn: Any = options.fn if options is not None else task
+        found = known.get(id(fn))
+        if found is None:
+            if not callable(fn):
+                raise NotCallableError(name, type(fn).__name__)
+            found = known[id(fn)] = parameters_of(fn), kinds.setdefault(_kind(fn), len(kinds))
+        parameters, kind = found
+        if parameters:
+            parents = [dag.name_of(parent) for parent in dag.parent_indices(index)]
+            binding = bind(name, fn, parents, dag.__contains__, parameters)
+            plan.bindings.append(NO_INPUTS if binding == NO_INPUTS else bindings.setdefault(binding, binding))
+        else:
+            plan.bindings.append(NO_INPUTS)
+        if options is None:
+            plan.policies.append(default_policy)
+        else:
+            policy = _policy(options, defaults)
+            plan.policies.append(policies.setdefault(policy, policy))
+        plan.kinds.append(kind)
         retry_on = defaults.retry_on if options is None or options.retry_on is None else options.retry_on
-        pair = pairs.setdefault((id(fn), id(retry_on)), (fn, retry_on))
+        key = id(fn), id(retry_on)
+        pair = pairs.get(key)
+        if pair is None:
+            pair = pairs[key] = (fn, retry_on)
         chosen.append(pair)
         uses[id(pair)] = uses.get(id(pair), 0) + 1
     for name, pair in zip(dag.nodes, chosen, strict=True):

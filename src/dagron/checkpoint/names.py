@@ -21,6 +21,7 @@ has a file keeps it, whatever names come later: the record of its commit says wh
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -38,6 +39,7 @@ MAX_STEM = 180
 
 _PLAIN = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9_. -]*[A-Za-z0-9_.-])?", re.ASCII)
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9]) *(?:\..*)?", re.ASCII | re.IGNORECASE)
+_DEVICE_STARTS = frozenset({"con", "prn", "aux", "nul", "com", "lpt"})
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-. ")
 
 
@@ -55,7 +57,7 @@ def _stem(name: str) -> str:
         )
         if not stem:
             return "%"
-    if _DEVICE.fullmatch(stem):
+    if stem[:3].lower() in _DEVICE_STARTS and _DEVICE.fullmatch(stem):
         stem = f"%{ord(stem[0]):02x}{stem[1:]}"
     if len(stem) > MAX_STEM:
         digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
@@ -63,6 +65,7 @@ def _stem(name: str) -> str:
     return stem
 
 
+@functools.lru_cache(maxsize=4096)  # a commit asks several times for the name of its file
 def plain_file_name(name: str) -> str:
     """Return the file name of a node that has no rival."""
     return _stem(name) + SUFFIX

@@ -62,6 +62,9 @@ _VIEWS_BUDGET_BYTES = 4 * 2**20
 """Bytes of small results whose `.pkl` may lag behind the journal before a commit writes them itself."""
 
 
+_PAYLOAD_OFFSET = Commit._fields.index("payload_offset")
+
+
 class PendingCommit(NamedTuple):
     """An outcome that is to become part of the checkpoint.
 
@@ -458,9 +461,10 @@ class CheckpointStore:
             offset = self._journal.size
             commits: list[tuple[Commit, bytes]] = []
             for commit, data, temp_name in pending:
-                file_name = self._names.file_name(commit.name)
-                special = file_name if file_name != plain_file_name(commit.name) else ""
-                since = self._since(commit, commit.name in doubtful)
+                name = commit.name
+                file_name = self._names.file_name(name)
+                special = file_name if file_name != plain_file_name(name) else ""
+                since = self._since(commit, name in doubtful) if self._has_known(name) else 0
                 if special or temp_name or since:
                     commit = commit._replace(special_name=special, temp_name=temp_name, since=since)
                 frame, size = self._writer.commit(commit, data)
@@ -468,10 +472,10 @@ class CheckpointStore:
                 offset += size
                 if data:
                     chunks.append(data)
-                    commits.append((commit._replace(payload_offset=offset), data))
+                    # As `_replace` would, at a tenth of its cost.
+                    commit = Commit._make((*commit[:_PAYLOAD_OFFSET], offset, *commit[_PAYLOAD_OFFSET + 1 :]))
                     offset += len(data)
-                else:
-                    commits.append((commit, data))
+                commits.append((commit, data))
             self._append(b"".join(chunks))
             self._sync()
             for commit, data in commits:
@@ -485,6 +489,9 @@ class CheckpointStore:
         except OSError as error:
             raise self._commit_error(error) from error
 
+    def _has_known(self, name: str) -> bool:
+        return name in self._commits or name in self._stale or name in self._lost_commits
+
     def _since(self, commit: Commit, in_doubt: bool) -> int:
         if self.differs(commit, in_doubt=in_doubt):
             return self._writer.sequence + 1
@@ -494,14 +501,15 @@ class CheckpointStore:
 
     def _committed(self, commit: Commit, data: bytes) -> None:
         name = commit.name
-        for old in (self._commits.pop(name, None), self._stale.pop(name, None)):
-            if old is not None and old.file_name != commit.file_name:
-                self._owned.add(old.file_name)
+        if self._has_known(name):
+            for old in (self._commits.pop(name, None), self._stale.pop(name, None)):
+                if old is not None and old.file_name != commit.file_name:
+                    self._owned.add(old.file_name)
+            self._lost_commits.pop(name, None)
+            self._memory.pop(name, None)
         self._commits[name] = commit
         self.lost.discard(name)
-        self._lost_commits.pop(name, None)
         self._failures.pop(name, None)
-        self._memory.pop(name, None)
         if commit.storage == Storage.INLINE:
             self._views.append((commit, data))
             self._views_bytes += len(data)

@@ -101,7 +101,7 @@ class Server:
             sweep(self.processes)
 
     def close(self) -> None:
-        """Stop, and close the socket. Only once no thread is left that could `kill`: its number may be another's then."""
+        """Stop, and close the socket. Only when no thread is left that could `kill`: its number may be another's."""
         self.stop()
         self._control.close()
 

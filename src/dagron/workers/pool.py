@@ -1,27 +1,28 @@
 """Slots: capacity to run one attempt at a time, each a `ProcessPoolExecutor` of one worker.
 
 One executor per slot, because an executor fails all its futures when a worker dies: so a death costs one slot, and the
-coordinator knows what every worker runs and can kill just that one. Decides nothing about nodes: a slot takes batches
-and says how they ended. Only bytes cross to the workers; results come over the slot's board.
+coordinator knows what every worker runs and can kill just that one. It has one call for all of the worker's life, which
+serves the slot's channel. Decides nothing about nodes: a slot takes batches and says how they ended. Only bytes cross
+to the workers; results come over the slot's board.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-import queue
+import select
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple, Protocol
 
 from dagron.errors import WorkerStartError
 from dagron.workers.board import Board
 from dagron.workers.capture import Capture
-from dagron.workers.child import Batch, Item, Outcome, WorkerSetup, run_batch, run_item, start_worker
+from dagron.workers.channel import Channel
+from dagron.workers.child import Batch, Item, Outcome, WorkerSetup, run_item, serve, start_worker, unpack_outcome
 from dagron.workers.context import Server, SlotContext, exit_status
 from dagron.workers.processes import tree_bytes
 
@@ -142,10 +143,6 @@ class WorkerPool(Protocol):
         ...
 
 
-_Note = tuple[int, int, int, bool]
-"""Slot, its generation, batch, whether it returned."""
-
-
 class _Slot:
     def __init__(self, index: int) -> None:
         self.index = index
@@ -155,6 +152,7 @@ class _Slot:
         self.stderr_from = 0
         self.executor: ProcessPoolExecutor | None = None
         self.context: SlotContext | None = None
+        self.channel: Channel | None = None
         self.outstanding: deque[tuple[int, list[int]]] = deque()
         self.known: set[int] = set()
         self.n_batches = 0
@@ -190,8 +188,14 @@ class ProcessPool:
                 self._slots.append(_Slot(i))
         except OSError as error:
             raise WorkerStartError(f"no shared memory for a slot: {error.strerror}") from error
-        # Put by the executors' threads, taken by the coordinator's.
-        self._done: queue.SimpleQueue[_Note | None] = queue.SimpleQueue()
+        # Slot and generation of workers that have ended; put by the executors' threads, taken by the coordinator's.
+        self._ends: deque[tuple[int, int]] = deque()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._poll = select.poll()
+        self._poll.register(self._wake_read, select.POLLIN)
+        self._by_fd: dict[int, _Slot] = {}
         self._server = Server()
         self._gone: list[Server] = []  # killed ones, of which threads may know
 
@@ -205,85 +209,98 @@ class ProcessPool:
         state.n_batches += 1
         number = state.n_batches
         batch = []
-        for item in items:
-            if item.task_id >= 0:
-                if item.task_id in state.known:
-                    item = item._replace(task=None)
+        for number_of_item, node, task_id, task, binding, inputs, limited in items:
+            if task_id >= 0:
+                if task_id in state.known:
+                    task = None
                 else:
-                    state.known.add(item.task_id)
-            batch.append(tuple(item))
+                    state.known.add(task_id)
+            batch.append((number_of_item, node, task_id, task, binding, inputs, limited))
         payload = pickle.dumps(tuple(Batch(number, batch)), 5)  # type: ignore[arg-type]
         state.outstanding.append((number, [item.item for item in items]))
-        generation = state.generation
-        try:
-            future = self._submitted(state, payload)
-        except BrokenProcessPool:
-            # It died while it was idle, and nobody had noticed.
-            self._done.put((slot, generation, number, False))
-        else:
-            future.add_done_callback(lambda done: self._done.put((slot, generation, number, _succeeded(done))))
+        channel = state.channel or self._started(state)
+        if not channel.send(payload):
+            self._poll.modify(channel.fd, select.POLLIN | select.POLLOUT)
 
-    def _submitted(self, slot: _Slot, payload: bytes) -> Future[int]:
+    def _started(self, slot: _Slot) -> Channel:
+        """Start the worker of a slot and the one call of its executor, and return the way to it."""
         try:
-            return self._started(slot).submit(run_batch, payload)
+            return self._start(slot)
         except WorkerStartError:
             # The server was killed; its workers went with it. Another one, once: what ends every server is no accident.
             assert slot.executor is not None
             slot.executor.shutdown(wait=False, cancel_futures=True)
-            slot.executor = None
             self._server.stop()
             self._gone.append(self._server)
             self._server = Server()
-            return self._started(slot).submit(run_batch, payload)
+            return self._start(slot)
 
-    def _started(self, slot: _Slot) -> ProcessPoolExecutor:
-        if slot.executor is None:
-            slot.board.clear()
-            slot.stderr_from = slot.stderr.size()
-            slot.context = SlotContext(self._server, (slot.stdout.fd, slot.stderr.fd))
+    def _start(self, slot: _Slot) -> Channel:
+        slot.board.clear()
+        slot.stderr_from = slot.stderr.size()
+        slot.context = SlotContext(self._server, (slot.stdout.fd, slot.stderr.fd))
+        channel = Channel()
+        try:
             slot.executor = ProcessPoolExecutor(
-                1, mp_context=slot.context, initializer=start_worker, initargs=(self._setup, slot.board)
+                1, mp_context=slot.context, initializer=start_worker, initargs=(self._setup, slot.board, channel)
             )
-        return slot.executor
+            call = slot.executor.submit(serve)
+        except BaseException:
+            channel.close()
+            raise
+        channel.passed()
+        slot.channel = channel
+        self._by_fd[channel.fd] = slot
+        self._poll.register(channel.fd, select.POLLIN)
+        index, generation = slot.index, slot.generation
+        call.add_done_callback(lambda _: self._tell_end(index, generation))
+        return channel
+
+    def _tell_end(self, slot: int, generation: int) -> None:
+        self._ends.append((slot, generation))
+        self.wake()
 
     def wait(self, timeout_seconds: float | None) -> list[Returned | Lost]:
         """Wait until something happened, at most this long, and return what did."""
         happened: list[Returned | Lost] = []
-        later: list[_Note] = []
-        try:
-            note = self._done.get(timeout=timeout_seconds)
-            while True:
-                if note is not None:
-                    self._take(note, happened, later)
-                note = self._done.get_nowait()
-        except queue.Empty:
-            pass
-        for note in later:
-            self._done.put(note)
-        return happened
-
-    def _take(self, note: _Note, happened: list[Returned | Lost], later: list[_Note]) -> None:
-        index, generation, number, returned = note
-        slot = self._slots[index]
-        if generation != slot.generation:
-            return  # a further batch of a worker that is known to be dead
-        if not returned:
+        for fd, events in self._poll.poll(None if timeout_seconds is None else timeout_seconds * 1000):
+            if fd == self._wake_read:
+                _drain(fd)
+                continue
+            slot = self._by_fd[fd]
+            assert slot.channel is not None
+            if events & select.POLLOUT and slot.channel.flush():
+                self._poll.modify(fd, select.POLLIN)
+            if events & ~select.POLLOUT:
+                numbers = slot.channel.finished()
+                if numbers is None:
+                    self._poll.unregister(fd)  # its executor tells how it ended
+                    continue
+                for number in numbers:
+                    self._take(slot, number, happened)
+        for _ in range(len(self._ends)):
+            index, generation = self._ends.popleft()
+            slot = self._slots[index]
+            if generation != slot.generation:
+                continue  # that worker is buried
             if any(item.slot == index for item in happened):
-                later.append(note)
+                self._tell_end(index, generation)
             else:
                 happened.append(self._lost(slot))
-            return
+        return happened
+
+    def _take(self, slot: _Slot, number: int, happened: list[Returned | Lost]) -> None:
         if slot.kill_requested:
             # Told with the end of the worker, which is what decides: the kill may have made this outcome.
             slot.n_returned += 1
             if slot.n_returned == len(slot.outstanding):
-                later.append((index, generation, 0, False))
+                self._tell_end(slot.index, slot.generation)
             return
         expected, items = slot.outstanding.popleft()
         assert expected == number, "a slot returns its batches in order"
         slot.idle_deaths = 0
         outcomes = _outcomes(slot, number)
-        happened.append(Returned(index, outcomes, items[len(outcomes) :]))
+        happened.append(Returned(slot.index, outcomes, items[len(outcomes) :]))
 
     def _lost(self, slot: _Slot) -> Lost:
         """Bury the worker of a slot; the next batch gets a new one."""
@@ -324,6 +341,7 @@ class ProcessPool:
     def _bury(self, slot: _Slot) -> tuple[int | None, int | None]:
         slot.generation += 1
         executor, slot.executor = slot.executor, None
+        self._close_channel(slot)
         process = slot.context.last if slot.context is not None else None
         if process is None or process._popen is None:  # type: ignore[attr-defined]
             return None, None
@@ -333,9 +351,22 @@ class ProcessPool:
             executor.shutdown(wait=True)
         return exit_status(process._popen)  # type: ignore[attr-defined]
 
+    def _close_channel(self, slot: _Slot) -> None:
+        channel, slot.channel = slot.channel, None
+        if channel is not None:
+            del self._by_fd[channel.fd]
+            try:
+                self._poll.unregister(channel.fd)
+            except KeyError:
+                pass  # it was seen to be at its end
+            channel.close()
+
     def wake(self) -> None:
         """End a `wait` that goes on. Safe in a signal handler."""
-        self._done.put(None)
+        try:
+            os.write(self._wake_write, b"\0")
+        except OSError:
+            pass  # there is enough in it to wake anybody, or the pool is closed
 
     def abandon(self) -> None:
         """End all workers and everything below them without waiting for it. Safe in a signal handler.
@@ -358,7 +389,7 @@ class ProcessPool:
         if process is not None and process.pid is not None:
             self._server.kill(process.pid, 0.0 if at_once else self._grace)
         if not state.outstanding:
-            self._done.put((slot, state.generation, 0, False))
+            self._tell_end(slot, state.generation)
 
     def observe(self, slot: int, memory_limit: int | None = None) -> Observed:
         """Return what a slot runs."""
@@ -403,6 +434,7 @@ class ProcessPool:
         threads = [_manager_thread(slot.executor) for slot in self._slots if slot.executor is not None]
         for slot in idle:
             assert slot.executor is not None
+            self._close_channel(slot)
             slot.executor.shutdown(wait=False)
         deadline = time.monotonic() + _GOODBYE_SECONDS
         for slot in idle:
@@ -414,6 +446,7 @@ class ProcessPool:
             if slot.executor is not None:
                 slot.executor.shutdown(wait=True)
                 slot.executor = None
+            self._close_channel(slot)
             slot.outstanding.clear()
         for thread in threads:
             if thread is not None:
@@ -431,10 +464,15 @@ class ProcessPool:
             slot.stdout.close()
             slot.stderr.close()
         self._slots = []
+        fds = self._wake_read, self._wake_write
+        self._wake_read = self._wake_write = -1
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
 
 
 def _outcomes(slot: _Slot, batch: int) -> list[Outcome]:
-    return [Outcome(*pickle.loads(data)) for data in slot.board.outcomes(batch)]
+    return [unpack_outcome(data) for data in slot.board.outcomes(batch)]
 
 
 def _manager_thread(executor: ProcessPoolExecutor | None) -> threading.Thread | None:
@@ -442,8 +480,11 @@ def _manager_thread(executor: ProcessPoolExecutor | None) -> threading.Thread | 
     return getattr(executor, "_executor_manager_thread", None)
 
 
-def _succeeded(future: Future[int]) -> bool:
-    return not future.cancelled() and future.exception() is None
+def _drain(fd: int) -> None:
+    try:
+        os.read(fd, 4096)
+    except BlockingIOError:
+        pass
 
 
 class InlinePool:

@@ -1,0 +1,106 @@
+"""The direct way between the coordinator and one worker: batches go down, the numbers of finished batches come back.
+
+An executor's own way passes four threads, whose turns on the coordinator's interpreter lock cost more than a short
+task does. So each slot's executor has one call only, which serves this channel until it is closed; the executor keeps
+what it is good at, the life and the death of its process. What comes back is so little because the outcomes themselves
+are on the slot's board. Whether the other side lives is not decided here: what a task has forked may hold its end open.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections import deque
+from multiprocessing import reduction
+from typing import Any
+
+__all__ = ["Channel", "WorkerEnd"]
+
+_LENGTH = struct.Struct("<Q")
+_NUMBER = struct.Struct("<Q")
+
+
+class Channel:
+    """The coordinator's end; never blocks. Passed to a worker as an argument, it arrives as a `WorkerEnd`.
+
+    Attributes:
+        fd: To wait on: readable when a batch has finished, writable when `flush` can go on.
+    """
+
+    def __init__(self) -> None:
+        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._ours.setblocking(False)
+        self.fd = self._ours.fileno()
+        self._unsent: deque[memoryview] = deque()
+        self._received = b""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WorkerEnd, (reduction.DupFd(self._theirs.fileno()),)
+
+    def passed(self) -> None:
+        """Say that the worker has its end."""
+        self._theirs.close()
+
+    def send(self, payload: bytes) -> bool:
+        """Send a batch; return whether it is on its way whole, else `flush` is to be called."""
+        self._unsent.append(memoryview(_LENGTH.pack(len(payload)) + payload))
+        return self.flush()
+
+    def flush(self) -> bool:
+        """Send on what could not be sent; return whether all is on its way. What a dead worker cannot get is let go."""
+        unsent = self._unsent
+        try:
+            while unsent:
+                n = self._ours.send(unsent[0])
+                if n == len(unsent[0]):
+                    unsent.popleft()
+                else:
+                    unsent[0] = unsent[0][n:]
+        except BlockingIOError:
+            return False
+        except OSError:
+            unsent.clear()  # the worker is dead, which its executor is about to tell
+        return True
+
+    def finished(self) -> list[int] | None:
+        """Return the numbers of the batches that have finished since the last call; None if the worker is gone."""
+        try:
+            data = self._ours.recv(4096)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        if not data:
+            return None
+        data = self._received + data
+        whole = len(data) - len(data) % _NUMBER.size
+        self._received = data[whole:]
+        return [number for (number,) in _NUMBER.iter_unpack(data[:whole])]
+
+    def close(self) -> None:
+        """Close it; an idle worker then ends its call. Safe to call twice."""
+        self._ours.close()
+        self._theirs.close()
+
+
+class WorkerEnd:
+    """The worker's end."""
+
+    def __init__(self, fd: Any) -> None:
+        self._fd: int = fd.detach()
+        os.set_inheritable(self._fd, False)
+        self._batches = open(self._fd, "rb")  # noqa: SIM115 - for the worker's life
+
+    def receive(self) -> bytes | None:
+        """Wait for the next batch and return it; None if there will be none."""
+        head = self._batches.read(_LENGTH.size)
+        if len(head) < _LENGTH.size:
+            return None
+        (size,) = _LENGTH.unpack(head)
+        payload = self._batches.read(size)
+        return payload if len(payload) == size else None
+
+    def report(self, number: int) -> None:
+        """Say that a batch has finished."""
+        os.write(self._fd, _NUMBER.pack(number))

@@ -1,0 +1,94 @@
+"""The channel of a slot: whole batches down, numbers up, and neither side ever hangs on the other's account."""
+
+import os
+import threading
+
+import pytest
+
+from dagron.workers import child
+from dagron.workers.channel import Channel, WorkerEnd
+from dagron.workers.child import Outcome, OutcomeKind, pack_outcome, unpack_outcome
+
+
+class Raw:
+    """Stands for what a worker unpickles a descriptor from."""
+
+    def __init__(self, fd):
+        self.fd = fd
+
+    def detach(self):
+        return self.fd
+
+
+@pytest.fixture
+def ends():
+    ours = Channel()
+    theirs = WorkerEnd(Raw(os.dup(ours._theirs.fileno())))
+    ours.passed()
+    yield ours, theirs
+    ours.close()
+    theirs._batches.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 1 << 16, 5 << 20])
+def test_a_batch_arrives_whole_also_if_it_does_not_fit_at_once(ends, size):
+    ours, theirs = ends
+    payload = os.urandom(size)
+    received = []
+    reader = threading.Thread(target=lambda: received.extend([theirs.receive(), theirs.receive()]))
+    sent = ours.send(payload) & ours.send(b"behind it")
+    assert sent or size > 1 << 16, "what fits must not wait"
+    reader.start()
+    while not sent:
+        sent = ours.flush()
+    reader.join()
+    assert received == [payload, b"behind it"]
+
+
+def test_numbers_come_back_in_order_and_nothing_is_no_error(ends):
+    ours, theirs = ends
+    assert ours.finished() == []
+    for number in (1, 2, 2**63):
+        theirs.report(number)
+    assert ours.finished() == [1, 2, 2**63]
+    assert ours.finished() == []
+
+
+def test_a_number_that_comes_in_pieces_is_put_together(ends):
+    ours, theirs = ends
+    os.write(theirs._fd, (7).to_bytes(8, "little") + b"\x08\0\0")
+    assert ours.finished() == [7]
+    os.write(theirs._fd, bytes(5))
+    assert ours.finished() == [8]
+
+
+def test_a_worker_that_is_gone_is_told_and_takes_what_is_sent(ends):
+    ours, theirs = ends
+    theirs._batches.close()
+    assert ours.send(bytes(1 << 20))
+    assert ours.finished() is None
+
+
+@pytest.mark.parametrize("cut", [0, 4, 8, 12])
+def test_a_channel_that_is_closed_in_the_midst_of_a_batch_brings_none(ends, cut):
+    ours, theirs = ends
+    ours._ours.send(((10).to_bytes(8, "little") + bytes(10))[:cut])
+    ours.close()
+    assert theirs.receive() is None
+
+
+FAILED = Outcome(
+    3, OutcomeKind.RAISED, 0, 0, bytes(32), b"error", "", 1.5, 0.25, 0.125, 9, True, ("E", "text", "tb"), (1, 2)
+)
+COMPLETED = Outcome(
+    2**40, OutcomeKind.COMPLETED, 0, 2, b"d" * 32, b"ab", "", 1.5, 0.25, 0.1, 2**40, False, child._NO_FAILURE
+)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [COMPLETED, COMPLETED._replace(data=b"", temp_name="file", storage=1, size=2**40), FAILED],
+    ids=["inline", "file", "failed"],
+)
+def test_an_outcome_is_the_same_behind_the_board(outcome):
+    assert unpack_outcome(pack_outcome(outcome)) == outcome
