@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagron.checkpoint.format import Commit as CommitRecord
+from dagron.critical import Durations
 from dagron.errors import InternalError
 from dagron.events import (
     AttemptEnded,
@@ -911,7 +912,7 @@ class TestBatches:
 
     def test_every_slot_gets_a_fair_share(self):
         run = known_short(7, 1e-6, n_slots=3)
-        assert run.commands == [Dispatch(0, (1, 2)), Dispatch(1, (3, 4)), Dispatch(2, (5,)), Dispatch(0, (6,))]
+        assert run.commands == [Dispatch(0, (1, 2)), Dispatch(1, (3, 4)), Dispatch(2, (5,)), Dispatch(2, (6,))]
 
     def test_idle_slots_come_before_second_batches(self):
         run = known_short(4, BATCH_SECONDS, n_slots=2)
@@ -1005,6 +1006,8 @@ def snapshot(state):
 
 
 def frozen(value):
+    if isinstance(value, Durations):
+        return {key: frozen(item) for key, item in vars(value).items()}
     if isinstance(value, (deque, list, array)):
         return [frozen(item) for item in value]
     if isinstance(value, dict):

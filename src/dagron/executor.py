@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
+from array import array
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +15,7 @@ from dagron.callbacks import ExecutionCallbacks, RunObserver
 from dagron.checkpoint.claim import check_directory
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.store import CheckpointStore, Durability
-from dagron.checkpoint.view import JOURNAL, META, check_journal, checkpoint_path, iso_time, read_view
+from dagron.checkpoint.view import JOURNAL, META, View, check_journal, checkpoint_path, iso_time, read_view
 from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError, OptionError
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts
@@ -298,6 +300,7 @@ class CheckpointExecutor:
                     restored=restore.restored,
                     held=restore.held,
                     batching=self._pool == "process",
+                    recorded_seconds=_recorded_seconds(dag, previous),
                 )
                 coordinator = Coordinator(
                     dag=dag,
@@ -413,6 +416,14 @@ class _LazyPool:
         """End the pool if it was started; harmless if it has ended."""
         if self._pool is not None:
             self._pool.close()
+
+
+def _recorded_seconds(dag: DAG, view: View | None) -> array[float] | None:
+    """Return how long each node took when it last completed, NaN where that is not known; None if nowhere."""
+    if view is None or not (view.commits or view.stale):
+        return None
+    known = {**view.stale, **view.commits}
+    return array("d", [known[name].duration_seconds if name in known else math.nan for name in dag.nodes])
 
 
 def _end_leftovers(store: CheckpointStore) -> None:

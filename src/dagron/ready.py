@@ -1,7 +1,8 @@
 """The nodes that could start: which comes first, how long it is expected to take, how many make a batch. Pure.
 
 A batch amortises the round trip to a worker, and makes whoever waits for one of its nodes wait for all. So only what is
-known to be short is sent together; what has not been measured yet goes alone.
+known to be short is sent together; what has not been measured yet goes alone. Order: the higher priority, then the
+longer chain of work behind a node (`critical`), then the lower node.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import math
 from array import array
 from collections.abc import Iterable, Sequence
 
+from dagron.critical import Durations, Graph, remaining_seconds
+
 __all__ = ["BATCH_SECONDS", "MAX_BATCH_ITEMS", "PATIENT_SECONDS", "PLENTY", "PREFETCH_SECONDS", "ReadyNodes"]
 
 BATCH_SECONDS = 0.002
@@ -19,7 +22,7 @@ BATCH_SECONDS = 0.002
 PREFETCH_SECONDS = 0.005
 """A slot gets its next batch early, so that it never idles for a round trip, if its current one takes no longer."""
 
-PATIENT_SECONDS = 0.5
+PATIENT_SECONDS = 0.05
 """The same where `PLENTY` nodes are ready for each slot: none will be idle meanwhile, so nothing is lost by waiting."""
 
 PLENTY = 8
@@ -31,28 +34,62 @@ class ReadyNodes:
     """A priority queue of nodes, with what has been learnt about how long they take.
 
     Args:
-        priorities: One per node; the higher comes first, and among equal ones the lower node.
+        priorities: One per node; the higher comes first.
         kinds: One number per node; nodes of one kind are expected to take similar time.
         n_slots: Slots that share the nodes.
         batching: Whether a batch may have more than one node.
+        durations: What is known from an earlier run; it is told what is learnt.
     """
 
-    def __init__(self, priorities: Sequence[int], kinds: Sequence[int], n_slots: int, *, batching: bool) -> None:
+    def __init__(
+        self,
+        priorities: Sequence[int],
+        kinds: Sequence[int],
+        n_slots: int,
+        *,
+        batching: bool,
+        durations: Durations | None = None,
+    ) -> None:
         self._kinds = kinds
         self._n_slots = n_slots
         self._batching = batching
-        self._estimates: dict[int, float] = {}
+        self._durations = Durations(kinds) if durations is None else durations
+        self._estimates: dict[int, float] = self._durations.of_kind()
         # The heap holds ranks, so that comparing its entries is comparing small integers.
         self._heap: list[int] = []
+        self._priorities = priorities if any(priorities) else None
         n = len(priorities)
         self._by_rank: Sequence[int] = range(n)
         self._rank: Sequence[int] = range(n)
-        if any(priorities):
-            self._by_rank = array("I", sorted(range(n), key=lambda node: -priorities[node]))
-            rank = array("I", bytes(4 * n))
-            for position, node in enumerate(self._by_rank):
-                rank[node] = position
-            self._rank = rank
+        self._order_by(None)
+
+    def _order_by(self, remaining: Sequence[float] | None) -> None:
+        priorities = self._priorities
+        if priorities is None and remaining is None:
+            return
+        n = len(self._kinds)
+        if remaining is None:
+            assert priorities is not None
+            in_order = sorted(range(n), key=lambda node: -priorities[node])
+        elif priorities is None:
+            in_order = sorted(range(n), key=lambda node: -remaining[node])
+        else:
+            in_order = sorted(range(n), key=lambda node: (-priorities[node], -remaining[node]))
+        self._by_rank = array("I", in_order)
+        rank = array("I", bytes(4 * n))
+        for position, node in enumerate(self._by_rank):
+            rank[node] = position
+        self._rank = rank
+
+    def reorder(self, graph: Graph) -> None:
+        """Bring the nodes into the order of the chains behind them, if that may have changed and is worth its cost."""
+        n = len(self._kinds)
+        if not self._durations.worth_a_look(n, self._n_slots):
+            return
+        waiting = [self._by_rank[rank] for rank in self._heap]
+        self._order_by(remaining_seconds(graph, self._durations.expected(n)))
+        self._heap = [self._rank[node] for node in waiting]
+        heapq.heapify(self._heap)
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -71,16 +108,21 @@ class ReadyNodes:
         known = self._estimates.get(kind)
         # Falls slowly and rises at once: a long node that is taken for a short one costs more than the reverse.
         self._estimates[kind] = seconds if known is None or seconds > known else known + 0.2 * (seconds - known)
+        self._durations.learn(node, seconds)
+
+    def _estimate(self, node: int) -> float:
+        recorded = self._durations.recorded(node)
+        return self._estimates.get(self._kinds[node], math.inf) if recorded is None else recorded
 
     def estimate(self, nodes: Iterable[int]) -> float:
         """Return how many seconds nodes are expected to take together; infinity if one has not been measured."""
-        return sum(self._estimates.get(self._kinds[node], math.inf) for node in nodes)
+        return sum(map(self._estimate, nodes))
 
     def may_prefetch(self, estimate: float) -> bool:
         """Tell whether a slot that is expected to be busy for `estimate` seconds may get its next batch now."""
-        first = self._estimates.get(self._kinds[self._by_rank[self._heap[0]]])
-        if not self._batching or first is None:
+        if not self._batching:
             return False
+        first = self._estimate(self._by_rank[self._heap[0]])
         if len(self._heap) > PLENTY * self._n_slots:
             return max(estimate, first) <= PATIENT_SECONDS
         return estimate <= PREFETCH_SECONDS and first <= BATCH_SECONDS
@@ -93,7 +135,7 @@ class ReadyNodes:
         total = 0.0
         while self._heap and len(nodes) < limit:
             node = self._by_rank[self._heap[0]]
-            estimate = self._estimates.get(self._kinds[node], math.inf)
+            estimate = self._estimate(node)
             if nodes and total + estimate > BATCH_SECONDS:
                 break
             heapq.heappop(self._heap)

@@ -38,6 +38,7 @@ from enum import IntEnum
 from itertools import chain
 from typing import NamedTuple, Protocol
 
+from dagron.critical import Durations
 from dagron.errors import InternalError
 from dagron.events import (
     AttemptEnded,
@@ -152,6 +153,7 @@ class RunState:
         held: Nodes with a commit that applies unless one of their parents changes; with each, the parents that had
             failed when it ran.
         batching: Whether a batch may have more than one node.
+        recorded_seconds: How long each node took in an earlier run, NaN where that is not known; None if nowhere.
         rng: For the jitter of retries.
 
     Attributes:
@@ -177,6 +179,7 @@ class RunState:
         restored: Sequence[int] = (),
         held: Mapping[int, Sequence[int]] | None = None,
         batching: bool = True,
+        recorded_seconds: Sequence[float] | None = None,
         rng: random.Random | None = None,
     ) -> None:
         n = len(graph)
@@ -199,7 +202,9 @@ class RunState:
         self._failing: dict[int, Phase] = {}
         self._rng = rng or random.Random(0)
         self._backoff: list[tuple[float, int]] = []
-        self._ready = ReadyNodes([policy.priority for policy in policies], kinds, n_slots, batching=batching)
+        priorities = [policy.priority for policy in policies]
+        durations = Durations(kinds, recorded_seconds)
+        self._ready = ReadyNodes(priorities, kinds, n_slots, batching=batching, durations=durations)
         self._limited = any(p.timeout is not None or p.memory_limit is not None for p in set(policies))
         for node in restored:
             self.phase[node] = Phase.COMPLETED
@@ -517,9 +522,15 @@ class RunState:
             slot.check_at = math.inf
 
     def _fill(self, now: float, out: list[Command]) -> None:
-        # Idle slots first, so that two ready nodes never queue up in one slot beside an idle one.
+        if len(self._ready) > 1:  # else there is nothing to choose
+            self._ready.reorder(self.graph)
+        # Idle slots first, so that two ready nodes never queue up in one slot beside an idle one; then the slot that is
+        # expected to be idle next.
         for depth in range(MAX_BATCHES):
-            for index, slot in enumerate(self.slots):
+            slots = list(enumerate(self.slots))
+            if depth:
+                slots.sort(key=lambda item: item[1].estimate)
+            for index, slot in slots:
                 if not self._ready:
                     return
                 if (
