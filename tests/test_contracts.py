@@ -252,6 +252,7 @@ ALLOWED = {
         "errors",
     },
     "serialize": {"checkpoint.blobs", "checkpoint.format", "errors"},
+    "parts": {"errors", "serialize"},
     # The processes.
     "workers": set(),
     "workers.capture": set(),
@@ -264,6 +265,7 @@ ALLOWED = {
     "workers.child": {
         "checkpoint.blobs",
         "errors",
+        "parts",
         "serialize",
         "task",
         "workers.board",
@@ -273,6 +275,7 @@ ALLOWED = {
     },
     "workers.pool": {
         "errors",
+        "parts",
         "workers.board",
         "workers.capture",
         "workers.channel",
@@ -281,7 +284,7 @@ ALLOWED = {
         "workers.processes",
     },
     # Between a DAG with its tasks and a run.
-    "plan": {"errors", "graph", "serialize", "state", "task"},
+    "plan": {"errors", "graph", "parts", "state", "task"},
     "restore": {"checkpoint.format", "graph"},
     "interrupts": set(),
     "output": set(),

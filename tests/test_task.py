@@ -8,6 +8,7 @@ import inspect
 import math
 import operator
 import pickle
+import types
 from unittest import mock
 
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from dagron import CheckpointExecutor
 from dagron.errors import MissingInputError, OptionError, TaskDefinitionError
 from dagron.graph import DAG
-from dagron.task import NO_INPUTS, Binding, Task, bind
+from dagron.task import NO_INPUTS, Binding, Task, bind, parameters_of, signature_key
 
 
 def bound(fn, *parents, nodes=()):
@@ -434,3 +435,37 @@ class TestOptions:
         with pytest.raises(OptionError) as caught:
             CheckpointExecutor(DAG(["a"]), tmp_path, **{option: value})
         assert caught.value.option == option
+
+
+class TestSignatureKey:
+    def test_equal_keys_mean_equal_parameters_and_other_defaults_do_not_matter(self):
+        def make(default):
+            return lambda a, b=default, *, c=default: (a, b, c)
+
+        def other(a, b, *, c=1):
+            return a, b, c
+
+        assert signature_key(make(1)) == signature_key(make(2)) is not None
+        assert signature_key(make(1)) != signature_key(other)
+        same = types.FunctionType(other.__code__, globals(), "same", (5,))
+        same.__kwdefaults__ = {"c": 1}
+        assert signature_key(same) != signature_key(other)
+
+    def test_partials_differ_by_what_they_fill_in(self):
+        def fn(a, b, c=1):
+            return a, b, c
+
+        keys = [functools.partial(fn), functools.partial(fn, 1), functools.partial(fn, b=1), functools.partial(fn, c=1)]
+        assert len({signature_key(part) for part in keys}) == 4
+        assert signature_key(functools.partial(fn, 1)) == signature_key(functools.partial(fn, 2))
+        assert list(parameters_of(functools.partial(fn, 1))) == ["b", "c"]
+
+    def test_what_only_the_signature_can_tell_has_none(self):
+        @functools.wraps(len)
+        def wrapped(*args):
+            return args
+
+        assert signature_key(wrapped) is None
+        assert signature_key(functools.partial(wrapped)) is None
+        assert signature_key(len) is None
+        assert signature_key(type("C", (), {"__call__": lambda self: 1})()) is None

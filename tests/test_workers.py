@@ -224,12 +224,12 @@ class TestDeath:
         pool = ProcessPool(1, WorkerSetup(ckpt, None, durable=False))
         try:
             task, death = (cloudpickle.dumps((fn, ())) for fn in (lambda: 1, lambda: os._exit(3)))
-            pool.submit(0, [Item(1, "a", -1, task, NO_INPUTS, ())])
-            pool.submit(0, [Item(2, "b", -1, death, NO_INPUTS, ())])
+            pool.submit(0, [Item(1, "a", task, (), NO_INPUTS, ())])
+            pool.submit(0, [Item(2, "b", death, (), NO_INPUTS, ())])
             wait_for(lambda: pool._ends)  # what came before has been sent before; neither has been asked for
             (returned,) = pool.wait(0)
             assert [outcome.item for outcome in returned.outcomes] == [1]
-            pool.submit(0, [Item(3, "c", -1, task, NO_INPUTS, ())])
+            pool.submit(0, [Item(3, "c", task, (), NO_INPUTS, ())])
             (lost,) = pool.wait(10)
             assert (lost.running, lost.exit_code, lost.unstarted) == (2, 3, [3])
         finally:

@@ -400,8 +400,8 @@ class Coordinator:
             else:
                 inputs = ()
             limited = plan.policies[node].memory_limit is not None
-            task_id, task = plan.task_ids[node], plan.tasks[node]
-            items.append(Item(node + 1, dag.name_of(node), task_id, task, binding, inputs, limited))
+            data, parts = plan.tasks[node]
+            items.append(Item(node + 1, dag.name_of(node), data, parts, binding, inputs, limited))
         self._each(self._callbacks.on_start, nodes)
         pool = self._workers()
         if pool.runs_here:

@@ -9,9 +9,9 @@ from typing import Any
 
 from dagron.errors import MissingTaskError, NotCallableError, UnknownTaskError
 from dagron.graph import DAG
-from dagron.serialize import TaskPickler
+from dagron.parts import PickledTask, pickle_tasks
 from dagron.state import Policy
-from dagron.task import NO_INPUTS, Binding, Parameters, Task, bind, parameters_of, parse_bytes
+from dagron.task import NO_INPUTS, Binding, Parameters, Task, bind, parameters_of, parse_bytes, signature_key
 
 __all__ = ["Defaults", "RunPlan", "plan_run"]
 
@@ -36,14 +36,12 @@ class RunPlan:
         policies: What is asked for it.
         kinds: Equal for nodes whose callables have the same code: they are expected to take similar time.
         tasks: The pickled callable with the exceptions that are worth a retry.
-        task_ids: A number for a pickle that several nodes share; -1 for one that only this node has.
     """
 
     bindings: list[Binding]
     policies: list[Policy]
     kinds: array[int]
-    tasks: list[bytes]
-    task_ids: array[int]
+    tasks: list[PickledTask]
 
     def consumes(self, dag: DAG, child: int, parent: int) -> bool:
         """Tell whether a child's task takes a parent's result."""
@@ -66,17 +64,16 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], defa
         raise MissingTaskError(missing)
     if len(tasks) != len(dag):
         raise UnknownTaskError([name for name in tasks if name not in dag])
-    plan = RunPlan([], [], array("I"), [], array("i"))
-    pickler = TaskPickler()
+    plan = RunPlan([], [], array("I"), [])
     default_policy = _policy(None, defaults)
     policies: dict[Policy, Policy] = {default_policy: default_policy}
     bindings: dict[Binding, Binding] = {}
     kinds: dict[object, int] = {}
     # What depends on the callable only, by its id: tasks of many nodes are often one.
     known: dict[int, tuple[Parameters, int]] = {}
+    signatures: dict[object, Parameters] = {}
     # The pair that is pickled, one object for each combination, so that equal ones are pickled and sent once.
     pairs: dict[tuple[int, int], tuple[Any, Any]] = {}
-    shared: dict[int, int] = {}
     uses: dict[int, int] = {}
     chosen: list[tuple[Any, Any]] = []
     for index, name in enumerate(dag.nodes):
@@ -87,7 +84,13 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], defa
         if found is None:
             if not callable(fn):
                 raise NotCallableError(name, type(fn).__name__)
-            found = known[id(fn)] = parameters_of(fn), kinds.setdefault(_kind(fn), len(kinds))
+            key = signature_key(fn)
+            parameters = signatures.get(key) if key is not None else None
+            if parameters is None:
+                parameters = parameters_of(fn)
+                if key is not None:
+                    signatures[key] = parameters
+            found = known[id(fn)] = parameters, kinds.setdefault(_kind(fn), len(kinds))
         parameters, kind = found
         if parameters:
             parents = [dag.name_of(parent) for parent in dag.parent_indices(index)]
@@ -102,15 +105,13 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], defa
             plan.policies.append(policies.setdefault(policy, policy))
         plan.kinds.append(kind)
         retry_on = defaults.retry_on if options is None or options.retry_on is None else options.retry_on
-        key = id(fn), id(retry_on)
-        pair = pairs.get(key)
+        ids = id(fn), id(retry_on)
+        pair = pairs.get(ids)
         if pair is None:
-            pair = pairs[key] = (fn, retry_on)
+            pair = pairs[ids] = (fn, retry_on)
         chosen.append(pair)
         uses[id(pair)] = uses.get(id(pair), 0) + 1
-    for name, pair in zip(dag.nodes, chosen, strict=True):
-        plan.tasks.append(pickler.dump(name, pair))
-        plan.task_ids.append(-1 if uses[id(pair)] == 1 else shared.setdefault(id(pair), len(shared)))
+    plan.tasks = pickle_tasks(zip(dag.nodes, chosen, strict=True), uses)
     return plan
 
 

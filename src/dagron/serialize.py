@@ -28,6 +28,7 @@ from dagron.errors import RemoteTraceback, ResultNotPicklableError, TaskFailedEr
 __all__ = [
     "BY_VALUE_MODULES",
     "FILE_MODULE",
+    "CallablePickler",
     "TaskPickler",
     "adopt_class",
     "describe_exception",
@@ -173,7 +174,9 @@ class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         return find_class
 
 
-class _TaskPickler(_ByValuePickler):
+class CallablePickler(_ByValuePickler):
+    """Pickles what a task is made of; its classes become those of the worker."""
+
     @staticmethod
     def _rebuild() -> Callable[[str, str, bytes], type]:
         return adopt_class
@@ -215,9 +218,9 @@ class TaskPickler:
         blob = self._blobs.get(id(task))
         if blob is None:
             try:
-                blob = _dumps(_TaskPickler, task)
+                blob = _dumps(CallablePickler, task)
             except Exception as error:
-                path, reason = _find_culprit(task, error, _TaskPickler)
+                path, reason = _find_culprit(task, error, CallablePickler)
                 if isinstance(task, tuple):
                     path = path.removeprefix("item 0").removeprefix(" -> ")  # the callable of the pair
                 raise TaskNotPicklableError(node, path, reason) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
@@ -21,6 +22,7 @@ __all__ = [
     "inferred_parents",
     "parameters_of",
     "parse_bytes",
+    "signature_key",
 ]
 
 T = TypeVar("T")
@@ -167,6 +169,20 @@ def parameters_of(fn: Callable[..., Any]) -> Parameters:
         return inspect.signature(fn).parameters
     except (ValueError, TypeError):
         return _NO_PARAMETERS
+
+
+def signature_key(fn: Callable[..., Any]) -> object:
+    """Return something that is equal for callables whose parameters have the same names, kinds and defaults.
+
+    Defaults count as the same if there is one in the same places. None if nothing can be said without looking at the
+    signature.
+    """
+    if type(fn) is functools.partial:
+        inner = signature_key(fn.func)
+        return None if inner is None else (inner, len(fn.args), tuple(fn.keywords))
+    if type(fn) is not types.FunctionType or fn.__dict__:  # which may hold a signature of another function
+        return None
+    return fn.__code__, len(fn.__defaults__ or ()), tuple(fn.__kwdefaults__ or ())
 
 
 def bind(

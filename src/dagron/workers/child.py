@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from dagron.checkpoint.blobs import BlobFile, read_blob
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
+from dagron.parts import SharedParts
 from dagron.serialize import describe_exception, dump_exception, dump_result
 from dagron.task import Binding
 from dagron.workers.board import Board
@@ -26,7 +27,6 @@ from dagron.workers.channel import Channel, WorkerEnd
 from dagron.workers.processes import resident_bytes
 
 __all__ = [
-    "Batch",
     "Item",
     "Outcome",
     "OutcomeKind",
@@ -67,8 +67,8 @@ class Item(NamedTuple):
     Attributes:
         item: Its number, unique within the slot.
         node: The node's name.
-        task_id: Names the task among those that the worker keeps; -1 if it is not kept.
-        task: The pickled `(callable, retry_on)`, or None if the worker has it.
+        task: What is its own of the pickled `(callable, retry_on)`.
+        parts: What that shares with other tasks; only the numbers, once it is on its way.
         binding: How the callable takes its inputs.
         inputs: For each parent that is taken, its pickled result or the file that has it.
         memory_limited: Whether its memory is watched.
@@ -76,18 +76,11 @@ class Item(NamedTuple):
 
     item: int
     node: str
-    task_id: int
-    task: bytes | None
+    task: bytes
+    parts: tuple[Any, ...]
     binding: Binding
     inputs: tuple[bytes | BlobFile, ...]
     memory_limited: bool = False
-
-
-class Batch(NamedTuple):
-    """Items that a worker runs one after another."""
-
-    batch: int
-    items: list[Item]
 
 
 class Outcome(NamedTuple):
@@ -263,18 +256,11 @@ class _Worker:
         self.setup = setup
         self.board = board
         self.channel = channel
-        self.blobs: dict[int, bytes] = {}
-        self.tasks: dict[int, tuple[Any, Any]] = {}
+        self.parts = SharedParts()
         self.has_run = False
 
     def load_task(self, item: Item) -> tuple[Any, Any]:
-        if item.task_id < 0:
-            assert item.task is not None
-            return pickle.loads(item.task)  # type: ignore[no-any-return]
-        task = self.tasks.get(item.task_id)
-        if task is None:
-            task = self.tasks[item.task_id] = pickle.loads(self.blobs[item.task_id])
-            del self.blobs[item.task_id]
+        task: tuple[Any, Any] = self.parts.load(item.task, item.parts)
         return task
 
 
@@ -315,16 +301,15 @@ def serve() -> None:
 
 
 def _run_batch(worker: _Worker, payload: bytes) -> int:
-    batch: Batch = Batch(*pickle.loads(payload))
+    batch, parts, items = pickle.loads(payload)
     board = worker.board
-    board.batch_started(batch.batch)
-    items = [Item(*fields) for fields in batch.items]
-    for item in items:
-        # All of them first: the coordinator sends a task once, also if this batch ends early.
-        if item.task_id >= 0 and item.task is not None:
-            worker.blobs[item.task_id] = item.task
-    for item in items:
-        if not board.has_room(batch.batch):
+    board.batch_started(batch)
+    for part in parts:
+        # All of them first: the coordinator sends a part once, also if this batch ends early.
+        worker.parts.add(*part)
+    for fields in items:
+        item = Item(*fields)
+        if not board.has_room(batch):
             break
         stderr_from = position(2)
         # What earlier items have left behind is no fault of this one; a new worker has run none.
@@ -335,6 +320,6 @@ def _run_batch(worker: _Worker, payload: bytes) -> int:
         flush_streams()
         if outcome.kind != OutcomeKind.COMPLETED:
             outcome = outcome._replace(stderr=(stderr_from, position(2)))
-        board.add_outcome(batch.batch, pack_outcome(outcome))
+        board.add_outcome(batch, pack_outcome(outcome))
     board.item_started(0, 0.0)
-    return batch.batch
+    return int(batch)

@@ -19,10 +19,11 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple, Protocol
 
 from dagron.errors import WorkerStartError
+from dagron.parts import Part, SharedParts
 from dagron.workers.board import Board
 from dagron.workers.capture import Capture
 from dagron.workers.channel import Channel
-from dagron.workers.child import Batch, Item, Outcome, WorkerSetup, run_item, serve, start_worker, unpack_outcome
+from dagron.workers.child import Item, Outcome, WorkerSetup, run_item, serve, start_worker, unpack_outcome
 from dagron.workers.context import Server, SlotContext, exit_status
 from dagron.workers.processes import tree_bytes
 
@@ -209,14 +210,15 @@ class ProcessPool:
         state.n_batches += 1
         number = state.n_batches
         batch = []
-        for number_of_item, node, task_id, task, binding, inputs, limited in items:
-            if task_id >= 0:
-                if task_id in state.known:
-                    task = None
-                else:
-                    state.known.add(task_id)
-            batch.append((number_of_item, node, task_id, task, binding, inputs, limited))
-        payload = pickle.dumps(tuple(Batch(number, batch)), 5)  # type: ignore[arg-type]
+        new: list[Part] = []
+        for number_of_item, node, task, parts, binding, inputs, limited in items:
+            for part in parts:
+                if part.number not in state.known:
+                    state.known.add(part.number)
+                    new.append(part)
+            numbers = tuple([part.number for part in parts])
+            batch.append((number_of_item, node, task, numbers, binding, inputs, limited))
+        payload = pickle.dumps((number, [tuple(part) for part in new], batch), 5)
         state.outstanding.append((number, [item.item for item in items]))
         channel = state.channel or self._started(state)
         if not channel.send(payload):
@@ -546,5 +548,8 @@ class InlinePool:
 
 
 def _load_task(item: Item) -> tuple[object, object]:
-    assert item.task is not None
-    return pickle.loads(item.task)  # type: ignore[no-any-return]
+    loaded = SharedParts()
+    for part in item.parts:
+        loaded.add(*part)
+    task: tuple[object, object] = loaded.load(item.task, tuple(part.number for part in item.parts))
+    return task
