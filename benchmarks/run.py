@@ -1,14 +1,16 @@
-"""Run the benchmark and print its table: `python benchmarks/run.py [--smoke] [--repeats N] [--output FILE]`.
+"""Run the benchmark and print its table: `python benchmarks/run.py [--smoke] [--repeats N] [--only WORD] ...`.
 
 Each case runs in a process of its own; the cases take turns, so that a machine that speeds up or slows down meets all
-of them. Figures are medians over the repeats, bounds are on ratios within one run. Wait five minutes after a run or
-after anything else that deletes thousands of files on that disk: until then ext4 makes creating files ten times dearer.
+of them. Figures are medians over the repeats; ratios are taken within one turn. Wait five minutes after a run or after
+anything else that deletes thousands of files on that disk: until then ext4 makes creating files ten times dearer.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -21,68 +23,150 @@ from pathlib import Path
 from typing import Any
 
 import dagron
+from engines import ENGINES, installed
 
 HERE = Path(__file__).parent
 
-FULL = [
-    ("bare_pool", 2_000),
-    ("noop_process", 2_000),
-    ("noop_power", 2_000),
-    ("bare_pool", 20_000),
-    ("noop_process", 20_000),
-    ("noop_power", 20_000),
-    ("resume", 20_000),
-    ("cpu", 64),
-]
-SMOKE = [("bare_pool", 50), ("noop_process", 50), ("noop_power", 50), ("resume", 50), ("cpu", 2)]
+Case = tuple[str, dict[str, Any]]
+
+OURS = ("dagron process", "dagron power")
+SHAPES = ("fft", "tree", "all_to_all", "spread", "random_nearest")
+PACKAGES = ("cloudpickle", "dask", "distributed", "joblib", "numpy", "parsl", "ray")
 
 
-def measure(case: str, n: int, directory: str) -> dict[str, float]:
-    command = [sys.executable, str(HERE / "cases.py"), case, str(n)]
-    env = {**os.environ, "DAGRON_BENCH_DIR": directory}
-    os.sync()  # or the kernel would still be writing what the case before has left, on the same two cores
+def cases(*, smoke: bool, peers: bool, traces: Path | None) -> list[Case]:
+    """Return the cases: a name of `cases.py` with its options."""
+    few = smoke
+    engines = [name for name in ENGINES if name in (*OURS, "bare pool") or (peers and installed(name))]
+    found: list[Case] = [("noop", {"engine": engine, "n": 50 if few else 10_000}) for engine in engines]
+    found += [("noop", {"engine": engine, "n": 20 if few else n}) for engine in OURS for n in (2_000, 100_000)]
+    found += [("over_an_old_one", {"n": 50 if few else 10_000}), ("closures", {"n": 50 if few else 10_000})]
+    longest = 0.001 if few else 0.008
+    for engine in engines:
+        if engine != "joblib":
+            options = {"width": 4, "steps": 5 if few else 50, "longest": longest}
+            found.append(("efficiency", {"engine": engine, "shape": "stencil_1d", **options}))
+        options = {"width": 8, "steps": 5 if few else 50, "longest": longest}
+        found.append(("efficiency", {"engine": engine, "shape": "independent", **options}))
+    for shape in SHAPES:
+        for engine in (*OURS, "bare pool"):
+            options = {"width": 8, "steps": 3 if few else 30, "longest": longest}
+            found.append(("efficiency", {"engine": engine, "shape": shape, **options}))
+    found.append(("cpu", {"n": 2, "seconds": 0.01} if few else {"n": 64}))
+    if traces is not None:
+        found += [
+            ("trace", {"path": str(path), "total": 0.1 if few else 20.0}) for path in sorted(traces.glob("*.json"))
+        ]
+    if importlib.util.find_spec("numpy") is not None:
+        found += [("arrays", {"n": 2, "mb": 1} if few else {"n": 40, "mb": 25})]
+        found += [("broadcast", {"n": 3, "mb": 1} if few else {"n": 200, "mb": 200})]
+    found += [("resume", {"n": 50 if few else 100_000}), ("memory", {"n": 50 if few else 200_000})]
+    found.append(("starting", {"n": 1 if few else 9}))
+    return found
+
+
+def label(case: Case) -> str:
+    """Return what a case is called in the results."""
+    name, options = case
+    shown = [Path(str(value)).stem if key == "path" else value for key, value in options.items() if key != "longest"]
+    return " ".join(map(str, (name, *shown)))
+
+
+def measure(case: Case, directory: str) -> dict[str, Any]:
+    """Run a case in a process of its own."""
+    name, options = case
+    command = [sys.executable, str(HERE / "cases.py"), name, *(f"{key}={value}" for key, value in options.items())]
+    # Parsl looks for its own programs on the path.
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ.get('PATH', '')}"
+    env = {**os.environ, "DAGRON_BENCH_DIR": directory, "PATH": path}
+    os.sync()  # or the kernel would still be writing what the case before has left, on the same cores
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
-    figures: dict[str, float] = json.loads(done.stdout)
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
 
 def file_system(directory: str) -> str:
+    """Return the type of the file system that was written to."""
     done = subprocess.run(["stat", "-f", "-c", "%T", directory], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 
-def summarize(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Return the medians, and the ratios that the bounds are on."""
-    seconds = {name: [run["seconds"] for run in figures] for name, figures in runs.items()}
-    summary: dict[str, Any] = {
-        name: {
-            "median_seconds": statistics.median(values),
-            "min_seconds": min(values),
-            "max_seconds": max(values),
-            "us_per_node": statistics.median(values) / figures[0]["nodes"] * 1e6,
-        }
-        for (name, figures), values in zip(runs.items(), seconds.values(), strict=True)
-    }
+def versions() -> dict[str, str]:
+    """Return the versions of what took part."""
+    found = {"dagron": dagron.__version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
-    def paired(above: str, below: str) -> float | None:
-        if above not in seconds or below not in seconds:
-            return None
-        return statistics.median(a / b for a, b in zip(seconds[above], seconds[below], strict=True))
 
-    per_node = paired("noop_process 20000", "noop_process 2000")
-    cpu = runs.get("cpu 64")
-    ratios = {
-        "2,000 no-op nodes, process, to the bare pool (at most 1.0)": paired("noop_process 2000", "bare_pool 2000"),
-        "2,000 no-op nodes, power, to the bare pool": paired("noop_power 2000", "bare_pool 2000"),
-        "20,000 no-op nodes, process, to the bare pool": paired("noop_process 20000", "bare_pool 20000"),
-        "20,000 no-op nodes, power, to the bare pool": paired("noop_power 20000", "bare_pool 20000"),
-        "time per node at 20,000 nodes to that at 2,000 (at most 1.3)": None if per_node is None else per_node / 10,
-        "resume with 20,000 completed nodes, seconds (under 1)": summary.get("resume 20000", {}).get("median_seconds"),
-        "64 x 0.25 s of CPU, wall to half of the CPU time (at most 1.05)": None
-        if cpu is None
-        else statistics.median(run["seconds"] / run["ideal_seconds"] for run in cpu),
-    }
-    return {"cases": summary, "ratios": {name: value for name, value in ratios.items() if value is not None}}
+Runs = dict[str, list[dict[str, Any]]]
+
+
+def bounds(runs: Runs, *, few: bool = False) -> list[tuple[str, float, float]]:
+    """Return what is to be reached: what it is, the median that was measured, and the bound on it."""
+    found: list[tuple[str, float, float]] = []
+
+    def add(text: str, bound: float, name: str, key: str, to: str | None = None) -> None:
+        above, below = runs.get(name, []), runs.get(to, []) if to is not None else None
+        if below is None:
+            values = [run[key] for run in above if run[key] is not None]
+        else:
+            values = [a[key] / b[key] for a, b in zip(above, below, strict=False) if a[key] and b[key]]
+        if values:
+            found.append((text, statistics.median(values), bound))
+
+    def named(engine: str, shape: str, width: int, steps: int) -> str:
+        return f"efficiency {engine} {shape} {width} {steps}"
+
+    n, steps, thirty = (50, 5, 3) if few else (10_000, 50, 30)
+    bare = f"noop bare pool {n}"
+    add("no-op node, process, to the bare pool", 0.30, f"noop dagron process {n}", "us_per_node", bare)
+    add("no-op node, power, to the bare pool", 0.40, f"noop dagron power {n}", "us_per_node", bare)
+    add("execute over an old checkpoint, to an empty directory", 1.3, f"over_an_old_one {n}", "ratio")
+    many, some = "noop dagron process 100000", "noop dagron process 2000"
+    add("time per node at 100,000 nodes, to 2,000", 1.15, many, "us_per_node", some)
+    for engine, bound, alone in (("dagron process", 0.9, 0.6), ("dagron power", 1.3, None)):
+        stencil = named("bare pool", "stencil_1d", 4, steps)
+        add(
+            f"METG stencil_1d, {engine}, to the bare pool",
+            bound,
+            named(engine, "stencil_1d", 4, steps),
+            "metg_us",
+            stencil,
+        )
+        if alone is not None:
+            other = named("bare pool", "independent", 8, steps)
+            add(
+                f"METG independent, {engine}, to the bare pool",
+                alone,
+                named(engine, "independent", 8, steps),
+                "metg_us",
+                other,
+            )
+        for shape in SHAPES:
+            other = named("bare pool", shape, 8, thirty)
+            add(f"METG {shape}, {engine}, to the bare pool", 1.1, named(engine, shape, 8, thirty), "metg_us", other)
+    add("64 x 0.25 s of CPU: wall to half of the CPU time", 1.02, "cpu 64", "ratio")
+    for name in runs:
+        if name.startswith("trace "):
+            add(f"{name}: first run, to the window bound", 1.05, name, "first_ratio")
+            add(f"{name}: rerun, to the window bound", 1.03, name, "rerun_ratio")
+    add("40 x 25 MB: growth of the coordinator, MB", 64, "arrays 40 25", "coordinator_growth_mb")
+    add("40 x 25 MB: time to that of plain files", 1.0, "arrays 40 25", "inverse_ratio")
+    add("200 MB read by 200 children, to a memory map", 1.3, "broadcast 200 200", "ratio")
+    add("closures over 1 MB, to no-op nodes", 1.5, f"closures {n}", "closure_ratio")
+    add("partials with 1 MB, to no-op nodes", 1.5, f"closures {n}", "partial_ratio")
+    add("resume with nothing to do, us per node", 8, "resume 100000", "us_per_node")
+    add("resume of 1,000,000 nodes, s", 10, "resume 1000000", "seconds")
+    add("resume of 1,000,000 nodes, peak MB", 1000, "resume 1000000", "peak_mb")
+    add("coordinator, bytes per node", 600, "memory 200000", "bytes_per_node")
+    add("coordinator, bytes per node at 1,000,000", 600, "memory 1000000", "bytes_per_node")
+    add("import dagron, ms", 60, "starting 9", "import_ms")
+    add("first result of a run of one node, ms", 200, "starting 9", "first_result_ms")
+    return found
 
 
 def main() -> None:
@@ -90,34 +174,59 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, once: only shows that everything runs")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", action="append", metavar="WORD", help="only cases whose label has one of these words")
+    parser.add_argument("--no-peers", action="store_true", help="only dagron and the bare pool")
+    parser.add_argument("--traces", type=Path, metavar="DIR", help="a directory of workflows in WfFormat 1.5")
+    parser.add_argument("--million", action="store_true", help="resume and memory with 1,000,000 nodes, too")
     parser.add_argument("--output", type=Path, help="write all figures to this file as JSON")
+    parser.add_argument("--merge", action="store_true", help="keep what the file has of cases that are not run now")
     options = parser.parse_args()
-    cases, repeats = (SMOKE, 1) if options.smoke else (FULL, options.repeats)
+    repeats = 1 if options.smoke else options.repeats
+    chosen = cases(smoke=options.smoke, peers=not options.no_peers, traces=options.traces)
+    if options.million:
+        chosen += [("resume", {"n": 1_000_000}), ("memory", {"n": 1_000_000})]
+    if options.only:
+        chosen = [case for case in chosen if any(word in label(case) for word in options.only)]
     # On a disk rather than on a tmpfs, and deleted only when all is measured.
     directory = tempfile.mkdtemp(prefix="dagron-bench-", dir="/var/tmp" if os.path.isdir("/var/tmp") else None)
+    runs: Runs = {label(case): [] for case in chosen}
     try:
-        runs: dict[str, list[dict[str, float]]] = {f"{case} {n}": [] for case, n in cases}
-        for _ in range(repeats):
-            for case, n in cases:
-                runs[f"{case} {n}"].append(measure(case, n, directory))
-        report = {
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "dagron": dagron.__version__,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "cores": os.cpu_count(),
-            "file_system": file_system(directory),
-            "repeats": repeats,
-            **summarize(runs),
-        }
+        for turn in range(repeats):
+            for case in chosen:
+                if turn and case[1].get("n") == 1_000_000:
+                    continue  # takes minutes
+                try:
+                    figures = measure(case, directory)
+                except subprocess.CalledProcessError:
+                    if case[1].get("engine", OURS[0]) in (*OURS, "bare pool"):
+                        raise
+                    print(f"{label(case)} FAILED", file=sys.stderr, flush=True)
+                    continue
+                runs[label(case)].append(figures)
+                shown = {key: round(value, 3) for key, value in figures.items() if isinstance(value, (int, float))}
+                print(f"{turn + 1}/{repeats} {label(case):45} {shown}", file=sys.stderr, flush=True)
+        kind = file_system(directory)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+    if options.merge and options.output is not None and options.output.exists():
+        runs = {**json.loads(options.output.read_text())["runs"], **runs}
+    for figures in runs.get("arrays 40 25", []):
+        figures["inverse_ratio"] = 1 / figures["throughput_ratio"]
+    table = bounds(runs, few=options.smoke)
+    report = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": versions(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "file_system": kind,
+        "repeats": repeats,
+        "bounds": [{"what": text, "measured": value, "bound": bound} for text, value, bound in table],
+        "runs": runs,
+    }
     if options.output is not None:
-        options.output.write_text(json.dumps({**report, "runs": runs}, indent=1) + "\n")
-    for name, figures in report["cases"].items():
-        print(f"{name:22} {figures['median_seconds']:8.3f} s  {figures['us_per_node']:10.1f} us per node")
-    for name, value in report["ratios"].items():
-        print(f"{value:8.3f}  {name}")
+        options.output.write_text(json.dumps(report, indent=1) + "\n")
+    for text, value, bound in table:
+        print(f"{'ok  ' if value <= bound else 'OVER'} {value:10.3f}  at most {bound:7.2f}  {text}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,245 @@
+"""The engines side by side: each runs a graph of tasks that use a given time of CPU, on a given number of slots.
+
+An engine is entered once, which starts and warms its workers, and then runs graphs; what it returns is the wall time
+from the first task that could start to the last result in hand (and in the checkpoint, if the engine has one). Peers
+are used as their own documentation shows; one that is not installed is passed over.
+"""
+
+from __future__ import annotations
+
+import graphlib
+import os
+import pickle
+import queue
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dagron import DAG, CheckpointExecutor
+
+Graph = dict[str, list[str]]
+Run = Callable[[Graph, float], float]
+
+
+def work(seconds: float, *parents: object) -> None:
+    """Use CPU for so long."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def fresh_directory() -> Path:
+    return Path(tempfile.mkdtemp(dir=os.environ.get("DAGRON_BENCH_DIR")))
+
+
+def dag_of(graph: Graph) -> DAG:
+    builder = DAG.builder().add_nodes(graph)
+    return builder.add_edges((parent, node) for node, parents in graph.items() for parent in parents).build()
+
+
+# --- dagron --------------------------------------------------------------------------------------------------------
+
+
+def checkpointed(graph: Graph, seconds: float, slots: int, durability: str) -> tuple[float, float]:
+    """Return the wall time from the first task's start, and from the last one's end, to the end of the run."""
+    dag = dag_of(graph)
+    task = partial(work, seconds)
+    executor = CheckpointExecutor(dag, fresh_directory() / "ckpt", max_workers=slots, durability=durability)  # type: ignore[arg-type]
+    result = executor.execute(dict.fromkeys(dag.nodes, task))
+    end = time.time()
+    assert result.ok
+    nodes = [result[name] for name in dag.nodes]
+    return (
+        end - min(node.started_unix for node in nodes),
+        end - max(node.started_unix + node.duration_seconds for node in nodes),
+    )
+
+
+@contextmanager
+def dagron(slots: int, durability: str) -> Iterator[Run]:
+    """This library. What ends a run of two nodes, workers and all, is taken off: it is reported apart."""
+    two: Graph = {"a": [], "b": []}
+    closing = sorted(checkpointed(two, 0.0, slots, durability)[1] for _ in range(5))[2]
+    yield lambda graph, seconds: checkpointed(graph, seconds, slots, durability)[0] - closing
+
+
+# --- the pool of the standard library ------------------------------------------------------------------------------
+
+
+def _stored(path: str, seconds: float) -> None:
+    work(seconds)
+    with open(f"{path}.tmp", "wb") as file:
+        pickle.dump(None, file)
+    os.replace(f"{path}.tmp", path)
+
+
+@contextmanager
+def pool(slots: int, *, files: bool = False) -> Iterator[Run]:
+    """A ProcessPoolExecutor fed by graphlib; with `files`, each task pickles its result to a file of its own."""
+    with ProcessPoolExecutor(slots) as executor:
+        list(executor.map(work, [0.01] * 4 * slots))
+
+        def run(graph: Graph, seconds: float) -> float:
+            directory = str(fresh_directory()) if files else ""
+            sorter = graphlib.TopologicalSorter(graph)
+            finished: queue.SimpleQueue[Future[None]] = queue.SimpleQueue()
+            names: dict[Future[None], str] = {}
+            began = time.perf_counter()
+            sorter.prepare()
+            while sorter.is_active():
+                for name in sorter.get_ready():
+                    call = (_stored, os.path.join(directory, name), seconds) if files else (work, seconds)
+                    future = executor.submit(*call)
+                    names[future] = name
+                    future.add_done_callback(finished.put)
+                future = finished.get()
+                future.result()
+                sorter.done(names.pop(future))
+            return time.perf_counter() - began
+
+        yield run
+
+
+# --- peers ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def joblib(slots: int) -> Iterator[Run]:
+    """joblib.Parallel: independent tasks only, no checkpoint."""
+    from joblib import Parallel, delayed
+
+    with Parallel(n_jobs=slots) as parallel:
+        parallel(delayed(work)(0.01) for _ in range(4 * slots))
+
+        def run(graph: Graph, seconds: float) -> float:
+            if any(graph.values()):
+                raise NotImplementedError("joblib knows no dependencies")
+            began = time.perf_counter()
+            parallel(delayed(work)(seconds) for _ in graph)
+            return time.perf_counter() - began
+
+        yield run
+
+
+@contextmanager
+def dask(slots: int) -> Iterator[Run]:
+    """dask.distributed with one-threaded workers, no checkpoint."""
+    from distributed import Client, LocalCluster, wait
+
+    with (
+        LocalCluster(n_workers=slots, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        wait([client.submit(work, 0.01, i, pure=False) for i in range(4 * slots)])
+
+        def run(graph: Graph, seconds: float) -> float:
+            began = time.perf_counter()
+            futures: dict[str, Any] = {}
+            for name, parents in graph.items():
+                futures[name] = client.submit(work, seconds, *[futures[parent] for parent in parents], pure=False)
+            wait(list(futures.values()))
+            return time.perf_counter() - began
+
+        yield run
+
+
+@contextmanager
+def ray(slots: int) -> Iterator[Run]:
+    """Ray tasks, no checkpoint."""
+    import ray as engine
+
+    engine.init(num_cpus=slots, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    remote = engine.remote(work)
+    engine.get([remote.remote(0.01) for _ in range(4 * slots)])
+
+    def run(graph: Graph, seconds: float) -> float:
+        began = time.perf_counter()
+        references: dict[str, Any] = {}
+        for name, parents in graph.items():
+            references[name] = remote.remote(seconds, *[references[parent] for parent in parents])
+        engine.get(list(references.values()))
+        return time.perf_counter() - began
+
+    try:
+        yield run
+    finally:
+        engine.shutdown()
+
+
+@contextmanager
+def parsl(slots: int) -> Iterator[Run]:
+    """Parsl's HighThroughputExecutor with a checkpoint at each task's end."""
+    import parsl as engine
+    from parsl.config import Config
+    from parsl.dataflow.memoization import BasicMemoizer
+    from parsl.executors import HighThroughputExecutor
+    from parsl.providers import LocalProvider
+
+    executor = HighThroughputExecutor(
+        label="htex", max_workers_per_node=slots, address="127.0.0.1", provider=LocalProvider(max_blocks=1)
+    )
+    memoizer = BasicMemoizer(checkpoint_mode="task_exit")
+    config = Config(
+        executors=[executor],
+        memoizer=memoizer,
+        run_dir=str(fresh_directory()),
+        usage_tracking=0,
+        initialize_logging=False,
+    )
+    engine.load(config)
+
+    @engine.python_app(cache=True)  # type: ignore[untyped-decorator]
+    def app(name: str, seconds: float, *parents: object) -> None:
+        import time
+
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+
+    for future in [app(f"warm {i}", 0.01) for i in range(4 * slots)]:
+        future.result()
+    n_runs = 0
+
+    def run(graph: Graph, seconds: float) -> float:
+        nonlocal n_runs
+        n_runs += 1
+        began = time.perf_counter()
+        futures: dict[str, Any] = {}
+        for name, parents in graph.items():
+            futures[name] = app(f"{n_runs} {name}", seconds, *[futures[parent] for parent in parents])
+        for future in futures.values():
+            future.result()
+        return time.perf_counter() - began
+
+    try:
+        yield run
+    finally:
+        engine.dfk().cleanup()
+        engine.clear()
+
+
+ENGINES: dict[str, Callable[[int], Any]] = {
+    "dagron process": lambda slots: dagron(slots, "process"),
+    "dagron power": lambda slots: dagron(slots, "power"),
+    "bare pool": pool,
+    "pool with pickle files": lambda slots: pool(slots, files=True),
+    "joblib": joblib,
+    "dask.distributed": dask,
+    "ray": ray,
+    "parsl": parsl,
+}
+
+# Of Parsl, releases since October 2026, which keep their checkpoint in a memoizer.
+MODULES = {"joblib": "joblib", "dask.distributed": "distributed", "ray": "ray", "parsl": "parsl"}
+
+
+def installed(engine: str) -> bool:
+    """Tell whether an engine can be used here."""
+    import importlib.util
+
+    return engine not in MODULES or importlib.util.find_spec(MODULES[engine]) is not None
