@@ -23,7 +23,7 @@ import dagron.coordinator
 import dagron.plan
 import dagron.restore  # noqa: F401 - so that no case pays for imports
 from dagron import DAG, CheckpointExecutor
-from engines import ENGINES, fresh_directory, work
+from engines import ENGINES, START_UPS, fresh_directory, work
 from shapes import graph, smallest_granularity
 from traces import Trace, load_trace
 
@@ -54,7 +54,7 @@ def start_up(durability: str) -> float:
     tasks = dict.fromkeys(dag.nodes, nothing)
     return statistics.median(
         timed(CheckpointExecutor(dag, fresh_directory() / "ckpt", max_workers=SLOTS, durability=durability), tasks)  # type: ignore[arg-type]
-        for _ in range(5)
+        for _ in range(START_UPS)
     )
 
 

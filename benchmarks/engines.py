@@ -22,6 +22,9 @@ from typing import Any
 
 from dagron import DAG, CheckpointExecutor
 
+START_UPS = int(os.environ.get("DAGRON_BENCH_START_UPS", "5"))
+"""How often what is to be taken off is measured; the median counts."""
+
 Graph = dict[str, list[str]]
 Run = Callable[[Graph, float], float]
 
@@ -64,7 +67,7 @@ def checkpointed(graph: Graph, seconds: float, slots: int, durability: str) -> t
 def dagron(slots: int, durability: str) -> Iterator[Run]:
     """This library. What ends a run of two nodes, workers and all, is taken off: it is reported apart."""
     two: Graph = {"a": [], "b": []}
-    closing = sorted(checkpointed(two, 0.0, slots, durability)[1] for _ in range(5))[2]
+    closing = sorted(checkpointed(two, 0.0, slots, durability)[1] for _ in range(START_UPS))[START_UPS // 2]
     yield lambda graph, seconds: checkpointed(graph, seconds, slots, durability)[0] - closing
 
 

@@ -39,16 +39,16 @@ def cases(*, smoke: bool, peers: bool, traces: Path | None) -> list[Case]:
     few = smoke
     engines = [name for name in ENGINES if name in (*OURS, "bare pool") or (peers and installed(name))]
     found: list[Case] = [("noop", {"engine": engine, "n": 50 if few else 10_000}) for engine in engines]
-    found += [("noop", {"engine": engine, "n": 20 if few else n}) for engine in OURS for n in (2_000, 100_000)]
+    found += [("noop", {"engine": engine, "n": n}) for engine in OURS for n in (2_000, 100_000) if not few]
     found += [("over_an_old_one", {"n": 50 if few else 10_000}), ("closures", {"n": 50 if few else 10_000})]
-    longest = 0.001 if few else 0.008
+    longest = 8e-6 if few else 0.008
     for engine in engines:
         if engine != "joblib":
             options = {"width": 4, "steps": 5 if few else 50, "longest": longest}
             found.append(("efficiency", {"engine": engine, "shape": "stencil_1d", **options}))
         options = {"width": 8, "steps": 5 if few else 50, "longest": longest}
         found.append(("efficiency", {"engine": engine, "shape": "independent", **options}))
-    for shape in SHAPES:
+    for shape in SHAPES[:1] if few else SHAPES:
         for engine in (*OURS, "bare pool"):
             options = {"width": 8, "steps": 3 if few else 30, "longest": longest}
             found.append(("efficiency", {"engine": engine, "shape": shape, **options}))
@@ -187,6 +187,8 @@ def main() -> None:
         chosen += [("resume", {"n": 1_000_000}), ("memory", {"n": 1_000_000})]
     if options.only:
         chosen = [case for case in chosen if any(word in label(case) for word in options.only)]
+    if options.smoke:
+        os.environ["DAGRON_BENCH_START_UPS"] = "1"
     # On a disk rather than on a tmpfs, and deleted only when all is measured.
     directory = tempfile.mkdtemp(prefix="dagron-bench-", dir="/var/tmp" if os.path.isdir("/var/tmp") else None)
     runs: Runs = {label(case): [] for case in chosen}

@@ -1,4 +1,4 @@
-"""What the README shows is what happens: its code blocks run, its tables agree with the code."""
+"""What the README and the pages beside it show is what happens: code blocks run, tables agree with the code."""
 
 import os
 import re
@@ -15,7 +15,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 ENV = {**os.environ, "PYTHONPATH": SRC}
 
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
+
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ALL_BLOCKS = {
+    f"{name}-{i}": block
+    for name, text in PAGES.items()
+    for i, block in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+}
 
 
 def marked(marker):
@@ -25,7 +32,7 @@ def marked(marker):
     return found[1]
 
 
-@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=lambda block: block.split("\n")[2][:30])
+@pytest.mark.parametrize("block", ALL_BLOCKS.values(), ids=ALL_BLOCKS)
 def test_each_python_block_runs_as_a_script(block, tmp_path):
     (tmp_path / "block.py").write_text(block)
     done = subprocess.run(
@@ -86,6 +93,8 @@ def test_the_two_commands_need_only_python_and_pip():
         assert all(part.strip().startswith((".venv/bin/", "python3 -m venv")) for part in command.split("&&"))
 
 
-def test_every_file_that_the_readme_links_to_exists():
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_links_to_exists(page):
+    directory = ROOT if page == "README.md" else ROOT / "docs"
+    for target in re.findall(r"\]\(([^)#:]+)\)", PAGES[page]):
+        assert (directory / target).exists(), target

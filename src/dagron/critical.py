@@ -77,12 +77,14 @@ class Durations:
         """Return the mean of each kind of which a node is known."""
         return {kind: total / n for kind, (total, n) in self._means.items()}
 
-    def worth_a_look(self, n_nodes: int, n_slots: int) -> bool:
+    def worth_a_look(self, n_slots: int) -> bool:
         """Tell whether chains may be others than at the last look, and the run is long enough for a look to pay.
 
         Without anything to tell nodes apart, an earlier run or a second kind, there is nothing to find. A kind that has
         been met for the first time is news, and so is twice the knowledge; so there are few looks in all.
         """
+        if n_slots == 1:
+            return False  # there the order changes nothing, so it stays the same in every run
         if len(self._means) < 2 and self._recorded is None:
             return False
         if not self._new_kind and self._n < 2 * self._n_used:
@@ -90,7 +92,7 @@ class Durations:
         mean = sum(total for total, _ in self._means.values()) / self._n
         return mean / n_slots * _SHARE >= _NODE_SECONDS
 
-    def expected(self, n_nodes: int) -> array[float]:
+    def expected(self) -> array[float]:
         """Return the expected seconds of every node, and take what is known by now for used."""
         means = self.of_kind()
         typical = sum(means.values()) / len(means) if means else 0.0

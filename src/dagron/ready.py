@@ -83,11 +83,10 @@ class ReadyNodes:
 
     def reorder(self, graph: Graph) -> None:
         """Bring the nodes into the order of the chains behind them, if that may have changed and is worth its cost."""
-        n = len(self._kinds)
-        if not self._durations.worth_a_look(n, self._n_slots):
+        if not self._durations.worth_a_look(self._n_slots):
             return
         waiting = [self._by_rank[rank] for rank in self._heap]
-        self._order_by(remaining_seconds(graph, self._durations.expected(n)))
+        self._order_by(remaining_seconds(graph, self._durations.expected()))
         self._heap = [self._rank[node] for node in waiting]
         heapq.heapify(self._heap)
 

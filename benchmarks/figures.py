@@ -1,0 +1,151 @@
+"""Draw the figures and write the tables of docs/performance.md: `python benchmarks/figures.py RESULTS.json`.
+
+Three figures, as SVG beside the page: efficiency against the length of a task, cost per node against the number of
+nodes, and efficiency of the peers. The tables stand between markers in the page; what is outside of them stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+Runs = dict[str, list[dict[str, Any]]]
+
+LINES = {"dagron process": ("C0", "-"), "dagron power": ("C0", "--"), "bare pool": ("C1", "-")}
+
+
+def draw_efficiency(runs: Runs, shape: str, path: Path) -> bool:
+    """Draw efficiency against granularity for every engine that ran this shape; return whether one did."""
+    import matplotlib.pyplot as plt
+
+    found = {
+        name.split(f" {shape} ")[0].removeprefix("efficiency "): runs[name] for name in runs if f" {shape} " in name
+    }
+    if not found:
+        return False
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    for i, (engine, turns) in enumerate(found.items()):
+        if not turns:
+            continue
+        length = min(len(turn["points"]) for turn in turns)
+        points = [
+            (
+                statistics.median(turn["points"][at][0] for turn in turns) * 1e3,
+                statistics.median(turn["points"][at][1] for turn in turns),
+            )
+            for at in range(length)
+        ]
+        color, style = LINES.get(engine, (f"C{2 + i}", "-"))
+        axes.plot(*zip(*points, strict=True), color=color, linestyle=style, marker=".", label=engine)
+    axes.axhline(0.5, color="0.7", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("granularity: wall time x slots / tasks, ms")
+    axes.set_ylabel("efficiency")
+    axes.set_title(f"{shape}, 2 slots")
+    axes.legend(fontsize="small")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return True
+
+
+def draw_cost(runs: Runs, path: Path) -> bool:
+    """Draw the cost of a no-op node against the number of nodes; return whether it was measured."""
+    import matplotlib.pyplot as plt
+
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for name, turns in runs.items():
+        match = re.fullmatch(r"noop (.+) (\d+)", name)
+        if match and turns:
+            lines.setdefault(match[1], []).append(
+                (int(match[2]), statistics.median(turn["us_per_node"] for turn in turns))
+            )
+    if not lines:
+        return False
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    for i, (engine, points) in enumerate(lines.items()):
+        color, style = LINES.get(engine, (f"C{2 + i}", "-"))
+        axes.plot(*zip(*sorted(points), strict=True), color=color, linestyle=style, marker="o", label=engine)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("independent no-op nodes")
+    axes.set_ylabel("µs per node")
+    axes.legend(fontsize="small")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return True
+
+
+def table_of_bounds(report: dict[str, Any]) -> str:
+    """Return what was measured beside what is aimed at, as a table."""
+    rows = ["| figure | measured | aim |", "|---|---:|---:|"]
+    rows += [f"| {row['what']} | {row['measured']:.3g} | ≤ {row['bound']:g} |" for row in report["bounds"]]
+    return "\n".join(rows)
+
+
+def table_of_engines(runs: Runs) -> str:
+    """Return the engines side by side, as a table of medians."""
+    rows = ["| engine | no-op node, µs | METG(50 %) stencil, µs | METG(50 %) independent, µs |", "|---|---:|---:|---:|"]
+
+    def median(name: str, key: str) -> str:
+        values = [turn[key] for turn in runs.get(name, []) if turn[key] is not None]
+        return f"{statistics.median(values):,.0f}" if values else "-"
+
+    engines = [
+        name.removeprefix("noop ").removesuffix(" 10000") for name in runs if re.fullmatch("noop .* 10000", name)
+    ]
+    for engine in engines:
+        cells = (
+            median(f"noop {engine} 10000", "us_per_node"),
+            median(f"efficiency {engine} stencil_1d 4 50", "metg_us"),
+            median(f"efficiency {engine} independent 8 50", "metg_us"),
+        )
+        rows.append(f"| {engine} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def conditions(report: dict[str, Any]) -> str:
+    """Return where and when it was measured, as a sentence."""
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    return (
+        f"Measured on {report['date']} on {report['cores']} shared cores, {report['file_system']}, with 2 slots; "
+        f"medians of up to {report['repeats']} turns. Versions: {versions}."
+    )
+
+
+def put(text: str, marker: str, content: str) -> str:
+    """Return a page with new content between the two comments of a marker."""
+    pattern = rf"(<!-- {marker} -->\n).*?(\n<!-- end -->)"
+    found, n = re.subn(pattern, lambda match: match[1] + content + match[2], text, flags=re.DOTALL)
+    if n != 1:
+        raise SystemExit(f"the page has {n} places for {marker}")
+    return found
+
+
+def main() -> None:
+    """Draw and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--page", type=Path, default=DOCS / "performance.md")
+    options = parser.parse_args()
+    report = json.loads(options.results.read_text())
+    runs: Runs = report["runs"]
+    page = options.page
+    draw_efficiency(runs, "stencil_1d", page.with_name("efficiency-stencil.svg"))
+    draw_efficiency(runs, "independent", page.with_name("efficiency-independent.svg"))
+    draw_cost(runs, page.with_name("cost-per-node.svg"))
+    text = page.read_text(encoding="utf-8")
+    text = put(text, "bounds", table_of_bounds(report))
+    text = put(text, "engines", table_of_engines(runs))
+    text = put(text, "conditions", conditions(report))
+    page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
