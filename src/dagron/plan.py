@@ -72,6 +72,7 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], defa
     # What depends on the callable only, by its id: tasks of many nodes are often one.
     known: dict[int, tuple[Parameters, int]] = {}
     signatures: dict[object, Parameters] = {}
+    bound_alone: dict[int, Binding] = {}
     # The pair that is pickled, one object for each combination, so that equal ones are pickled and sent once.
     pairs: dict[tuple[int, int], tuple[Any, Any]] = {}
     uses: dict[int, int] = {}
@@ -92,12 +93,18 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], defa
                     signatures[key] = parameters
             found = known[id(fn)] = parameters, kinds.setdefault(_kind(fn), len(kinds))
         parameters, kind = found
-        if parameters:
-            parents = [dag.name_of(parent) for parent in dag.parent_indices(index)]
-            binding = bind(name, fn, parents, dag.__contains__, parameters)
-            plan.bindings.append(NO_INPUTS if binding == NO_INPUTS else bindings.setdefault(binding, binding))
-        else:
+        if not parameters:
             plan.bindings.append(NO_INPUTS)
+        else:
+            parents = [dag.name_of(parent) for parent in dag.parent_indices(index)]
+            # Without parents it depends on the callable only.
+            binding = None if parents else bound_alone.get(id(parameters))
+            if binding is None:
+                binding = bind(name, fn, parents, dag.__contains__, parameters)
+                binding = NO_INPUTS if binding == NO_INPUTS else bindings.setdefault(binding, binding)
+                if not parents:
+                    bound_alone[id(parameters)] = binding
+            plan.bindings.append(binding)
         if options is None:
             plan.policies.append(default_policy)
         else:

@@ -90,7 +90,7 @@ MAGIC = b"dagronJ\n"
 MARKER = b"\xb7DG\xc3"
 
 _HEADER = struct.Struct("<8sII16s")
-_RECORD = struct.Struct("<4sB3xIIQ")
+_RECORD = struct.Struct("<4sB3sIIQ")
 _CHECK_SIZE = 16
 HEADER_SIZE = _HEADER.size + _CHECK_SIZE
 RECORD_SIZE = _RECORD.size + _CHECK_SIZE
@@ -259,7 +259,7 @@ class RecordWriter:
 
     def _frame(self, kind: int, body: bytes, payload_size: int) -> bytes:
         self.sequence += 1
-        head = _RECORD.pack(MARKER, kind, len(body), payload_size, self.sequence)
+        head = _RECORD.pack(MARKER, kind, b"\0\0\0", len(body), payload_size, self.sequence)
         check = self._seed.copy()
         check.update(head)
         check.update(body)
@@ -301,13 +301,20 @@ class RecordWriter:
 
 def decode_commit(record: Record) -> Commit:
     """Read the body of a COMMITTED record."""
+    body = record.body
     storage, slot, attempts, size, digest, fingerprint, since, started, duration, cpu, rss, length = (
-        _COMMIT.unpack_from(record.body)
+        _COMMIT.unpack_from(body)
     )
     end = _COMMIT.size + length
-    extra = _decode_json(record.body[end:]) if len(record.body) > end else {}
+    name = str(body[_COMMIT.size : end], "utf-8", "surrogatepass")
+    offset = record.payload_offset if storage == Storage.INLINE else -1
+    without: tuple[str, ...] = ()
+    special = temp = ""
+    if len(body) > end:
+        extra = _decode_json(body[end:])
+        without, special, temp = tuple(extra.get("without", ())), extra.get("file", ""), extra.get("temp", "")
     return Commit(
-        record.body[_COMMIT.size : end].decode("utf-8", "surrogatepass"),
+        name,
         storage,
         slot,
         attempts,
@@ -318,10 +325,10 @@ def decode_commit(record: Record) -> Commit:
         duration,
         cpu,
         rss,
-        tuple(extra.get("without", ())),
-        record.payload_offset if storage == Storage.INLINE else -1,
-        extra.get("file", ""),
-        extra.get("temp", ""),
+        without,
+        offset,
+        special,
+        temp,
         since,
         record.sequence,
     )
@@ -372,18 +379,27 @@ def scan(
         return window[start : start + n]
 
     def valid_at(offset: int, sequence: int) -> Record | None:
-        head = at(offset, RECORD_SIZE)
-        if len(head) < RECORD_SIZE or head[:4] != MARKER or head[5:8] != b"\0\0\0":
+        nonlocal base, window
+        at_window = offset - base
+        if at_window < 0 or at_window + RECORD_SIZE > len(window):
+            base, window, at_window = offset, read_at(offset, max(RECORD_SIZE, _WINDOW)), 0
+            if len(window) < RECORD_SIZE:
+                return None
+        marker, kind, zeros, body_size, payload_size, found = _RECORD.unpack_from(window, at_window)
+        if marker != MARKER or zeros != b"\0\0\0":
             return None
-        _, kind, body_size, payload_size, found = _RECORD.unpack_from(head)
         start = offset + RECORD_SIZE
         if found <= sequence or start + body_size + payload_size > size:
             return None
-        body = at(start, body_size)
+        body_at = at_window + RECORD_SIZE
+        if body_at + body_size > len(window):
+            base, window, at_window = offset, read_at(offset, max(RECORD_SIZE + body_size, _WINDOW)), 0
+            body_at = RECORD_SIZE
+        body = window[body_at : body_at + body_size]
         check = seed.copy()
-        check.update(head[: _RECORD.size])
+        check.update(window[at_window : at_window + _RECORD.size])
         check.update(body)
-        if not hmac.compare_digest(check.digest(), head[_RECORD.size :]):
+        if not hmac.compare_digest(check.digest(), window[at_window + _RECORD.size : body_at]):
             return None
         return Record(kind, found, offset, body, start + body_size, payload_size)
 

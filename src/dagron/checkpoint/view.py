@@ -110,16 +110,19 @@ class View:
                 checked_file_name(commit.special_name)
             if commit.temp_name and not is_temporary(commit.temp_name):
                 raise ValueError(f"{commit.temp_name!r} is no name of a temporary file")
-            # Taken out first, so that the order is that of the last commits.
-            for old in (self.commits.pop(commit.name, None), self.stale.pop(commit.name, None)):
-                if old is not None:
-                    self.owned.add(old.file_name)
-            self.commits[commit.name] = commit
-            self.removed.discard(commit.file_name)
-            self.failures.pop(commit.name, None)
-            self.lost.pop(commit.name, None)
+            name = commit.name
+            if name in self.commits or name in self.stale:
+                # Taken out first, so that the order is that of the last commits.
+                for old in (self.commits.pop(name, None), self.stale.pop(name, None)):
+                    if old is not None:
+                        self.owned.add(old.file_name)
+            self.commits[name] = commit
+            if self.removed:
+                self.removed.discard(commit.file_name)
+            self.failures.pop(name, None)
+            self.lost.pop(name, None)
             if commit.storage == Storage.INLINE:
-                self.lagging.add(commit.name)
+                self.lagging.add(name)
             at = commit.started_unix + commit.duration_seconds
         elif record.kind in _KINDS:
             fields = decode_json(record)
