@@ -177,6 +177,9 @@ def main() -> None:
     parser.add_argument("--only", action="append", metavar="WORD", help="only cases whose label has one of these words")
     parser.add_argument("--no-peers", action="store_true", help="only dagron and the bare pool")
     parser.add_argument("--traces", type=Path, metavar="DIR", help="a directory of workflows in WfFormat 1.5")
+    parser.add_argument(
+        "--directory", type=Path, metavar="DIR", help="where to write; on a disk rather than on a tmpfs"
+    )
     parser.add_argument("--million", action="store_true", help="resume and memory with 1,000,000 nodes, too")
     parser.add_argument("--output", type=Path, help="write all figures to this file as JSON")
     parser.add_argument("--merge", action="store_true", help="keep what the file has of cases that are not run now")
@@ -189,8 +192,8 @@ def main() -> None:
         chosen = [case for case in chosen if any(word in label(case) for word in options.only)]
     if options.smoke:
         os.environ["DAGRON_BENCH_START_UPS"] = "1"
-    # On a disk rather than on a tmpfs, and deleted only when all is measured.
-    directory = tempfile.mkdtemp(prefix="dagron-bench-", dir="/var/tmp" if os.path.isdir("/var/tmp") else None)
+    where = options.directory or ("/var/tmp" if os.path.isdir("/var/tmp") else None)
+    directory = tempfile.mkdtemp(prefix="dagron-bench-", dir=where)  # deleted only when all is measured
     runs: Runs = {label(case): [] for case in chosen}
     try:
         for turn in range(repeats):

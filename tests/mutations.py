@@ -156,6 +156,13 @@ MUTATIONS = [
         "            if False:\n",
         "tests/test_leftovers.py -k whatever_comes_next",
     ),
+    Mutation(
+        "outlives",
+        "interrupts.py",
+        "                    self.on_force()\n",
+        "                    pass\n",
+        "tests/test_stopping.py -k closes_the_pool",
+    ),
     # --- bounded memory
     Mutation(
         "memory",

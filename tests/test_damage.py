@@ -1,5 +1,6 @@
 """A real checkpoint, damaged in every file at every place: right values, or an error that names the file."""
 
+import hashlib
 import os
 import pickle
 import random
@@ -10,9 +11,12 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus
+from dagron.checkpoint import blobs, files
+from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format import HEADER_SIZE, Damage, Kind, Record, decode_header, decode_json, scan
 from dagron.checkpoint.view import JOURNAL, LOCK, META, read_view
+from dagron.errors import CheckpointDamagedError
 
 # --- a checkpoint and what becomes of it ---------------------------------------------------------------------------
 
@@ -490,3 +494,50 @@ def test_a_checkpoint_of_which_only_the_results_are_left_is_not_touched(complete
         complete.executor().resume(complete.tasks)
     left = {name: pickle.loads((complete.path / name).read_bytes()) for name in os.listdir(complete.path)}
     assert left == {f"{name}.pkl": value for name, value in VALUES.items()}
+
+
+class TestVerifiedOnce:
+    """Leans on `VerifiedFiles.has` comparing the identity of the file."""
+
+    DATA = bytes(range(256)) * 400
+
+    def blob(self, directory):
+        (directory / "a.pkl").write_bytes(self.DATA)
+        return BlobFile("a.pkl", len(self.DATA), hashlib.blake2b(self.DATA, digest_size=32).digest())
+
+    def test_a_file_that_was_compared_is_not_compared_again(self, tmp_path, monkeypatch):
+        blob, verified = self.blob(tmp_path), VerifiedFiles()
+        assert bytes(read_blob(tmp_path, blob, None, verified)) == self.DATA
+        monkeypatch.setattr(blobs, "_digest_of", lambda *_: pytest.fail("it was compared again"))
+        assert bytes(read_blob(tmp_path, blob, None, verified)) == self.DATA
+
+    @pytest.mark.parametrize("how", ["in place", "replaced", "cut"])
+    def test_one_that_was_changed_since_is(self, tmp_path, how):
+        blob, verified = self.blob(tmp_path), VerifiedFiles()
+        os.utime(tmp_path / "a.pkl", (1, 1))  # its times are coarse, and this test is quick
+        read_blob(tmp_path, blob, None, verified)
+        damaged = bytes([self.DATA[0] ^ 1]) + self.DATA[1 : -1 if how == "cut" else None]
+        if how == "replaced":
+            (tmp_path / "other").write_bytes(damaged)
+            os.replace(tmp_path / "other", tmp_path / "a.pkl")
+        else:
+            (tmp_path / "a.pkl").write_bytes(damaged)
+        with pytest.raises(CheckpointDamagedError):
+            read_blob(tmp_path, blob, None, verified)
+
+    def test_with_a_key_it_is_compared_each_time(self, tmp_path):
+        blob, verified = self.blob(tmp_path), VerifiedFiles()
+        keyed = blob._replace(digest=hashlib.blake2b(self.DATA, digest_size=32, key=b"key").digest())
+        read_blob(tmp_path, keyed, b"key", verified)
+        wrong = keyed._replace(digest=bytes(32))
+        with pytest.raises(CheckpointDamagedError):
+            read_blob(tmp_path, wrong, b"key", verified)
+
+    def test_what_is_remembered_is_bounded(self, tmp_path):
+        verified = VerifiedFiles()
+        for i in range(blobs._MAX_VERIFIED + 10):
+            (tmp_path / "a.pkl").write_bytes(b"%d" % i)
+            with files.Directory(tmp_path).open_to_read("a.pkl") as file:
+                file.identity = (i,)
+                verified.add(file, b"")
+        assert len(verified._digests) == blobs._MAX_VERIFIED

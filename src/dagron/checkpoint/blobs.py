@@ -10,18 +10,21 @@ import mmap
 from pathlib import Path
 from typing import NamedTuple
 
-from dagron.checkpoint.files import Directory, TempFile
+from dagron.checkpoint.files import Directory, ReadFile, TempFile
 from dagron.checkpoint.format import Commit, Storage, result_digest
 from dagron.checkpoint.names import JOURNAL
 from dagron.errors import CheckpointDamagedError
 
-__all__ = ["INLINE_MAX_BYTES", "Blob", "BlobFile", "ResultSink", "load_result", "read_blob"]
+__all__ = ["INLINE_MAX_BYTES", "Blob", "BlobFile", "ResultSink", "VerifiedFiles", "load_result", "read_blob"]
 
 INLINE_MAX_BYTES = 16 * 1024
 """Results up to this size ride in the journal; larger ones get a file, written by the worker.
 
 Below it, what costs is the number of files and system calls; above it, copying the bytes through the coordinator.
 """
+
+
+_MAX_VERIFIED = 256
 
 
 class Blob(NamedTuple):
@@ -112,8 +115,32 @@ class ResultSink:
             self._file = None
 
 
-def read_blob(directory: Path, blob: BlobFile, key: bytes | None) -> bytes | mmap.mmap:
+class VerifiedFiles:
+    """Files whose digest this process has compared, so that many children of one large result pay for it once.
+
+    A file counts as the same only while its inode and the times of its last changes are the same.
+    """
+
+    def __init__(self) -> None:
+        self._digests: dict[tuple[int, ...], bytes] = {}
+
+    def has(self, file: ReadFile, digest: bytes) -> bool:
+        """Tell whether these bytes were found to have this digest, and have not been written to since."""
+        return self._digests.get(file.identity) == digest
+
+    def add(self, file: ReadFile, digest: bytes) -> None:
+        """Note what was found; of files beyond `_MAX_VERIFIED` the first one is forgotten."""
+        if len(self._digests) >= _MAX_VERIFIED:
+            del self._digests[next(iter(self._digests))]
+        self._digests[file.identity] = digest
+
+
+def read_blob(
+    directory: Path, blob: BlobFile, key: bytes | None, verified: VerifiedFiles | None = None
+) -> bytes | mmap.mmap:
     """Return the bytes of a result file after comparing their size and digest.
+
+    The digest is not compared again where `verified` has the file; with a key it always is.
 
     Large files are mapped rather than read, so that unpickling copies each byte once; not with a key, because a mapping
     can still change between the check and the unpickling.
@@ -130,8 +157,12 @@ def read_blob(directory: Path, blob: BlobFile, key: bytes | None) -> bytes | mma
             data = file.map() if file.size > INLINE_MAX_BYTES and not key else file.read_at(0, file.size)
     except OSError as error:
         raise CheckpointDamagedError(path, 0, f"cannot read it: {error.strerror}") from error
+    if verified is not None and not key and verified.has(file, blob.digest):
+        return data
     if not hmac.compare_digest(_digest_of(data, key), blob.digest):
         raise CheckpointDamagedError(path, 0, "its digest is not the one that was committed")
+    if verified is not None:
+        verified.add(file, blob.digest)
     return data
 
 

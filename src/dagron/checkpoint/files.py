@@ -178,6 +178,8 @@ class ReadFile:
 
     Attributes:
         size: Its size in bytes when it was opened.
+        identity: Equal as long as it is the same file and nothing was written to it: device, inode, size, and the times
+            of the last change of its bytes and of its inode.
     """
 
     def __init__(self, path: str) -> None:
@@ -187,6 +189,7 @@ class ReadFile:
             os.close(self._fd)
             raise OSError(errno.EINVAL, "it is not a regular file", path)
         self.size = status.st_size
+        self.identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def read_at(self, offset: int, n: int) -> bytes:
         """Return up to `n` bytes from `offset`; fewer only at the end of the file."""

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from dagron.checkpoint.blobs import BlobFile, read_blob
+from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
 from dagron.parts import SharedParts
 from dagron.serialize import describe_exception, dump_exception, dump_result
@@ -159,10 +159,13 @@ def _usage() -> tuple[float, int]:
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, own.ru_maxrss * unit
 
 
+_verified = VerifiedFiles()
+
+
 def _load_input(source: bytes | BlobFile, setup: WorkerSetup) -> Any:
     if isinstance(source, bytes):
         return pickle.loads(source)
-    return pickle.loads(read_blob(setup.directory, source, setup.key))
+    return pickle.loads(read_blob(setup.directory, source, setup.key, _verified))
 
 
 def _called(binding: Binding, fn: Any, inputs: list[Any]) -> Any:
