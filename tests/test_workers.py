@@ -235,6 +235,18 @@ class TestDeath:
         finally:
             pool.close()
 
+    def test_a_batch_that_turns_out_to_be_long_reports_what_it_has_and_gives_back_the_rest(self, ckpt):
+        ckpt.mkdir()
+        pool = ProcessPool(1, WorkerSetup(ckpt, None, durable=False))
+        try:
+            short, long = (cloudpickle.dumps((fn, ())) for fn in (lambda: 1, lambda: time.sleep(0.05)))
+            tasks = enumerate([short, long, short, short], 1)
+            pool.submit(0, [Item(i, f"n{i}", task, (), NO_INPUTS, ()) for i, task in tasks])
+            (returned,) = pool.wait(10)
+            assert ([outcome.item for outcome in returned.outcomes], returned.unstarted) == ([1, 2], [3, 4])
+        finally:
+            pool.close()
+
     def test_a_worker_killed_while_idle_costs_nothing(self, ckpt, log):
         def killer():
             for pid in log.pids("first"):

@@ -48,7 +48,6 @@ class Durations:
         self._kinds = kinds
         self._recorded = recorded
         self._means: dict[int, tuple[float, int]] = {}
-        self._used: dict[int, float] = {}
         self._n = 0
         self._n_used = 0
         self._new_kind = False

@@ -54,7 +54,7 @@ class ReadyNodes:
         self._n_slots = n_slots
         self._batching = batching
         self._durations = Durations(kinds) if durations is None else durations
-        self._estimates: dict[int, float] = self._durations.of_kind()
+        self._estimates: dict[int, float] = {}
         # The heap holds ranks, so that comparing its entries is comparing small integers.
         self._heap: list[int] = []
         self._priorities = priorities if any(priorities) else None
@@ -110,8 +110,10 @@ class ReadyNodes:
         self._durations.learn(node, seconds)
 
     def _estimate(self, node: int) -> float:
+        # What an earlier run says does not make a node short: its inputs may be others now, and many wait behind it.
+        estimate = self._estimates.get(self._kinds[node], math.inf)
         recorded = self._durations.recorded(node)
-        return self._estimates.get(self._kinds[node], math.inf) if recorded is None else recorded
+        return estimate if recorded is None else max(estimate, recorded)
 
     def estimate(self, nodes: Iterable[int]) -> float:
         """Return how many seconds nodes are expected to take together; infinity if one has not been measured."""

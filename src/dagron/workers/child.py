@@ -119,6 +119,9 @@ class Outcome(NamedTuple):
     stderr: tuple[int, int] | None = None
 
 
+_PATIENCE_SECONDS = 0.01
+"""A batch that takes longer than this was taken for shorter: what it has is reported, and the rest is given back."""
+
 _NO_FAILURE = ("", "", "")
 
 # item, kind, storage, size, digest, started, duration, cpu, peak rss, whether `data` is all that follows, or a pickle
@@ -288,7 +291,7 @@ def start_worker(setup: bytes, board: Board, channel: Channel | WorkerEnd) -> No
 def serve() -> None:
     """Run the batches that come over the channel and put their outcomes on the board, until the channel is closed.
 
-    A batch of which the board had no room for all is finished, too: what has no outcome was not started.
+    A batch that takes too long or that the board has no room for ends early: what has no outcome was not started.
     """
     worker = _worker
     assert worker is not None
@@ -310,9 +313,10 @@ def _run_batch(worker: _Worker, payload: bytes) -> int:
     for part in parts:
         # All of them first: the coordinator sends a part once, also if this batch ends early.
         worker.parts.add(*part)
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     for fields in items:
         item = Item(*fields)
-        if not board.has_room(batch):
+        if not board.has_room(batch) or time.monotonic() > deadline:
             break
         stderr_from = position(2)
         # What earlier items have left behind is no fault of this one; a new worker has run none.
