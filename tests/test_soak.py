@@ -92,7 +92,7 @@ def interruptible():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-@pytest.mark.parametrize("n", [36, pytest.param(300, marks=[pytest.mark.campaign, pytest.mark.timeout(600)])])
+@pytest.mark.parametrize("n", [24, pytest.param(300, marks=[pytest.mark.campaign, pytest.mark.timeout(600)])])
 def test_however_many_runs_a_process_makes_and_however_they_end_nothing_grows(ckpt, temporary, interruptible, n):
     # Both times the last one is not interrupted: what that leaves in the directory, the next one deletes.
     for i in range(19):

@@ -1085,7 +1085,7 @@ class TestContradictions:
 
 # --- large graphs -----------------------------------------------------------------------------------------------------
 
-MANY = 50_000
+MANY = 15_000
 
 
 def large(edges, n=MANY, **options):

@@ -727,7 +727,7 @@ class TestSignals:
             assert 1 <= err.count("Traceback") <= 3, err
         job.check_the_resume()
 
-    @pytest.mark.parametrize("line", [pytest.param(i, marks=[pytest.mark.campaign] * (i % 9 > 0)) for i in range(70)])
+    @pytest.mark.parametrize("line", [pytest.param(i, marks=[pytest.mark.campaign] * (i % 12 > 0)) for i in range(70)])
     def test_a_second_ctrl_c_at_any_line_that_closes_the_pool_ends_the_process(self, tmp_path, line):
         job = Job(tmp_path / "job", "library")  # the command line lets the second one end the process at once
         # The last task hangs in what it registered with atexit, so only the end of the server ends its worker.
