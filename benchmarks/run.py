@@ -27,6 +27,9 @@ from engines import ENGINES, installed
 
 HERE = Path(__file__).parent
 
+_SECONDS = 600
+"""What one case may take."""
+
 Case = tuple[str, dict[str, Any]]
 
 OURS = ("dagron process", "dagron power")
@@ -80,7 +83,7 @@ def measure(case: Case, directory: str) -> dict[str, Any]:
     path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ.get('PATH', '')}"
     env = {**os.environ, "DAGRON_BENCH_DIR": directory, "PATH": path}
     os.sync()  # or the kernel would still be writing what the case before has left, on the same cores
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=_SECONDS)
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
@@ -202,7 +205,7 @@ def main() -> None:
                     continue  # takes minutes
                 try:
                     figures = measure(case, directory)
-                except subprocess.CalledProcessError:
+                except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
                     if case[1].get("engine", OURS[0]) in (*OURS, "bare pool"):
                         raise
                     print(f"{label(case)} FAILED", file=sys.stderr, flush=True)
