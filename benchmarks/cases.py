@@ -23,8 +23,9 @@ import dagron.coordinator
 import dagron.plan
 import dagron.restore  # noqa: F401 - so that no case pays for imports
 from dagron import DAG, CheckpointExecutor
-from engines import ENGINES, START_UPS, fresh_directory, work
+from engines import ENGINES, START_UPS, fresh_directory
 from shapes import graph, smallest_granularity
+from tasks import work
 from traces import Trace, load_trace
 
 Figures = dict[str, Any]

@@ -21,19 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from dagron import DAG, CheckpointExecutor
+from tasks import wait, work
 
 START_UPS = int(os.environ.get("DAGRON_BENCH_START_UPS", "5"))
 """How often what is to be taken off is measured; the median counts."""
 
 Graph = dict[str, list[str]]
 Run = Callable[[Graph, float], float]
-
-
-def work(seconds: float, *parents: object) -> None:
-    """Use CPU for so long."""
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        pass
 
 
 def fresh_directory() -> Path:
@@ -49,18 +43,20 @@ def dag_of(graph: Graph) -> DAG:
 
 
 def checkpointed(graph: Graph, seconds: float, slots: int, durability: str) -> tuple[float, float]:
-    """Return the wall time from the first task's start, and from the last one's end, to the end of the run."""
-    dag = dag_of(graph)
+    """Return the wall time from when all workers are warm, and from the last task's end, to the end of the run.
+
+    Before everything else each slot has a node that waits until the others have started, too.
+    """
+    warm = [f"warm {i}" for i in range(slots)]
+    dag = dag_of({name: [] for name in warm} | {name: parents or warm for name, parents in graph.items()})
     task = partial(work, seconds)
+    tasks = {**dict.fromkeys(graph, task), **dict.fromkeys(warm, partial(wait, 0.15))}
     executor = CheckpointExecutor(dag, fresh_directory() / "ckpt", max_workers=slots, durability=durability)  # type: ignore[arg-type]
-    result = executor.execute(dict.fromkeys(dag.nodes, task))
+    result = executor.execute(tasks)
     end = time.time()
     assert result.ok
-    nodes = [result[name] for name in dag.nodes]
-    return (
-        end - min(node.started_unix for node in nodes),
-        end - max(node.started_unix + node.duration_seconds for node in nodes),
-    )
+    ends = {name: result[name].started_unix + result[name].duration_seconds for name in dag.nodes}
+    return end - max(ends[name] for name in warm), end - max(ends.values())
 
 
 @contextmanager

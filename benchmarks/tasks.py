@@ -1,0 +1,17 @@
+"""What the tasks of the benchmark do, apart: workers import this module, and the engines would cost them 0.1 s."""
+
+from __future__ import annotations
+
+import time
+
+
+def work(seconds: float, *parents: object) -> None:
+    """Use CPU for so long."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def wait(seconds: float) -> None:
+    """Use no CPU for so long."""
+    time.sleep(seconds)
