@@ -112,17 +112,18 @@ def table_of_engines(runs: Runs) -> str:
 
 def conditions(report: dict[str, Any]) -> str:
     """Return where and when it was measured, as a sentence."""
+    turns = max(len(found) for found in report["runs"].values())
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     return (
         f"Measured on {report['date']} on {report['cores']} shared cores, {report['file_system']}, with 2 slots; "
-        f"medians of up to {report['repeats']} turns. Versions: {versions}."
+        f"medians of {turns} turns or fewer. Versions: {versions}."
     )
 
 
 def put(text: str, marker: str, content: str) -> str:
     """Return a page with new content between the two comments of a marker."""
-    pattern = rf"(<!-- {marker} -->\n).*?(\n<!-- end -->)"
-    found, n = re.subn(pattern, lambda match: match[1] + content + match[2], text, flags=re.DOTALL)
+    pattern = rf"(<!-- {marker} -->\n).*?(<!-- end -->)"
+    found, n = re.subn(pattern, lambda match: f"{match[1]}{content}\n{match[2]}", text, flags=re.DOTALL)
     if n != 1:
         raise SystemExit(f"the page has {n} places for {marker}")
     return found
