@@ -63,7 +63,7 @@ MUTATIONS = [
     # --- any instant is a legal place to die
     Mutation(
         "die",
-        "checkpoint/store.py",
+        "checkpoint/commits.py",
         '            self._append(b"".join(chunks))\n            self._sync()\n',
         '            self._append(b"".join(chunks))\n',
         "tests/test_power_loss.py",
