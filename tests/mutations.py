@@ -201,6 +201,13 @@ MUTATIONS = [
         "            if False:\n",
         "tests/test_disk.py -k leaves_none_behind",
     ),
+    Mutation(
+        "disk",
+        "checkpoint/claim.py",
+        "    except OSError as error:\n        where",
+        "    except ZeroDivisionError as error:\n        where",
+        "tests/test_refused_looks.py -k names_it",
+    ),
     # --- it deletes only what it wrote
     Mutation(
         "deletes",
