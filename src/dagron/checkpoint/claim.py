@@ -90,10 +90,10 @@ def holder_of(directory: Directory, key: bytes | None) -> tuple[int | None, str 
         view = None
     if view is None or not view.run or view.ended is not None:
         return None, None, None
-    pid, host = view.run["pid"], view.run["host"]
+    pid, host = view.run.get("pid", 0), str(view.run.get("host", ""))
     if host == platform.node() and not _exists(pid):
         return None, None, None  # that was the run before; the holder is still starting
-    return pid, host, iso_time(view.run["at"])
+    return pid, host, iso_time(float(view.run.get("at", 0.0)))
 
 
 def _exists(pid: int) -> bool:
