@@ -53,10 +53,11 @@ class PendingCommit(NamedTuple):
 
 
 def refusal(error: OSError) -> str:
-    """Return what the system said, behind the name of the file if it has named one."""
+    """Return what the system said, behind the name of the file if it has named one; of a rename, the name to be."""
     what = error.strerror or str(error)
-    if error.filename is not None:
-        what = f"{os.path.basename(os.fsdecode(error.filename))}: {what}"
+    name = error.filename if error.filename2 is None else error.filename2
+    if name is not None:
+        what = f"{os.path.basename(os.fsdecode(name))}: {what}"
     return what
 
 

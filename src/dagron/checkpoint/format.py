@@ -396,6 +396,8 @@ def scan(
             return None
         body_at = at_window + RECORD_SIZE
         if body_at + body_size > len(window):
+            if body_size > _WINDOW and not whole_at(offset, body_size):
+                return None
             base, window, at_window = offset, read_at(offset, max(RECORD_SIZE + body_size, _WINDOW)), 0
             body_at = RECORD_SIZE
         body = window[body_at : body_at + body_size]
@@ -405,6 +407,20 @@ def scan(
         if not hmac.compare_digest(check.digest(), window[at_window + _RECORD.size : body_at]):
             return None
         return Record(kind, found, offset, body, start + body_size, payload_size)
+
+    def whole_at(offset: int, body_size: int) -> bool:
+        # Sizes are believed only once the check agrees: nobody's memory is taken for what a damaged one says.
+        head = read_at(offset, RECORD_SIZE)
+        check = seed.copy()
+        check.update(head[: _RECORD.size])
+        start, end = offset + RECORD_SIZE, offset + RECORD_SIZE + body_size
+        while start < end:
+            chunk = read_at(start, min(_WINDOW, end - start))
+            if not chunk:
+                return False
+            check.update(chunk)
+            start += len(chunk)
+        return hmac.compare_digest(check.digest(), head[_RECORD.size :])
 
     offset, sequence = HEADER_SIZE, 0
     while offset < size:

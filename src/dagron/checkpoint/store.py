@@ -23,7 +23,7 @@ from dagron.checkpoint.copies import Copy
 from dagron.checkpoint.files import AppendFile, DirectoryLock, is_temporary
 from dagron.checkpoint.format import Commit, Kind, RecordWriter, Storage, encode_header
 from dagron.checkpoint.names import SUFFIX, FileNames
-from dagron.checkpoint.view import JOURNAL, LOCK, View, check_journal, is_recognized, read_view
+from dagron.checkpoint.view import JOURNAL, LOCK, META, View, check_journal, is_recognized, read_view
 from dagron.errors import (
     CheckpointDamagedError,
     CheckpointDirectoryError,
@@ -104,9 +104,12 @@ class CheckpointStore(Commits):
         check_directory(self.directory, allow_untrusted=self._allow_untrusted)
         try:
             check_journal(self.directory, self._key)  # before the lock file is made
-        except CheckpointDamagedError:
-            if not accept_damage or not is_recognized(self.directory):
+        except CheckpointDamagedError as error:
+            if not accept_damage:
                 raise
+            if not is_recognized(self.directory):
+                reason = f"nothing says which files are those of a checkpoint; delete {JOURNAL} and {META} by hand"
+                raise CheckpointDamagedError(error.path, error.offset, reason) from error
         check_lock_file(self.directory)
         try:
             self.directory.create(durable=self._power)

@@ -7,6 +7,7 @@ import os
 import struct
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,12 @@ __all__ = [
 ]
 
 _KINDS = frozenset(Kind)
+
+_TIMES = -62_135_596_800, 253_402_300_800
+"""The years 1 to 9999 in seconds since the epoch: those that can be shown."""
+
+_META_MAX_BYTES = 2**28
+"""More than `_meta.json` of some million nodes has. A file may claim any size and have no bytes."""
 
 
 def iso_time(unix_seconds: float) -> str:
@@ -130,6 +137,7 @@ class View:
             fields = decode_json(record)
             at = float(fields.get("at", 0.0))
             if record.kind == Kind.FAILED:
+                index(fields.get("attempts", 0))
                 self._invalidate(fields["name"])
                 self.failures[fields["name"]] = fields
             elif record.kind == Kind.INVALIDATED:
@@ -141,6 +149,9 @@ class View:
                 if "structure" in fields:
                     self.structure, self.absent = fields["structure"], set(fields["absent"])
             elif record.kind == Kind.RUN_STARTED:
+                index(fields.get("total", 0))
+                if not 0 <= index(fields.get("pid", 0)) < 2**31:
+                    raise ValueError(f"{fields['pid']} is no process")
                 self.run, self.ended = fields, None
                 self.run_offset = record.offset
                 self.processes = {}
@@ -166,6 +177,8 @@ class View:
                 self.cleared = True
         else:
             at = 0.0
+        if not _TIMES[0] <= at < _TIMES[1]:
+            raise ValueError(f"{at!r} is no time")
         self.updated_unix = max(self.updated_unix, at)
         self.sequence = record.sequence
         self.valid_size = record.payload_offset + record.payload_size
@@ -298,7 +311,15 @@ def _read(directory: Directory, file: ReadFile, checkpoint_id: bytes, key: bytes
             continue
         try:
             view._apply(item)
-        except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+            struct.error,
+        ) as error:
             # Its check agrees, so these bytes were written so: by a fault of ours or by someone with the key.
             reason = f"a valid record makes no sense: {error!r}"
             raise CheckpointDamagedError(str(directory.path / JOURNAL), item.offset, reason) from error
@@ -318,11 +339,14 @@ def is_recognized(directory: Directory) -> bool:
 
 def _meta_of(directory: Directory) -> tuple[bytes, set[str]] | None:
     try:
-        meta = json.loads(directory.read(META))
+        with directory.open_to_read(META) as file:
+            if file.size > _META_MAX_BYTES:
+                return None
+            meta = json.loads(file.read_at(0, file.size))
         special = {str(name): checked_file_name(file) for name, file in meta["special_files"].items()}
         files = {special.get(name) or plain_file_name(name) for name in meta["completed_nodes"]}
         return bytes.fromhex(meta["checkpoint_id"]), files
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 
@@ -356,5 +380,14 @@ def checked_file_name(name: str) -> str:
 
 
 def checkpoint_path(checkpoint_dir: str | os.PathLike[str]) -> Path:
-    """Return the directory as an absolute path, so that a later change of the working directory does not move it."""
-    return Path(os.path.abspath(os.fspath(checkpoint_dir)))
+    """Return the directory as an absolute path, so that a later change of the working directory does not move it.
+
+    Raises:
+        CheckpointDirectoryError: It is relative, and there is no working directory.
+    """
+    path = os.fspath(checkpoint_dir)
+    try:
+        return Path(os.path.abspath(path))
+    except OSError as error:
+        reason = f"the working directory cannot be found: {error.strerror or error}"
+        raise CheckpointDirectoryError(path, reason) from error
