@@ -237,10 +237,11 @@ ALLOWED = {
     # The disk.
     "checkpoint": set(),
     "checkpoint.names": set(),
-    "checkpoint.format": {"checkpoint.names"},
+    "checkpoint.storage": set(),
+    "checkpoint.format": {"checkpoint.names", "checkpoint.storage"},
     "checkpoint.files": set(),
-    "checkpoint.blobs": {"checkpoint.files", "checkpoint.format", "checkpoint.names", "errors"},
-    "checkpoint.view": {"checkpoint.files", "checkpoint.format", "checkpoint.names", "errors"},
+    "checkpoint.blobs": {"checkpoint.files", "checkpoint.format", "checkpoint.names", "checkpoint.storage", "errors"},
+    "checkpoint.view": {"checkpoint.files", "checkpoint.format", "checkpoint.names", "checkpoint.storage", "errors"},
     "checkpoint.claim": {"checkpoint.files", "checkpoint.names", "checkpoint.view", "errors"},
     "checkpoint.store": {
         "checkpoint.blobs",
@@ -248,10 +249,11 @@ ALLOWED = {
         "checkpoint.files",
         "checkpoint.format",
         "checkpoint.names",
+        "checkpoint.storage",
         "checkpoint.view",
         "errors",
     },
-    "serialize": {"checkpoint.blobs", "checkpoint.format", "errors"},
+    "serialize": {"checkpoint.blobs", "checkpoint.storage", "errors"},
     "parts": {"errors", "serialize"},
     # The processes.
     "workers": set(),

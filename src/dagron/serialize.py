@@ -16,14 +16,16 @@ import traceback
 import types
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
 
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink
-from dagron.checkpoint.format import Storage, result_digest
+from dagron.checkpoint.storage import Storage, result_digest
 from dagron.errors import RemoteTraceback, ResultNotPicklableError, TaskFailedError, TaskNotPicklableError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "BY_VALUE_MODULES",
@@ -232,7 +234,7 @@ class TaskPickler:
 # --- results -------------------------------------------------------------------------------------------------------
 
 
-def dump_result(node: str, value: Any, directory: Path, key: bytes | None, *, durable: bool) -> Blob:
+def dump_result(node: str, value: Any, directory: str | Path, key: bytes | None, *, durable: bool) -> Blob:
     """Pickle what a task returned; a large one goes to a temporary file in `directory`.
 
     Raises:

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import hmac
 import mmap
-from pathlib import Path
-from typing import NamedTuple
+import os
+from typing import TYPE_CHECKING, NamedTuple
 
-from dagron.checkpoint.files import Directory, ReadFile, TempFile
-from dagron.checkpoint.format import Commit, Storage, result_digest
+from dagron.checkpoint.files import ReadFile, TempFile
 from dagron.checkpoint.names import JOURNAL
+from dagron.checkpoint.storage import Storage, result_digest
 from dagron.errors import CheckpointDamagedError
+
+if TYPE_CHECKING:
+    # A worker has no use for these, and would import them at each of its server's starts.
+    from pathlib import Path
+
+    from dagron.checkpoint.files import Directory
+    from dagron.checkpoint.format import Commit
 
 __all__ = ["INLINE_MAX_BYTES", "Blob", "BlobFile", "ResultSink", "VerifiedFiles", "load_result", "read_blob"]
 
@@ -57,7 +64,7 @@ class ResultSink:
         refusal: What the disk said when it refused; None if it did not. Tells it from errors of what is pickled.
     """
 
-    def __init__(self, directory: Path, key: bytes | None, *, durable: bool) -> None:
+    def __init__(self, directory: str | Path, key: bytes | None, *, durable: bool) -> None:
         self._directory = directory
         self._durable = durable
         self._digest = result_digest(key)
@@ -136,7 +143,7 @@ class VerifiedFiles:
 
 
 def read_blob(
-    directory: Path, blob: BlobFile, key: bytes | None, verified: VerifiedFiles | None = None
+    directory: str | Path, blob: BlobFile, key: bytes | None, verified: VerifiedFiles | None = None
 ) -> bytes | mmap.mmap:
     """Return the bytes of a result file after comparing their size and digest.
 
@@ -148,9 +155,9 @@ def read_blob(
     Raises:
         CheckpointDamagedError: The file is missing or its bytes are not those that were committed.
     """
-    path = str(directory / blob.file_name)
+    path = os.path.join(directory, blob.file_name)
     try:
-        with Directory(directory).open_to_read(blob.file_name) as file:
+        with ReadFile(path) as file:
             if file.size != blob.size:
                 reason = f"it has {file.size} bytes instead of {blob.size}"
                 raise CheckpointDamagedError(path, min(file.size, blob.size), reason)

@@ -5,7 +5,8 @@ file makes its bytes durable and `fsync` of a directory its entries; an append t
 reader, also after the writer was killed; `flock` (or its Windows counterpart) is released by the kernel when its holder
 dies.
 
-Symbolic links are never followed at the names that we write.
+Symbolic links are never followed at the names that we write. Paths are joined as text: a pathlib operation costs as
+much as a system call, and there are some for every node.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import stat
 import sys
 import weakref
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from filelock import FileLock
 
 __all__ = [
@@ -105,7 +107,7 @@ class AppendFile:
         size: Where its valid bytes end; what stands behind is cut off.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: str | Path, size: int) -> None:
         self._fd = os.open(path, os.O_RDWR | _NOFOLLOW | _BINARY)
         self._path = str(path)
         self.size = size
@@ -225,9 +227,9 @@ class TempFile:
         directory: Where it is created.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: str | Path) -> None:
         self.name = f"{TEMP_PREFIX}{secrets.token_hex(8)}{TEMP_SUFFIX}"
-        self.path = directory / self.name
+        self.path = os.path.join(directory, self.name)
         self._fd = os.open(self.path, _CREATE, _FILE_MODE)
         self._open = True
 
@@ -252,7 +254,10 @@ class TempFile:
     def discard(self) -> None:
         """Close and delete the file."""
         self._close()
-        self.path.unlink(missing_ok=True)
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass
 
 
 def is_temporary(name: str) -> bool:
@@ -265,8 +270,11 @@ class Directory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Joined by hand: a pathlib operation costs as much as a system call, and there are some for every node.
         self._prefix = str(path) + os.sep
+
+    def path_to(self, name: str) -> str:
+        """Return the path to an entry, whether it exists or not."""
+        return self._prefix + name
 
     def create(self, *, durable: bool = False) -> None:
         """Create the directory and its parents where they are missing; ours alone, if we create it.

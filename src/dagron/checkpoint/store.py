@@ -25,10 +25,10 @@ from dagron.checkpoint.format import (
     Commit,
     Kind,
     RecordWriter,
-    Storage,
     encode_header,
 )
 from dagron.checkpoint.names import SUFFIX, FileNames, plain_file_name
+from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.view import (
     JOURNAL,
     LOCK,
@@ -290,7 +290,7 @@ class CheckpointStore:
         fields = {**self._run_fields(fresh=True, structure=structure), "owns": sorted(self._owned)}
         content = encode_header(checkpoint_id, self._key) + self._writer.event(Kind.RUN_STARTED, fields)
         self.directory.replace(JOURNAL, content, durable=self._power)
-        self._journal = AppendFile(self.directory.path / JOURNAL, len(content))
+        self._journal = AppendFile(self.directory.path_to(JOURNAL), len(content))
         self.write_meta()
 
     def _begin_again(self, old: View, sizes: dict[str, int], absent: list[str]) -> None:
@@ -298,7 +298,7 @@ class CheckpointStore:
             what = f"{damage.size} bytes at offset {damage.offset} are damaged"
             if not damage.size:
                 what = f"records are missing at offset {damage.offset}"
-            logger.warning("%s: %s; the nodes recorded there run again", self.directory.path / JOURNAL, what)
+            logger.warning("%s: %s; the nodes recorded there run again", self.directory.path_to(JOURNAL), what)
         self._journal = self._open_journal(old)
         # A run that was killed may have left records without their sync, or ended because that failed. No file may get
         # its name before its record, and nothing may be restored that is not on the disk.
@@ -337,7 +337,7 @@ class CheckpointStore:
             with self.directory.open_to_read(JOURNAL) as file:
                 content = file.read_at(0, view.valid_size)
             self.directory.replace(JOURNAL, content, durable=self._power)
-        return AppendFile(self.directory.path / JOURNAL, view.valid_size)
+        return AppendFile(self.directory.path_to(JOURNAL), view.valid_size)
 
     def _recover(self, commit: Commit, sizes: dict[str, int], *, lagging: bool, verify: bool) -> None:
         file_name = commit.file_name
@@ -356,7 +356,7 @@ class CheckpointStore:
             else:
                 self._views.append((commit, None))
                 return
-        path = self.directory.path / file_name
+        path = self.directory.path_to(file_name)
         logger.warning("%s is missing or damaged; node %r runs again, and nothing else", path, commit.name)
         self.lost.add(commit.name)
 

@@ -13,7 +13,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
@@ -52,7 +51,7 @@ class OutcomeKind:
 class WorkerSetup(NamedTuple):
     """What a worker knows for all of its life."""
 
-    directory: Path
+    directory: str
     key: bytes | None
     durable: bool
 
