@@ -22,7 +22,8 @@ import pytest
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
 from dagron.checkpoint import files, store
-from dagron.checkpoint.format import Commit, Storage, result_digest
+from dagron.checkpoint.format import Commit
+from dagron.checkpoint.storage import Storage, result_digest
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 from dagron.checkpoint.view import JOURNAL, LOCK, META
 

@@ -18,14 +18,13 @@ from dagron.checkpoint.format import (
     Kind,
     Record,
     RecordWriter,
-    Storage,
     decode_commit,
     decode_header,
     decode_json,
     encode_header,
-    result_digest,
     scan,
 )
+from dagron.checkpoint.storage import Storage, result_digest
 
 ID = bytes(range(16))
 DIGEST = bytes(range(100, 132))

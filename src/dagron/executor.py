@@ -345,7 +345,7 @@ class CheckpointExecutor:
         from dagron.workers.child import WorkerSetup
         from dagron.workers.pool import InlinePool, ProcessPool
 
-        setup = WorkerSetup(self._path, self._key, self._durability == "power")
+        setup = WorkerSetup(str(self._path), self._key, self._durability == "power")
         if self._pool == "inline":
             return InlinePool(setup)
         return ProcessPool(self._max_workers, setup, self._kill_grace_seconds)
@@ -380,7 +380,7 @@ class CheckpointExecutor:
                 result.slot = commit.slot
                 result._load = partial(store.load_committed, commit)
             elif result.status is NodeStatus.COMPLETED:
-                result._load = partial(_found_damaged, str(store.directory.path / store.file_name(name)))
+                result._load = partial(_found_damaged, store.directory.path_to(store.file_name(name)))
             elif result.status is NodeStatus.SKIPPED:
                 result.error = NodeSkippedError(name, dag.name_of(state.cause_of(node)))
             elif (failure := coordinator.failures.get(node)) is not None:

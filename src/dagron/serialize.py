@@ -16,14 +16,16 @@ import traceback
 import types
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
 
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink, VerifiedFiles
-from dagron.checkpoint.format import Storage, result_digest
+from dagron.checkpoint.storage import Storage, result_digest
 from dagron.errors import RemoteTraceback, ResultNotPicklableError, TaskFailedError, TaskNotPicklableError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "BY_VALUE_MODULES",
@@ -235,7 +237,7 @@ class TaskPickler:
 def dump_result(
     node: str,
     value: Any,
-    directory: Path,
+    directory: str | Path,
     key: bytes | None,
     *,
     durable: bool,

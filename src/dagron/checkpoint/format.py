@@ -68,6 +68,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from dagron.checkpoint.names import plain_file_name
+from dagron.checkpoint.storage import Storage
 
 __all__ = [
     "FORMAT_VERSION",
@@ -79,12 +80,10 @@ __all__ = [
     "Kind",
     "Record",
     "RecordWriter",
-    "Storage",
     "decode_commit",
     "decode_header",
     "decode_json",
     "encode_header",
-    "result_digest",
     "scan",
 ]
 
@@ -117,15 +116,6 @@ class Kind(IntEnum):
     CLEARED = 6
     VIEWS_WRITTEN = 7
     WORKERS_STARTED = 8
-
-
-class Storage(IntEnum):
-    """Where the bytes of a result are."""
-
-    INLINE = 0
-    """In the payload of its record; its `.pkl` is a copy for people and other programs."""
-    FILE = 1
-    """In its `.pkl` only."""
 
 
 class Commit(NamedTuple):
@@ -202,11 +192,6 @@ class Damage:
 
     offset: int
     size: int
-
-
-def result_digest(key: bytes | None = None) -> hashlib.blake2b:
-    """Return a fresh blake2b-256 for the bytes of a result."""
-    return hashlib.blake2b(digest_size=32, key=key or b"")
 
 
 def _check(key: bytes, *parts: bytes) -> bytes:

@@ -21,8 +21,9 @@ from dagron.checkpoint.clearing import clear
 from dagron.checkpoint.commits import Commits, PendingCommit, open_journal, refusal
 from dagron.checkpoint.copies import Copy
 from dagron.checkpoint.files import AppendFile, DirectoryLock, is_temporary
-from dagron.checkpoint.format import Commit, Kind, RecordWriter, Storage, encode_header
+from dagron.checkpoint.format import Commit, Kind, RecordWriter, encode_header
 from dagron.checkpoint.names import SUFFIX, FileNames
+from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.view import JOURNAL, LOCK, META, View, check_journal, is_recognized, read_view
 from dagron.errors import (
     CheckpointDamagedError,
@@ -220,7 +221,7 @@ class CheckpointStore(Commits):
         fields = {**self._run_fields(fresh=True, structure=structure), "owns": sorted(self._owned)}
         content = encode_header(checkpoint_id, self._key) + self._writer.event(Kind.RUN_STARTED, fields)
         self.directory.replace(JOURNAL, content, durable=self._power)
-        self._journal = AppendFile(self.directory.path / JOURNAL, len(content))
+        self._journal = AppendFile(self.directory.path_to(JOURNAL), len(content))
         self.write_meta()
 
     def _begin_again(self, old: View, sizes: dict[str, int], absent: list[str]) -> None:
@@ -228,7 +229,7 @@ class CheckpointStore(Commits):
             what = f"{damage.size} bytes at offset {damage.offset} are damaged"
             if not damage.size:
                 what = f"records are missing at offset {damage.offset}"
-            logger.warning("%s: %s; the nodes recorded there run again", self.directory.path / JOURNAL, what)
+            logger.warning("%s: %s; the nodes recorded there run again", self.directory.path_to(JOURNAL), what)
         self._journal = open_journal(self.directory, old, durable=self._power)
         # A run that was killed may have left records without their sync, or ended because that failed. No file may get
         # its name before its record, and nothing may be restored that is not on the disk.
@@ -278,7 +279,7 @@ class CheckpointStore(Commits):
             else:
                 self._copies.add(Copy(0, commit, None))
                 return
-        path = self.directory.path / file_name
+        path = self.directory.path_to(file_name)
         logger.warning("%s is missing or damaged; node %r runs again, and nothing else", path, commit.name)
         self.lost.add(commit.name)
 

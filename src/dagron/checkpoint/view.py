@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,13 +22,13 @@ from dagron.checkpoint.format import (
     Header,
     Kind,
     Record,
-    Storage,
     decode_commit,
     decode_header,
     decode_json,
     scan,
 )
 from dagron.checkpoint.names import JOURNAL, LOCK, META, SUFFIX, plain_file_name
+from dagron.checkpoint.storage import Storage
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, FormatVersionError
 
 __all__ = [
@@ -227,13 +228,14 @@ class View:
 
 
 def _open_journal(directory: Directory, key: bytes | None) -> tuple[ReadFile, Header] | None:
-    path = directory.path
+    path = str(directory.path)
     try:
-        if path.exists() and not path.is_dir():
-            raise CheckpointDirectoryError(str(path), "it is a file, not a directory")
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise CheckpointDirectoryError(path, "it is a file, not a directory")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as error:  # such as a name that is too long
-        raise CheckpointDirectoryError(str(path), error.strerror or str(error)) from error
-    journal = str(path / JOURNAL)
+        raise CheckpointDirectoryError(path, error.strerror or str(error)) from error
     file = _found(directory)
     if file is None:
         return None
@@ -244,10 +246,10 @@ def _open_journal(directory: Directory, key: bytes | None) -> tuple[ReadFile, He
         raise _unreadable(directory, error) from error
     except ValueError as error:
         file.close()
-        raise CheckpointDamagedError(journal, 0, str(error)) from None
+        raise CheckpointDamagedError(directory.path_to(JOURNAL), 0, str(error)) from None
     if header.version > FORMAT_VERSION:
         file.close()
-        raise FormatVersionError(str(path), header.version, FORMAT_VERSION)
+        raise FormatVersionError(path, header.version, FORMAT_VERSION)
     return file, header
 
 
@@ -263,7 +265,7 @@ def _found(directory: Directory) -> ReadFile | None:
         except OSError as error:
             raise _unreadable(directory, error) from error
     reason = "it is missing, although _meta.json is there; put it back, or call clear_checkpoint()"
-    raise CheckpointDamagedError(str(directory.path / JOURNAL), 0, reason)
+    raise CheckpointDamagedError(directory.path_to(JOURNAL), 0, reason)
 
 
 def _unreadable(directory: Directory, error: OSError) -> CheckpointDirectoryError:
@@ -322,7 +324,7 @@ def _read(directory: Directory, file: ReadFile, checkpoint_id: bytes, key: bytes
         ) as error:
             # Its check agrees, so these bytes were written so: by a fault of ours or by someone with the key.
             reason = f"a valid record makes no sense: {error!r}"
-            raise CheckpointDamagedError(str(directory.path / JOURNAL), item.offset, reason) from error
+            raise CheckpointDamagedError(directory.path_to(JOURNAL), item.offset, reason) from error
     return view
 
 

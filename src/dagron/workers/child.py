@@ -13,12 +13,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
 from dagron.checkpoint.buffers import out_of_band
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files import write_view
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
 from dagron.parts import SharedParts
 from dagron.serialize import describe_exception, dump_exception, dump_result
@@ -54,7 +53,7 @@ class OutcomeKind:
 class WorkerSetup(NamedTuple):
     """What a worker knows for all of its life."""
 
-    directory: Path
+    directory: str
     key: bytes | None
     durable: bool
 
@@ -280,10 +279,9 @@ class _Worker:
         """Write copies of results; once one was refused no more, and the coordinator is told with the next report."""
         if self.copies_refused:
             return
-        directory = Directory(self.setup.directory)
         try:
             for name, data, exists in copies:
-                directory.write_view(name, data, exists=exists)
+                write_view(os.path.join(self.setup.directory, name), data, exists=exists)
         except OSError:
             self.copies_refused = True
 
