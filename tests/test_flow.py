@@ -650,6 +650,10 @@ class TestOptions:
         assert result.value(nodes[0]) == ((1,), {"priority": 5})
         assert (flow.tasks["a"].retries, flow.tasks["m[one]"].priority) == (3, 2)
 
+    def test_an_option_beside_a_task_is_told(self, flow):
+        with pytest.raises(ArgumentsError, match=r"unexpected keyword argument 'retries'; beside a Task, which has"):
+            flow.add("a", Task(give), 1, retries=1)
+
     def test_callables_may_have_parameters_named_like_ours(self, flow):
         node = flow.add("a", lambda name, fn, self: (name, fn, self), name=1, fn=2, self=3)
         assert value_of(flow, node) == (1, 2, 3)
@@ -937,6 +941,7 @@ class TestSize:
         assert len(set(plan.kinds)) == 3
 
     @pytest.mark.campaign
+    @pytest.mark.timeout(600)
     def test_a_hundred_thousand_nodes_run(self, ckpt):
         flow = Flow()
         merged = flow.add("sum", total, flow.map("n[{}]", give, range(self.N)))
