@@ -227,7 +227,9 @@ class CheckpointExecutor:
 
         Raises:
             CheckpointLockedError: A run is writing it.
-            CheckpointError: The directory cannot be written.
+            ClearError: The disk refused; what the error says is left of it: the checkpoint as it was, or none and some
+                files, which go with the next clearing or run.
+            CheckpointError: The directory cannot be used, and nothing in it was changed.
 
         On crash:
             The checkpoint as it was, or none.

@@ -8,10 +8,10 @@ import stat
 
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.names import SUFFIX
-from dagron.checkpoint.view import JOURNAL, META, iso_time, read_view
+from dagron.checkpoint.view import JOURNAL, LOCK, META, iso_time, read_view
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, ForeignFilesError
 
-__all__ = ["check_directory", "holder_of"]
+__all__ = ["check_directory", "check_lock_file", "holder_of"]
 
 
 def check_directory(directory: Directory, *, allow_untrusted: bool) -> None:
@@ -56,6 +56,22 @@ def _check_owner(directory: Directory) -> None:
             continue
         advice = "loading a checkpoint runs code that it contains; pass allow_untrusted=True if you trust it"
         raise CheckpointDirectoryError(str(directory.path), f"{str(name)!r} {what}; {advice}")
+
+
+def check_lock_file(directory: Directory) -> None:
+    """Check that what has the name of the lock file is none of somebody else's.
+
+    Raises:
+        ForeignFilesError: It is not empty.
+    """
+    # Ours is empty; taking it for a lock would make another one empty.
+    try:
+        with directory.open_to_read(LOCK) as file:
+            if not file.size:
+                return
+    except OSError:
+        return  # there is none, or it cannot be taken for a lock
+    raise ForeignFilesError(str(directory.path), [LOCK])
 
 
 def holder_of(directory: Directory, key: bytes | None) -> tuple[int | None, str | None, str | None]:

@@ -68,6 +68,10 @@ def _open_to_overwrite(path: str) -> int:
     return fd
 
 
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _sync_data(fd: int) -> None:
     if sys.platform == "darwin":
         import fcntl
@@ -178,18 +182,21 @@ class ReadFile:
 
     Attributes:
         size: Its size in bytes when it was opened.
-        identity: Equal as long as it is the same file and nothing was written to it: device, inode, size, and the times
-            of the last change of its bytes and of its inode.
+        identity: Equal as long as it is the same file and nothing was written to it: device, inode, size, and the time
+            of the last change of its bytes.
     """
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK | _BINARY)
-        status = os.fstat(self._fd)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(self._fd)
-            raise OSError(errno.EINVAL, "it is not a regular file", path)
+        try:
+            status = os.fstat(self._fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file", path)
+        except OSError:
+            self.close()
+            raise
         self.size = status.st_size
-        self.identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        self.identity = _identity(status)
 
     def read_at(self, offset: int, n: int) -> bytes:
         """Return up to `n` bytes from `offset`; fewer only at the end of the file."""
@@ -202,12 +209,15 @@ class ReadFile:
         return data
 
     def map(self) -> mmap.mmap:
-        """Map the file, which must not be empty, so that its bytes are not copied."""
-        return mmap.mmap(self._fd, self.size, access=mmap.ACCESS_READ)
+        """Map the file, which must not be empty, so that its bytes are not copied; what is written stays private."""
+        return mmap.mmap(self._fd, self.size, access=mmap.ACCESS_COPY)
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        try:
+            os.close(self._fd)
+        except OSError:
+            pass  # what was read was read, and there is nothing that could not be written
 
     def __enter__(self) -> Self:
         return self
@@ -223,7 +233,12 @@ class TempFile:
 
     Args:
         directory: Where it is created.
+
+    Attributes:
+        identity: Once it is finished, as in `ReadFile`.
     """
+
+    identity: tuple[int, ...] = ()
 
     def __init__(self, directory: Path) -> None:
         self.name = f"{TEMP_PREFIX}{secrets.token_hex(8)}{TEMP_SUFFIX}"
@@ -245,6 +260,7 @@ class TempFile:
         try:
             if durable:
                 _sync_data(self._fd)
+            self.identity = _identity(os.fstat(self._fd))
         finally:
             self._close()
         return self.name
@@ -442,11 +458,16 @@ class DirectoryLock:
             lock.acquire()
         except Timeout:
             return False
-        if not self._lock_directory():
-            lock.release()
-            return False
-        self._lock = lock
-        return True
+        taken = False
+        try:
+            taken = self._lock_directory()
+        finally:
+            # Now: whoever keeps the error of a call keeps this frame, too.
+            if not taken:
+                lock.release()
+        if taken:
+            self._lock = lock
+        return taken
 
     def _lock_directory(self) -> bool:
         # The directory itself, too: people take the file for a leftover, and once it is deleted another can be locked.
@@ -475,12 +496,14 @@ class DirectoryLock:
 
     def release(self) -> None:
         """Give the lock back. The file stays: another process may be waiting on it."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-        if self._directory_fd >= 0:
-            os.close(self._directory_fd)
-            self._directory_fd = -1
+        lock, self._lock = self._lock, None
+        fd, self._directory_fd = self._directory_fd, -1
+        try:
+            if lock is not None:
+                lock.release()
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
     def __enter__(self) -> Self:
         return self

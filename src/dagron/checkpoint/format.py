@@ -41,14 +41,16 @@ between two records that adjoin, records are missing, which is reported as damag
 copy of older records; the rule on sequence numbers keeps a reader that searches from taking them for records.)
 
 A FILE result is finished under its temporary name, then recorded, then renamed: whoever finds both the record and the
-temporary name renames it, and the final name is never that of an older result. VIEWS_WRITTEN says that the `.pkl`
+temporary name renames it, and the final name is never that of an older result. Behind the pickle a table of its large
+buffers may follow, see `buffers`. VIEWS_WRITTEN says that the `.pkl`
 copies of all INLINE results recorded before it are written; later ones may be missing or be those of older results.
 
 Meaning. Later records supersede earlier ones, node by node: COMMITTED makes a node completed, FAILED failed, and
 INVALIDATED makes its commit stale: the node runs again, and whether its result then differs from the stale one decides
 about its children. With `lost` the commit is forgotten instead, and the children stay as they are. RUN_STARTED with
 `fresh` takes everything away. CLEARED means that the checkpoint is being deleted: there is no checkpoint, but the files
-it lists are ours. WORKERS_STARTED names processes of the run, so that what a killed run could not end is found.
+it lists are ours; a writer that cannot flush it cuts it off again. WORKERS_STARTED names processes of the run, so that
+what a killed run could not end is found.
 
 Version rule: a reader refuses a version above its own, reads all below, and passes over kinds that it does not know.
 """
