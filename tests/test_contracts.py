@@ -294,6 +294,7 @@ ALLOWED = {
     "workers.leftovers": {"workers.processes"},
     "workers.board": {"workers.capture"},
     "workers.channel": set(),
+    "workers.cores": set(),
     "workers.server": {"workers.capture", "workers.processes"},
     "workers.context": {"errors", "workers.leftovers", "workers.processes", "workers.server"},
     "workers.child": {
@@ -307,6 +308,7 @@ ALLOWED = {
         "workers.board",
         "workers.capture",
         "workers.channel",
+        "workers.cores",
         "workers.processes",
     },
     "workers.pool": {
@@ -362,6 +364,7 @@ ALLOWED = {
         "workers.leftovers",
         "workers.pool",
         "workers.processes",
+        "workers.cores",
     },
     "flow": {
         "arguments",

@@ -411,6 +411,8 @@ class Coordinator:
             limited = plan.policies[node].memory_limit is not None
             data, parts = plan.tasks[node]
             items.append(Item(node + 1, dag.name_of(node), data, parts, binding, inputs, limited))
+        if plan.policies[nodes[0]].exclusive:
+            store.write_copies()  # it is to run beside nothing of ours
         self._each(self._callbacks.on_start, nodes)
         pool = self._workers()
         if pool.runs_here:
@@ -446,6 +448,7 @@ class Coordinator:
                 outcome.cpu_seconds,
                 outcome.peak_rss_bytes,
                 self._failed_parents(node),
+                system_seconds=outcome.system_seconds,
             )
             in_doubt = any(parent in state.changed for parent in dag.parent_indices(node)) if state.changed else False
             if in_doubt:

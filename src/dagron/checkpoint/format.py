@@ -98,8 +98,9 @@ HEADER_SIZE = _HEADER.size + _CHECK_SIZE
 RECORD_SIZE = _RECORD.size + _CHECK_SIZE
 _KEYED = 1
 
-# storage, slot, attempts, size, digest, fingerprint, since, started, duration, cpu, peak rss, length of the name
-_COMMIT = struct.Struct("<BxhIQ32s16sQdddQI")
+# storage, slot, attempts, size, digest, fingerprint, since, started, duration, cpu, system, peak rss, length of
+# the name
+_COMMIT = struct.Struct("<BxhIQ32s16sQddddQI")
 
 _WINDOW = 1 << 20
 """Bytes that a reader asks for at once."""
@@ -141,6 +142,7 @@ class Commit(NamedTuple):
             another one. A child whose record is older has taken another result. A result that was lost and made again
             keeps its number, so that its children stay as they are.
         sequence: The sequence number of this record; set by the reader.
+        system_seconds: The part of `cpu_seconds` that was spent in the system.
     """
 
     name: str
@@ -160,6 +162,7 @@ class Commit(NamedTuple):
     temp_name: str = ""
     since: int = 0
     sequence: int = 0
+    system_seconds: float = 0.0
 
     @property
     def file_name(self) -> str:
@@ -271,6 +274,7 @@ class RecordWriter:
                 commit.started_unix,
                 commit.duration_seconds,
                 commit.cpu_seconds,
+                commit.system_seconds,
                 commit.peak_rss_bytes,
                 len(name),
             )
@@ -290,7 +294,7 @@ class RecordWriter:
 def decode_commit(record: Record) -> Commit:
     """Read the body of a COMMITTED record."""
     body = record.body
-    storage, slot, attempts, size, digest, fingerprint, since, started, duration, cpu, rss, length = (
+    storage, slot, attempts, size, digest, fingerprint, since, started, duration, cpu, system, rss, length = (
         _COMMIT.unpack_from(body)
     )
     end = _COMMIT.size + length
@@ -319,6 +323,7 @@ def decode_commit(record: Record) -> Commit:
         temp,
         since,
         record.sequence,
+        system,
     )
 
 

@@ -25,6 +25,7 @@ from dagron.task import Binding
 from dagron.workers.board import Board
 from dagron.workers.capture import flush_streams, position
 from dagron.workers.channel import Channel, WorkerEnd
+from dagron.workers.cores import limit_threads, pin
 from dagron.workers.processes import resident_bytes
 
 __all__ = [
@@ -51,11 +52,21 @@ class OutcomeKind:
 
 
 class WorkerSetup(NamedTuple):
-    """What a worker knows for all of its life."""
+    """What a worker knows for all of its life.
+
+    Attributes:
+        directory: Where results go.
+        key: The signing key, or None.
+        durable: Whether results have to survive a loss of power.
+        n_threads: What libraries that use threads of their own may use; None to leave it to them.
+        cpus: The processor of each slot; empty to leave it to the system.
+    """
 
     directory: str
     key: bytes | None
     durable: bool
+    n_threads: int | None = None
+    cpus: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         key = "None" if self.key is None else "..."  # which is a secret
@@ -102,6 +113,7 @@ class Outcome(NamedTuple):
         retryable: Whether the exception is among those worth a further attempt.
         failure: For one that failed: the type's name, the message, the traceback.
         stderr: For one that failed, from where to where it wrote to the captured standard error; else nothing.
+        system_seconds: The part of `cpu_seconds` that was spent in the system.
     """
 
     item: int
@@ -118,6 +130,7 @@ class Outcome(NamedTuple):
     retryable: bool
     failure: tuple[str, str, str]
     stderr: tuple[int, int] | None = None
+    system_seconds: float = 0.0
 
 
 _PATIENCE_SECONDS = 0.01
@@ -125,42 +138,63 @@ _PATIENCE_SECONDS = 0.01
 
 _NO_FAILURE = ("", "", "")
 
-# item, kind, storage, size, digest, started, duration, cpu, peak rss, whether `data` is all that follows, or a pickle
-_PACKED = struct.Struct("<QBBxxxxxxQ32sdddQB")
+# item, kind, storage, size, digest, started, duration, cpu, system, peak rss, whether `data` is all that follows, or a
+# pickle
+_PACKED = struct.Struct("<QBBxxxxxxQ32sddddQB")
 
 
 def pack_outcome(outcome: Outcome) -> bytes:
     """Return an outcome as bytes for the board. A pickled tuple would take three times as long."""
-    item, kind, storage, size, digest, data, temp_name, started, duration, cpu, peak, retryable, failure, stderr = (
-        outcome
-    )
+    (item, kind, storage, size, digest, data, temp_name, started, duration, cpu, peak, *rest, system) = outcome
+    retryable, failure, stderr = rest
     plain = not (temp_name or retryable or stderr) and failure is _NO_FAILURE
-    head = _PACKED.pack(item, kind, storage, size, digest, started, duration, cpu, peak, plain)
+    head = _PACKED.pack(item, kind, storage, size, digest, started, duration, cpu, system, peak, plain)
     return head + (data if plain else pickle.dumps((data, temp_name, retryable, failure, stderr), 5))
 
 
 def unpack_outcome(packed: bytes) -> Outcome:
     """Return what `pack_outcome` was given."""
-    item, kind, storage, size, digest, started, duration, cpu, peak, plain = _PACKED.unpack_from(packed)
+    item, kind, storage, size, digest, started, duration, cpu, system, peak, plain = _PACKED.unpack_from(packed)
     rest = packed[_PACKED.size :]
-    data, temp_name, retryable, failure, stderr = (rest, "", False, _NO_FAILURE, None) if plain else pickle.loads(rest)
+    if plain:
+        return Outcome(
+            item, kind, storage, size, digest, rest, "", started, duration, cpu, peak, False, _NO_FAILURE, None, system
+        )
+    data, temp_name, retryable, failure, stderr = pickle.loads(rest)
     return Outcome(
-        item, kind, storage, size, digest, data, temp_name, started, duration, cpu, peak, retryable, failure, stderr
+        item,
+        kind,
+        storage,
+        size,
+        digest,
+        data,
+        temp_name,
+        started,
+        duration,
+        cpu,
+        peak,
+        retryable,
+        failure,
+        stderr,
+        system,
     )
 
 
 _OUR_FRAMES = 3  # run_item, _called and Binding.call
 
 
-def _usage() -> tuple[float, int]:
+def _usage() -> tuple[float, float, int]:
+    """Return user and system seconds together, system seconds, and peak resident bytes."""
     try:
         import resource
     except ImportError:  # Windows
-        return time.process_time(), 0
+        times = os.times()
+        return times.user + times.system, times.system, 0
     own = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     unit = 1 if sys.platform == "darwin" else 1024
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, own.ru_maxrss * unit
+    system = own.ru_stime + children.ru_stime
+    return own.ru_utime + children.ru_utime + system, system, own.ru_maxrss * unit
 
 
 _verified = VerifiedFiles()
@@ -216,7 +250,7 @@ def run_item(
         KeyboardInterrupt: If `interruptible`. Else it is an outcome, like everything that a task can raise.
     """
     started_unix, started = time.time(), time.perf_counter()
-    cpu_before, _ = _usage()
+    cpu_before, system_before, _ = _usage()
     kind, blob, exception, retryable, failure = OutcomeKind.COMPLETED, None, b"", False, _NO_FAILURE
     retry_on: tuple[type[BaseException], ...] = ()
     try:
@@ -241,7 +275,7 @@ def run_item(
         kind, failure = OutcomeKind.RAISED, describe_exception(error, _OUR_FRAMES)
         exception = dump_exception(error)
         retryable = isinstance(error, retry_on)
-    cpu_after, peak = _usage()
+    cpu_after, system_after, peak = _usage()
     return Outcome(
         item.item,
         kind,
@@ -256,6 +290,8 @@ def run_item(
         peak,
         retryable,
         failure,
+        None,
+        system_after - system_before,
     )
 
 
@@ -289,11 +325,16 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def start_worker(setup: bytes, board: Board, channel: Channel | WorkerEnd) -> None:
-    """Make this process a worker; the initializer of its executor."""
+def start_worker(slot: int, packed: bytes, board: Board, channel: Channel | WorkerEnd) -> None:
+    """Make this process the worker of a slot; the initializer of its executor."""
     global _worker
     from multiprocessing import forkserver
 
+    setup = WorkerSetup(*pickle.loads(packed))
+    if setup.n_threads is not None:
+        limit_threads(setup.n_threads, os.environ)
+    if setup.cpus:
+        pin(setup.cpus[slot])
     if hasattr(os, "SCHED_BATCH"):
         # A worker that is woken must not push the coordinator off its processor in the middle of what that does next:
         # with as many workers as processors it would get none before a task has ended. The share of time is the same.
@@ -301,7 +342,7 @@ def start_worker(setup: bytes, board: Board, channel: Channel | WorkerEnd) -> No
     # A task that asks for a forkserver gets one of its own, instead of a share in another process's.
     forkserver._forkserver = forkserver.ForkServer()
     assert isinstance(channel, WorkerEnd)
-    _worker = _Worker(WorkerSetup(*pickle.loads(setup)), board, channel)
+    _worker = _Worker(setup, board, channel)
 
 
 def serve() -> None:
