@@ -240,7 +240,14 @@ ALLOWED = {
     "checkpoint.format": {"checkpoint.names"},
     "checkpoint.files": set(),
     "checkpoint.blobs": {"checkpoint.files", "checkpoint.format", "checkpoint.names", "errors"},
-    "checkpoint.view": {"checkpoint.files", "checkpoint.format", "checkpoint.names", "errors"},
+    "checkpoint.structure": set(),
+    "checkpoint.view": {
+        "checkpoint.files",
+        "checkpoint.format",
+        "checkpoint.names",
+        "checkpoint.structure",
+        "errors",
+    },
     "checkpoint.claim": {"checkpoint.files", "checkpoint.names", "checkpoint.view", "errors"},
     "checkpoint.commits": {
         "checkpoint.blobs",
@@ -265,6 +272,7 @@ ALLOWED = {
         "checkpoint.files",
         "checkpoint.format",
         "checkpoint.names",
+        "checkpoint.structure",
         "checkpoint.view",
         "errors",
     },

@@ -281,7 +281,7 @@ class CheckpointExecutor:
                 _end_leftovers(store)
                 previous = store.view
                 structure = dag.structure_digest()
-                commits = store.begin(fresh=fresh, nodes=dag.nodes, structure=structure)
+                commits = store.begin(fresh=fresh, nodes=dag.nodes, structure=structure, edges=dag.parent_arrays)
                 restore = RestorePlan()
                 if commits:
                     # After damage nothing may be taken for granted: what is missing may have been what mattered.

@@ -30,8 +30,9 @@ blake2b-256 digest, which is compared when the result is loaded.
 
 Body of COMMITTED: the fields of `_COMMIT` below, the node's name in UTF-8, then, if there is something to say, a JSON
 object: `without`, the parents that had failed when the node ran; `file`, the name of its file if it is not the plain
-one of `names`; `temp`, for a FILE result, the name that the file had when the record was written. Bodies of the other
-kinds are JSON objects. JSON is UTF-8 without escapes; surrogates that are alone are passed, so that any name survives.
+one of `names`; `temp`, for a FILE result, the name that the file had when the record was written. The body of
+DAG_RECORDED is specified in `structure`. Bodies of the other kinds are JSON objects. JSON is UTF-8 without escapes;
+surrogates that are alone are passed, so that any name survives.
 
 Reader. Start after the header. At each offset: if a valid record stands there, take it and go on behind its payload.
 If not, look for the next marker behind it at which a valid record begins. If there is one, the bytes between are
@@ -49,6 +50,7 @@ INVALIDATED makes its commit stale: the node runs again, and whether its result 
 about its children. With `lost` the commit is forgotten instead, and the children stay as they are. RUN_STARTED with
 `fresh` takes everything away. CLEARED means that the checkpoint is being deleted: there is no checkpoint, but the files
 it lists are ours. WORKERS_STARTED names processes of the run, so that what a killed run could not end is found.
+DAG_RECORDED has the nodes and edges of a DAG: of that of the last run if its digest is `dag` of RUN_STARTED.
 
 Version rule: a reader refuses a version above its own, reads all below, and passes over kinds that it does not know.
 """
@@ -114,6 +116,7 @@ class Kind(IntEnum):
     CLEARED = 6
     VIEWS_WRITTEN = 7
     WORKERS_STARTED = 8
+    DAG_RECORDED = 9
 
 
 class Storage(IntEnum):
@@ -297,6 +300,10 @@ class RecordWriter:
     def event(self, kind: Kind, fields: dict[str, Any]) -> bytes:
         """Return a record of one of the kinds whose body is JSON."""
         return self._frame(kind, _encode_json(fields), 0)
+
+    def dag(self, body: bytes) -> bytes:
+        """Return a DAG_RECORDED record with a body of `structure.encode_dag`."""
+        return self._frame(Kind.DAG_RECORDED, body, 0)
 
 
 def decode_commit(record: Record) -> Commit:

@@ -27,6 +27,7 @@ from dagron.checkpoint.format import (
     scan,
 )
 from dagron.checkpoint.names import JOURNAL, LOCK, META, SUFFIX, plain_file_name
+from dagron.checkpoint.structure import RecordedDag, decode_dag, digest_of
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, FormatVersionError
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "View",
     "check_journal",
     "checkpoint_path",
+    "dag_of",
     "files_of_damaged",
     "is_recognized",
     "iso_time",
@@ -72,6 +74,7 @@ class View:
         cleared: The checkpoint is being deleted.
         structure: `DAG.structure_digest()`, in hexadecimal, of the DAG that the commits were last compared with.
         absent: Completed and failed nodes that the DAG of the last run does not have.
+        recorded: The body of the last DAG_RECORDED; empty if there is none. See `dag_of`.
         lost: The commits of nodes whose result was lost and has not been made again.
         damage: Stretches of the journal that hold no valid record.
         sequence: The sequence number of the last record.
@@ -96,6 +99,7 @@ class View:
     cleared: bool = False
     structure: str = ""
     absent: set[str] = field(default_factory=set)
+    recorded: bytes = b""
     lost: dict[str, Commit] = field(default_factory=dict)
     damage: list[Damage] = field(default_factory=list)
     sequence: int = 0
@@ -124,6 +128,9 @@ class View:
             if commit.storage == Storage.INLINE:
                 self.lagging.add(name)
             at = commit.started_unix + commit.duration_seconds
+        elif record.kind == Kind.DAG_RECORDED:
+            self.recorded = record.body
+            at = 0.0
         elif record.kind in _KINDS:
             fields = decode_json(record)
             at = float(fields.get("at", 0.0))
@@ -289,6 +296,17 @@ def _read(directory: Directory, file: ReadFile, checkpoint_id: bytes, key: bytes
             reason = f"a valid record makes no sense: {error!r}"
             raise CheckpointDamagedError(str(directory.path / JOURNAL), item.offset, reason) from error
     return view
+
+
+def dag_of(view: View) -> RecordedDag | None:
+    """Return the nodes and edges of the DAG of the last run, or None if they are not recorded.
+
+    Raises:
+        ValueError: A valid record makes no sense.
+    """
+    if not view.recorded or digest_of(view.recorded).hex() != view.run.get("dag"):
+        return None
+    return decode_dag(view.recorded)
 
 
 def is_recognized(directory: Directory) -> bool:
