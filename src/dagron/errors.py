@@ -23,6 +23,7 @@
     │   ├── CheckpointDamagedError
     │   ├── CommitError
     │   │   └── CheckpointGoneError
+    │   ├── ClearError
     │   └── ResultUnavailableError
     ├── NodeError                            how one node ended without a result; found in `NodeResult.error`
     │   ├── TaskFailedError
@@ -51,6 +52,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointGoneError",
     "CheckpointLockedError",
+    "ClearError",
     "CommitError",
     "CycleError",
     "DagronError",
@@ -349,6 +351,19 @@ class CheckpointGoneError(CommitError):
             f"could not write to the checkpoint {self.path!r}: {self.reason}; "
             "the run was stopped; put it back and resume() goes on from there, or start again"
         )
+
+
+class ClearError(CheckpointError):
+    """The disk refused the deletion of a checkpoint. The text says what is left of it."""
+
+    def __init__(self, path: str, reason: str, left: str) -> None:
+        super().__init__(path, reason, left)
+        self.path = path
+        self.reason = reason
+        self.left = left
+
+    def __str__(self) -> str:
+        return f"could not clear the checkpoint {self.path!r}: {self.reason}; {self.left}"
 
 
 class ResultUnavailableError(CheckpointError):

@@ -21,7 +21,7 @@ from dagron.checkpoint.names import FileNames, plain_file_name
 from dagron.checkpoint.view import JOURNAL, META, View, iso_time
 from dagron.errors import CheckpointDamagedError, CheckpointGoneError, CommitError
 
-__all__ = ["Commits", "PendingCommit", "commit_error", "open_journal"]
+__all__ = ["Commits", "PendingCommit", "open_journal", "refusal"]
 
 _MEMORY_BUDGET_BYTES = 64 * 2**20
 """Bytes of small results kept in memory, for children and for `NodeResult.result`; the rest is read when asked for."""
@@ -46,12 +46,12 @@ class PendingCommit(NamedTuple):
     temp_name: str
 
 
-def commit_error(directory: Directory, error: OSError) -> CommitError:
-    """Return what to raise where the disk refused: the error that names the directory and says what the system said."""
+def refusal(error: OSError) -> str:
+    """Return what the system said, behind the name of the file if it has named one."""
     what = error.strerror or str(error)
     if error.filename is not None:
         what = f"{os.path.basename(os.fsdecode(error.filename))}: {what}"
-    return CommitError(str(directory.path), what)
+    return what
 
 
 def open_journal(directory: Directory, view: View, *, durable: bool) -> AppendFile:
@@ -335,7 +335,7 @@ class Commits:
     def _commit_error(self, error: OSError) -> CommitError:
         # For good: what comes after a record that is not there, or not on the disk, must not be there either.
         self._refused = True
-        return commit_error(self.directory, error)
+        return CommitError(str(self.directory.path), refusal(error))
 
     # --- reading ----------------------------------------------------------------------------------------------
 

@@ -49,8 +49,9 @@ Meaning. Later records supersede earlier ones, node by node: COMMITTED makes a n
 INVALIDATED makes its commit stale: the node runs again, and whether its result then differs from the stale one decides
 about its children. With `lost` the commit is forgotten instead, and the children stay as they are. RUN_STARTED with
 `fresh` takes everything away. CLEARED means that the checkpoint is being deleted: there is no checkpoint, but the files
-it lists are ours. WORKERS_STARTED names processes of the run, so that what a killed run could not end is found.
-DAG_RECORDED has the nodes and edges of a DAG: of that of the last run if its digest is `dag` of RUN_STARTED.
+it lists are ours; a writer that cannot flush it cuts it off again. WORKERS_STARTED names processes of the run, so that
+what a killed run could not end is found. DAG_RECORDED has the nodes and edges of a DAG: of that of the last run if its
+digest is `dag` of RUN_STARTED.
 
 Version rule: a reader refuses a version above its own, reads all below, and passes over kinds that it does not know.
 """

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from dagron.checkpoint.blobs import BlobFile, load_result, read_blob
 from dagron.checkpoint.claim import check_directory, check_lock_file, holder_of
 from dagron.checkpoint.clearing import clear
-from dagron.checkpoint.commits import Commits, PendingCommit, open_journal
+from dagron.checkpoint.commits import Commits, PendingCommit, open_journal, refusal
 from dagron.checkpoint.files import AppendFile, DirectoryLock, is_temporary
 from dagron.checkpoint.format import Commit, Kind, RecordWriter, Storage, encode_header
 from dagron.checkpoint.names import SUFFIX, FileNames
@@ -119,7 +119,7 @@ class CheckpointStore(Commits):
         try:
             self.view = self._read_view(accept_damage)
         except BaseException:
-            self._lock.release()
+            self._let_go()
             raise
 
     def _read_view(self, accept_damage: bool) -> View | None:
@@ -362,7 +362,14 @@ class CheckpointStore(Commits):
         except OSError as error:
             raise self._commit_error(error) from error
         finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        try:
             self._lock.release()
+        except OSError as error:
+            path = self.directory.path / LOCK
+            logger.warning("%s: %s; it is free at the latest when this process ends", path, refusal(error))
 
     @property
     def _is_forked(self) -> bool:

@@ -360,5 +360,14 @@ def checked_file_name(name: str) -> str:
 
 
 def checkpoint_path(checkpoint_dir: str | os.PathLike[str]) -> Path:
-    """Return the directory as an absolute path, so that a later change of the working directory does not move it."""
-    return Path(os.path.abspath(os.fspath(checkpoint_dir)))
+    """Return the directory as an absolute path, so that a later change of the working directory does not move it.
+
+    Raises:
+        CheckpointDirectoryError: It is relative, and there is no working directory.
+    """
+    path = os.fspath(checkpoint_dir)
+    try:
+        return Path(os.path.abspath(path))
+    except OSError as error:
+        reason = f"the working directory cannot be found: {error.strerror or error}"
+        raise CheckpointDirectoryError(path, reason) from error
