@@ -224,6 +224,9 @@ class TestDocstrings:
 ALLOWED = {
     # Pure, and below everything.
     "errors": set(),
+    "node": {"errors"},
+    "arguments": {"errors", "node"},
+    "labels": {"errors", "node"},
     "events": set(),
     "adjacency": {"errors"},
     "graph": {"adjacency", "errors", "task"},
@@ -231,7 +234,7 @@ ALLOWED = {
     "critical": set(),
     "ready": {"critical"},
     "state": {"critical", "errors", "events", "ready"},
-    "results": {"errors", "trace"},
+    "results": {"errors", "node", "trace"},
     "callbacks": set(),
     "trace": set(),
     # The disk.
@@ -276,7 +279,7 @@ ALLOWED = {
         "checkpoint.view",
         "errors",
     },
-    "serialize": {"checkpoint.blobs", "checkpoint.format", "errors"},
+    "serialize": {"arguments", "checkpoint.blobs", "checkpoint.format", "errors"},
     "parts": {"errors", "serialize"},
     # The processes.
     "workers": set(),
@@ -352,8 +355,21 @@ ALLOWED = {
         "workers.pool",
         "workers.processes",
     },
+    "flow": {
+        "arguments",
+        "callbacks",
+        "checkpoint.store",
+        "coordinator",
+        "errors",
+        "executor",
+        "graph",
+        "labels",
+        "node",
+        "results",
+        "task",
+    },
     # The edges.
-    "__init__": {"callbacks", "errors", "executor", "graph", "results", "task", "trace"},
+    "__init__": {"callbacks", "errors", "executor", "flow", "graph", "node", "results", "task", "trace"},
     "progress": {"callbacks"},
     "jobs": set(),
     "jobs.stdlib_analysis": {"graph"},

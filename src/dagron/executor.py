@@ -365,8 +365,8 @@ class CheckpointExecutor:
         dag, phase = self.dag, state.phase
         restored = frozenset(state.restored)
 
-        def make(name: str, node: int) -> NodeResult:
-            result = NodeResult(
+        def make(name: str, node: int) -> NodeResult[Any]:
+            result: NodeResult[Any] = NodeResult(
                 name, _STATUS[Phase(phase[node])], restored=node in restored, attempts=state.attempts[node]
             )
             commit = store.commit_of(name)

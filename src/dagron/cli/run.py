@@ -230,8 +230,9 @@ def run(
         typer.Argument(
             metavar="TARGET",
             show_default=False,
-            help="A .py file or a module such as dagron.jobs.stdlib_analysis. It defines `tasks`, a mapping of node "
-            "names to callables, and `dag`, unless the parameter names of the tasks tell.",
+            help="A .py file or a module such as dagron.jobs.stdlib_analysis. It defines `flow`, a dagron.Flow; or "
+            "`tasks`, a mapping of node names to callables, and `dag`, unless the parameter names of the tasks tell. A "
+            "flow of another name stands behind a colon: job.py:nightly.",
         ),
     ],
     checkpoint_dir: Annotated[
