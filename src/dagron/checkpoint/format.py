@@ -364,7 +364,12 @@ def _decode_json(data: bytes) -> dict[str, Any]:
 
 
 def scan(
-    read_at: Callable[[int, int], bytes], size: int, checkpoint_id: bytes, key: bytes | None
+    read_at: Callable[[int, int], bytes],
+    size: int,
+    checkpoint_id: bytes,
+    key: bytes | None,
+    offset: int = HEADER_SIZE,
+    sequence: int = 0,
 ) -> Iterator[Record | Damage]:
     """Yield the valid records of a journal in order, and each damaged stretch where it stands.
 
@@ -373,11 +378,13 @@ def scan(
         size: Size of the journal. What is appended meanwhile is not looked at.
         checkpoint_id: From the header.
         key: The signing key, or None.
+        offset: Where to begin: behind a record that was found before.
+        sequence: The number of that record.
 
     The end of the last record is where the torn tail, if any, begins.
     """
     seed = hashlib.blake2b(checkpoint_id, digest_size=_CHECK_SIZE, key=key or b"")
-    base, window = HEADER_SIZE, b""
+    base, window = offset, b""
 
     def at(offset: int, n: int) -> bytes:
         nonlocal base, window
@@ -411,7 +418,6 @@ def scan(
             return None
         return Record(kind, found, offset, body, start + body_size, payload_size)
 
-    offset, sequence = HEADER_SIZE, 0
     while offset < size:
         record = valid_at(offset, sequence)
         if record is None:

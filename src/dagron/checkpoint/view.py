@@ -41,6 +41,7 @@ __all__ = [
     "files_of_damaged",
     "is_recognized",
     "iso_time",
+    "read_on",
     "read_view",
 ]
 
@@ -283,9 +284,32 @@ def read_view(directory: Directory, key: bytes | None = None) -> View | None:
             raise _unreadable(directory, error) from error
 
 
+def read_on(view: View, directory: Directory, key: bytes | None = None) -> View | None:
+    """Read what was appended to a journal since it was read; as `read_view`, but at the cost of what is new.
+
+    Returns:
+        The same view, brought up to date; another one if the journal was replaced meanwhile; None if it is gone.
+    """
+    opened = _open_journal(directory, key)
+    if opened is None:
+        return None
+    file, header = opened
+    with file:
+        try:
+            if header.checkpoint_id != view.checkpoint_id or file.size < view.valid_size:
+                return _read(directory, file, header.checkpoint_id, key)
+            view.size = file.size
+            return _read_into(view, directory, file, key)
+        except OSError as error:
+            raise _unreadable(directory, error) from error
+
+
 def _read(directory: Directory, file: ReadFile, checkpoint_id: bytes, key: bytes | None) -> View:
-    view = View(checkpoint_id, size=file.size)
-    for item in scan(file.read_at, file.size, checkpoint_id, key):
+    return _read_into(View(checkpoint_id, size=file.size), directory, file, key)
+
+
+def _read_into(view: View, directory: Directory, file: ReadFile, key: bytes | None) -> View:
+    for item in scan(file.read_at, file.size, view.checkpoint_id, key, view.valid_size, view.sequence):
         if isinstance(item, Damage):
             view.damage.append(item)
             continue

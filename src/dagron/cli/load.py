@@ -16,7 +16,7 @@ from dagron.flow import Flow
 from dagron.graph import DAG
 from dagron.serialize import FILE_MODULE
 
-__all__ = ["Job", "is_file_target", "load_job", "split_target", "target_stem"]
+__all__ = ["Job", "default_checkpoint_dir", "is_file_target", "load_job", "split_target", "target_stem"]
 
 
 class Job(NamedTuple):
@@ -47,6 +47,11 @@ def target_stem(target: str) -> str:
     source, attribute = split_target(target)
     stem = Path(source).stem if is_file_target(source) else source.rpartition(".")[2]
     return f"{stem}.{attribute}" if attribute else stem
+
+
+def default_checkpoint_dir(target: str) -> str:
+    """Return where the checkpoint of a target is unless the user says otherwise."""
+    return os.path.join("checkpoints", target_stem(target))
 
 
 def load_job(target: str) -> Job:
