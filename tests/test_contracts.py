@@ -251,6 +251,13 @@ ALLOWED = {
         "checkpoint.structure",
         "errors",
     },
+    "checkpoint.verify": {
+        "checkpoint.blobs",
+        "checkpoint.files",
+        "checkpoint.format",
+        "checkpoint.view",
+        "errors",
+    },
     "checkpoint.claim": {"checkpoint.files", "checkpoint.names", "checkpoint.view", "errors"},
     "checkpoint.commits": {
         "checkpoint.blobs",

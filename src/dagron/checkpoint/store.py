@@ -334,6 +334,31 @@ class CheckpointStore(Commits):
         except OSError as error:
             raise self._commit_error(error) from error
 
+    def invalidate_between_runs(self, names: Sequence[str], reason: str) -> None:
+        """Take the commits of nodes away. Call it after `open`, instead of `begin`; there must be a checkpoint.
+
+        Args:
+            names: Completed nodes.
+            reason: For people who read the journal.
+
+        Raises:
+            CommitError: The disk refused.
+
+        On crash:
+            All of them are still committed or none is.
+        """
+        view = self.view
+        assert view is not None, "open() has found no checkpoint"
+        try:
+            self._journal = open_journal(self.directory, view, durable=self._power)
+            self._checkpoint_id, self._total = view.checkpoint_id, int(view.run.get("total", 0))
+            self._writer = RecordWriter(view.checkpoint_id, self._key, view.sequence)
+            self._commits, self._stale, self._failures, self._run = view.commits, view.stale, view.failures, view.run
+            self.invalidate(names, reason)
+            self.write_meta(ended=view.ended is not None)
+        except OSError as error:
+            raise self._commit_error(error) from error
+
     def leftovers(self, namespace: str) -> dict[int, float]:
         """Return the processes that the last run may have left on this machine, as it has recorded them."""
         view = self.view

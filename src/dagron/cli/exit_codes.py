@@ -59,7 +59,7 @@ class OutputError(DagronError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"cannot write to {self.where}: {self.reason}; the run is over, and its results are in the checkpoint"
+        return f"cannot write to {self.where}: {self.reason}; all results are in the checkpoint"
 
 
 class NoCheckpointError(DagronError):

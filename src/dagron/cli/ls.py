@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import typer
 
 from dagron.cli.ending import carry_out, put, say
 from dagron.cli.exit_codes import ExitCode, UsageError
-from dagron.cli.nodes import STATES, NodeFigures, node_figures, running_now
+from dagron.cli.nodes import STATES, NodeFigures, matches, node_figures, running_now
 from dagron.cli.reading import AsJson, Where, directory_of, read_checkpoint, recorded_dag
 from dagron.cli.table import Column, shown_bytes, shown_seconds, table, terminal_width
 from dagron.progress import shown_name
@@ -78,7 +77,7 @@ def selected(
 
     Args:
         nodes: In the order of the DAG.
-        patterns: A node matches if its name is one of these or matches one as a shell would; empty for all.
+        patterns: See `matches`; empty for all.
         states: The states of those that are wanted; empty for all.
         sort: Figures are sorted with the largest first, what is no figure with the smallest first; ties as in `nodes`.
         reverse: The other way round.
@@ -88,8 +87,7 @@ def selected(
         node
         for node in nodes
         if (not states or node.state in states)
-        # A name with brackets, such as count[3], is itself before it is a pattern.
-        and (not patterns or any(node.name == pattern or fnmatchcase(node.name, pattern) for pattern in patterns))
+        and (not patterns or any(matches(node.name, pattern) for pattern in patterns))
     ]
     if sort in _LARGEST_FIRST:
         chosen.sort(key=_LARGEST_FIRST[sort], reverse=not reverse)
@@ -133,7 +131,7 @@ def ls(
     where: Where,
     patterns: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATTERN]...", show_default=False, help="Only nodes with these names, as in a shell."),
+        typer.Argument(metavar="[PATTERN]...", show_default=False, help="Only nodes with these names; * and ? match."),
     ] = None,
     states: Annotated[
         list[str] | None,

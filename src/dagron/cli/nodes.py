@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from dagron.checkpoint.view import View
     from dagron.graph import DAG
 
-__all__ = ["STATES", "NodeFigures", "NodeState", "Now", "node_figures", "running_now"]
+__all__ = ["STATES", "NodeFigures", "NodeState", "Now", "matches", "node_figures", "running_now"]
 
 NodeState = Literal["completed", "failed", "timed_out", "running", "skipped", "stale", "lost", "pending"]
 
@@ -67,6 +68,14 @@ class Now:
     slot: int
     started_unix: float
     memory_bytes: int
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Tell whether a name is a pattern or matches it: `*` stands for any text and `?` for any character.
+
+    Brackets stand for themselves, because names such as `count[3]` have them.
+    """
+    return name == pattern or fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def running_now(directory: Directory, view: View) -> list[Now]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dagron.cli.exit_codes import NoCheckpointError
+from dagron.cli.exit_codes import NoCheckpointError, UsageError
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsJson",
+    "DagFrom",
     "Where",
     "checkpoint_dir_of",
+    "dag_for",
     "directory_of",
     "read_checkpoint",
     "recorded_dag",
@@ -44,6 +46,17 @@ is derived from the clock, which may have been set since, and is good to a secon
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+DagFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--dag",
+        metavar="TARGET",
+        show_default=False,
+        help="Take the DAG from a file or module as `dagron run` does. Default: the one that the checkpoint recorded.",
+    ),
+]
 
 
 def signing_key() -> bytes | None:
@@ -123,6 +136,22 @@ def recorded_dag(view: View) -> DAG | None:
         return None if found is None else DAG.from_arrays(*found)
     except (ValueError, CycleError) as error:
         raise CheckpointDamagedError(JOURNAL, 0, f"a valid record makes no sense: {error}") from error
+
+
+def dag_for(view: View, target: str | None) -> DAG:
+    """Return the DAG of a target, or else that of the last run.
+
+    Raises:
+        UsageError: There is no target, and the checkpoint does not say.
+    """
+    if target is not None:
+        from dagron.cli.load import load_job
+
+        return load_job(target).dag
+    dag = recorded_dag(view)
+    if dag is None:
+        raise UsageError("this checkpoint has no record of its DAG; pass --dag with the file or module of the job")
+    return dag
 
 
 def state_of_run(run: dict[str, Any]) -> Literal["running", "interrupted", "unknown"]:
