@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
+from dagron.checkpoint.buffers import out_of_band
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
 from dagron.parts import SharedParts
 from dagron.serialize import describe_exception, dump_exception, dump_result
@@ -168,7 +169,11 @@ _verified = VerifiedFiles()
 def _load_input(source: bytes | BlobFile, setup: WorkerSetup) -> Any:
     if isinstance(source, bytes):
         return pickle.loads(source)
-    return pickle.loads(read_blob(setup.directory, source, setup.key, _verified))
+    data = read_blob(setup.directory, source, setup.key, _verified)
+    if isinstance(data, bytes):
+        return pickle.loads(data)
+    stream, buffers = out_of_band(data)
+    return pickle.loads(stream, buffers=buffers)
 
 
 def _called(binding: Binding, fn: Any, inputs: list[Any]) -> Any:
@@ -220,7 +225,7 @@ def run_item(
         value = _called(item.binding, fn, inputs)
         del inputs
         try:
-            blob = dump_result(item.node, value, setup.directory, setup.key, durable=setup.durable)
+            blob = dump_result(item.node, value, setup.directory, setup.key, durable=setup.durable, verified=_verified)
         except OSError as error:
             kind_name, message, text = describe_exception(error)
             kind, failure = OutcomeKind.DISK, (kind_name, error.strerror or message, text)
