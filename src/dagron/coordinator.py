@@ -38,6 +38,7 @@ __all__ = ["CancelEvent", "Coordinator", "Failure"]
 _CANCEL_POLL_SECONDS = 0.05
 _TEND_SECONDS = 1.0
 _OUTPUT_SECONDS = 0.2
+_COPIES_PER_ITEM = 2
 
 
 class CancelEvent(Protocol):
@@ -210,7 +211,10 @@ class Coordinator:
             if happened:
                 return happened
         # Nothing to hand on, so the workers are busy: the time for what may lag behind.
-        self._store.tend(self._running_fields)
+        while self._store.tend(self._running_fields):
+            happened = pool.wait(0) if pool is not None else []
+            if happened:
+                return happened
         now = time.monotonic()
         limits = [_TEND_SECONDS]
         limits += [due - now for due in (self._state.wake_at, self._deadline) if due is not None]
@@ -242,6 +246,10 @@ class Coordinator:
     # --- what happened --------------------------------------------------------------------------------------------
 
     def _on_returned(self, item: Returned, now: float) -> list[ev.Command]:
+        if item.n_copied:
+            self._store.copied(item.slot, item.n_copied)
+        if item.copies_refused:
+            self._store.not_copied(item.slot)  # writing them here tells what is wrong
         ended = [self._take_outcome(item.slot, outcome) for outcome in item.outcomes]
         commands = self._state.handle(ev.BatchReturned(item.slot, ended, [i - 1 for i in item.unstarted], now))
         self._report_retries(ended)
@@ -249,6 +257,7 @@ class Coordinator:
 
     def _on_lost(self, item: Lost, now: float) -> list[ev.Command]:
         self._store.worker_lost = True
+        self._store.not_copied(item.slot)
         ended = [self._take_outcome(item.slot, outcome) for outcome in item.outcomes]
         running = item.running - 1 if item.running else None
         kill = self._killed_for.pop(item.slot, None)
@@ -407,7 +416,9 @@ class Coordinator:
             with self._interrupts.allowed():
                 pool.submit(slot, items)
         else:
-            pool.submit(slot, items)
+            # Several are short ones, of which there may be a flood: then the time of this process is what is scarce.
+            copies = store.copies_for(slot, _COPIES_PER_ITEM * len(items)) if len(items) > 1 else []
+            pool.submit(slot, items, copies)
             started = pool.new_processes()
             if started:
                 self._store.note_processes(started, pid_namespace())
@@ -469,7 +480,7 @@ class Coordinator:
         if (callbacks.on_complete is not None or callbacks.on_failure is not None) and self._pool is not None:
             self._hand_on_output(self._pool)  # what a node printed comes before what is said about it
         if callbacks.on_complete is not None and completed:
-            self._store.write_views()
+            self._store.write_copies()
             for node in completed:
                 name = self._dag.name_of(node)
                 self._call(self._complete, name)

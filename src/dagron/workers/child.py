@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
 from dagron.checkpoint.buffers import out_of_band
+from dagron.checkpoint.files import Directory
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
 from dagron.parts import SharedParts
 from dagron.serialize import describe_exception, dump_exception, dump_result
@@ -269,10 +270,22 @@ class _Worker:
         self.channel = channel
         self.parts = SharedParts()
         self.has_run = False
+        self.copies_refused = False
 
     def load_task(self, item: Item) -> tuple[Any, Any]:
         task: tuple[Any, Any] = self.parts.load(item.task, item.parts)
         return task
+
+    def write(self, copies: list[tuple[str, bytes, bool]]) -> None:
+        """Write copies of results; once one was refused no more, and the coordinator is told with the next report."""
+        if self.copies_refused:
+            return
+        directory = Directory(self.setup.directory)
+        try:
+            for name, data, exists in copies:
+                directory.write_view(name, data, exists=exists)
+        except OSError:
+            self.copies_refused = True
 
 
 _worker: _Worker | None = None
@@ -302,7 +315,9 @@ def serve() -> None:
     assert worker is not None
     try:
         while (payload := worker.channel.receive()) is not None:
-            worker.channel.report(_run_batch(worker, payload))
+            batch, copies = _run_batch(worker, payload)
+            worker.channel.report(batch, worker.copies_refused)
+            worker.write(copies)
     except BaseException:
         # What a task left behind, a timer say, raised it between two attempts. It must not leave this function: the
         # executor would pickle it, and a thread of the coordinator would unpickle what is the user's.
@@ -311,8 +326,8 @@ def serve() -> None:
         os._exit(1)
 
 
-def _run_batch(worker: _Worker, payload: bytes) -> int:
-    batch, parts, items = pickle.loads(payload)
+def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, bytes, bool]]]:
+    batch, parts, items, copies = pickle.loads(payload)
     board = worker.board
     board.batch_started(batch)
     for part in parts:
@@ -334,4 +349,4 @@ def _run_batch(worker: _Worker, payload: bytes) -> int:
             outcome = outcome._replace(stderr=(stderr_from, position(2)))
         board.add_outcome(batch, pack_outcome(outcome))
     board.item_started(0, 0.0)
-    return int(batch)
+    return batch, copies
