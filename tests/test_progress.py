@@ -139,8 +139,8 @@ def test_the_bar_shows_counts_pace_and_the_time_left_for_what_is_not_restored():
     assert drawn(at(10, 200, total=1000, restored=100, running=running), width=80) == [
         "━━━━━━━━─────────────────────────────────  200/1000  20%  0:10, 1:20 left  10/s",
         "100 restored · 1.0 GiB in workers",
-        "  x           5.0 s    3.0 MiB",
-        "  longer       1:01    1.0 GiB",
+        "  x         5.0 s    3.0 MiB",
+        "  longer     1:01    1.0 GiB",
     ]
 
 
