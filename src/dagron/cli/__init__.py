@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from dagron import __version__
+from dagron.cli import clear, doctor, export, graph, ls, rerun, run, show, status, trace, verify
 from dagron.cli.exit_codes import MEANINGS
-from dagron.cli.run import run
-from dagron.cli.status import status
 
 __all__ = ["app", "main"]
 
@@ -18,7 +17,8 @@ _EXAMPLES = """\
   dagron run job.py
   dagron run job.py --resume -w 8
   dagron run dagron.jobs.stdlib_analysis --show report > report.txt
-  dagron status checkpoints/job
+  dagron status job.py --watch
+  dagron ls job.py --sort duration --limit 10
 """
 
 _EXIT_CODES = "".join(f"  {code.value:>3}  {meaning}\n" for code, meaning in MEANINGS.items())
@@ -28,14 +28,32 @@ _EPILOG = f"Examples:\n\n\b\n{_EXAMPLES}\nExit codes:\n\n\b\n{_EXIT_CODES}"
 
 app = typer.Typer(
     name="dagron",
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command(epilog=f"Exit codes:\n\n\b\n{_EXIT_CODES}")(run)
-app.command()(status)
+_VERBS = {
+    run: "Run the DAG of a file or a module, and checkpoint every node.",
+    status: "Show how a checkpoint stands; --watch shows a run live.",
+    ls: "List the nodes of a checkpoint with their figures.",
+    show: "Show a node: figures, result, traceback, stderr.",
+    verify: "Compare every digest of a checkpoint.",
+    rerun: "Make nodes, and what is downstream of them, run again.",
+    clear: "Delete a checkpoint.",
+    graph: "Draw the DAG: Mermaid, DOT, SVG.",
+    trace: "Write a timeline for https://ui.perfetto.dev.",
+    export: "Write the figures of every node as CSV or JSON.",
+    doctor: "Find out what this machine offers for a run.",
+}
+"""The module of each command, and what the list of commands says."""
+
+for _module, _summary in _VERBS.items():
+    _name = _module.__name__.rpartition(".")[2]
+    _epilog = (
+        _module.EPILOG if "Exit codes" in _module.EPILOG else f"{_module.EPILOG}\nExit codes:\n\n\b\n{_EXIT_CODES}"
+    )
+    app.command(name=_name, short_help=_summary, epilog=_epilog)(getattr(_module, _name))
 
 
 def _print_version(wanted: bool) -> None:
