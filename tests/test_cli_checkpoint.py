@@ -5,6 +5,8 @@ import dataclasses
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import sys
@@ -511,6 +513,31 @@ def test_doctor_tries_a_run_and_leaves_nothing(tmp_path):
     assert "forkserver" in checks["run"]["text"]
     assert os.listdir(tmp_path) == []
     assert "bad   directory" in command("doctor", tmp_path / "nowhere", expect=1).stdout
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "command-line.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_guide_do_what_it_says_one_after_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("job.py").write_text(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1])
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+    assert len(lines) > 25
+    for line in lines:
+        line, _, comment = line.partition(" #")
+        program, *arguments = shlex.split(re.split(r" [|>] ", line)[0])
+        assert program == "dagron"
+        expected = re.search(r"exit code (\d)", comment)
+        extra = ["--inline"] if arguments[0] == "run" else []  # rather than a worker for each
+        command(*arguments, *extra, expect=int(expected[1]) if expected else 0)
+    assert {"job.svg", "trace.json", "nodes.json"} <= set(os.listdir())
+
+
+def test_the_guide_and_the_readme_have_every_command():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    for verb in VERBS:
+        assert f"\n## {verb}\n" in PAGE
+        assert f"| `dagron {verb}" in readme
 
 
 VERBS = ("run", "status", "ls", "show", "verify", "rerun", "clear", "graph", "trace", "export", "doctor")
