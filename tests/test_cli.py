@@ -504,7 +504,7 @@ def test_a_checkpoint_is_superseded_only_with_fresh(cli, here, log):
     here("run", cli.write(FAILING), "--inline", expect=1)
     ended = here("run", "job.py", expect=2)
     assert ended.err == (
-        f"dagron: error: '{os.path.join('checkpoints', 'job')}' holds a checkpoint with 1/3 nodes completed; "
+        f"dagron: error: '{os.path.join('checkpoints', 'job')}' holds a checkpoint with 1/3 nodes completed, 1 failed; "
         "pass --resume to go on or --fresh to start again\n"
     )
     assert log.counts() == {"good": 1, "bad": 1}

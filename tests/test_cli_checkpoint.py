@@ -208,6 +208,20 @@ def test_every_key_sorts_the_largest_figure_first_and_keeps_ties():
     assert [node.name for node in selected(nodes, sort=SortKey.DURATION, limit=2)] == ["n3", "n7"]
 
 
+def test_in_a_narrow_terminal_the_error_gives_way_before_the_name_and_the_figures_never():
+    from dagron.cli.ls import shown_nodes
+
+    nodes = [
+        NodeFigures(f"a name of some length, {i}", "failed", 2, 0, 1.0, 61.0, error="E: " + "w" * 60) for i in (1, 2)
+    ]
+    for width in (120, 80, 60):
+        lines = shown_nodes(nodes, width).splitlines()
+        assert max(map(len, lines)) <= width
+        assert all("a name of some length, 1" in line or "2" in line for line in lines[1:])
+        assert all("1:01" in line and "E: www" in line for line in lines[1:])
+    assert shown_nodes(nodes, 50).splitlines()[2].split("  ")[1].endswith("ength, 2")
+
+
 def test_brackets_of_a_pattern_stand_for_themselves():
     assert matches("count[3]", "count[3]")
     assert matches("count[3]", "count[?]")
