@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -250,12 +251,15 @@ def check_journal(directory: Directory, key: bytes | None = None) -> None:
         opened[0].close()
 
 
-def read_view(directory: Directory, key: bytes | None = None) -> View | None:
+def read_view(
+    directory: Directory, key: bytes | None = None, on_record: Callable[[Record], object] | None = None
+) -> View | None:
     """Read the journal of a checkpoint.
 
     Args:
         directory: The checkpoint directory; it may be missing.
         key: The signing key, or None.
+        on_record: Called with each valid record, in order, for those who want what later records supersede.
 
     Returns:
         None if there is no checkpoint: no directory, or no journal in it and no `_meta.json` either.
@@ -271,12 +275,18 @@ def read_view(directory: Directory, key: bytes | None = None) -> View | None:
     file, header = opened
     with file:
         try:
-            return _read(directory, file, header.checkpoint_id, key)
+            return _read(directory, file, header.checkpoint_id, key, on_record)
         except OSError as error:
             raise _unreadable(directory, error) from error
 
 
-def _read(directory: Directory, file: ReadFile, checkpoint_id: bytes, key: bytes | None) -> View:
+def _read(
+    directory: Directory,
+    file: ReadFile,
+    checkpoint_id: bytes,
+    key: bytes | None,
+    on_record: Callable[[Record], object] | None = None,
+) -> View:
     view = View(checkpoint_id, size=file.size)
     for item in scan(file.read_at, file.size, checkpoint_id, key):
         if isinstance(item, Damage):
@@ -284,6 +294,8 @@ def _read(directory: Directory, file: ReadFile, checkpoint_id: bytes, key: bytes
             continue
         try:
             view._apply(item)
+            if on_record is not None:
+                on_record(item)
         except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
             # Its check agrees, so these bytes were written so: by a fault of ours or by someone with the key.
             reason = f"a valid record makes no sense: {error!r}"

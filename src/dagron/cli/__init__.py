@@ -9,6 +9,7 @@ import typer
 
 from dagron import __version__
 from dagron.cli.exit_codes import MEANINGS
+from dagron.cli.report import report
 from dagron.cli.run import run
 from dagron.cli.status import status
 
@@ -19,6 +20,7 @@ _EXAMPLES = """\
   dagron run job.py --resume -w 8
   dagron run dagron.jobs.stdlib_analysis --show report > report.txt
   dagron status checkpoints/job
+  dagron report checkpoints/job -o report.html
 """
 
 _EXIT_CODES = "".join(f"  {code.value:>3}  {meaning}\n" for code, meaning in MEANINGS.items())
@@ -36,6 +38,7 @@ app = typer.Typer(
 )
 app.command(epilog=f"Exit codes:\n\n\b\n{_EXIT_CODES}")(run)
 app.command()(status)
+app.command()(report)
 
 
 def _print_version(wanted: bool) -> None:
