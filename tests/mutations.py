@@ -63,7 +63,7 @@ MUTATIONS = [
     # --- any instant is a legal place to die
     Mutation(
         "die",
-        "checkpoint/store.py",
+        "checkpoint/commits.py",
         '            self._append(b"".join(chunks))\n            self._sync()\n',
         '            self._append(b"".join(chunks))\n',
         "tests/test_power_loss.py",
@@ -178,6 +178,35 @@ MUTATIONS = [
         "        if not taken:\n",
         "        if False:\n",
         "tests/test_store.py -k TestOneWriter",
+    ),
+    # --- a disk that refuses costs nothing else
+    Mutation(
+        "disk",
+        "checkpoint/clearing.py",
+        "                if not _take_back(directory, view, durable=durable):\n",
+        "                if False:\n",
+        "tests/test_disk.py -k taken_back",
+    ),
+    Mutation(
+        "disk",
+        "checkpoint/clearing.py",
+        "    return _CLEARED if view is None or view.cleared else _AS_IT_WAS\n",
+        "    return _AS_IT_WAS\n",
+        "tests/test_disk.py -k what_it_has_left",
+    ),
+    Mutation(
+        "disk",
+        "checkpoint/files.py",
+        "            if not taken:\n",
+        "            if False:\n",
+        "tests/test_disk.py -k leaves_none_behind",
+    ),
+    Mutation(
+        "disk",
+        "checkpoint/claim.py",
+        "    except OSError as error:\n        where",
+        "    except ZeroDivisionError as error:\n        where",
+        "tests/test_refused_looks.py -k names_it",
     ),
     # --- it deletes only what it wrote
     Mutation(

@@ -81,7 +81,7 @@ class Job:
             if how in ("execute", "resume"):
                 return getattr(executor, how)({**self.tasks, **(tasks or {})})
             return getattr(executor, how)()
-        except (dagron.CommitError, dagron.CheckpointDirectoryError) as error:
+        except (dagron.CommitError, dagron.CheckpointDirectoryError, dagron.ClearError) as error:
             ended = error
         assert str(self.directory) in str(ended)
         return ended
@@ -398,7 +398,7 @@ def test_an_error_in_any_call_ends_the_run_for_good(tmp_path, traced, log, start
             at, refusal = next((i, call) for i, call in enumerate(ended.calls) if call.line.endswith("(INJECTED)"))
             entry = refusal.changes(directory)
             where.append((kind, entry))
-            if ended.result["error"] in ("CommitError", "CheckpointDirectoryError"):
+            if ended.result["error"] in ("CommitError", "CheckpointDirectoryError", "ClearError"):
                 assert os.strerror(number) in ended.result["text"], what
             else:
                 # There is another way: the directory is there already, and a file may be made anew.
@@ -409,8 +409,10 @@ def test_an_error_in_any_call_ends_the_run_for_good(tmp_path, traced, log, start
             if is_temporary(entry) and kind in ("write", "fdatasync"):
                 assert not list(filter(is_temporary, os.listdir(directory))), what
             if entry == JOURNAL:
-                behind = [call for call in ended.calls[at + 1 :] if call.changes(directory) == JOURNAL]
-                assert not [call for call in behind if not call.name.startswith("unlink")], what
+                behind = [call.name for call in ended.calls[at + 1 :] if call.changes(directory) == JOURNAL]
+                # What says that the checkpoint is cleared is cut off again.
+                may_follow = {"unlink"} if how != "clear_checkpoint" else {"unlink", "openat", "ftruncate", "fdatasync"}
+                assert set(behind) <= may_follow, what
             job = Job(directory, log.note)
             job.reported = ended.result["reported"]
             assert how != "resume" or set(job.completed()) >= earlier, what
@@ -577,6 +579,127 @@ class ForgetfulDisk:
             os.truncate(entry.path, 0)
             with open(entry.path, "r+b") as file:
                 file.write(self._disk.get(entry.inode(), b""))
+
+
+class RefusingDisk:
+    """Stands in for `os` in `files`: refuses some of the calls, by their numbers, and carries out the others.
+
+    Attributes:
+        calls: The names of those that it was asked for, in order.
+    """
+
+    KINDS = frozenset({"open", "write", "ftruncate", "fdatasync", "fsync", "replace", "unlink", "close"})
+
+    def __init__(self, *refused):
+        self.calls = []
+        self._refused = refused
+
+    def __getattr__(self, name):
+        real = getattr(os, name)
+
+        def call(*arguments, **options):
+            self.calls.append(name)
+            if len(self.calls) - 1 not in self._refused:
+                return real(*arguments, **options)
+            if name == "close":
+                real(*arguments)  # the descriptor is gone whatever it says
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        return call if name in self.KINDS else real
+
+
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_a_clearing_that_is_refused_says_what_it_has_left(tmp_path, monkeypatch, log, durability):
+    """One call is refused, or that and one of those behind it, with which the clearing is taken back or told of.
+
+    Relies on `_take_back`, and on `_what_is_left`, which asks the journal.
+    """
+    old_checkpoint(tmp_path / "start")
+    job = Job(tmp_path / "ckpt", log.note, durability=durability)
+    said = set()
+
+    def cleared(*refused):
+        shutil.rmtree(job.directory, ignore_errors=True)
+        shutil.copytree(tmp_path / "start", job.directory)
+        disk = RefusingDisk(*refused)
+        with monkeypatch.context() as patched:
+            patched.setattr(files, "os", disk)
+            ended = job.run("clear_checkpoint")
+        what = [f"{n}: {name}" for n, name in enumerate(disk.calls) if n in refused]
+        completed, text = set(job.completed()), str(ended)
+        if ended is None:
+            assert completed == set(), what
+            return ended, disk.calls
+        assert says(ended, errno.EIO), what
+        if isinstance(ended, dagron.ClearError) and "cannot be read" not in text:
+            assert ("counts as cleared" in text) == (not completed), what
+            assert ("resume() goes on from it" in text) == (completed == set(VALUES)), what
+            said.add((disk.calls[refused[0]], "counts as cleared" in text))
+        else:
+            assert isinstance(ended, dagron.CheckpointDirectoryError) or len(refused) == 2, what
+            assert completed in (set(), set(VALUES)), what
+        job.check_way_on(log, what)
+        assert job.run("clear_checkpoint") is None, what
+        assert os.listdir(job.directory) == [], what
+        return ended, disk.calls
+
+    for first in itertools.count():
+        ended, calls = cleared(first)
+        if len(calls) <= first:
+            break
+        if isinstance(ended, dagron.ClearError) and "resume()" in str(ended):
+            for second in range(first + 1, len(calls)):
+                cleared(first, second)
+    assert first > 10
+    assert {("write", False), ("unlink", True)} <= said
+    assert (("fdatasync", False) in said) == (durability == "power")
+
+
+def test_a_clearing_whose_flush_fails_is_taken_back_for_good_or_says_that_it_is_not(ckpt, monkeypatch):
+    old_checkpoint(ckpt)
+    job = Job(ckpt, durability="power")
+    whole = (ckpt / JOURNAL).read_bytes()
+
+    def cleared(*refused):
+        disk = RefusingDisk(*refused)
+        with monkeypatch.context() as patched:
+            patched.setattr(files, "os", disk)
+            ended = job.run("clear_checkpoint")
+        assert isinstance(ended, dagron.ClearError)
+        assert (ckpt / JOURNAL).read_bytes() == whole
+        assert set(job.completed()) == set(VALUES)
+        return str(ended), disk.calls
+
+    probe = RefusingDisk()
+    shutil.copytree(ckpt, ckpt.with_name("copy"))
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "os", probe)
+        Job(ckpt.with_name("copy"), durability="power").run("clear_checkpoint")
+    flush = probe.calls.index("fdatasync")
+    text, calls = cleared(flush)
+    assert "loss of power" not in text
+    again = calls.index("fdatasync", flush + 1)
+    assert "ftruncate" in calls[flush:again]
+    text, _ = cleared(flush, again)
+    assert "loss of power" in text
+
+
+def test_a_refused_lock_of_the_directory_leaves_none_behind(ckpt, monkeypatch, log):
+    """Also while somebody keeps the error, and with it all that its traceback holds."""
+    old_checkpoint(ckpt)
+    job = Job(ckpt, log.note)
+    refused = 0
+    for n in itertools.count():
+        disk = RefusingDisk(n)
+        with monkeypatch.context() as patched:
+            patched.setattr(files, "os", disk)
+            ended = job.run("resume")
+        if len(disk.calls) <= n:
+            break
+        refused += isinstance(ended, dagron.DagronError)
+        job.reported.clear()
+        job.check_way_on(log, f"{n}: {disk.calls[n]}")
+    assert refused > 5
 
 
 class Killed(BaseException):

@@ -20,7 +20,7 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor
-from dagron.checkpoint import files, store, view
+from dagron.checkpoint import commits, files, store, view
 from dagron.checkpoint.blobs import BlobFile
 from dagron.checkpoint.files import AppendFile, Directory, TempFile
 from dagron.checkpoint.format import Commit, Kind, RecordWriter, Storage, result_digest
@@ -158,7 +158,7 @@ class TestCommitting:
             assert pickle.loads((ckpt / f"{name}.pkl").read_bytes()) == name * 3
 
     def test_files_of_small_results_do_not_lag_behind_without_limit(self, opened, ckpt, monkeypatch):
-        monkeypatch.setattr(store, "_VIEWS_BUDGET_BYTES", 1000)
+        monkeypatch.setattr(commits, "_VIEWS_BUDGET_BYTES", 1000)
         made = begin(opened, [f"n{i}" for i in range(50)])
         for i in range(50):
             made.commit([small(f"n{i}", bytes(100))])
@@ -166,7 +166,7 @@ class TestCommitting:
             assert len(lagging) <= 10
 
     def test_small_results_are_kept_in_memory_up_to_a_budget_and_all_can_be_loaded(self, opened, monkeypatch):
-        monkeypatch.setattr(store, "_MEMORY_BUDGET_BYTES", 2000)
+        monkeypatch.setattr(commits, "_MEMORY_BUDGET_BYTES", 2000)
         names = [f"n{i}" for i in range(50)]
         made = begin(opened, names)
         for name in names:
@@ -217,16 +217,16 @@ class TestCommitting:
         assert set(made.stale) == set(opened_again(made, opened).stale) == set()
 
     def test_results_of_a_closed_store_can_be_loaded_as_long_as_they_are_there(self, opened, ckpt, monkeypatch):
-        monkeypatch.setattr(store, "_MEMORY_BUDGET_BYTES", 0)
+        monkeypatch.setattr(commits, "_MEMORY_BUDGET_BYTES", 0)
         made = begin(opened)
         made.commit([small("a", 1), large(ckpt, "b")])
-        commits = [made.commit_of("a"), made.commit_of("b")]
+        committed = [made.commit_of("a"), made.commit_of("b")]
         made.end({})
         made.close()
-        assert pickle.loads(made.load_committed(commits[0])) == 1
-        assert bytes(made.load_committed(commits[1])) == LARGE
+        assert pickle.loads(made.load_committed(committed[0])) == 1
+        assert bytes(made.load_committed(committed[1])) == LARGE
         run(opened, small("a", 2), big("b", LARGE[::-1]), fresh=True)
-        for commit in commits:
+        for commit in committed:
             with pytest.raises(dagron.CheckpointDamagedError, match=rf"{commit.name}\.pkl"):
                 made.load_committed(commit)
 

@@ -8,24 +8,35 @@ import stat
 
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.names import SUFFIX
-from dagron.checkpoint.view import JOURNAL, META, iso_time, read_view
+from dagron.checkpoint.view import JOURNAL, LOCK, META, iso_time, read_view
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, ForeignFilesError
 
-__all__ = ["check_directory", "holder_of"]
+__all__ = ["check_directory", "check_lock_file", "holder_of"]
 
 
 def check_directory(directory: Directory, *, allow_untrusted: bool) -> None:
     """Check that a directory can become a checkpoint or is one that may be trusted.
 
     Raises:
-        CheckpointDirectoryError: It is a file, cannot be written, belongs to another user, or is writable by everyone.
+        CheckpointDirectoryError: It is a file, cannot be looked at or written, belongs to another user, or is writable
+            by everyone.
         ForeignFilesError: It holds `.pkl` files and no checkpoint.
     """
+    try:
+        _check(directory, allow_untrusted=allow_untrusted)
+    except OSError as error:
+        where = directory.path if error.filename is None else os.fsdecode(error.filename)
+        raise CheckpointDirectoryError(
+            str(directory.path), f"cannot look at {str(where)!r}: {error.strerror or error}"
+        ) from error
+
+
+def _check(directory: Directory, *, allow_untrusted: bool) -> None:
     path = directory.path
     existing = path
     while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent
-    if not existing.is_dir():
+    if not stat.S_ISDIR(os.stat(existing).st_mode):
         raise CheckpointDirectoryError(str(path), f"{str(existing)!r} is a file, not a directory")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise CheckpointDirectoryError(str(path), f"{str(existing)!r} is not writable")
@@ -34,10 +45,7 @@ def check_directory(directory: Directory, *, allow_untrusted: bool) -> None:
     if not allow_untrusted and hasattr(os, "geteuid"):
         _check_owner(directory)
     if not directory.exists(JOURNAL) and not directory.exists(META):
-        try:
-            foreign = sorted(name for name in directory.names() if name.endswith(SUFFIX))
-        except OSError as error:
-            raise CheckpointDirectoryError(str(path), f"cannot list it: {error.strerror}") from error
+        foreign = sorted(name for name in directory.names() if name.endswith(SUFFIX))
         if foreign:
             raise ForeignFilesError(str(path), foreign)
 
@@ -56,6 +64,22 @@ def _check_owner(directory: Directory) -> None:
             continue
         advice = "loading a checkpoint runs code that it contains; pass allow_untrusted=True if you trust it"
         raise CheckpointDirectoryError(str(directory.path), f"{str(name)!r} {what}; {advice}")
+
+
+def check_lock_file(directory: Directory) -> None:
+    """Check that what has the name of the lock file is none of somebody else's.
+
+    Raises:
+        ForeignFilesError: It is not empty.
+    """
+    # Ours is empty; taking it for a lock would make another one empty.
+    try:
+        with directory.open_to_read(LOCK) as file:
+            if not file.size:
+                return
+    except OSError:
+        return  # there is none, or it cannot be taken for a lock
+    raise ForeignFilesError(str(directory.path), [LOCK])
 
 
 def holder_of(directory: Directory, key: bytes | None) -> tuple[int | None, str | None, str | None]:

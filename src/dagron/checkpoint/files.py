@@ -184,10 +184,13 @@ class ReadFile:
 
     def __init__(self, path: str) -> None:
         self._fd = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK | _BINARY)
-        status = os.fstat(self._fd)
-        if not stat.S_ISREG(status.st_mode):
-            os.close(self._fd)
-            raise OSError(errno.EINVAL, "it is not a regular file", path)
+        try:
+            status = os.fstat(self._fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(errno.EINVAL, "it is not a regular file", path)
+        except OSError:
+            self.close()
+            raise
         self.size = status.st_size
         self.identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
@@ -207,7 +210,10 @@ class ReadFile:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        try:
+            os.close(self._fd)
+        except OSError:
+            pass  # what was read was read, and there is nothing that could not be written
 
     def __enter__(self) -> Self:
         return self
@@ -442,11 +448,16 @@ class DirectoryLock:
             lock.acquire()
         except Timeout:
             return False
-        if not self._lock_directory():
-            lock.release()
-            return False
-        self._lock = lock
-        return True
+        taken = False
+        try:
+            taken = self._lock_directory()
+        finally:
+            # Now: whoever keeps the error of a call keeps this frame, too.
+            if not taken:
+                lock.release()
+        if taken:
+            self._lock = lock
+        return taken
 
     def _lock_directory(self) -> bool:
         # The directory itself, too: people take the file for a leftover, and once it is deleted another can be locked.
@@ -475,12 +486,14 @@ class DirectoryLock:
 
     def release(self) -> None:
         """Give the lock back. The file stays: another process may be waiting on it."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-        if self._directory_fd >= 0:
-            os.close(self._directory_fd)
-            self._directory_fd = -1
+        lock, self._lock = self._lock, None
+        fd, self._directory_fd = self._directory_fd, -1
+        try:
+            if lock is not None:
+                lock.release()
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
     def __enter__(self) -> Self:
         return self

@@ -2,96 +2,89 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dagron.cli.ending import carry_out, put, say
-from dagron.cli.exit_codes import ExitCode, OutputError, UsageError
-from dagron.cli.status import checkpoint_status, signing_key
+from dagron.cli.ending import carry_out, say, write_file
+from dagron.cli.exit_codes import ExitCode, NoCheckpointError, UsageError
+from dagron.cli.reading import (
+    DagFrom,
+    Where,
+    checkpoint_dir_of,
+    directory_of,
+    read_checkpoint,
+    recorded_dag,
+    signing_key,
+    state_of_run,
+)
 
-__all__ = ["made_report", "report"]
+__all__ = ["EPILOG", "report", "report_page"]
+
+EPILOG = """Needs `pip install 'dagron[report]'`.
+
+Examples:
+
+\b
+  dagron report job.py
+  dagron report checkpoints/job -o job.html
+  dagron report checkpoints/old --dag job.py
+"""
 
 
-def made_report(checkpoint_dir: str | os.PathLike[str], target: str | None = None) -> str | None:
-    """Return the page about a checkpoint; None if there is none. Reads without its lock, and unpickles nothing.
-
-    Args:
-        checkpoint_dir: The directory.
-        target: The file or module that defines the DAG, or None. It is imported.
+def report_page(where: str, dag_from: str | None = None) -> str:
+    """Return the page about a checkpoint, whose DAG is that of a file or module, else the one that it recorded.
 
     Raises:
-        UsageError: Jinja is not installed, or the target is wrong.
-        CheckpointError: There is a checkpoint that cannot be read.
+        UsageError: Jinja is not installed, or there is something wrong with `dag_from`.
+        NoCheckpointError: There is no checkpoint.
+        CheckpointError: There is one that cannot be read.
     """
     try:
         from dagron.report.render import render
-    except ImportError as error:
-        raise UsageError(f"a report needs {error.name}: pip install 'dagron[report]'") from error
+    except ModuleNotFoundError as error:
+        raise UsageError(f"a report needs the module {error.name!r}: pip install 'dagron[report]'") from error
     from dagron import __version__
-    from dagron.checkpoint.files import Directory
     from dagron.checkpoint.history import read_history
-    from dagron.checkpoint.view import checkpoint_path
+    from dagron.cli.load import load_job
     from dagron.report.build import build_report
 
-    status = checkpoint_status(checkpoint_dir)
-    if status is None:
-        return None
-    history = read_history(Directory(checkpoint_path(checkpoint_dir)), signing_key())
-    if history is None:
-        return None  # cleared between the two looks
-    dag = None
-    if target is not None:
-        from dagron.cli.load import load_job
-
-        dag = load_job(target).dag
+    read_checkpoint(where)  # says best what is wrong, if something is
+    history = read_history(directory_of(where), signing_key())
+    if history is None or history.view.cleared:
+        raise NoCheckpointError(checkpoint_dir_of(where), [])
+    dag = load_job(dag_from).dag if dag_from is not None else recorded_dag(history.view)
+    state = state_of_run(history.view.run) if history.view.ended is None else "finished"
     built = build_report(
         history,
         dag,
-        directory=os.fspath(checkpoint_dir),
+        directory=checkpoint_dir_of(where),
         version=__version__,
         generated_unix=time.time(),
-        how="running or interrupted" if status.state == "unknown" else status.state,
+        how="running or interrupted" if state == "unknown" else state,
     )
     return render(built)
 
 
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The checkpoint directory.", show_default=False)],
-    target: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[TARGET]",
-            help="The job that was run, a file or a module: tells the edges of the DAG. It is imported.",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write; - for standard output.")] = Path(
+    where: Where,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")] = Path(
         "report.html"
     ),
+    dag_from: DagFrom = None,
 ) -> None:
     """Write a page about a checkpoint: what ran when and where, the graph, what took long, what failed.
 
-    One file, which opens in a browser without a network. Reads the checkpoint from outside, also while a run is
-    writing it; changes nothing, and loads no result. Needs `pip install 'dagron[report]'`.
+    One file, which opens in a browser without a network. Reads from outside, also while a run goes on; changes
+    nothing, and loads no result.
     """
 
     def work() -> ExitCode:
-        page = made_report(directory, target)
-        if page is None:
-            say(f"error: there is no checkpoint in '{directory}'")
-            return ExitCode.CHECKPOINT
-        if str(output) == "-":
-            put(page)
-            return ExitCode.OK
-        try:
-            output.write_text(page, encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"'{output}'", error.strerror or str(error)) from error
-        say(f"wrote {output} ({len(page.encode()) / 2**20:.1f} MiB)")
+        page = report_page(where, dag_from)
+        write_file(output, page)
+        say(f"wrote '{output}', {len(page.encode()) / 2**20:.1f} MiB; open it in a browser")
         return ExitCode.OK
 
     carry_out(work)

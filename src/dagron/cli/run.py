@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import pprint
 import sys
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from dagron.cli.load import Job
     from dagron.results import ExecutionResult
 
-__all__ = ["RunRequest", "default_checkpoint_dir", "run", "run_target"]
+__all__ = ["EPILOG", "RunRequest", "run", "run_target"]
 
 
 class DurabilityChoice(StrEnum):
@@ -51,13 +50,6 @@ class RunRequest:
     trace: Path | None
     progress: bool | None
     resume_command: str
-
-
-def default_checkpoint_dir(target: str) -> str:
-    """Return where the checkpoint of a target is unless the user says otherwise."""
-    from dagron.cli.load import target_stem
-
-    return os.path.join("checkpoints", target_stem(target))
 
 
 # --- what it does --------------------------------------------------------------------------------------------------
@@ -148,7 +140,8 @@ def _make_way(job: Job, request: RunRequest) -> None:
     """
     from dagron.checkpoint.store import CheckpointStore
     from dagron.checkpoint.view import checkpoint_path
-    from dagron.cli.status import checkpoint_status, signing_key
+    from dagron.cli.reading import signing_key
+    from dagron.cli.status import checkpoint_status
     from dagron.errors import CheckpointDamagedError
     from dagron.executor import CheckpointExecutor
 
@@ -217,6 +210,17 @@ def _shown_result(result: ExecutionResult, name: str) -> str | None:
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
+EPILOG = """Examples:
+
+\b
+  dagron run job.py
+  dagron run job.py --resume -w 8
+  dagron run job.py --dry-run
+  dagron run jobs/nightly.py:flow -d /scratch/nightly
+  dagron run dagron.jobs.stdlib_analysis --show report > report.txt
+"""
+
+
 def _positive(seconds: float | None) -> float | None:
     if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
         raise typer.BadParameter(f"{seconds:g} is not a number of seconds above 0")
@@ -230,8 +234,9 @@ def run(
         typer.Argument(
             metavar="TARGET",
             show_default=False,
-            help="A .py file or a module such as dagron.jobs.stdlib_analysis. It defines `tasks`, a mapping of node "
-            "names to callables, and `dag`, unless the parameter names of the tasks tell.",
+            help="A .py file or a module such as dagron.jobs.stdlib_analysis. It defines `flow`, a dagron.Flow; or "
+            "`tasks`, a mapping of node names to callables, and `dag`, unless the parameter names of the tasks tell. A "
+            "flow of another name stands behind a colon: job.py:nightly.",
         ),
     ],
     checkpoint_dir: Annotated[
@@ -299,6 +304,7 @@ def run(
     Whatever stops it (Ctrl-C, kill -9, a loss of power), the same command with --resume goes on, and repeats no node
     that has completed. Messages go to stderr, and so does what tasks print; stdout has only what --show asks for.
     """
+    from dagron.cli.load import default_checkpoint_dir
     from dagron.cli.summary import resume_command
 
     request = RunRequest(

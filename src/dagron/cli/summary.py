@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from dagron.cli.ending import say
 from dagron.errors import NodeCancelledError, TaskFailedError
@@ -88,7 +89,7 @@ def _print_reason(result: ExecutionResult) -> None:
             return
 
 
-def _error_line(node: NodeResult) -> str:
+def _error_line(node: NodeResult[Any]) -> str:
     error = node.error
     if isinstance(error, TaskFailedError):
         return shown_error(error.type_name, error.message)

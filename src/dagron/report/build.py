@@ -227,7 +227,7 @@ def _notices(history: History, dag: DAG | None, known: DAG | None, n_known: int)
     if dag is None:
         notices.append(
             "The edges of the DAG are not known here, so there is no critical path and nothing between the boxes: "
-            "give the job to `dagron report DIR TARGET`."
+            "pass the file or module of the job with `--dag`."
         )
         if int(view.run.get("total", 0)) > n_known:
             notices.append("Nodes that never ran are counted, and not listed: their names are not recorded.")

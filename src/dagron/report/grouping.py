@@ -1,6 +1,6 @@
 """Which nodes are drawn as one, so that never more than a screenful is drawn. Pure; linear for each level of groups.
 
-What a graph of many nodes is made of is in their names as a rule: `count[0]`, `count[1]`, … or `file:a.py`, `file:b.py`.
+What a graph of many nodes is made of is in their names as a rule: `count[0]`, `count[1]`, … or `file:a.py`, `file:b`.
 So nodes are grouped by the pattern of their names; where there are too many patterns, by what the names begin with;
 where all are alike, by level; and where even that tells nothing apart, into stretches.
 """
