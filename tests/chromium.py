@@ -46,7 +46,8 @@ class Page:
             time.sleep(0.02)
 
     def settle(self):
-        """Wait until what was asked for has been drawn."""
+        """Wait until what was asked for has been drawn; a page behind another one is not."""
+        self.call("Page.bringToFront")
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(1))))")
 
     def press(self, key):
@@ -81,6 +82,10 @@ class Page:
 
 class Chromium:
     """A browser process; use it as a context manager."""
+
+    @property
+    def pid(self):
+        return self._process.pid
 
     def __enter__(self):
         self._profile = tempfile.mkdtemp(prefix="dagron-chromium-")

@@ -105,9 +105,16 @@ def _escaped(found: re.Match[str]) -> str:
     return f"\\u{ord(found[0]):04x}"
 
 
+def _figures(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
+
+
 def _duration(seconds: float) -> str:
+    for unit, factor in (("µs", 1e6), ("ms", 1e3)):
+        if 0 < seconds < 1000 / factor:
+            return f"{_figures(seconds * factor)} {unit}"
     if seconds < 60:
-        return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+        return f"{_figures(seconds)} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
@@ -116,9 +123,9 @@ def _duration(seconds: float) -> str:
 def _bytes(n: float) -> str:
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if n < 1024:
-            return f"{n:.3g} {unit}"
+            return f"{_figures(n)} {unit}"
         n /= 1024
-    return f"{n:.3g} TiB"
+    return f"{_figures(n)} TiB"
 
 
 def _when(unix_seconds: float) -> str:

@@ -5,10 +5,11 @@ window.report = (() => {
   const { nodes, attempts } = data;
   const UNITS = ["bytes", "KiB", "MiB", "GiB", "TiB"];
 
+  const figures = (value) => (value >= 99.95 ? String(Math.round(value)) : String(Number(value.toPrecision(3))));
   function seconds(s) {
-    if (s < 0.001) return s === 0 ? "0 s" : `${(s * 1e6).toPrecision(2)} µs`;
-    if (s < 1) return `${(s * 1e3).toPrecision(3)} ms`;
-    if (s < 60) return `${s.toPrecision(3)} s`;
+    if (s < 0.001) return s === 0 ? "0 s" : `${figures(s * 1e6)} µs`;
+    if (s < 1) return `${figures(s * 1e3)} ms`;
+    if (s < 60) return `${figures(s)} s`;
     const whole = Math.round(s), h = Math.floor(whole / 3600), m = Math.floor((whole % 3600) / 60);
     return h ? `${h} h ${String(m).padStart(2, "0")} min` : `${m} min ${String(whole % 60).padStart(2, "0")} s`;
   }

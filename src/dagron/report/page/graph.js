@@ -126,6 +126,43 @@
     return { width, height };
   }
 
+  // Many items that are not joined to one another would make one long column: they stand as a block, between the
+  // neighbours that they come from and those that they lead to, with one line for each neighbour.
+  function placeBlock(items, edges, down) {
+    const inside = items.flatMap((item, i) => (item.near ? [] : [i]));
+    const cell = Math.max(...inside.map((i) => items[i].width)) + 14, tall = HEIGHT + 14;
+    const before = new Map(), after = new Map();
+    for (const { from, to, count } of edges) {
+      if (items[from].near && !items[to].near) before.set(from, (before.get(from) || 0) + count);
+      if (items[to].near && !items[from].near) after.set(to, (after.get(to) || 0) + count);
+    }
+    const sides = down ? [] : [before, after].map((side) => Math.max(0, ...[...side.keys()].map((i) => items[i].width)));
+    const columns = Math.max(1, Math.floor(((box.clientWidth || 300) - 24 - (down ? 0 : sides[0] + sides[1] + 130)) / cell));
+    const block = { width: Math.min(columns, inside.length) * cell, height: Math.ceil(inside.length / columns) * tall };
+    const left = down ? 0 : sides[0] + (before.size ? 60 : 0), top = down && before.size ? before.size * tall + 30 : 0;
+    inside.forEach((i, at) => {
+      items[i].x = left + (at % columns) * cell + cell / 2;
+      items[i].y = top + Math.floor(at / columns) * tall + tall / 2;
+    });
+    const joint = [];
+    const stand = (side, number) => [...side].forEach(([i, count], at) => {
+      const middle = left + block.width / 2, item = items[i], first = number === 0;
+      item.x = down ? middle : first ? sides[0] / 2 : left + block.width + 60 + sides[1] / 2;
+      item.y = down ? (first ? at * tall + HEIGHT / 2 : top + block.height + 30 + at * tall + HEIGHT / 2) : block.height / 2 + (at - (side.size - 1) / 2) * tall;
+      const own = down ? { x: item.x, y: item.y + (first ? HEIGHT / 2 : -HEIGHT / 2) } : { x: item.x + ((first ? 1 : -1) * item.width) / 2, y: item.y };
+      const edge = down ? { x: middle, y: first ? top : top + block.height } : { x: first ? left : left + block.width, y: Math.min(Math.max(item.y, 10), block.height - 10) };
+      joint.push({ from: i, to: i, count, points: first ? [own, edge] : [edge, own] });
+    });
+    stand(before, 0); stand(after, 1);
+    const ys = items.flatMap((item) => (item.y === undefined ? [] : [item.y]));
+    const above = Math.max(0, HEIGHT / 2 - Math.min(...ys));
+    items.forEach((item) => { item.y += above; });
+    joint.forEach((edge) => edge.points.forEach((point) => { point.y += above; }));
+    const frame = { x: left, y: top + above, ...block };
+    const width = left + block.width + (!down && after.size ? 60 + sides[1] : 0);
+    return { width, height: Math.max(...ys) + HEIGHT / 2 + above + 4, frame, joint };
+  }
+
   // --- drawing ---------------------------------------------------------------------------------------------------------
   const measure = document.createElement("canvas").getContext("2d");
   let zoom, svg, inner;
@@ -159,6 +196,7 @@
       svgOf("text", { x: 8, y: 33, class: "count" }, countsOf(item, facts)),
     );
     g.addEventListener("click", open);
+    g.addEventListener("focus", () => { if (g.matches(":focus-visible")) reveal(item); });
     g.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(); } });
     return g;
   }
@@ -181,7 +219,8 @@
     const marked = steps.has(edge.from * items.length + edge.to);
     const line = svgOf("path", { d, class: `edge${edge.points ? "" : " implied"}${marked ? " critical" : ""}`, "marker-end": "url(#arrow)" });
     line.style.strokeWidth = `${1 + Math.min(3, Math.log10(edge.count))}px`;
-    line.append(svgOf("title", {}, `${short(text(from.label), 60)} → ${short(text(to.label), 60)}: ${edge.count.toLocaleString("en")} edges`));
+    const ends = from === to ? short(text(from.label), 60) : `${short(text(from.label), 60)} → ${short(text(to.label), 60)}`;
+    line.append(svgOf("title", {}, `${ends}: ${edge.count.toLocaleString("en")} ${edge.count === 1 ? "edge" : "edges"}`));
     return line;
   }
 
@@ -193,10 +232,17 @@
   }
 
   function fit(width, height) {
-    const wide = box.clientWidth || 300, scale = Math.max(0.45, Math.min(1, (wide - 24) / width, 560 / height));
+    const wide = box.clientWidth || 300, scale = Math.max(0.72, Math.min(1, (wide - 24) / width, 560 / height));
     const tall = Math.min(600, Math.max(120, height * scale + 24));
     svg.setAttribute("width", wide); svg.setAttribute("height", tall);
     d3.select(svg).call(zoom.transform, d3.zoomIdentity.translate(Math.max(12, (wide - width * scale) / 2), Math.max(12, (tall - height * scale) / 2)).scale(scale));
+  }
+
+  // Moving from box to box with the keyboard brings what is outside into view.
+  function reveal(item) {
+    const [px, py] = d3.zoomTransform(svg).apply([item.x, item.y]), margin = 60;
+    if (px < margin || py < margin || px > svg.clientWidth - margin || py > svg.clientHeight - margin) d3.select(svg).call(zoom.translateTo, item.x, item.y);
+    box.scrollLeft = box.scrollTop = 0;
   }
 
   let current = [root], size = { width: 1, height: 1 };
@@ -204,13 +250,16 @@
     current = way;
     const { items, edges } = shown(way), facts = items.map(figures), down = box.clientWidth < 640;
     items.forEach((item, i) => { item.width = widthOf(item, facts[i]); });
-    size = place(items, edges, down);
+    const apart = !edges.some((edge) => !items[edge.from].near && !items[edge.to].near);
+    const block = apart && edges.length > 0 && items.filter((item) => !item.near).length > 8;
+    size = block ? placeBlock(items, edges, down) : place(items, edges, down);
     inner = svgOf("g");
     svg = svgOf("svg", { role: "group", "aria-label": "Graph of the nodes" }, svgOf("defs", {},
       svgOf("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse", orient: "auto" }, svgOf("path", { d: "M0,0L8,4L0,8z", class: "tip" })),
       svgOf("pattern", { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, svgOf("rect", { width: 2, height: 5, class: "hatch" }))), inner);
     const steps = criticalSteps(items);
-    edges.forEach((edge) => inner.append(drawEdge(edge, items, steps, down)));
+    if (block) inner.append(svgOf("rect", { ...size.frame, rx: 8, class: "block" }));
+    (block ? size.joint : edges).forEach((edge) => inner.append(drawEdge(edge, items, steps, down)));
     items.forEach((item, i) => inner.append(drawBox(item, facts[i], () => open(item))));
     zoom = d3.zoom().scaleExtent([0.2, 4]).filter((event) => (event.type === "wheel" ? event.ctrlKey || event.metaKey || box.contains(document.activeElement) : !event.button))
       .on("zoom", (event) => inner.setAttribute("transform", event.transform));

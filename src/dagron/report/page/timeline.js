@@ -41,10 +41,10 @@
     }
   }
   corners.sort((a, b) => a[0] - b[0]);
-  const cornerAt = new Float64Array(corners.length), used = new Float64Array(corners.length), rates = new Float64Array(corners.length);
+  const cornerAt = new Float64Array(corners.length), spent = new Float64Array(corners.length), rates = new Float64Array(corners.length);
   corners.forEach(([at, change], i) => {
     cornerAt[i] = at;
-    used[i] = i ? used[i - 1] + rates[i - 1] * (at - cornerAt[i - 1]) : 0;
+    spent[i] = i ? spent[i - 1] + rates[i - 1] * (at - cornerAt[i - 1]) : 0;
     rates[i] = Math.max(0, (i ? rates[i - 1] : 0) + change);
   });
   const behind = (sorted, value, size = sorted.length, key = (i) => sorted[i]) => {
@@ -52,7 +52,7 @@
     while (low < high) { const middle = (low + high) >> 1; if (key(middle) <= value) low = middle + 1; else high = middle; }
     return low;
   };
-  const usedUntil = (u) => { const i = behind(cornerAt, u) - 1; return i < 0 ? 0 : used[i] + rates[i] * (u - cornerAt[i]); };
+  const usedUntil = (u) => { const i = behind(cornerAt, u) - 1; return i < 0 ? 0 : spent[i] + rates[i] * (u - cornerAt[i]); };
 
   // --- drawing ---------------------------------------------------------------------------------------------------------
   let width = 0, transform = d3.zoomIdentity, chosen = -1, colours = {};
@@ -268,9 +268,10 @@
   });
 
   function legend() {
+    const used = new Set(attempts.node.map((node) => colourOfNode[node]));
     const swatch = (name, label) => element("li", {}, element("span", { class: `swatch ${name}` }), element("bdi", {}, label));
     const outcomes = [...new Set(attempts.outcome)].filter((state) => state >= FAILED).map((state) => swatch(`state-${state} hatched`, data.states[state]));
-    const usual = colouring.value === "state" ? [swatch("state-0", data.states[0])] : labels.map((label, i) => swatch(`group-${i}`, window.report.short(label, 40)));
+    const usual = colouring.value === "state" ? [swatch("state-0", data.states[0])] : labels.flatMap((label, i) => (used.has(i) ? [swatch(`group-${i}`, window.report.short(label, 40))] : []));
     document.getElementById("lane-legend").replaceChildren(...usual, ...outcomes);
   }
 
