@@ -1,4 +1,4 @@
-"""The channel of a slot: whole batches down, numbers up, and neither side ever hangs on the other's account."""
+"""The channel of a slot: whole batches down, reports up, and neither side ever hangs on the other's account."""
 
 import os
 import threading
@@ -45,21 +45,22 @@ def test_a_batch_arrives_whole_also_if_it_does_not_fit_at_once(ends, size):
     assert received == [payload, b"behind it"]
 
 
-def test_numbers_come_back_in_order_and_nothing_is_no_error(ends):
+def test_reports_come_back_in_order_and_nothing_is_no_error(ends):
     ours, theirs = ends
     assert ours.finished() == []
-    for number in (1, 2, 2**63):
-        theirs.report(number)
-    assert ours.finished() == [1, 2, 2**63]
+    reports = [(1, False), (2, True), (2**63, False)]
+    for number, copies_refused in reports:
+        theirs.report(number, copies_refused)
+    assert ours.finished() == reports
     assert ours.finished() == []
 
 
-def test_a_number_that_comes_in_pieces_is_put_together(ends):
+def test_a_report_that_comes_in_pieces_is_put_together(ends):
     ours, theirs = ends
-    os.write(theirs._fd, (7).to_bytes(8, "little") + b"\x08\0\0")
-    assert ours.finished() == [7]
-    os.write(theirs._fd, bytes(5))
-    assert ours.finished() == [8]
+    os.write(theirs._fd, (7).to_bytes(8, "little") + b"\0\x08\0\0")
+    assert ours.finished() == [(7, False)]
+    os.write(theirs._fd, bytes(5) + b"\1")
+    assert ours.finished() == [(8, True)]
 
 
 def test_a_worker_that_is_gone_is_told_and_takes_what_is_sent(ends):

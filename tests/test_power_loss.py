@@ -219,8 +219,8 @@ class Life:
     def invalidate(self, *names):
         self._step(lambda: self.store.invalidate(names, "changed"), lambda known: known.without(names))
 
-    def write_views(self):
-        self._step(lambda: self.store.write_views())
+    def write_copies(self):
+        self._step(lambda: self.store.write_copies())
 
     def end(self):
         self._step(lambda: self.store.end({}))
@@ -279,7 +279,7 @@ OLD_BIG, NEW_BIG = data(5000, 3), data(5000, 4)
 def groups_of_small_results(life):
     life.begin()
     life.commit(a=OLD, b=data(300, 5), c=data(1500, 6))
-    life.write_views()
+    life.write_copies()
     life.commit(x=b"", y=data(60, 7))
     life.end()
 
@@ -295,13 +295,13 @@ def large_results(life):
 def failures_and_invalidations(life):
     life.begin()
     life.commit(a=OLD, BIG=OLD_BIG)
-    life.write_views()
+    life.write_copies()
     life.fail("x", "c")
     life.commit(x=data(90, 10))
     life.fail("b", "a")
     life.invalidate("big", "x")
     life.commit(a=NEW)
-    life.write_views()
+    life.write_copies()
     life.commit(BIG=NEW_BIG, x=data(90, 11))
     life.end()
 
@@ -317,7 +317,7 @@ def an_older_checkpoint(life):
 def a_fresh_execute(life):
     life.begin(fresh=True)
     life.commit(a=NEW)
-    life.write_views()
+    life.write_copies()
     life.commit(BIG=NEW_BIG)
     life.end()
 
@@ -332,7 +332,7 @@ def a_resume_that_makes_lost_results_again(life):
 def a_fresh_execute_after_an_interrupted_run(life):
     life.begin()
     life.commit(a=OLD, b=data(300, 5), BIG=OLD_BIG)
-    life.write_views()
+    life.write_copies()
     life.close()
     life.since = len(life.recorder.log)
     a_fresh_execute(life)
@@ -742,7 +742,7 @@ def interrupted(life):
     life.begin()
     life.commit(a=OLD, b=data(300, 5))
     life.commit(BIG=OLD_BIG)
-    life.write_views()
+    life.write_copies()
     life.close()
 
 

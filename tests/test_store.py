@@ -150,20 +150,47 @@ class TestCommitting:
         expected = [item.commit._replace(temp_name=item.temp_name) for item in pending]
         assert [c._replace(payload_offset=-1, sequence=0) for c in found.values()] == expected
 
-    def test_the_file_of_a_small_result_is_there_after_write_views_tend_or_end(self, opened, ckpt):
+    def test_the_file_of_a_small_result_is_there_after_write_copies_tend_or_end(self, opened, ckpt):
         made = begin(opened)
-        for name, write in (("a", made.write_views), ("b", made.tend), ("c", lambda: made.end({}))):
+        for name, write in (("a", made.write_copies), ("b", made.tend), ("c", lambda: made.end({}))):
             made.commit([small(name, name * 3)])
             write()
             assert pickle.loads((ckpt / f"{name}.pkl").read_bytes()) == name * 3
 
     def test_files_of_small_results_do_not_lag_behind_without_limit(self, opened, ckpt, monkeypatch):
-        monkeypatch.setattr(commits, "_VIEWS_BUDGET_BYTES", 1000)
+        monkeypatch.setattr(commits, "_COPIES_BUDGET_BYTES", 1000)
         made = begin(opened, [f"n{i}" for i in range(50)])
         for i in range(50):
             made.commit([small(f"n{i}", bytes(100))])
             lagging = {f"n{j}.pkl" for j in range(i + 1)} - names_in(ckpt)
             assert len(lagging) <= 10
+
+    def test_what_lags_behind_is_known_also_where_workers_write_the_rest(self, opened, ckpt, monkeypatch):
+        monkeypatch.setattr(commits, "_COPIES_TO_RECORD", 1)
+        names = [f"n{i}" for i in range(6)]
+        made = begin(opened, names)
+        for name in names:
+            made.commit([small(name, name)])
+        lagging = lambda: set(read_view(Directory(ckpt)).lagging)  # noqa: E731
+        first, second = made.copies_for(0, 2), made.copies_for(1, 2)
+        assert [file for file, _, _ in first + second] == ["n0.pkl", "n1.pkl", "n2.pkl", "n3.pkl"]
+        made.copied(1, 2)
+        assert lagging() == set(names), "what comes first in the journal is not written yet"
+        made.copied(0, 1)
+        assert lagging() == set(names[1:])
+        made.not_copied(0)  # its worker has died
+        assert [file for file, _, _ in made.copies_for(1, 9)] == ["n1.pkl", "n4.pkl", "n5.pkl"]
+        made.copied(1, 3)
+        assert lagging() == set()
+
+    def test_a_copy_that_a_worker_had_in_hand_at_a_kill_is_written_by_the_next_run(self, opened, ckpt):
+        made = begin(opened)
+        made.commit([small("a", 1), small("b", 2)])
+        made.copies_for(0, 2)
+        (ckpt / "a.pkl").write_bytes(pickle.dumps(9, 5))  # as long as the right one, and of an older result
+        made.close()
+        run(opened, fresh=False)
+        assert {path.name: pickle.loads(path.read_bytes()) for path in ckpt.glob("*.pkl")} == {"a.pkl": 1, "b.pkl": 2}
 
     def test_small_results_are_kept_in_memory_up_to_a_budget_and_all_can_be_loaded(self, opened, monkeypatch):
         monkeypatch.setattr(commits, "_MEMORY_BUDGET_BYTES", 2000)
@@ -275,7 +302,7 @@ class TestCommitting:
         (ckpt / "a.pkl").mkdir()
         made.commit([small("a", 1)])
         with pytest.raises(dagron.CommitError, match=r"a\.pkl"):
-            made.write_views()
+            made.write_copies()
 
 
 def opened_again(made, opened):
@@ -327,7 +354,7 @@ class TestReopening:
             (ckpt / "a.pkl").write_bytes(left)
         made = begin(opened)
         assert made.lost == set()
-        made.write_views()
+        made.write_copies()
         assert pickle.loads((ckpt / "a.pkl").read_bytes()) == "value"
         assert caplog.records == []
 
@@ -539,7 +566,7 @@ class TestPowerLoss:
         (ckpt / "a.pkl").write_bytes(bytes(len(pickle.dumps("value", 5))))
         boot("second")
         made = begin(opened)
-        made.write_views()
+        made.write_copies()
         assert pickle.loads((ckpt / "a.pkl").read_bytes()) == "value"
 
 
@@ -648,7 +675,7 @@ def lives(path):
     steps = [
         (lambda: start(False), [None, {}]),
         (group(small("a", a_old), big("big", durable=True)), [{}, {"a": a_old}, {"a": a_old, "big": LARGE}]),
-        (do("write_views"), [{"a": a_old, "big": LARGE}]),
+        (do("write_copies"), [{"a": a_old, "big": LARGE}]),
         (group(small("b", "b")), [{"a": a_old, "big": LARGE}, first]),
         (do("fail", [{"name": "c"}]), [first]),
         (do("end", {}), [first]),
@@ -779,7 +806,7 @@ class TestFreshStart:
         assert info(ckpt).completed_nodes == []
         assert names_in(ckpt) >= {"a.pkl", "b.pkl", "c.pkl"}
         made.commit([small("x", 1)])
-        made.write_views()
+        made.write_copies()
         assert names_in(ckpt) >= {"a.pkl", "b.pkl", "c.pkl"}
         made.end({})
         assert names_in(ckpt) == {"x.pkl", "theirs.pkl", *OUR_OWN}
@@ -832,7 +859,7 @@ class TestFreshStart:
     def test_files_of_commits_that_no_longer_apply_are_removed_too(self, opened, ckpt, lost):
         made = begin(opened)
         made.commit([small("a", 1), large(ckpt, "b")])
-        made.write_views()
+        made.write_copies()
         made.invalidate(["a", "b"], "no longer right", lost=lost)
         made.end({})
         made.close()
@@ -961,7 +988,7 @@ class TestOnAFileSystemThatIgnoresCase:
         assert names_in(ckpt) == {"load.pkl", *OUR_OWN}
         made = begin(opened, ["load"])
         assert made.lost == set()
-        made.write_views()
+        made.write_copies()
         expected = pickle.dumps("new", 5) if not callable(new) else LARGE[::-1]
         assert bytes(made.load("load")) == (ckpt / "load.pkl").read_bytes() == expected
 
@@ -969,7 +996,7 @@ class TestOnAFileSystemThatIgnoresCase:
     def test_a_resume_keeps_the_result_of_a_node_whose_rival_no_longer_applies(self, opened, value):
         made = begin(opened, ["Load"])
         made.commit([small("Load", "old")])
-        made.write_views()
+        made.write_copies()
         made.invalidate(["Load"], "changed")
         made.close()
         run(opened, value, nodes=["Load", "load"])
@@ -1029,7 +1056,7 @@ class TestClearing:
     def test_files_of_commits_that_no_longer_apply_go_too(self, opened, ckpt, lost):
         made = begin(opened)
         made.commit([small("a", 1), large(ckpt, "b")])
-        made.write_views()
+        made.write_copies()
         made.invalidate(["a", "b"], "no longer right", lost=lost)
         made.close()
         executor(ckpt).clear_checkpoint()

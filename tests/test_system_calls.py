@@ -288,7 +288,7 @@ class Scenario:
 
 # --- the coordinator ---------------------------------------------------------------------------------------------
 # What these rely on, and fail without: in `CheckpointStore.commit`, that a result gets its name after its record; in
-# `_recover`, the renames that a kill prevented, and that lagging files are written again; in `write_views` and `end`,
+# `_recover`, the renames that a kill prevented, and that lagging files are written again; in `write_copies` and `end`,
 # that files are spoken of after they were written; in `_begin_fresh`, that one step leads from the old checkpoint to
 # the new, and that the new one knows the old one's files; in `begin`, the removal of dead runs' temporary files; in
 # `AppendFile`, that a torn tail is cut off; in `clear`, the record that comes first and the order of the removals.

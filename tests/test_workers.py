@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus, Task
+from dagron.checkpoint.store import CheckpointStore
 from dagron.task import NO_INPUTS
 from dagron.workers.child import Item, WorkerSetup
 from dagron.workers.pool import ProcessPool
@@ -246,6 +248,67 @@ class TestDeath:
             assert ([outcome.item for outcome in returned.outcomes], returned.unstarted) == ([1, 2], [3, 4])
         finally:
             pool.close()
+
+    def test_copies_are_written_behind_their_batch_and_told_with_the_next(self, ckpt):
+        ckpt.mkdir()
+        pool = ProcessPool(1, WorkerSetup(ckpt, None, durable=False))
+        try:
+            task = cloudpickle.dumps((lambda: 1, ()))
+            items = [Item(i, f"n{i}", task, (), NO_INPUTS, ()) for i in range(1, 4)]
+            (ckpt / "old.pkl").write_bytes(b"an older result")
+            pool.submit(0, items[:1], [("new.pkl", b"new", False), ("old.pkl", b"renewed", True)])
+            assert [happened.n_copied for happened in pool.wait(10)] == [0]
+            pool.submit(0, items[1:2])
+            assert [happened.n_copied for happened in pool.wait(10)] == [2]
+            assert (ckpt / "new.pkl").read_bytes() == b"new"
+            assert (ckpt / "old.pkl").read_bytes() == b"renewed"
+            pool.submit(0, items[2:])
+            assert [happened.n_copied for happened in pool.wait(10)] == [0]
+        finally:
+            pool.close()
+
+    def test_a_worker_that_cannot_write_copies_says_so_and_writes_no_more(self, ckpt):
+        ckpt.mkdir()
+        (ckpt / "taken.pkl").mkdir()
+        pool = ProcessPool(1, WorkerSetup(ckpt, None, durable=False))
+        try:
+            task = cloudpickle.dumps((lambda: 1, ()))
+            told = []
+            for i, copies in enumerate([[("taken.pkl", b"1", False)], [("free.pkl", b"2", False)], []], 1):
+                pool.submit(0, [Item(i, f"n{i}", task, (), NO_INPUTS, ())], copies)
+                told += [(happened.n_copied, happened.copies_refused) for happened in pool.wait(10)]
+            assert told == [(0, False), (0, True), (0, True)]
+            assert not (ckpt / "free.pkl").exists()
+        finally:
+            pool.close()
+
+    @pytest.mark.parametrize("how", ["completes", "dies", "cannot write"])
+    def test_in_a_flood_workers_write_the_copies_and_none_is_missing_however_it_goes(self, ckpt, monkeypatch, how):
+        given = []
+
+        def submit(self, slot, items, copies=()):
+            given.extend(copies)
+            if how == "cannot write":
+                copies = [("no/such/directory.pkl", data, exists) for _, data, exists in copies]
+            original(self, slot, items, copies)
+
+        original = ProcessPool.submit
+        monkeypatch.setattr(ProcessPool, "submit", submit)
+        # Else the coordinator might find the time to write all of them itself.
+        monkeypatch.setattr(CheckpointStore, "tend", lambda self: False)
+        names = [f"n{i:04}" for i in range(1000)]
+
+        def work(i):
+            if how == "dies" and i % 100 == 99:
+                os._exit(7)
+            return i
+
+        tasks = {name: (lambda i=i: work(i)) for i, name in enumerate(names)}
+        result = run(nodes(*names), ckpt, tasks)
+        assert len(given) > 300
+        expected = {f"{name}.pkl": result[name].result for name in names if result[name].status is NodeStatus.COMPLETED}
+        assert len(expected) == (990 if how == "dies" else 1000)
+        assert {path.name: pickle.loads(path.read_bytes()) for path in ckpt.glob("*.pkl")} == expected
 
     def test_a_worker_killed_while_idle_costs_nothing(self, ckpt, log):
         def killer():

@@ -47,7 +47,7 @@ from dagron.errors import (
 )
 
 if TYPE_CHECKING:
-    from dagron.callbacks import ExecutionCallbacks, RunObserver, RunSnapshot
+    from dagron.callbacks import ExecutionCallbacks, RunningNode, RunObserver, RunSnapshot
     from dagron.executor import CheckpointExecutor
     from dagron.flow import Flow
     from dagron.graph import DAG, DAGBuilder
@@ -102,6 +102,7 @@ __all__ = [
     "ResultUnavailableError",
     "RunObserver",
     "RunSnapshot",
+    "RunningNode",
     "Span",
     "Task",
     "TaskDefinitionError",
@@ -129,6 +130,7 @@ _HOMES = {
     "NodeStatus": "results",
     "RunObserver": "callbacks",
     "RunSnapshot": "callbacks",
+    "RunningNode": "callbacks",
     "Span": "trace",
     "Task": "task",
 }

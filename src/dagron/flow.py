@@ -321,7 +321,7 @@ class Flow:
         else:
             keywords = {name: value for name, value in kwargs.items() if name not in OPTIONS}
             options = {name: value for name, value in kwargs.items() if name in OPTIONS}
-        found.check(node, n_args, keywords, options)
+        found.check(node, n_args, keywords, options, in_task=isinstance(task, Task))
         return _Form(fn, keywords, Task(fn, **options) if options else task)
 
 
@@ -355,8 +355,17 @@ class _Callable:
         except (ValueError, TypeError):
             pass  # as with some built-ins; the call will tell
 
-    def check(self, node: str, n_args: int, keywords: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    def check(
+        self, node: str, n_args: int, keywords: Mapping[str, Any], options: Mapping[str, Any], *, in_task: bool
+    ) -> None:
         """Check that a call fits.
+
+        Args:
+            node: For the error.
+            n_args: How many arguments are given by position.
+            keywords: Those given by keyword.
+            options: What was taken for options of the node.
+            in_task: Whether the callable came in a `Task`, which then has the options.
 
         Raises:
             ArgumentsError: It does not, or an option may be meant for the callable.
@@ -375,7 +384,7 @@ class _Callable:
         try:
             self._signature.bind(*[None] * n_args, **keywords)
         except TypeError as error:
-            raise ArgumentsError(node, f"{self._shown()}: {error}{self._hint(keywords)}") from None
+            raise ArgumentsError(node, f"{self._shown()}: {error}{self._hint(keywords, in_task)}") from None
         self._fitting.add(shape)
 
     def _may_take(self, keyword: str) -> bool:
@@ -387,9 +396,11 @@ class _Callable:
                 return True
         return False
 
-    def _hint(self, keywords: Mapping[str, Any]) -> str:
+    def _hint(self, keywords: Mapping[str, Any], in_task: bool) -> str:
         for keyword in keywords:
             if not self._may_take(keyword):
+                if in_task:
+                    return "; beside a Task, which has the options of its node, every keyword goes to the callable"
                 for close in difflib.get_close_matches(keyword, OPTIONS, n=1, cutoff=0.7):
                     return f"; did you mean the option {close!r}?"
         return ""

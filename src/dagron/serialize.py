@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import cloudpickle
 
 from dagron.arguments import CallWithHoles
-from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink
+from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink, VerifiedFiles
 from dagron.checkpoint.format import Storage, result_digest
 from dagron.errors import HandleError, RemoteTraceback, ResultNotPicklableError, TaskFailedError, TaskNotPicklableError
 
@@ -237,8 +237,16 @@ class TaskPickler:
 # --- results -------------------------------------------------------------------------------------------------------
 
 
-def dump_result(node: str, value: Any, directory: Path, key: bytes | None, *, durable: bool) -> Blob:
-    """Pickle what a task returned; a large one goes to a temporary file in `directory`.
+def dump_result(
+    node: str,
+    value: Any,
+    directory: Path,
+    key: bytes | None,
+    *,
+    durable: bool,
+    verified: VerifiedFiles | None = None,
+) -> Blob:
+    """Pickle what a task returned; a large one goes to a temporary file in `directory`, of which `verified` is told.
 
     Raises:
         ResultNotPicklableError: It cannot be pickled; with the path to the culprit.
@@ -251,9 +259,9 @@ def dump_result(node: str, value: Any, directory: Path, key: bytes | None, *, du
             digest.update(data)
             return Blob(Storage.INLINE, len(data), digest.digest(), data, "")
     for pickler in (_PlainPickler, _ByValuePickler):
-        sink = ResultSink(directory, key, durable=durable)
+        sink = ResultSink(directory, key, durable=durable, verified=verified)
         try:
-            pickler(sink, _PROTOCOL).dump(value)
+            pickler(sink, _PROTOCOL, buffer_callback=sink.expect).dump(value)
             return sink.finish()
         except BaseException as error:
             sink.discard()

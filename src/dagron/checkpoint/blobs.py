@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hmac
 import mmap
+import pickle
 from pathlib import Path
 from typing import NamedTuple
 
-from dagron.checkpoint.files import Directory, ReadFile, TempFile
+from dagron.checkpoint.buffers import BufferTable
+from dagron.checkpoint.files import Directory, TempFile
 from dagron.checkpoint.format import Commit, Storage, result_digest
 from dagron.checkpoint.names import JOURNAL
 from dagron.errors import CheckpointDamagedError
@@ -52,42 +54,53 @@ class ResultSink:
         directory: The checkpoint directory.
         key: The signing key, or None.
         durable: Whether a file has to survive a loss of power when `finish` returns.
+        verified: Is told of the file: whoever has digested the bytes that it wrote need not do so again to read them.
 
     Attributes:
         refusal: What the disk said when it refused; None if it did not. Tells it from errors of what is pickled.
     """
 
-    def __init__(self, directory: Path, key: bytes | None, *, durable: bool) -> None:
+    def __init__(
+        self, directory: Path, key: bytes | None, *, durable: bool, verified: VerifiedFiles | None = None
+    ) -> None:
         self._directory = directory
         self._durable = durable
+        self._verified = verified
         self._digest = result_digest(key)
         self._parts: list[bytes] = []
         self._size = 0
         self._file: TempFile | None = None
+        self._buffers = BufferTable()
         self.refusal: OSError | None = None
+
+    def expect(self, buffer: pickle.PickleBuffer) -> bool:
+        """Note that this buffer comes next; the pickler's `buffer_callback`."""
+        return self._buffers.expect(buffer)
 
     def write(self, data: bytes | memoryview) -> int:
         """Take the next bytes."""
-        view = memoryview(data)
-        if view.itemsize != 1 or view.ndim != 1:
-            view = view.cast("B")
-        n = view.nbytes
-        self._digest.update(view)
-        self._size += n
+        if not isinstance(data, bytes):
+            data = memoryview(data).cast("B")
+        for piece in self._buffers.place(data, self._size):
+            self._put(piece)
+        return len(data)
+
+    def _put(self, data: bytes | memoryview) -> None:
+        self._digest.update(data)
+        self._size += len(data)
         if self._size <= INLINE_MAX_BYTES:
-            self._parts.append(bytes(view))
-            return n
+            self._parts.append(bytes(data))
+            return
         try:
             if self._file is None:
                 self._file = TempFile(self._directory)
                 for part in self._parts:
                     self._file.write(part)
                 self._parts.clear()
-            self._file.write(view)
+            self._file.write(data)
         except OSError as error:
             self.refusal = error
             raise
-        return n
 
     def finish(self) -> Blob:
         """Return what was written.
@@ -98,6 +111,8 @@ class ResultSink:
         On crash:
             A temporary file that the next run deletes.
         """
+        if table := self._buffers.encode():
+            self._put(table)
         digest = self._digest.digest()
         if self._file is not None:
             try:
@@ -105,6 +120,8 @@ class ResultSink:
             except OSError as error:
                 self.refusal = error
                 raise
+            if self._verified is not None:
+                self._verified.add(self._file.identity, digest)
             return Blob(Storage.FILE, self._size, digest, b"", name)
         return Blob(Storage.INLINE, self._size, digest, b"".join(self._parts), "")
 
@@ -116,23 +133,23 @@ class ResultSink:
 
 
 class VerifiedFiles:
-    """Files whose digest this process has compared, so that many children of one large result pay for it once.
+    """Files whose digest this process has found, so that many children of one large result pay for it once.
 
-    A file counts as the same only while its inode and the times of its last changes are the same.
+    A file counts as the same only while its inode, its size and the time of its last change are the same.
     """
 
     def __init__(self) -> None:
         self._digests: dict[tuple[int, ...], bytes] = {}
 
-    def has(self, file: ReadFile, digest: bytes) -> bool:
+    def has(self, identity: tuple[int, ...], digest: bytes) -> bool:
         """Tell whether these bytes were found to have this digest, and have not been written to since."""
-        return self._digests.get(file.identity) == digest
+        return self._digests.get(identity) == digest
 
-    def add(self, file: ReadFile, digest: bytes) -> None:
+    def add(self, identity: tuple[int, ...], digest: bytes) -> None:
         """Note what was found; of files beyond `_MAX_VERIFIED` the first one is forgotten."""
         if len(self._digests) >= _MAX_VERIFIED:
             del self._digests[next(iter(self._digests))]
-        self._digests[file.identity] = digest
+        self._digests[identity] = digest
 
 
 def read_blob(
@@ -142,8 +159,8 @@ def read_blob(
 
     The digest is not compared again where `verified` has the file; with a key it always is.
 
-    Large files are mapped rather than read, so that unpickling copies each byte once; not with a key, because a mapping
-    can still change between the check and the unpickling.
+    Large files are mapped privately rather than read, so that their buffers need not be copied (`out_of_band`); not
+    with a key, because a mapping can still change after the check.
 
     Raises:
         CheckpointDamagedError: The file is missing or its bytes are not those that were committed.
@@ -157,12 +174,12 @@ def read_blob(
             data = file.map() if file.size > INLINE_MAX_BYTES and not key else file.read_at(0, file.size)
     except OSError as error:
         raise CheckpointDamagedError(path, 0, f"cannot read it: {error.strerror}") from error
-    if verified is not None and not key and verified.has(file, blob.digest):
+    if verified is not None and not key and verified.has(file.identity, blob.digest):
         return data
     if not hmac.compare_digest(_digest_of(data, key), blob.digest):
         raise CheckpointDamagedError(path, 0, "its digest is not the one that was committed")
     if verified is not None:
-        verified.add(file, blob.digest)
+        verified.add(file.identity, blob.digest)
     return data
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dagron.checkpoint.blobs import BlobFile, load_result
+from dagron.checkpoint.copies import Copies, Copy
 from dagron.checkpoint.files import AppendFile, Directory
 from dagron.checkpoint.format import FORMAT_VERSION, Commit, Kind, RecordWriter, Storage
 from dagron.checkpoint.names import FileNames, plain_file_name
@@ -26,8 +26,14 @@ __all__ = ["Commits", "PendingCommit", "open_journal", "refusal"]
 _MEMORY_BUDGET_BYTES = 64 * 2**20
 """Bytes of small results kept in memory, for children and for `NodeResult.result`; the rest is read when asked for."""
 
-_VIEWS_BUDGET_BYTES = 4 * 2**20
+_COPIES_BUDGET_BYTES = 4 * 2**20
 """Bytes of small results whose `.pkl` may lag behind the journal before a commit writes them itself."""
+
+_COPIES_AT_ONCE = 8
+"""Copies that are written before it is asked whether something else is to be done."""
+
+_COPIES_TO_RECORD = 1000
+"""Copies that workers have written before it is recorded which are left."""
 
 _PAYLOAD_OFFSET = Commit._fields.index("payload_offset")
 
@@ -92,8 +98,8 @@ class Commits:
         self._failures: dict[str, dict[str, Any]] = {}
         self._memory: dict[str, bytes] = {}
         self._memory_bytes = 0
-        self._views: deque[tuple[Commit, bytes | None]] = deque()
-        self._views_bytes = 0
+        self._copies = Copies()
+        self._n_unrecorded = 0
         self._present: set[str] = set()
         self._owned: set[str] = set()
         self._twins: dict[str, str] = {}
@@ -130,7 +136,7 @@ class Commits:
             assert self._journal is not None
             chunks: list[bytes] = []
             offset = self._journal.size
-            commits: list[tuple[Commit, bytes]] = []
+            commits: list[Copy] = []
             for commit, data, temp_name in pending:
                 name = commit.name
                 file_name = self._names.file_name(name)
@@ -146,17 +152,18 @@ class Commits:
                     # As `_replace` would, at a tenth of its cost.
                     commit = Commit._make((*commit[:_PAYLOAD_OFFSET], offset, *commit[_PAYLOAD_OFFSET + 1 :]))
                     offset += len(data)
-                commits.append((commit, data))
+                commits.append(Copy(self._writer.sequence, commit, data))
             self._append(b"".join(chunks))
             self._sync()
-            for commit, data in commits:
+            for copy in commits:
+                commit = copy.commit
                 if commit.temp_name:
                     self._clear_the_way(commit.file_name)
                     self.directory.publish(commit.temp_name, commit.file_name)
                     self._present.add(commit.file_name)
-                self._committed(commit, data)
-            if self._views_bytes > _VIEWS_BUDGET_BYTES:
-                self.write_views()
+                self._committed(copy)
+            if self._copies.n_bytes > _COPIES_BUDGET_BYTES:
+                self.write_copies()
         except OSError as error:
             raise self._commit_error(error) from error
 
@@ -170,7 +177,8 @@ class Commits:
         old = self._stale.get(name) or self._commits.get(name) or self._lost_commits.get(name)
         return old.since if old is not None else 0
 
-    def _committed(self, commit: Commit, data: bytes) -> None:
+    def _committed(self, copy: Copy) -> None:
+        _, commit, data = copy
         name = commit.name
         if self._has_known(name):
             for old in (self._commits.pop(name, None), self._stale.pop(name, None)):
@@ -182,8 +190,8 @@ class Commits:
         self.lost.discard(name)
         self._failures.pop(name, None)
         if commit.storage == Storage.INLINE:
-            self._views.append((commit, data))
-            self._views_bytes += len(data)
+            assert data is not None
+            self._copies.add(copy)
             if self._memory_bytes + len(data) <= _MEMORY_BUDGET_BYTES:
                 self._memory[name] = data
                 self._memory_bytes += len(data) + 100  # about what a dict entry and a bytes object add
@@ -265,28 +273,63 @@ class Commits:
         if commit is not None:
             self._stale[name] = commit
 
-    def write_views(self) -> None:
-        """Write the `.pkl` copies of small results that lag behind the journal."""
-        if not self._views:
-            return
-        views, self._views = self._views, deque()
-        self._views_bytes = 0
+    # --- copies -----------------------------------------------------------------------------------------------
+
+    def write_copies(self) -> None:
+        """Write the `.pkl` copies of all small results that lag behind the journal."""
+        if self._copies:
+            self._write(self._copies.take_all())
+
+    def copies_for(self, slot: int, n: int) -> list[tuple[str, bytes, bool]]:
+        """Give copies to the worker of a slot: up to `n` of what `Directory.write_view` takes."""
+        given = []
+        for _, commit, data in self._copies.give(slot, n):
+            assert data is not None
+            file_name = commit.file_name
+            self._clear_the_way(file_name)
+            given.append((file_name, data, file_name in self._present))
+            self._present.add(file_name)
+        return given
+
+    def copied(self, slot: int, n: int) -> None:
+        """Note that a worker has written the first `n` copies of what its slot was given."""
+        self._copies.written(slot, n)
+        self._n_unrecorded += n
+        if self._n_unrecorded >= _COPIES_TO_RECORD:
+            try:
+                self._record_copies()
+            except OSError as error:
+                raise self._commit_error(error) from error
+
+    def not_copied(self, slot: int) -> None:
+        """Note that a worker will not write the copies that its slot was given."""
+        self._copies.take_back(slot)
+
+    def _write(self, copies: Sequence[Copy]) -> None:
         try:
-            for commit, data in views:
+            for _, commit, data in copies:
                 if self._commits.get(commit.name) is not commit:
                     continue
-                if data is None:  # recovered: only the journal has it
+                if data is None:
                     data = bytes(load_result(self.directory, commit, self._key))
                 file_name = commit.file_name
                 self._clear_the_way(file_name)
                 self.directory.write_view(file_name, data, exists=file_name in self._present)
                 self._present.add(file_name)
-            self._append(self._writer.event(Kind.VIEWS_WRITTEN, {"at": time.time()}))
+            if not self._copies:
+                self._record_copies()
         except OSError as error:
             raise self._commit_error(error) from error
 
-    def write_meta(self, *, ended: bool = False) -> None:
-        """Replace `_meta.json`."""
+    def _record_copies(self) -> None:
+        fields: dict[str, Any] = {"at": time.time()}
+        if (first := self._copies.first_sequence) is not None:
+            fields["before"] = first
+        self._n_unrecorded = 0
+        self._append(self._writer.event(Kind.VIEWS_WRITTEN, fields))
+
+    def write_meta(self, running: Sequence[dict[str, Any]] = (), *, ended: bool = False) -> None:
+        """Replace `_meta.json`; `running` says what the slots run, for those who look from outside."""
         started = time.monotonic()
         meta = {
             "format_version": FORMAT_VERSION,
@@ -304,21 +347,30 @@ class Commits:
                 "started": iso_time(self._run["at"]),
                 "durability": self._run["durability"],
             },
+            "running": list(running),
         }
         text = json.dumps(meta, indent=1, ensure_ascii=True)
         self.directory.replace(META, text.encode(), durable=False)
         # Its cost grows with the number of nodes; this keeps it at 2 % of the run.
         self._meta_due = time.monotonic() + max(1.0, 50 * (time.monotonic() - started))
 
-    def tend(self) -> None:
-        """Do what is due and may wait: called by a run when it has nothing better to do."""
-        if self._views:
-            self.write_views()
+    def tend(self, running: Callable[[], Sequence[dict[str, Any]]] = tuple) -> bool:
+        """Do some of what is due and may wait, and return whether there is more of it.
+
+        Called by a run when it has nothing better to do.
+
+        Args:
+            running: Returns what the slots run; called only if that is going to be written.
+        """
+        copies = self._copies.take(_COPIES_AT_ONCE)
+        if copies:
+            self._write(copies)
         if time.monotonic() >= self._meta_due:
             try:
-                self.write_meta()
+                self.write_meta(running())
             except OSError as error:
                 raise self._commit_error(error) from error
+        return len(copies) == _COPIES_AT_ONCE
 
     def _append(self, data: bytes) -> None:
         assert self._journal is not None, "begin() comes first"

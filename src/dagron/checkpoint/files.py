@@ -68,6 +68,10 @@ def _open_to_overwrite(path: str) -> int:
     return fd
 
 
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _sync_data(fd: int) -> None:
     if sys.platform == "darwin":
         import fcntl
@@ -178,8 +182,8 @@ class ReadFile:
 
     Attributes:
         size: Its size in bytes when it was opened.
-        identity: Equal as long as it is the same file and nothing was written to it: device, inode, size, and the times
-            of the last change of its bytes and of its inode.
+        identity: Equal as long as it is the same file and nothing was written to it: device, inode, size, and the time
+            of the last change of its bytes.
     """
 
     def __init__(self, path: str) -> None:
@@ -192,7 +196,7 @@ class ReadFile:
             self.close()
             raise
         self.size = status.st_size
-        self.identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+        self.identity = _identity(status)
 
     def read_at(self, offset: int, n: int) -> bytes:
         """Return up to `n` bytes from `offset`; fewer only at the end of the file."""
@@ -205,8 +209,8 @@ class ReadFile:
         return data
 
     def map(self) -> mmap.mmap:
-        """Map the file, which must not be empty, so that its bytes are not copied."""
-        return mmap.mmap(self._fd, self.size, access=mmap.ACCESS_READ)
+        """Map the file, which must not be empty, so that its bytes are not copied; what is written stays private."""
+        return mmap.mmap(self._fd, self.size, access=mmap.ACCESS_COPY)
 
     def close(self) -> None:
         """Close the file."""
@@ -229,7 +233,12 @@ class TempFile:
 
     Args:
         directory: Where it is created.
+
+    Attributes:
+        identity: Once it is finished, as in `ReadFile`.
     """
+
+    identity: tuple[int, ...] = ()
 
     def __init__(self, directory: Path) -> None:
         self.name = f"{TEMP_PREFIX}{secrets.token_hex(8)}{TEMP_SUFFIX}"
@@ -251,6 +260,7 @@ class TempFile:
         try:
             if durable:
                 _sync_data(self._fd)
+            self.identity = _identity(os.fstat(self._fd))
         finally:
             self._close()
         return self.name

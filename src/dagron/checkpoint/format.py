@@ -42,8 +42,10 @@ between two records that adjoin, records are missing, which is reported as damag
 copy of older records; the rule on sequence numbers keeps a reader that searches from taking them for records.)
 
 A FILE result is finished under its temporary name, then recorded, then renamed: whoever finds both the record and the
-temporary name renames it, and the final name is never that of an older result. VIEWS_WRITTEN says that the `.pkl`
-copies of all INLINE results recorded before it are written; later ones may be missing or be those of older results.
+temporary name renames it, and the final name is never that of an older result. Behind the pickle a table of its large
+buffers may follow, see `buffers`. VIEWS_WRITTEN says that the `.pkl`
+copies of all INLINE results recorded before it are written, or, if it has the field `before`, of all in records whose
+sequence number is below that; later ones may be missing or be those of older results.
 
 Meaning. Later records supersede earlier ones, node by node: COMMITTED makes a node completed, FAILED failed, and
 INVALIDATED makes its commit stale: the node runs again, and whether its result then differs from the stale one decides

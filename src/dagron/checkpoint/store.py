@@ -20,6 +20,7 @@ from dagron.checkpoint.blobs import BlobFile, load_result, read_blob
 from dagron.checkpoint.claim import check_directory, check_lock_file, holder_of
 from dagron.checkpoint.clearing import clear
 from dagron.checkpoint.commits import Commits, PendingCommit, open_journal, refusal
+from dagron.checkpoint.copies import Copy
 from dagron.checkpoint.files import AppendFile, DirectoryLock, is_temporary
 from dagron.checkpoint.format import Commit, Kind, RecordWriter, Storage, encode_header
 from dagron.checkpoint.names import SUFFIX, FileNames
@@ -270,7 +271,7 @@ class CheckpointStore(Commits):
         if self.lost:
             self.invalidate(sorted(self.lost), "the result is lost", lost=True)
         if restarted:
-            self.write_views()
+            self.write_copies()
         # Still the old structure: the new one counts once `reconcile` has said what it makes of the commits.
         run = self._run_fields(fresh=False, structure=old.structure, dag=structure)
         if record:
@@ -297,7 +298,7 @@ class CheckpointStore(Commits):
             except CheckpointDamagedError:
                 pass
             else:
-                self._views.append((commit, None))
+                self._copies.add(Copy(0, commit, None))
                 return
         path = self.directory.path / file_name
         logger.warning("%s is missing or damaged; node %r runs again, and nothing else", path, commit.name)
@@ -323,7 +324,7 @@ class CheckpointStore(Commits):
             A checkpoint whose last run was interrupted; nothing is lost.
         """
         try:
-            self.write_views()
+            self.write_copies()
             # Before the record of the end: what stands under these names behind it is somebody else's.
             stale = self._owned.union(commit.file_name for commit in self._stale.values())
             if stale:
@@ -375,7 +376,7 @@ class CheckpointStore(Commits):
         if self._journal is None or self._refused or self._is_forked:
             return
         try:
-            self.write_views()
+            self.write_copies()
             self.write_meta()
         except (OSError, CommitError) as error:
             logger.warning("%s: %s", self.directory.path, error)

@@ -71,7 +71,8 @@ class View:
         namespace: The namespace of these process ids.
         owned: Files that we have written and that belong to no commit any more; they may be reused or deleted.
         removed: Files of stale commits that a run deleted at its end.
-        lagging: Completed nodes whose `.pkl` copy may be missing or that of an older result.
+        lagging: Completed nodes whose `.pkl` copy may be missing or that of an older result, with the sequence number
+            of the record that holds the result.
         stale: Commits that no longer apply although nothing has replaced them yet.
         cleared: The checkpoint is being deleted.
         structure: `DAG.structure_digest()`, in hexadecimal, of the DAG that the commits were last compared with.
@@ -96,7 +97,7 @@ class View:
     namespace: str = ""
     owned: set[str] = field(default_factory=set)
     removed: set[str] = field(default_factory=set)
-    lagging: set[str] = field(default_factory=set)
+    lagging: dict[str, int] = field(default_factory=dict)
     stale: dict[str, Commit] = field(default_factory=dict)
     cleared: bool = False
     structure: str = ""
@@ -128,7 +129,8 @@ class View:
             self.failures.pop(name, None)
             self.lost.pop(name, None)
             if commit.storage == Storage.INLINE:
-                self.lagging.add(name)
+                self.lagging.pop(name, None)  # to the end: they are in the order of their records
+                self.lagging[name] = record.sequence
             at = commit.started_unix + commit.duration_seconds
         elif record.kind == Kind.DAG_RECORDED:
             self.recorded = record.body
@@ -167,7 +169,7 @@ class View:
                 self.owned.clear()
                 self.removed = {commit.file_name for commit in self.stale.values()}
             elif record.kind == Kind.VIEWS_WRITTEN:
-                self.lagging.clear()
+                self._written(fields.get("before"))
             elif record.kind == Kind.CLEARED:
                 self._forget(fields["owns"])
                 self.cleared = True
@@ -181,6 +183,18 @@ class View:
         commit = self.commits.pop(name, None)
         if commit is not None:
             self.stale[name] = commit
+
+    def _written(self, before: int | None) -> None:
+        if before is None:
+            self.lagging.clear()
+            return
+        written = []
+        for name, sequence in self.lagging.items():
+            if sequence >= before:
+                break
+            written.append(name)
+        for name in written:
+            del self.lagging[name]
 
     def _forget(self, owns: list[str]) -> None:
         self.commits.clear()

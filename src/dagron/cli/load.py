@@ -55,7 +55,7 @@ def default_checkpoint_dir(target: str) -> str:
 
 
 def load_job(target: str) -> Job:
-    """Import the user's file or module and take `flow` from it, or `dag` and `tasks`; or the flow behind a colon.
+    """Import the user's file or module and take `flow` from it, or `dag` and `tasks`; or what stands behind a colon.
 
     A file becomes the module `__dagron_file__`, so its `if __name__ == "__main__":` block does not run, and what it
     defines travels to the workers by value. Its directory comes first in `sys.path`, as with `python FILE`; for a
@@ -71,10 +71,15 @@ def load_job(target: str) -> Job:
     if not attribute:
         return _job_of(module, source)
     found = getattr(module, attribute, None)
-    if not isinstance(found, Flow):
-        what = f"is of type {type(found).__name__}" if hasattr(module, attribute) else "is not defined"
-        raise UsageError(f"`{attribute}` in {source!r} {what}; what stands behind the colon has to be a dagron.Flow")
-    return Job(found.dag, found.tasks)
+    if isinstance(found, Flow):
+        return Job(found.dag, found.tasks)
+    if isinstance(found, Mapping):
+        return _job_of_tasks(found)
+    if isinstance(found, DAG):
+        return _job_of(types.SimpleNamespace(dag=found, tasks=getattr(module, "tasks", None)), source)
+    what = f"is of type {type(found).__name__}" if hasattr(module, attribute) else "is not defined"
+    wanted = "a dagron.Flow, a mapping of node names to callables, or a dagron.DAG beside `tasks`"
+    raise UsageError(f"`{attribute}` in {source!r} {what}; what stands behind the colon has to be {wanted}")
 
 
 def _load_file(target: str) -> types.ModuleType:
@@ -139,7 +144,7 @@ def _traceback_text(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, frames))
 
 
-def _job_of(module: types.ModuleType, target: str) -> Job:
+def _job_of(module: types.ModuleType | types.SimpleNamespace, target: str) -> Job:
     wanted = (
         "it has to define `flow`, a dagron.Flow, or `tasks`, a mapping of node names to callables, and `dag`, unless "
         "parameter names tell"
@@ -153,11 +158,15 @@ def _job_of(module: types.ModuleType, target: str) -> Job:
     if not isinstance(tasks, Mapping):
         raise UsageError(f"`tasks` in {target!r} is of type {type(tasks).__name__}; {wanted}")
     if not hasattr(module, "dag"):
-        try:
-            return Job(DAG.from_tasks(tasks), tasks)
-        except (GraphError, TaskDefinitionError) as error:
-            error.add_note("the graph was made from the tasks' parameters, as there is no `dag`")
-            raise
+        return _job_of_tasks(tasks)
     if not isinstance(module.dag, DAG):
         raise UsageError(f"`dag` in {target!r} is of type {type(module.dag).__name__}; make it a dagron.DAG")
     return Job(module.dag, tasks)
+
+
+def _job_of_tasks(tasks: Mapping[str, Any]) -> Job:
+    try:
+        return Job(DAG.from_tasks(tasks), tasks)
+    except (GraphError, TaskDefinitionError) as error:
+        error.add_note("the graph was made from the tasks' parameters, as there is no `dag`")
+        raise

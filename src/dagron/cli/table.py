@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from dagron.progress import glyphs_for, shown_duration, shown_name
+from dagron.progress import glyphs_for, shown_bytes, shown_duration, shown_name
 
 __all__ = [
     "STYLES",
@@ -120,18 +120,6 @@ def shown_seconds(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return shown_duration(seconds)
-
-
-def shown_bytes(n: int) -> str:
-    """Return a size: `512 B`, then with one decimal up to `TiB`."""
-    if n < 1024:
-        return f"{n} B"
-    size = float(n)
-    for unit in ("KiB", "MiB", "GiB"):
-        size /= 1024
-        if size < 1024:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1024:.1f} TiB"
 
 
 def shown_time(unix: float, now_unix: float | None = None) -> str:

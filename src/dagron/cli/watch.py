@@ -67,10 +67,11 @@ def _watch_live(where: str, view: View, interval_seconds: float) -> ExitCode:
     from rich.live import Live
     from rich.text import Text
 
+    encoding = sys.stdout.encoding  # what takes its place meanwhile has none
     with Live(console=Console(), auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             status = status_of(view, where)
-            text = shown_status(status, sys.stdout.encoding, time.time())
+            text = shown_status(status, encoding, time.time())
             live.update(Text.from_ansi(text, no_wrap=True, overflow="ellipsis"), refresh=True)
             if status.state != "running":
                 return _code(status)

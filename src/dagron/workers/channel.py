@@ -18,7 +18,7 @@ from typing import Any
 __all__ = ["Channel", "WorkerEnd"]
 
 _LENGTH = struct.Struct("<Q")
-_NUMBER = struct.Struct("<Q")
+_REPORT = struct.Struct("<Q?")
 
 
 class Channel:
@@ -63,8 +63,8 @@ class Channel:
             unsent.clear()  # the worker is dead, which its executor is about to tell
         return True
 
-    def finished(self) -> list[int] | None:
-        """Return the numbers of the batches that have finished since the last call; None if the worker is gone."""
+    def finished(self) -> list[tuple[int, bool]] | None:
+        """Return what was reported of batches that have finished since the last call; None if the worker is gone."""
         try:
             data = self._ours.recv(4096)
         except BlockingIOError:
@@ -74,9 +74,9 @@ class Channel:
         if not data:
             return None
         data = self._received + data
-        whole = len(data) - len(data) % _NUMBER.size
+        whole = len(data) - len(data) % _REPORT.size
         self._received = data[whole:]
-        return [number for (number,) in _NUMBER.iter_unpack(data[:whole])]
+        return list(_REPORT.iter_unpack(data[:whole]))
 
     def close(self) -> None:
         """Close it; an idle worker then ends its call. Safe to call twice."""
@@ -101,6 +101,6 @@ class WorkerEnd:
         payload = self._batches.read(size)
         return payload if len(payload) == size else None
 
-    def report(self, number: int) -> None:
-        """Say that a batch has finished."""
-        os.write(self._fd, _NUMBER.pack(number))
+    def report(self, number: int, copies_refused: bool) -> None:
+        """Say that a batch has finished, and whether copies that came with earlier ones could not be written."""
+        os.write(self._fd, _REPORT.pack(number, copies_refused))

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
+from dagron.checkpoint.buffers import out_of_band
+from dagron.checkpoint.files import Directory
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
 from dagron.parts import SharedParts
 from dagron.serialize import describe_exception, dump_exception, dump_result
@@ -168,7 +170,11 @@ _verified = VerifiedFiles()
 def _load_input(source: bytes | BlobFile, setup: WorkerSetup) -> Any:
     if isinstance(source, bytes):
         return pickle.loads(source)
-    return pickle.loads(read_blob(setup.directory, source, setup.key, _verified))
+    data = read_blob(setup.directory, source, setup.key, _verified)
+    if isinstance(data, bytes):
+        return pickle.loads(data)
+    stream, buffers = out_of_band(data)
+    return pickle.loads(stream, buffers=buffers)
 
 
 def _called(binding: Binding, fn: Any, inputs: list[Any]) -> Any:
@@ -220,7 +226,7 @@ def run_item(
         value = _called(item.binding, fn, inputs)
         del inputs
         try:
-            blob = dump_result(item.node, value, setup.directory, setup.key, durable=setup.durable)
+            blob = dump_result(item.node, value, setup.directory, setup.key, durable=setup.durable, verified=_verified)
         except OSError as error:
             kind_name, message, text = describe_exception(error)
             kind, failure = OutcomeKind.DISK, (kind_name, error.strerror or message, text)
@@ -264,10 +270,22 @@ class _Worker:
         self.channel = channel
         self.parts = SharedParts()
         self.has_run = False
+        self.copies_refused = False
 
     def load_task(self, item: Item) -> tuple[Any, Any]:
         task: tuple[Any, Any] = self.parts.load(item.task, item.parts)
         return task
+
+    def write(self, copies: list[tuple[str, bytes, bool]]) -> None:
+        """Write copies of results; once one was refused no more, and the coordinator is told with the next report."""
+        if self.copies_refused:
+            return
+        directory = Directory(self.setup.directory)
+        try:
+            for name, data, exists in copies:
+                directory.write_view(name, data, exists=exists)
+        except OSError:
+            self.copies_refused = True
 
 
 _worker: _Worker | None = None
@@ -297,7 +315,9 @@ def serve() -> None:
     assert worker is not None
     try:
         while (payload := worker.channel.receive()) is not None:
-            worker.channel.report(_run_batch(worker, payload))
+            batch, copies = _run_batch(worker, payload)
+            worker.channel.report(batch, worker.copies_refused)
+            worker.write(copies)
     except BaseException:
         # What a task left behind, a timer say, raised it between two attempts. It must not leave this function: the
         # executor would pickle it, and a thread of the coordinator would unpickle what is the user's.
@@ -306,8 +326,8 @@ def serve() -> None:
         os._exit(1)
 
 
-def _run_batch(worker: _Worker, payload: bytes) -> int:
-    batch, parts, items = pickle.loads(payload)
+def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, bytes, bool]]]:
+    batch, parts, items, copies = pickle.loads(payload)
     board = worker.board
     board.batch_started(batch)
     for part in parts:
@@ -329,4 +349,4 @@ def _run_batch(worker: _Worker, payload: bytes) -> int:
             outcome = outcome._replace(stderr=(stderr_from, position(2)))
         board.add_outcome(batch, pack_outcome(outcome))
     board.item_started(0, 0.0)
-    return int(batch)
+    return batch, copies

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Mapping
 
-from dagron.workers.processes import alive_below, created_at
+from dagron.workers.processes import alive_below, created_at, is_alive
 
 __all__ = ["sweep"]
 
@@ -58,14 +58,5 @@ def _left(processes: Mapping[int, float]) -> set[int]:
             continue
         if processes.get(pid) == created or (session in sessions and created >= sessions[session]):
             found.add(pid)
-            found.update(process.pid for process in alive_below(pid))
-    return {pid for pid in found if _is_alive(pid)}
-
-
-def _is_alive(pid: int) -> bool:
-    import psutil
-
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
+            found.update(alive_below(pid))
+    return {pid for pid in found if is_alive(pid)}

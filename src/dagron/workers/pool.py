@@ -38,11 +38,21 @@ _GOODBYE_SECONDS = 0.5
 
 
 class Returned(NamedTuple):
-    """A batch is done. `unstarted` are items that were not begun."""
+    """A batch is done.
+
+    Attributes:
+        slot: Where.
+        outcomes: Of its items.
+        unstarted: Items that were not begun.
+        n_copied: Copies of those given to the slot that its worker has written since it was last told.
+        copies_refused: Whether it could not write one; it will write no more.
+    """
 
     slot: int
     outcomes: list[Outcome]
     unstarted: list[int]
+    n_copied: int = 0
+    copies_refused: bool = False
 
 
 class Lost(NamedTuple):
@@ -85,8 +95,14 @@ class WorkerPool(Protocol):
     runs_here: bool
     """Whether items run in the calling thread, within `submit`."""
 
-    def submit(self, slot: int, items: Sequence[Item]) -> None:
-        """Run items one after another in a slot, behind what it has already."""
+    def submit(self, slot: int, items: Sequence[Item], copies: Sequence[tuple[str, bytes, bool]] = ()) -> None:
+        """Run items one after another in a slot, behind what it has already.
+
+        Args:
+            slot: The slot.
+            items: At least one.
+            copies: What its worker is to write once these have ended: arguments of `Directory.write_view`.
+        """
         ...
 
     def wait(self, timeout_seconds: float | None) -> list[Returned | Lost]:
@@ -154,7 +170,8 @@ class _Slot:
         self.executor: ProcessPoolExecutor | None = None
         self.context: SlotContext | None = None
         self.channel: Channel | None = None
-        self.outstanding: deque[tuple[int, list[int]]] = deque()
+        self.outstanding: deque[tuple[int, list[int], int]] = deque()  # batch, its items, copies that came with it
+        self.n_copying = 0
         self.known: set[int] = set()
         self.n_batches = 0
         self.generation = 0
@@ -200,7 +217,7 @@ class ProcessPool:
         self._server = Server()
         self._gone: list[Server] = []  # killed ones, of which threads may know
 
-    def submit(self, slot: int, items: Sequence[Item]) -> None:
+    def submit(self, slot: int, items: Sequence[Item], copies: Sequence[tuple[str, bytes, bool]] = ()) -> None:
         """Run items one after another in a slot, behind what it has already.
 
         Raises:
@@ -218,8 +235,8 @@ class ProcessPool:
                     new.append(part)
             numbers = tuple([part.number for part in parts])
             batch.append((number_of_item, node, task, numbers, binding, inputs, limited))
-        payload = pickle.dumps((number, [tuple(part) for part in new], batch), 5)
-        state.outstanding.append((number, [item.item for item in items]))
+        payload = pickle.dumps((number, [tuple(part) for part in new], batch, copies), 5)
+        state.outstanding.append((number, [item.item for item in items], len(copies)))
         channel = state.channel or self._started(state)
         if not channel.send(payload):
             self._poll.modify(channel.fd, select.POLLIN | select.POLLOUT)
@@ -274,12 +291,12 @@ class ProcessPool:
             if events & select.POLLOUT and slot.channel.flush():
                 self._poll.modify(fd, select.POLLIN)
             if events & ~select.POLLOUT:
-                numbers = slot.channel.finished()
-                if numbers is None:
+                reports = slot.channel.finished()
+                if reports is None:
                     self._poll.unregister(fd)  # its executor tells how it ended
                     continue
-                for number in numbers:
-                    self._take(slot, number, happened)
+                for number, copies_refused in reports:
+                    self._take(slot, number, copies_refused, happened)
         for _ in range(len(self._ends)):
             index, generation = self._ends.popleft()
             slot = self._slots[index]
@@ -291,18 +308,22 @@ class ProcessPool:
                 happened.append(self._lost(slot))
         return happened
 
-    def _take(self, slot: _Slot, number: int, happened: list[Returned | Lost]) -> None:
+    def _take(self, slot: _Slot, number: int, copies_refused: bool, happened: list[Returned | Lost]) -> None:
         if slot.kill_requested:
             # Told with the end of the worker, which is what decides: the kill may have made this outcome.
             slot.n_returned += 1
             if slot.n_returned == len(slot.outstanding):
                 self._tell_end(slot.index, slot.generation)
             return
-        expected, items = slot.outstanding.popleft()
+        expected, items, n_copies = slot.outstanding.popleft()
         assert expected == number, "a slot returns its batches in order"
         slot.idle_deaths = 0
         outcomes = _outcomes(slot, number)
-        happened.append(Returned(slot.index, outcomes, items[len(outcomes) :]))
+        # Those that came with it are written next; those that came with the one before are written.
+        n_copied, slot.n_copying = slot.n_copying, n_copies
+        if copies_refused:
+            n_copied = slot.n_copying = 0
+        happened.append(Returned(slot.index, outcomes, items[len(outcomes) :], n_copied, copies_refused))
 
     def _lost(self, slot: _Slot) -> Lost:
         """Bury the worker of a slot; the next batch gets a new one."""
@@ -312,7 +333,7 @@ class ProcessPool:
         outcomes: list[Outcome] = []
         late: list[int] = []
         unstarted: list[int] = []
-        for number, items in slot.outstanding:
+        for number, items, _ in slot.outstanding:
             done = _outcomes(slot, number)
             if slot.kill_requested:
                 late += [outcome.item for outcome in done if outcome.item not in slot.ended_before_kill]
@@ -327,6 +348,7 @@ class ProcessPool:
         else:
             running = 0  # it had noted the outcome, and not yet what comes next
         slot.outstanding.clear()
+        slot.n_copying = 0
         slot.known.clear()
         slot.idle_deaths = slot.idle_deaths + 1 if not running and not outcomes and not slot.kill_requested else 0
         slot.kill_requested = False
@@ -385,7 +407,7 @@ class ProcessPool:
         state.kill_requested = True
         state.n_returned = 0
         state.ended_before_kill = {
-            outcome.item for number, _ in state.outstanding for outcome in _outcomes(state, number)
+            outcome.item for number, _, _ in state.outstanding for outcome in _outcomes(state, number)
         }
         process = state.context.last if state.context is not None else None
         if process is not None and process.pid is not None:
@@ -499,8 +521,8 @@ class InlinePool:
         self._setup = setup
         self._happened: list[Returned | Lost] = []
 
-    def submit(self, slot: int, items: Sequence[Item]) -> None:
-        """Run the items now.
+    def submit(self, slot: int, items: Sequence[Item], copies: Sequence[tuple[str, bytes, bool]] = ()) -> None:
+        """Run the items now; takes no copies, as whoever calls can write them as well.
 
         Raises:
             KeyboardInterrupt: From the user, as anywhere in this thread.

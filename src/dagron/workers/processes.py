@@ -8,10 +8,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["alive_below", "children_of", "created_at", "pid_namespace", "resident_bytes", "tree_bytes"]
+__all__ = ["alive_below", "children_of", "created_at", "is_alive", "pid_namespace", "resident_bytes", "tree_bytes"]
+
+# psutil is imported only where the platform leaves no other way: that takes as long as a third of a server's start.
+
+_HAS_PROC = os.path.exists("/proc/self/stat")
 
 _KERNEL_LISTS_CHILDREN = os.path.exists("/proc/thread-self/children")
 """Linux with CONFIG_PROC_CHILDREN. Elsewhere every process of the machine has to be looked at, for milliseconds."""
+
+
+def _stat(pid: int) -> list[bytes] | None:
+    """Return what Linux says of a process, from its state on, as in proc_pid_stat(5); None if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name of the program stands in brackets, and may hold brackets and spaces.
+            return file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
 
 
 def created_at(pid: int) -> float | None:
@@ -19,13 +33,9 @@ def created_at(pid: int) -> float | None:
 
     On Linux in clock ticks since the start of the machine, as the kernel has it: the time of day may be set later.
     """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The name of the program stands in brackets, and may hold brackets and spaces.
-            return float(file.read().rpartition(b")")[2].split()[19])
-    except OSError:
-        if os.path.exists("/proc/self/stat"):
-            return None
+    if _HAS_PROC:
+        found = _stat(pid)
+        return None if found is None else float(found[19])
     import psutil
 
     try:
@@ -65,19 +75,26 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
-def alive_below(pid: int) -> list[psutil.Process]:
-    """Return what is alive below a process, parents first."""
+def is_alive(pid: int) -> bool:
+    """Tell whether there is such a process, and it has not ended."""
+    if _HAS_PROC:
+        found = _stat(pid)
+        return found is not None and found[0] not in b"ZX"
     import psutil
 
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def alive_below(pid: int) -> list[int]:
+    """Return the process ids of what is alive below a process, parents first."""
     alive = []
     pids = children_of(pid)
     for child in pids:  # it grows meanwhile, which list iterators allow
-        try:
-            process = psutil.Process(child)
-            if process.status() != psutil.STATUS_ZOMBIE:
-                alive.append(process)
-        except psutil.Error:
-            continue
+        if is_alive(child):
+            alive.append(child)
         pids += children_of(child)
     return alive
 
@@ -103,9 +120,14 @@ def tree_bytes(pid: int, limit: int) -> int:
     import psutil
 
     try:
-        processes = [psutil.Process(pid), *alive_below(pid)]
+        processes = [psutil.Process(pid)]
     except psutil.Error:
         return 0
+    for below in alive_below(pid):
+        try:
+            processes.append(psutil.Process(below))
+        except psutil.Error:
+            continue  # it has ended
     resident = sum(_bytes_of(process, shared=True) for process in processes)
     if len(processes) == 1 or resident <= limit:
         return resident

@@ -88,7 +88,7 @@ class _Server:
                         os.read(self.wakeup_read, 4096)
                     except BlockingIOError:
                         pass
-                elif not readable:
+                elif not readable and sys.platform != "linux":
                     # Needed for killing only, so it need not delay the start; but it must be here when memory is short.
                     import psutil  # noqa: F401
                 self.reap()
@@ -243,8 +243,8 @@ class _Server:
         deadline = time.monotonic() + _LAST_SECONDS
         while time.monotonic() < deadline:
             left = alive_below(os.getpid())
-            for process in left:
-                _signal(process.pid, signal.SIGKILL)
+            for pid in left:
+                _signal(pid, signal.SIGKILL)
             if not _reap_all() and not left:
                 return
             time.sleep(0.001)
@@ -276,7 +276,7 @@ def _signal_tree(pid: int, number: int) -> None:
     descendants = alive_below(pid)
     _signal(pid, number)
     for descendant in descendants:
-        _signal(descendant.pid, number)
+        _signal(descendant, number)
 
 
 def _signal(pid: int, number: int) -> None:

@@ -1,0 +1,90 @@
+"""The `.pkl` copies of small results that lag behind the journal: which are to be written, and by whom. Pure.
+
+The coordinator writes them when it has nothing better to do. In a flood of short nodes it always has; then it gives
+some to the workers with their batches, who write them between two batches.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from typing import NamedTuple
+
+from dagron.checkpoint.format import Commit
+
+__all__ = ["Copies", "Copy"]
+
+
+class Copy(NamedTuple):
+    """A copy that is to be written.
+
+    Attributes:
+        sequence: The number of the record that holds the result; 0 for one that an earlier run has left to do.
+        commit: What it is a copy of.
+        data: Its bytes; None if only the journal has them.
+    """
+
+    sequence: int
+    commit: Commit
+    data: bytes | None
+
+
+class Copies:
+    """Copies that lag behind.
+
+    Attributes:
+        n_bytes: Of those that nobody has been given.
+    """
+
+    def __init__(self) -> None:
+        self.n_bytes = 0
+        self._waiting: deque[Copy] = deque()  # by sequence
+        self._given: dict[int, deque[Copy]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting) or any(self._given.values())
+
+    def add(self, copy: Copy) -> None:
+        """Note one that is later than all others."""
+        self._waiting.append(copy)
+        self.n_bytes += len(copy.data or b"")
+
+    def take(self, n: int) -> list[Copy]:
+        """Remove and return up to `n`, oldest first, of those that nobody has been given: the caller writes them."""
+        taken = [self._waiting.popleft() for _ in range(min(n, len(self._waiting)))]
+        self.n_bytes -= sum(len(copy.data or b"") for copy in taken)
+        return taken
+
+    def take_all(self) -> list[Copy]:
+        """Remove and return all, also those that were given to slots: the caller writes them, perhaps once more."""
+        for slot in list(self._given):
+            self.take_back(slot)
+        return self.take(len(self._waiting))
+
+    def give(self, slot: int, n: int) -> list[Copy]:
+        """Return up to `n`, oldest first, that the worker of a slot is to write."""
+        if not self._waiting or self._waiting[0].data is None:
+            return []
+        given = self.take(n)
+        self._given.setdefault(slot, deque()).extend(given)
+        return given
+
+    def written(self, slot: int, n: int) -> None:
+        """Note that a worker has written the first `n` of what its slot was given."""
+        given = self._given[slot]
+        for _ in range(n):
+            given.popleft()
+
+    def take_back(self, slot: int) -> None:
+        """Note that a worker will not write what its slot was given."""
+        copies = self._given.pop(slot, None)
+        if copies:
+            self.n_bytes += sum(len(copy.data or b"") for copy in copies)
+            self._waiting = deque(sorted((*copies, *self._waiting), key=lambda copy: copy.sequence))
+
+    @property
+    def first_sequence(self) -> int | None:
+        """The sequence number of the oldest one; None if there are none."""
+        # A slot may have been given what another gave back, which is older than what it had.
+        given = [copy.sequence for copies in self._given.values() for copy in copies]
+        return min([*given, *(copy.sequence for copy in islice(self._waiting, 1))], default=None)
