@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from base64 import b64decode
 from pathlib import Path
@@ -154,6 +155,10 @@ def executor(directory, dag=DIAMOND):
     return dagron.CheckpointExecutor(dag, directory, pool="inline", durability="process")
 
 
+def hang():
+    threading.Event().wait(60)
+
+
 class TestHistory:
     def test_there_is_none_without_a_checkpoint(self, tmp_path):
         assert history_of(tmp_path) is None
@@ -231,6 +236,19 @@ class TestModel:
             assert report.nodes[report.attempts[node.last].node] is node
         right = next(node for node in report.nodes if node.name == "right")
         assert report.attempts[right.last].run == 1
+
+    def test_an_attempt_that_was_killed_has_its_place_and_its_length(self, tmp_path):
+        dag = dagron.DAG(["hangs", "raises"])
+        run = dagron.CheckpointExecutor(dag, tmp_path, max_workers=2, durability="process", kill_grace_seconds=0.0)
+        run.execute({"hangs": dagron.Task(hang, timeout=0.3), "raises": lambda: sum(range(300_000)) / 0})
+        report = built(tmp_path, dag)
+        attempts = {report.nodes[attempt.node].name: attempt for attempt in report.attempts}
+        assert attempts["hangs"].outcome == NodeState.TIMED_OUT
+        assert attempts["hangs"].duration_seconds >= 0.3
+        end = attempts["hangs"].start_seconds + attempts["hangs"].duration_seconds
+        assert end <= report.runs[0].wall_seconds + 0.01
+        assert attempts["raises"].cpu_seconds > 0
+        assert attempts["raises"].peak_rss_bytes > 0
 
     def test_edges_lead_to_the_parents(self, tmp_path):
         executor(tmp_path).execute(diamond_tasks())

@@ -70,7 +70,7 @@ def build_report(
         runs=[_run(run, how if number == n_last else "interrupted") for number, run in enumerate(history.runs)],
         group=group,
         failures=failures_of(history),
-        notices=_notices(history, dag, known, len(names)),
+        notices=_notices(history, dag, known, len(names), attempts),
     )
     if known is not None:
         report.critical = _critical(known, positions, nodes, attempts)
@@ -158,7 +158,7 @@ def _of_commit(run: int, began: float, node: int, commit: Commit) -> Attempt:
 
 def _of_failure(run: int, began: float, node: int, fields: dict[str, Any]) -> Attempt:
     seconds = float(fields.get("seconds", 0.0))
-    # Of a worker that was lost nobody knows when it began; it is drawn where that was noticed.
+    # Where it is not known when it began, it is drawn where the failure was noticed.
     started = float(fields.get("started", 0.0)) or float(fields.get("at", began)) - seconds
     timed_out = fields.get("status") == "timed_out"
     return Attempt(
@@ -167,8 +167,8 @@ def _of_failure(run: int, began: float, node: int, fields: dict[str, Any]) -> At
         int(fields.get("slot", -1)),
         max(0.0, started - began),
         seconds,
-        0.0,
-        0,
+        float(fields.get("cpu", 0.0)),
+        int(fields.get("rss", 0)),
         0,
         int(fields.get("attempts", 0)),
         NodeState.TIMED_OUT if timed_out else NodeState.FAILED,
@@ -189,7 +189,8 @@ def _run(run: RunHistory, how: str) -> Run:
         n_completed=len(run.commits),
         n_failed=len(run.failures),
         busy_seconds=sum(seconds),
-        cpu_seconds=sum(commit.cpu_seconds for commit in run.commits),
+        cpu_seconds=sum(commit.cpu_seconds for commit in run.commits)
+        + sum(float(failed.get("cpu", 0.0)) for failed in run.failures),
         host=str(fields.get("host", "")),
         pid=int(fields.get("pid", 0)),
     )
@@ -221,7 +222,9 @@ def _edges(dag: DAG, order: list[int], positions: array[int]) -> Edges:
     return Edges(offsets, parents)
 
 
-def _notices(history: History, dag: DAG | None, known: DAG | None, n_known: int) -> list[str]:
+def _notices(
+    history: History, dag: DAG | None, known: DAG | None, n_known: int, attempts: Sequence[Attempt]
+) -> list[str]:
     view = history.view
     notices = []
     if dag is None:
@@ -237,8 +240,8 @@ def _notices(history: History, dag: DAG | None, known: DAG | None, n_known: int)
         )
     if view.damage:
         notices.append(f"{len(view.damage)} stretches of the journal are damaged; what stood there is missing here.")
-    if any(run.failures for run in history.runs):
-        notices.append("CPU time and memory of failed attempts, and attempts that were retried, are not recorded.")
+    if any(attempt.attempts > 1 for attempt in attempts):
+        notices.append("Of nodes that were retried, the last attempt of each run is recorded and shown.")
     return notices
 
 

@@ -45,7 +45,7 @@ class Attempt:
         slot: The slot; -1 for the coordinator itself.
         start_seconds: When it began, in seconds after the run did.
         duration_seconds: How long it took.
-        cpu_seconds: User and system time; 0.0 where it is not recorded, as for what failed.
+        cpu_seconds: User and system time; 0.0 where it is not recorded, as for an attempt whose worker died.
         peak_rss_bytes: Peak resident memory of the worker up to its end; 0 where it is not recorded.
         result_bytes: Size of the pickled result.
         attempts: Attempts made in that run, this one included.

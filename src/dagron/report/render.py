@@ -159,7 +159,7 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
     facts = [
         ("Nodes", f"{report.total:,}", ""),
         ("Time of all runs", _duration(wall), ""),
-        ("CPU time", _duration(cpu), "User and system time of the attempts that completed"),
+        ("CPU time", _duration(cpu), "User and system time of attempts; that of killed workers is not known"),
     ]
     if available:
         facts.append(

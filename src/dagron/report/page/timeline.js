@@ -92,7 +92,8 @@
         const at = x(offsets[i] + k * step);
         if (at > width) break;
         g.beginPath(); g.moveTo(at, AXIS - 6); g.lineTo(at, AXIS + nLanes * laneHeight); g.globalAlpha = 0.35; g.stroke(); g.globalAlpha = 1;
-        if (k === 0 ? to - from > 60 : at + 40 < Math.min(width, to + 30)) g.fillText(k ? `+${seconds(k * step)}` : "0", at + 3, AXIS - 9);
+        const label = k ? `+${seconds(k * step)}` : "0", room = i + 1 < runs.length ? Math.min(width, x(offsets[i + 1])) : width;
+        if (at + 7 + g.measureText(label).width < room) g.fillText(label, at + 3, AXIS - 9);
       }
     });
   }
