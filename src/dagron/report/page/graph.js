@@ -188,7 +188,7 @@
       if (!c) return;
       const wide = ((item.width - 2) * c) / count;
       g.append(svgOf("rect", { x: at, y: HEIGHT - 8, width: wide, height: 7, class: `state-${i}` }));
-      if (i === 1 || i === 2) g.append(svgOf("rect", { x: at, y: HEIGHT - 8, width: wide, height: 7, fill: "url(#hatch)" }));
+      if (i === 1 || i === 2) g.append(svgOf("rect", { x: at, y: HEIGHT - 8, width: wide, height: 7, fill: `url(#hatch-${i})` }));
       at += wide;
     });
     g.append(
@@ -256,7 +256,7 @@
     inner = svgOf("g");
     svg = svgOf("svg", { role: "group", "aria-label": "Graph of the nodes" }, svgOf("defs", {},
       svgOf("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse", orient: "auto" }, svgOf("path", { d: "M0,0L8,4L0,8z", class: "tip" })),
-      svgOf("pattern", { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, svgOf("rect", { width: 2, height: 5, class: "hatch" }))), inner);
+      ...[45, -45].map((angle, i) => svgOf("pattern", { id: `hatch-${i + 1}`, width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: `rotate(${angle})` }, svgOf("rect", { width: 2, height: 5, class: "hatch" })))), inner);
     const steps = criticalSteps(items);
     if (block) inner.append(svgOf("rect", { ...size.frame, rx: 8, class: "block" }));
     (block ? size.joint : edges).forEach((edge) => inner.append(drawEdge(edge, items, steps, down)));

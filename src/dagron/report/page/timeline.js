@@ -122,7 +122,8 @@
         g.fillStyle = colours.states[attempts.outcome[at]];
         g.fillRect(from, top, wide, tall);
         g.save(); g.beginPath(); g.rect(from, top, wide, tall); g.clip(); g.strokeStyle = colours.surface; g.lineWidth = 1.5; g.beginPath();
-        for (let s = from - tall; s < Math.min(from + wide, from + 3000); s += 6) { g.moveTo(s, top + tall); g.lineTo(s + tall, top); }
+        const [start, stop] = attempts.outcome[at] === FAILED ? [top + tall, top] : [top, top + tall]; // failed and timed out lean apart
+        for (let s = from - tall; s < Math.min(from + wide, from + 3000); s += 6) { g.moveTo(s, start); g.lineTo(s + tall, stop); }
         g.stroke(); g.restore();
       }
     });
