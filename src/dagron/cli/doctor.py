@@ -190,7 +190,7 @@ def _trial_run(path: Path) -> Check:
 
 def doctor(
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", show_default=False, help="Where checkpoints are to be. Default: here.")
+        Path, typer.Argument(metavar="DIR", show_default=False, help="Where checkpoints are to be. Default: here.")
     ] = Path(),
     as_json: AsJson = False,
 ) -> None:
