@@ -73,6 +73,7 @@ def render(report: Report) -> str:
         scripts=[Markup(script) for script in scripts],
         data=Markup(_data(report)),
         counts=list(counts.items()),
+        complete=counts[NodeState.COMPLETED] == report.total,
         states=_STATES,
         shares=_shares(list(counts.values())),
         facts=_facts(report),
@@ -145,7 +146,7 @@ def _shares(counts: Sequence[int]) -> list[tuple[float, float, int]]:
     shares, x = [], 0.0
     for number, count in enumerate(counts):
         if count:
-            width = 1000 * count / total
+            width = max(5.0, 1000 * count / total)  # one failure among many thousand nodes is to be seen
             shares.append((round(x, 2), round(width, 2), number))
             x += width
     return shares
