@@ -50,15 +50,32 @@ class CancelEvent(Protocol):
 
 
 class Failure:
-    """Why the last attempt of a node gave no result; the exception itself is made when it is asked for."""
+    """Why the last attempt of a node gave no result; the exception itself is made when it is asked for.
 
-    __slots__ = ("_error", "attempt", "outcome", "slot", "stderr")
+    Args:
+        outcome: What the worker said; None if it is lost.
+        error: Why, if the worker is lost.
+        attempt: Which attempt.
+        slot: The slot that made it.
+        stderr: The last lines that it wrote to standard error.
+        lost: If the worker is lost, what was lost with it.
+    """
+
+    __slots__ = ("_error", "_lost", "attempt", "outcome", "slot", "stderr")
 
     def __init__(
-        self, outcome: Outcome | None, error: BaseException | None, attempt: int, slot: int, stderr: str
+        self,
+        outcome: Outcome | None,
+        error: BaseException | None,
+        attempt: int,
+        slot: int,
+        stderr: str,
+        lost: Lost | None = None,
     ) -> None:
         self.outcome = outcome
         self._error = error
+        # When it began, for how long it ran, and its peak memory.
+        self._lost = (time.time() - lost.seconds, lost.seconds, lost.peak_rss_bytes or 0) if lost else (0.0, 0.0, 0)
         self.attempt = attempt
         self.slot = slot
         self.stderr = stderr
@@ -75,9 +92,11 @@ class Failure:
         if self.outcome is not None:
             kind, message, text = self.outcome.failure
             started, seconds = self.outcome.started_unix, self.outcome.duration_seconds
+            cpu, rss = self.outcome.cpu_seconds, self.outcome.peak_rss_bytes
         else:
             kind, message, text = type(self._error).__name__, str(self._error), ""
-            started, seconds = 0.0, 0.0
+            started, seconds, rss = self._lost
+            cpu = 0.0
         return {
             "name": node,
             "type": kind,
@@ -87,6 +106,8 @@ class Failure:
             "slot": self.slot,
             "started": started,
             "seconds": seconds,
+            "cpu": cpu,
+            "rss": rss,
             "stderr": self.stderr,
         }
 
@@ -285,7 +306,7 @@ class Coordinator:
         else:
             error = WorkerLostError(name, attempt, item.exit_code, item.peak_rss_bytes, stderr)
             outcome = "lost" if kill is None else "cancelled"
-        self.failures[node] = Failure(None, error, attempt, item.slot, stderr)
+        self.failures[node] = Failure(None, error, attempt, item.slot, stderr, item)
         self._watch.attempt_ended(node, item.seconds, completed=False)
         if self._trace is not None:
             began = time.time() - item.seconds

@@ -297,7 +297,13 @@ class CheckpointExecutor:
                 _end_leftovers(store)
                 previous = store.view
                 structure = dag.structure_digest()
-                commits = store.begin(fresh=fresh, nodes=dag.nodes, structure=structure, edges=dag.parent_arrays)
+                commits = store.begin(
+                    fresh=fresh,
+                    nodes=dag.nodes,
+                    structure=structure,
+                    edges=dag.parent_arrays,
+                    n_slots=self._n_slots(),
+                )
                 restore = RestorePlan()
                 if commits:
                     # After damage nothing may be taken for granted: what is missing may have been what mattered.

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import index
@@ -287,12 +288,15 @@ def check_journal(directory: Directory, key: bytes | None = None) -> None:
         opened[0].close()
 
 
-def read_view(directory: Directory, key: bytes | None = None) -> View | None:
+def read_view(
+    directory: Directory, key: bytes | None = None, on_record: Callable[[Record], object] | None = None
+) -> View | None:
     """Read the journal of a checkpoint.
 
     Args:
         directory: The checkpoint directory; it may be missing.
         key: The signing key, or None.
+        on_record: Called with each valid record, in order, for those who want what later records supersede.
 
     Returns:
         None if there is no checkpoint: no directory, or no journal in it and no `_meta.json` either.
@@ -308,7 +312,7 @@ def read_view(directory: Directory, key: bytes | None = None) -> View | None:
     file, header = opened
     with file:
         try:
-            return _read(directory, file, header.checkpoint_id, key)
+            return _read(directory, file, header.checkpoint_id, key, on_record)
         except OSError as error:
             raise _unreadable(directory, error) from error
 
@@ -333,17 +337,31 @@ def read_on(view: View, directory: Directory, key: bytes | None = None) -> View 
             raise _unreadable(directory, error) from error
 
 
-def _read(directory: Directory, file: ReadFile, checkpoint_id: bytes, key: bytes | None) -> View:
-    return _read_into(View(checkpoint_id, size=file.size), directory, file, key)
+def _read(
+    directory: Directory,
+    file: ReadFile,
+    checkpoint_id: bytes,
+    key: bytes | None,
+    on_record: Callable[[Record], object] | None = None,
+) -> View:
+    return _read_into(View(checkpoint_id, size=file.size), directory, file, key, on_record)
 
 
-def _read_into(view: View, directory: Directory, file: ReadFile, key: bytes | None) -> View:
+def _read_into(
+    view: View,
+    directory: Directory,
+    file: ReadFile,
+    key: bytes | None,
+    on_record: Callable[[Record], object] | None = None,
+) -> View:
     for item in scan(file.read_at, file.size, view.checkpoint_id, key, view.valid_size, view.sequence):
         if isinstance(item, Damage):
             view.damage.append(item)
             continue
         try:
             view._apply(item)
+            if on_record is not None:
+                on_record(item)
         except (
             ValueError,
             LookupError,
