@@ -201,6 +201,13 @@ MUTATIONS = [
         "            if False:\n",
         "tests/test_disk.py -k leaves_none_behind",
     ),
+    Mutation(
+        "disk",
+        "checkpoint/claim.py",
+        "    except OSError as error:\n        where",
+        "    except ZeroDivisionError as error:\n        where",
+        "tests/test_refused_looks.py -k names_it",
+    ),
     # --- it deletes only what it wrote
     Mutation(
         "deletes",
@@ -208,6 +215,44 @@ MUTATIONS = [
         "        if foreign:\n",
         "        if False:\n",
         "tests/test_store.py -k TestRefusals",
+    ),
+    # --- bad input is an error before anything runs
+    Mutation(
+        "input",
+        "arguments.py",
+        '            _refuse_in(value, "in a set")\n',
+        "",
+        "tests/test_flow.py -k test_it_is_refused_where",
+    ),
+    Mutation(
+        "input",
+        "arguments.py",
+        "            if not value.belongs_to(self._owner):\n",
+        "            if False:\n",
+        "tests/test_flow.py -k test_one_of_another_flow",
+    ),
+    Mutation(
+        "input",
+        "arguments.py",
+        "            return self._copied(value, self._items(value, parents), holed_since=before)\n",
+        "            return value if self._items(value, parents) and self._n_holes == before else self._copied(\n"
+        "                value, self._items(value, parents), holed_since=before\n"
+        "            )\n",
+        "tests/test_flow.py -k test_containers_as_they_are_then",
+    ),
+    Mutation(
+        "input",
+        "flow.py",
+        "            if found is not None and found.completed_nodes:\n",
+        "            if False:\n",
+        "tests/test_flow.py -k test_without_a_word",
+    ),
+    Mutation(
+        "input",
+        "labels.py",
+        '    if " at 0x" in name and _ADDRESS.search(name):\n',
+        "    if False:\n",
+        "tests/test_flow.py -k test_names_that_show_addresses",
     ),
 ]
 

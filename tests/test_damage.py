@@ -185,7 +185,7 @@ def test_the_undamaged_ones_are_what_these_tests_take_them_for(complete, unfinis
     for one, nodes in ((complete, set(TASKS)), (unfinished, set(TASKS) - {"end"})):
         assert set(one.files) == {JOURNAL, META} | {f"{name}.pkl" for name in nodes}
         assert len(one.files["big.pkl"]) > 16 * 1024
-    kinds = [Kind.RUN_STARTED, *[Kind.COMMITTED] * 6, Kind.VIEWS_WRITTEN, Kind.RUN_ENDED]
+    kinds = [Kind.RUN_STARTED, Kind.DAG_RECORDED, *[Kind.COMMITTED] * 6, Kind.VIEWS_WRITTEN, Kind.RUN_ENDED]
     assert [r.kind for r in complete.records()] == kinds
 
 
@@ -434,7 +434,7 @@ class TestDamagedInvalidations:
     def test_the_journal_is_the_one_that_this_is_about(self, interrupted):
         kinds = [Kind(record.kind).name for record in interrupted.records()]
         assert [kind for kind in kinds if kind != "VIEWS_WRITTEN"] == [
-            "RUN_STARTED", "FAILED", "COMMITTED", "COMMITTED", "RUN_ENDED",
+            "RUN_STARTED", "DAG_RECORDED", "FAILED", "COMMITTED", "COMMITTED", "RUN_ENDED",
             "RUN_STARTED", "COMMITTED", "INVALIDATED", "COMMITTED",
         ]  # fmt: skip
         [invalidated] = [record for record in interrupted.records() if record.kind == Kind.INVALIDATED]

@@ -514,7 +514,7 @@ RUNS = {
     "a group of small results": (lambda root: lived(root, groups_of_small_results), 3000),
     "large results": (lambda root: lived(root, large_results), 2100),
     "failures and invalidations": (lambda root: lived(root, failures_and_invalidations), 4300),
-    "execute over an older one": (lambda root: run_over_an_older(root, a_fresh_execute), 2200),
+    "execute over an older one": (lambda root: run_over_an_older(root, a_fresh_execute), 2190),
     "execute after an interrupted run": (lambda root: lived(root, a_fresh_execute_after_an_interrupted_run), 4600),
     "resume with a lost result": (
         lambda root: run_over_an_older(root, a_resume_that_makes_lost_results_again, lost=["big"]),

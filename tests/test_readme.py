@@ -45,10 +45,13 @@ def test_each_python_block_runs_as_a_script(block, tmp_path):
         assert re.search(pattern, done.stdout), (shown, done.stdout)
 
 
-def test_the_first_example_says_what_its_second_run_prints(tmp_path):
-    for expected in ("333083000 0\n", "333083000 4\n"):
+@pytest.mark.parametrize(
+    ("block", "printed"), [(0, ("9592 0\n", "9592 11\n")), (1, ("333083000 0\n", "333083000 4\n"))]
+)
+def test_the_first_examples_say_what_their_second_runs_print(tmp_path, block, printed):
+    for expected in printed:
         done = subprocess.run(
-            [sys.executable, "-c", PYTHON_BLOCKS[0]], cwd=tmp_path, env=ENV, capture_output=True, text=True
+            [sys.executable, "-c", PYTHON_BLOCKS[block]], cwd=tmp_path, env=ENV, capture_output=True, text=True
         )
         assert done.stdout == expected
 

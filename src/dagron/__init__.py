@@ -6,9 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from dagron.errors import (
+    ArgumentsError,
     CheckpointDamagedError,
     CheckpointDirectoryError,
     CheckpointError,
+    CheckpointExistsError,
     CheckpointGoneError,
     CheckpointLockedError,
     ClearError,
@@ -19,6 +21,7 @@ from dagron.errors import (
     ForeignFilesError,
     FormatVersionError,
     GraphError,
+    HandleError,
     InternalError,
     InvalidNameError,
     MemoryLimitExceededError,
@@ -38,6 +41,7 @@ from dagron.errors import (
     TaskNotPicklableError,
     UnknownNodeError,
     UnknownTaskError,
+    UnstableNameError,
     WorkerLostError,
     WorkerStartError,
 )
@@ -45,7 +49,9 @@ from dagron.errors import (
 if TYPE_CHECKING:
     from dagron.callbacks import ExecutionCallbacks, RunObserver, RunSnapshot
     from dagron.executor import CheckpointExecutor
+    from dagron.flow import Flow
     from dagron.graph import DAG, DAGBuilder
+    from dagron.node import Node
     from dagron.results import CheckpointInfo, ExecutionResult, NodeResult, NodeStatus
     from dagron.task import Task
     from dagron.trace import ExecutionTrace, Span
@@ -54,10 +60,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DAG",
+    "ArgumentsError",
     "CheckpointDamagedError",
     "CheckpointDirectoryError",
     "CheckpointError",
     "CheckpointExecutor",
+    "CheckpointExistsError",
     "CheckpointGoneError",
     "CheckpointInfo",
     "CheckpointLockedError",
@@ -70,14 +78,17 @@ __all__ = [
     "ExecutionCallbacks",
     "ExecutionResult",
     "ExecutionTrace",
+    "Flow",
     "ForeignFilesError",
     "FormatVersionError",
     "GraphError",
+    "HandleError",
     "InternalError",
     "InvalidNameError",
     "MemoryLimitExceededError",
     "MissingInputError",
     "MissingTaskError",
+    "Node",
     "NodeCancelledError",
     "NodeError",
     "NodeResult",
@@ -98,6 +109,7 @@ __all__ = [
     "TaskNotPicklableError",
     "UnknownNodeError",
     "UnknownTaskError",
+    "UnstableNameError",
     "WorkerLostError",
     "WorkerStartError",
 ]
@@ -111,6 +123,8 @@ _HOMES = {
     "ExecutionCallbacks": "callbacks",
     "ExecutionResult": "results",
     "ExecutionTrace": "trace",
+    "Flow": "flow",
+    "Node": "node",
     "NodeResult": "results",
     "NodeStatus": "results",
     "RunObserver": "callbacks",

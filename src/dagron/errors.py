@@ -7,16 +7,20 @@
     │   ├── CycleError
     │   ├── DuplicateNodeError
     │   ├── UnknownNodeError (KeyError)
-    │   └── InvalidNameError (TypeError)
+    │   ├── InvalidNameError (TypeError)
+    │   └── UnstableNameError
     ├── TaskDefinitionError (ValueError)     the author of the tasks; raised before anything runs
     │   ├── MissingTaskError
     │   ├── UnknownTaskError
     │   ├── NotCallableError (TypeError)
     │   ├── MissingInputError
+    │   ├── ArgumentsError (TypeError)
+    │   ├── HandleError (TypeError)
     │   └── TaskNotPicklableError
     ├── OptionError (ValueError)             the caller of the executor
     ├── CheckpointError                      the operator of the disk
     │   ├── CheckpointDirectoryError
+    │   ├── CheckpointExistsError
     │   ├── CheckpointLockedError
     │   ├── ForeignFilesError
     │   ├── FormatVersionError
@@ -47,9 +51,11 @@ import textwrap
 from collections.abc import Sequence
 
 __all__ = [
+    "ArgumentsError",
     "CheckpointDamagedError",
     "CheckpointDirectoryError",
     "CheckpointError",
+    "CheckpointExistsError",
     "CheckpointGoneError",
     "CheckpointLockedError",
     "ClearError",
@@ -60,6 +66,7 @@ __all__ = [
     "ForeignFilesError",
     "FormatVersionError",
     "GraphError",
+    "HandleError",
     "InternalError",
     "InvalidNameError",
     "MemoryLimitExceededError",
@@ -79,6 +86,7 @@ __all__ = [
     "TaskNotPicklableError",
     "UnknownNodeError",
     "UnknownTaskError",
+    "UnstableNameError",
     "WorkerLostError",
     "WorkerStartError",
 ]
@@ -155,6 +163,18 @@ class InvalidNameError(GraphError, TypeError):
         return f"a node's name must be a str, not {self.type_name}: {self.shown}"
 
 
+class UnstableNameError(GraphError):
+    """A node's name would be another one in the next run, so that a resume would not find its result."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the name {self.name!r} would not be the same in the next run: {self.reason}"
+
+
 # --- the author of the tasks -------------------------------------------------------------------------------------
 
 
@@ -215,6 +235,30 @@ class MissingInputError(TaskDefinitionError):
         return f"the task of node {self.node!r} requires the parameter {self.parameter!r}, but {parents}; {advice}"
 
 
+class ArgumentsError(TaskDefinitionError, TypeError):
+    """The arguments of a node do not fit its callable."""
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(node, reason)
+        self.node = node
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the arguments of node {self.node!r} do not fit its callable: {self.reason}"
+
+
+class HandleError(TaskDefinitionError, TypeError):
+    """The handle of a node was used where its result cannot take its place. Give it to a node as an argument."""
+
+    def __init__(self, node: str, reason: str) -> None:
+        super().__init__(node, reason)
+        self.node = node
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the handle of node {self.node!r} {self.reason}"
+
+
 class TaskNotPicklableError(TaskDefinitionError):
     """A task cannot be sent to a worker. Create what cannot be pickled inside the task instead.
 
@@ -267,6 +311,21 @@ class CheckpointDirectoryError(CheckpointError):
 
     def __str__(self) -> str:
         return f"cannot use {self.path!r} as a checkpoint directory: {self.reason}"
+
+
+class CheckpointExistsError(CheckpointError):
+    """There is a checkpoint, and nobody has said whether to go on from it or to give it up."""
+
+    def __init__(self, path: str, n_completed: int) -> None:
+        super().__init__(path, n_completed)
+        self.path = path
+        self.n_completed = n_completed
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path!r} holds a checkpoint with {self.n_completed} completed node(s); nothing was run; "
+            "pass resume=True to go on from it, or resume=False to give it up and start again"
+        )
 
 
 class CheckpointLockedError(CheckpointError):

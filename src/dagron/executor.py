@@ -52,6 +52,13 @@ def default_workers() -> int:
     return os.cpu_count() or 1
 
 
+def _can_be_a_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 class CheckpointExecutor:
     """Runs the tasks of a DAG on worker processes and checkpoints each node as it completes.
 
@@ -81,6 +88,7 @@ class CheckpointExecutor:
 
     Raises:
         OptionError: An option has a value that it cannot have.
+        CheckpointDirectoryError: `checkpoint_dir` is relative, and the working directory is gone.
     """
 
     def __init__(
@@ -108,8 +116,8 @@ class CheckpointExecutor:
             raise OptionError("dag", repr(dag)[:80], "a dagron.DAG; build one with DAG.builder()")
         if not isinstance(checkpoint_dir, (str, os.PathLike)) or os.fspath(checkpoint_dir) in ("", b""):
             raise OptionError("checkpoint_dir", repr(checkpoint_dir), "the path of a directory")
-        if not isinstance(os.fspath(checkpoint_dir), str) or "\0" in os.fspath(checkpoint_dir):
-            raise OptionError("checkpoint_dir", repr(checkpoint_dir), "a str without NUL characters")
+        if not isinstance(os.fspath(checkpoint_dir), str) or not _can_be_a_path(os.fspath(checkpoint_dir)):
+            raise OptionError("checkpoint_dir", repr(checkpoint_dir), "a str that the system takes for a path")
         if callbacks is not None and not isinstance(callbacks, ExecutionCallbacks):
             raise OptionError("callbacks", repr(callbacks)[:80], "an ExecutionCallbacks")
         if max_workers is not None and (
@@ -283,7 +291,7 @@ class CheckpointExecutor:
                 _end_leftovers(store)
                 previous = store.view
                 structure = dag.structure_digest()
-                commits = store.begin(fresh=fresh, nodes=dag.nodes, structure=structure)
+                commits = store.begin(fresh=fresh, nodes=dag.nodes, structure=structure, edges=dag.parent_arrays)
                 restore = RestorePlan()
                 if commits:
                     # After damage nothing may be taken for granted: what is missing may have been what mattered.
@@ -357,8 +365,8 @@ class CheckpointExecutor:
         dag, phase = self.dag, state.phase
         restored = frozenset(state.restored)
 
-        def make(name: str, node: int) -> NodeResult:
-            result = NodeResult(
+        def make(name: str, node: int) -> NodeResult[Any]:
+            result: NodeResult[Any] = NodeResult(
                 name, _STATUS[Phase(phase[node])], restored=node in restored, attempts=state.attempts[node]
             )
             commit = store.commit_of(name)

@@ -15,6 +15,7 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from hashlib import blake2b
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, final
 
 from dagron.adjacency import Adjacency, cycle_among, drop_repeated, grouped, kahn
@@ -220,6 +221,18 @@ class DAG:
         inferred = ((inferred_parents(name, task, tasks), name) for name, task in tasks.items())
         return cls(tasks, [(parent, name) for parents, name in inferred for parent in parents])
 
+    @classmethod
+    def from_arrays(cls, nodes: Sequence[str], offsets: array[int], parents: array[int]) -> DAG:
+        """Make a DAG of what `nodes` and `parent_arrays` of another one are.
+
+        Raises:
+            CycleError: It is none.
+        """
+        targets = array("I")
+        for child, (start, end) in enumerate(pairwise(offsets)):
+            targets.extend([child] * (end - start))
+        return _restored(tuple(nodes), parents[:], targets)
+
     # --- by name -------------------------------------------------------------------------------------------------
 
     @property
@@ -329,6 +342,11 @@ class DAG:
     def order(self) -> array[int]:
         """All indices in topological order. It is the DAG's own array, so that access is free: never change it."""
         return self._order
+
+    @property
+    def parent_arrays(self) -> tuple[array[int], array[int]]:
+        """The parents of all nodes: those of node i are `flat[offsets[i] : offsets[i + 1]]`. Never change them."""
+        return self._by_child.offsets, self._by_child.flat
 
     def indegrees(self) -> array[int]:
         """Return the number of parents of every node, by index, in a new array that the caller may change."""

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
-from dagron.errors import TaskNotPicklableError
+from dagron.errors import TaskDefinitionError
 from dagron.serialize import BY_VALUE_MODULES, CallablePickler, TaskPickler
 
 __all__ = ["Part", "PickledTask", "SharedParts", "pickle_tasks"]
@@ -117,6 +117,7 @@ def pickle_tasks(tasks: Iterable[tuple[str, tuple[Any, Any]]], n_nodes: Mapping[
 
     Raises:
         TaskNotPicklableError: A task cannot be pickled; with the path to the culprit.
+        HandleError: A task holds the handle of a node; with the path to that.
     """
     tasks = list(tasks)
     pickler = TaskPickler()
@@ -170,13 +171,13 @@ def _find_parts(tasks: list[tuple[str, tuple[Any, Any]]], parts: _Parts, pickler
         if n > 1:
             try:
                 parts.templates[key] = parts.add(pickler.dump("", _bare(function)), fresh=False)
-            except TaskNotPicklableError:
+            except TaskDefinitionError:
                 continue  # the first task that has it is told so, with its name
     for obj, n in held.values():
         if n > 1 and _may_be_shared(obj):
             try:
                 data = pickler.dump("", obj)
-            except TaskNotPicklableError:
+            except TaskDefinitionError:
                 continue
             kept = isinstance(obj, (str, bytes)) or (type(obj) is types.FunctionType and not _holds_anything(obj))
             if len(data) >= _SHARED_BYTES or type(obj) is types.FunctionType:

@@ -6,14 +6,19 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from dagron.errors import CheckpointDamagedError, ResultUnavailableError, UnknownNodeError
+from dagron.errors import CheckpointDamagedError, HandleError, ResultUnavailableError, UnknownNodeError
+from dagron.node import Node
 
 if TYPE_CHECKING:
     from dagron.trace import ExecutionTrace
 
 __all__ = ["CheckpointInfo", "ExecutionResult", "NodeResult", "NodeResults", "NodeStatus"]
+
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 class NodeStatus(Enum):
@@ -32,8 +37,8 @@ _UNLOADED: Any = object()
 
 
 @dataclass(slots=True)
-class NodeResult:
-    """How one node ended.
+class NodeResult(Generic[T_co]):
+    """How one node ended; `T_co` is the type of its result.
 
     Attributes:
         name: The node.
@@ -66,7 +71,7 @@ class NodeResult:
     _value: Any = field(default=_UNLOADED, repr=False, compare=False)
 
     @property
-    def result(self) -> Any:
+    def result(self) -> T_co:
         """What the task returned; None if it did not complete.
 
         Loaded from the checkpoint when it is first asked for, and kept. Unpickling runs code that the result names.
@@ -76,25 +81,26 @@ class NodeResult:
         """
         if self._value is _UNLOADED:
             if self._load is None:
-                return None
+                return None  # type: ignore[return-value]  # ExecutionResult says that it may be None
             try:
                 data = self._load()
             except CheckpointDamagedError as error:
                 reason = f"{error}; was the checkpoint cleared, or written by a later run?"
                 raise ResultUnavailableError(self.name, reason) from error
             self._value = pickle.loads(data)
-        return self._value
+        value: T_co = self._value
+        return value
 
 
-class NodeResults(Mapping[str, NodeResult]):
+class NodeResults(Mapping[str, NodeResult[Any]]):
     """The results of all nodes by name, in the order of `dag.nodes`. Made when they are asked for, and then kept."""
 
-    def __init__(self, names: Mapping[str, int], make: Callable[[str, int], NodeResult]) -> None:
+    def __init__(self, names: Mapping[str, int], make: Callable[[str, int], NodeResult[Any]]) -> None:
         self._names = names
         self._make = make
-        self._made: dict[str, NodeResult] = {}
+        self._made: dict[str, NodeResult[Any]] = {}
 
-    def __getitem__(self, name: str) -> NodeResult:
+    def __getitem__(self, name: str) -> NodeResult[Any]:
         made = self._made.get(name)
         if made is None:
             index = self._names.get(name)
@@ -115,7 +121,7 @@ class NodeResults(Mapping[str, NodeResult]):
 
 @dataclass(slots=True)
 class ExecutionResult:
-    """How a run ended.
+    """How a run ended. `result[node]` is the `NodeResult` of a node, given by its name or by its handle.
 
     Attributes:
         node_results: The result of every node.
@@ -129,7 +135,7 @@ class ExecutionResult:
         trace: What ran when and where, if `enable_tracing`; else None.
     """
 
-    node_results: Mapping[str, NodeResult]
+    node_results: Mapping[str, NodeResult[Any]]
     succeeded: int = 0
     failed: int = 0
     skipped: int = 0
@@ -138,17 +144,53 @@ class ExecutionResult:
     restored: int = 0
     total_duration_seconds: float = 0.0
     trace: ExecutionTrace | None = None
+    _flow: object = field(default=None, repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
         """Whether every node completed."""
         return self.succeeded == len(self.node_results)
 
-    def __getitem__(self, name: str) -> NodeResult:
-        return self.node_results[name]
+    # A handle knows the type of the result, but not whether there is one.
+    @overload
+    def __getitem__(self, node: Node[T]) -> NodeResult[T | None]: ...
+    @overload
+    def __getitem__(self, node: str) -> NodeResult[Any]: ...
+    def __getitem__(self, node: str | Node[Any]) -> NodeResult[Any]:
+        return self.node_results[self._name_of(node)]
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.node_results
+    def __contains__(self, node: object) -> bool:
+        if isinstance(node, Node):
+            return (self._flow is None or node.belongs_to(self._flow)) and node.name in self.node_results
+        return node in self.node_results
+
+    @overload
+    def value(self, node: Node[T]) -> T: ...
+    @overload
+    def value(self, node: str) -> Any: ...
+    def value(self, node: str | Node[Any]) -> Any:
+        """Return what the task of a node returned, as `result[node].result` does, or raise why there is nothing.
+
+        Args:
+            node: Its handle or its name.
+
+        Raises:
+            BaseException: The node's `error`, if it did not complete: what its task raised, or a `NodeError`.
+            ResultUnavailableError: It completed, but the checkpoint no longer has its result.
+            UnknownNodeError: The run had no such node.
+            HandleError: The handle is of another flow.
+        """
+        found = self[node]
+        if found.error is not None:
+            raise found.error
+        return found.result
+
+    def _name_of(self, node: str | Node[Any]) -> str:
+        if not isinstance(node, Node):
+            return node
+        if self._flow is not None and not node.belongs_to(self._flow):
+            raise HandleError(node.name, "is of another flow than this result")
+        return node.name
 
     def __repr__(self) -> str:
         counts = {

@@ -21,9 +21,10 @@ from typing import Any, Protocol
 
 import cloudpickle
 
+from dagron.arguments import CallWithHoles
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink, VerifiedFiles
 from dagron.checkpoint.format import Storage, result_digest
-from dagron.errors import RemoteTraceback, ResultNotPicklableError, TaskFailedError, TaskNotPicklableError
+from dagron.errors import HandleError, RemoteTraceback, ResultNotPicklableError, TaskFailedError, TaskNotPicklableError
 
 __all__ = [
     "BY_VALUE_MODULES",
@@ -214,6 +215,7 @@ class TaskPickler:
 
         Raises:
             TaskNotPicklableError: It cannot be pickled; with the path to the culprit.
+            HandleError: It holds the handle of a node; with the path to that.
         """
         blob = self._blobs.get(id(task))
         if blob is None:
@@ -223,6 +225,9 @@ class TaskPickler:
                 path, reason = _find_culprit(task, error, CallablePickler)
                 if isinstance(task, tuple):
                     path = path.removeprefix("item 0").removeprefix(" -> ")  # the callable of the pair
+                if isinstance(error, HandleError):
+                    where = f"stands in the task of node {node!r} at {path}, where no result can take its place"
+                    raise HandleError(error.node, where) from None
                 raise TaskNotPicklableError(node, path, reason) from error
             self._blobs[id(task)] = blob
             self._kept.append(task)
@@ -297,6 +302,8 @@ def describe_exception(error: BaseException, skip_frames: int = 0) -> tuple[str,
     for _ in range(skip_frames):
         if frames is not None and frames.tb_next is not None:
             frames = frames.tb_next
+    if frames is not None and frames.tb_next is not None and frames.tb_frame.f_code is CallWithHoles.__call__.__code__:
+        frames = frames.tb_next
     try:
         text = "".join(traceback.format_exception(kind, error, frames))
     except BaseException as broken:

@@ -18,14 +18,25 @@ def check_directory(directory: Directory, *, allow_untrusted: bool) -> None:
     """Check that a directory can become a checkpoint or is one that may be trusted.
 
     Raises:
-        CheckpointDirectoryError: It is a file, cannot be written, belongs to another user, or is writable by everyone.
+        CheckpointDirectoryError: It is a file, cannot be looked at or written, belongs to another user, or is writable
+            by everyone.
         ForeignFilesError: It holds `.pkl` files and no checkpoint.
     """
+    try:
+        _check(directory, allow_untrusted=allow_untrusted)
+    except OSError as error:
+        where = directory.path if error.filename is None else os.fsdecode(error.filename)
+        raise CheckpointDirectoryError(
+            str(directory.path), f"cannot look at {str(where)!r}: {error.strerror or error}"
+        ) from error
+
+
+def _check(directory: Directory, *, allow_untrusted: bool) -> None:
     path = directory.path
     existing = path
     while not os.path.lexists(existing) and existing != existing.parent:
         existing = existing.parent
-    if not existing.is_dir():
+    if not stat.S_ISDIR(os.stat(existing).st_mode):
         raise CheckpointDirectoryError(str(path), f"{str(existing)!r} is a file, not a directory")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise CheckpointDirectoryError(str(path), f"{str(existing)!r} is not writable")
@@ -34,10 +45,7 @@ def check_directory(directory: Directory, *, allow_untrusted: bool) -> None:
     if not allow_untrusted and hasattr(os, "geteuid"):
         _check_owner(directory)
     if not directory.exists(JOURNAL) and not directory.exists(META):
-        try:
-            foreign = sorted(name for name in directory.names() if name.endswith(SUFFIX))
-        except OSError as error:
-            raise CheckpointDirectoryError(str(path), f"cannot list it: {error.strerror}") from error
+        foreign = sorted(name for name in directory.names() if name.endswith(SUFFIX))
         if foreign:
             raise ForeignFilesError(str(path), foreign)
 

@@ -30,8 +30,9 @@ blake2b-256 digest, which is compared when the result is loaded.
 
 Body of COMMITTED: the fields of `_COMMIT` below, the node's name in UTF-8, then, if there is something to say, a JSON
 object: `without`, the parents that had failed when the node ran; `file`, the name of its file if it is not the plain
-one of `names`; `temp`, for a FILE result, the name that the file had when the record was written. Bodies of the other
-kinds are JSON objects. JSON is UTF-8 without escapes; surrogates that are alone are passed, so that any name survives.
+one of `names`; `temp`, for a FILE result, the name that the file had when the record was written. The body of
+DAG_RECORDED is specified in `structure`. Bodies of the other kinds are JSON objects. JSON is UTF-8 without escapes;
+surrogates that are alone are passed, so that any name survives.
 
 Reader. Start after the header. At each offset: if a valid record stands there, take it and go on behind its payload.
 If not, look for the next marker behind it at which a valid record begins. If there is one, the bytes between are
@@ -51,7 +52,8 @@ INVALIDATED makes its commit stale: the node runs again, and whether its result 
 about its children. With `lost` the commit is forgotten instead, and the children stay as they are. RUN_STARTED with
 `fresh` takes everything away. CLEARED means that the checkpoint is being deleted: there is no checkpoint, but the files
 it lists are ours; a writer that cannot flush it cuts it off again. WORKERS_STARTED names processes of the run, so that
-what a killed run could not end is found.
+what a killed run could not end is found. DAG_RECORDED has the nodes and edges of a DAG: of that of the last run if its
+digest is `dag` of RUN_STARTED.
 
 Version rule: a reader refuses a version above its own, reads all below, and passes over kinds that it does not know.
 """
@@ -117,6 +119,7 @@ class Kind(IntEnum):
     CLEARED = 6
     VIEWS_WRITTEN = 7
     WORKERS_STARTED = 8
+    DAG_RECORDED = 9
 
 
 class Storage(IntEnum):
@@ -301,6 +304,10 @@ class RecordWriter:
         """Return a record of one of the kinds whose body is JSON."""
         return self._frame(kind, _encode_json(fields), 0)
 
+    def dag(self, body: bytes) -> bytes:
+        """Return a DAG_RECORDED record with a body of `structure.encode_dag`."""
+        return self._frame(Kind.DAG_RECORDED, body, 0)
+
 
 def decode_commit(record: Record) -> Commit:
     """Read the body of a COMMITTED record."""
@@ -359,7 +366,12 @@ def _decode_json(data: bytes) -> dict[str, Any]:
 
 
 def scan(
-    read_at: Callable[[int, int], bytes], size: int, checkpoint_id: bytes, key: bytes | None
+    read_at: Callable[[int, int], bytes],
+    size: int,
+    checkpoint_id: bytes,
+    key: bytes | None,
+    offset: int = HEADER_SIZE,
+    sequence: int = 0,
 ) -> Iterator[Record | Damage]:
     """Yield the valid records of a journal in order, and each damaged stretch where it stands.
 
@@ -368,11 +380,13 @@ def scan(
         size: Size of the journal. What is appended meanwhile is not looked at.
         checkpoint_id: From the header.
         key: The signing key, or None.
+        offset: Where to begin: behind a record that was found before.
+        sequence: The number of that record.
 
     The end of the last record is where the torn tail, if any, begins.
     """
     seed = hashlib.blake2b(checkpoint_id, digest_size=_CHECK_SIZE, key=key or b"")
-    base, window = HEADER_SIZE, b""
+    base, window = offset, b""
 
     def at(offset: int, n: int) -> bytes:
         nonlocal base, window
@@ -406,7 +420,6 @@ def scan(
             return None
         return Record(kind, found, offset, body, start + body_size, payload_size)
 
-    offset, sequence = HEADER_SIZE, 0
     while offset < size:
         record = valid_at(offset, sequence)
         if record is None:

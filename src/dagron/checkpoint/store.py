@@ -11,6 +11,7 @@ import os
 import platform
 import secrets
 import time
+from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from dagron.checkpoint.copies import Copy
 from dagron.checkpoint.files import AppendFile, DirectoryLock, is_temporary
 from dagron.checkpoint.format import Commit, Kind, RecordWriter, Storage, encode_header
 from dagron.checkpoint.names import SUFFIX, FileNames
+from dagron.checkpoint.structure import digest_of, encode_dag
 from dagron.checkpoint.view import JOURNAL, LOCK, View, check_journal, is_recognized, read_view
 from dagron.errors import (
     CheckpointDamagedError,
@@ -131,13 +133,21 @@ class CheckpointStore(Commits):
 
     # --- beginning and ending a run ---------------------------------------------------------------------------
 
-    def begin(self, *, fresh: bool, nodes: Iterable[str], structure: bytes) -> dict[str, Commit]:
+    def begin(
+        self,
+        *,
+        fresh: bool,
+        nodes: Iterable[str],
+        structure: bytes,
+        edges: tuple[array[int], array[int]] | None = None,
+    ) -> dict[str, Commit]:
         """Recover the directory and begin a run.
 
         Args:
             fresh: Supersede what is there, instead of going on from it.
             nodes: The names of the DAG.
             structure: `DAG.structure_digest()`.
+            edges: `DAG.parent_arrays`, to be recorded; None records nothing.
 
         Returns:
             The commits that can be restored: those of `view` whose bytes are there. The others are in `lost`.
@@ -153,6 +163,7 @@ class CheckpointStore(Commits):
         nodes = list(nodes)
         self._total = len(nodes)
         old = self.view
+        record = encode_dag(structure, nodes, *edges) if edges is not None else b""
         try:
             sizes = self.directory.sizes()
             self._present = {name for name in sizes if name.endswith(SUFFIX)}
@@ -161,7 +172,7 @@ class CheckpointStore(Commits):
                 self._names = FileNames(nodes)
                 if old is not None:
                     self._own(old.files & self._present)
-                self._begin_fresh(structure.hex())
+                self._begin_fresh(structure, record)
             else:
                 known = {**old.stale, **old.commits}
                 # A file in lower case that is plain needs no mention.
@@ -173,7 +184,9 @@ class CheckpointStore(Commits):
                 self._names = FileNames({**dict.fromkeys(nodes), **dict.fromkeys(known)}, recorded)
                 self._run_nodes = frozenset(nodes)
                 absent = [name for name in (*old.commits, *old.failures) if name not in self._run_nodes]
-                self._begin_again(old, sizes, absent)
+                if digest_of(old.recorded) == structure:
+                    record = b""  # as it was
+                self._begin_again(old, sizes, absent, structure, record)
             # Not before: the old checkpoint may need one of them until it is superseded or recovered.
             self.directory.remove_all(filter(is_temporary, sizes))
         except OSError as error:
@@ -198,7 +211,7 @@ class CheckpointStore(Commits):
             if foreign:
                 raise ForeignFilesError(str(self.directory.path), sorted(foreign))
 
-    def _run_fields(self, *, fresh: bool, structure: str) -> dict[str, Any]:
+    def _run_fields(self, *, fresh: bool, structure: str, dag: bytes) -> dict[str, Any]:
         self._run = {
             "at": time.time(),
             "fresh": fresh,
@@ -207,20 +220,26 @@ class CheckpointStore(Commits):
             "boot": boot_id(),
             "total": self._total,
             "structure": structure,
+            "dag": dag.hex(),
             "durability": "power" if self._power else "process",
         }
         return self._run
 
-    def _begin_fresh(self, structure: str) -> None:
+    def _begin_fresh(self, structure: bytes, record: bytes) -> None:
         checkpoint_id = self._checkpoint_id = secrets.token_bytes(16)
         self._writer = RecordWriter(checkpoint_id, self._key)
-        fields = {**self._run_fields(fresh=True, structure=structure), "owns": sorted(self._owned)}
+        run = self._run_fields(fresh=True, structure=structure.hex(), dag=structure)
+        fields = {**run, "owns": sorted(self._owned)}
         content = encode_header(checkpoint_id, self._key) + self._writer.event(Kind.RUN_STARTED, fields)
+        if record:
+            content += self._writer.dag(record)
         self.directory.replace(JOURNAL, content, durable=self._power)
         self._journal = AppendFile(self.directory.path / JOURNAL, len(content))
         self.write_meta()
 
-    def _begin_again(self, old: View, sizes: dict[str, int], absent: list[str]) -> None:
+    def _begin_again(
+        self, old: View, sizes: dict[str, int], absent: list[str], structure: bytes, record: bytes
+    ) -> None:
         for damage in old.damage:
             what = f"{damage.size} bytes at offset {damage.offset} are damaged"
             if not damage.size:
@@ -250,8 +269,10 @@ class CheckpointStore(Commits):
         if restarted:
             self.write_copies()
         # Still the old structure: the new one counts once `reconcile` has said what it makes of the commits.
-        fields = {**self._run_fields(fresh=False, structure=old.structure), "absent": absent}
-        self._append(self._writer.event(Kind.RUN_STARTED, fields))
+        run = self._run_fields(fresh=False, structure=old.structure, dag=structure)
+        if record:
+            self._append(self._writer.dag(record))
+        self._append(self._writer.event(Kind.RUN_STARTED, {**run, "absent": absent}))
         self._sync()
         if self._power:
             # What a run without syncs, or one that was killed before its sync, has named.
@@ -311,6 +332,31 @@ class CheckpointStore(Commits):
             self._append(self._writer.event(Kind.RUN_ENDED, {"at": time.time(), **fields}))
             self._sync()
             self.write_meta(ended=True)
+        except OSError as error:
+            raise self._commit_error(error) from error
+
+    def invalidate_between_runs(self, names: Sequence[str], reason: str) -> None:
+        """Take the commits of nodes away. Call it after `open`, instead of `begin`; there must be a checkpoint.
+
+        Args:
+            names: Completed nodes.
+            reason: For people who read the journal.
+
+        Raises:
+            CommitError: The disk refused.
+
+        On crash:
+            All of them are still committed or none is.
+        """
+        view = self.view
+        assert view is not None, "open() has found no checkpoint"
+        try:
+            self._journal = open_journal(self.directory, view, durable=self._power)
+            self._checkpoint_id, self._total = view.checkpoint_id, int(view.run.get("total", 0))
+            self._writer = RecordWriter(view.checkpoint_id, self._key, view.sequence)
+            self._commits, self._stale, self._failures, self._run = view.commits, view.stale, view.failures, view.run
+            self.invalidate(names, reason)
+            self.write_meta(ended=view.ended is not None)
         except OSError as error:
             raise self._commit_error(error) from error
 

@@ -27,6 +27,7 @@ from dagron.checkpoint.format import (
     scan,
 )
 from dagron.checkpoint.names import JOURNAL, LOCK, META, SUFFIX, plain_file_name
+from dagron.checkpoint.structure import RecordedDag, decode_dag, digest_of
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, FormatVersionError
 
 __all__ = [
@@ -36,9 +37,11 @@ __all__ = [
     "View",
     "check_journal",
     "checkpoint_path",
+    "dag_of",
     "files_of_damaged",
     "is_recognized",
     "iso_time",
+    "read_on",
     "read_view",
 ]
 
@@ -73,6 +76,7 @@ class View:
         cleared: The checkpoint is being deleted.
         structure: `DAG.structure_digest()`, in hexadecimal, of the DAG that the commits were last compared with.
         absent: Completed and failed nodes that the DAG of the last run does not have.
+        recorded: The body of the last DAG_RECORDED; empty if there is none. See `dag_of`.
         lost: The commits of nodes whose result was lost and has not been made again.
         damage: Stretches of the journal that hold no valid record.
         sequence: The sequence number of the last record.
@@ -97,6 +101,7 @@ class View:
     cleared: bool = False
     structure: str = ""
     absent: set[str] = field(default_factory=set)
+    recorded: bytes = b""
     lost: dict[str, Commit] = field(default_factory=dict)
     damage: list[Damage] = field(default_factory=list)
     sequence: int = 0
@@ -126,6 +131,9 @@ class View:
                 self.lagging.pop(name, None)  # to the end: they are in the order of their records
                 self.lagging[name] = record.sequence
             at = commit.started_unix + commit.duration_seconds
+        elif record.kind == Kind.DAG_RECORDED:
+            self.recorded = record.body
+            at = 0.0
         elif record.kind in _KINDS:
             fields = decode_json(record)
             at = float(fields.get("at", 0.0))
@@ -290,9 +298,32 @@ def read_view(directory: Directory, key: bytes | None = None) -> View | None:
             raise _unreadable(directory, error) from error
 
 
+def read_on(view: View, directory: Directory, key: bytes | None = None) -> View | None:
+    """Read what was appended to a journal since it was read; as `read_view`, but at the cost of what is new.
+
+    Returns:
+        The same view, brought up to date; another one if the journal was replaced meanwhile; None if it is gone.
+    """
+    opened = _open_journal(directory, key)
+    if opened is None:
+        return None
+    file, header = opened
+    with file:
+        try:
+            if header.checkpoint_id != view.checkpoint_id or file.size < view.valid_size:
+                return _read(directory, file, header.checkpoint_id, key)
+            view.size = file.size
+            return _read_into(view, directory, file, key)
+        except OSError as error:
+            raise _unreadable(directory, error) from error
+
+
 def _read(directory: Directory, file: ReadFile, checkpoint_id: bytes, key: bytes | None) -> View:
-    view = View(checkpoint_id, size=file.size)
-    for item in scan(file.read_at, file.size, checkpoint_id, key):
+    return _read_into(View(checkpoint_id, size=file.size), directory, file, key)
+
+
+def _read_into(view: View, directory: Directory, file: ReadFile, key: bytes | None) -> View:
+    for item in scan(file.read_at, file.size, view.checkpoint_id, key, view.valid_size, view.sequence):
         if isinstance(item, Damage):
             view.damage.append(item)
             continue
@@ -303,6 +334,17 @@ def _read(directory: Directory, file: ReadFile, checkpoint_id: bytes, key: bytes
             reason = f"a valid record makes no sense: {error!r}"
             raise CheckpointDamagedError(str(directory.path / JOURNAL), item.offset, reason) from error
     return view
+
+
+def dag_of(view: View) -> RecordedDag | None:
+    """Return the nodes and edges of the DAG of the last run, or None if they are not recorded.
+
+    Raises:
+        ValueError: A valid record makes no sense.
+    """
+    if not view.recorded or digest_of(view.recorded).hex() != view.run.get("dag"):
+        return None
+    return decode_dag(view.recorded)
 
 
 def is_recognized(directory: Directory) -> bool:
@@ -356,5 +398,14 @@ def checked_file_name(name: str) -> str:
 
 
 def checkpoint_path(checkpoint_dir: str | os.PathLike[str]) -> Path:
-    """Return the directory as an absolute path, so that a later change of the working directory does not move it."""
-    return Path(os.path.abspath(os.fspath(checkpoint_dir)))
+    """Return the directory as an absolute path, so that a later change of the working directory does not move it.
+
+    Raises:
+        CheckpointDirectoryError: It is relative, and there is no working directory.
+    """
+    path = os.fspath(checkpoint_dir)
+    try:
+        return Path(os.path.abspath(path))
+    except OSError as error:
+        reason = f"the working directory cannot be found: {error.strerror or error}"
+        raise CheckpointDirectoryError(path, reason) from error

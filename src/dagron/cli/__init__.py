@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 
 from dagron import __version__
+from dagron.cli import clear, doctor, export, graph, ls, rerun, run, show, status, trace, verify
 from dagron.cli.exit_codes import MEANINGS
-from dagron.cli.run import run
-from dagron.cli.status import status
 
 __all__ = ["app", "main"]
 
@@ -18,7 +17,8 @@ _EXAMPLES = """\
   dagron run job.py
   dagron run job.py --resume -w 8
   dagron run dagron.jobs.stdlib_analysis --show report > report.txt
-  dagron status checkpoints/job
+  dagron status job.py --watch
+  dagron ls job.py --sort duration --limit 10
 """
 
 _EXIT_CODES = "".join(f"  {code.value:>3}  {meaning}\n" for code, meaning in MEANINGS.items())
@@ -28,14 +28,14 @@ _EPILOG = f"Examples:\n\n\b\n{_EXAMPLES}\nExit codes:\n\n\b\n{_EXIT_CODES}"
 
 app = typer.Typer(
     name="dagron",
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command(epilog=f"Exit codes:\n\n\b\n{_EXIT_CODES}")(run)
-app.command()(status)
+app.command(epilog=f"{run.EPILOG}\nExit codes:\n\n\b\n{_EXIT_CODES}")(run.run)
+for _verb in (status, ls, show, verify, rerun, clear, graph, trace, export, doctor):
+    app.command(epilog=_verb.EPILOG)(getattr(_verb, _verb.__name__.rpartition(".")[2]))
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 import typer
@@ -14,7 +15,7 @@ import typer
 from dagron.cli.exit_codes import ExitCode, OutputError, UsageError, exit_code_of
 from dagron.errors import DagronError, InternalError
 
-__all__ = ["Stopped", "carry_out", "exit_code_of_stop", "put", "say", "stop_on_signals"]
+__all__ = ["Stopped", "carry_out", "exit_code_of_stop", "put", "say", "stop_on_signals", "write_file"]
 
 
 class Stopped(KeyboardInterrupt):
@@ -74,6 +75,18 @@ def put(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not isinstance(error, BrokenPipeError):
             raise OutputError("standard output", error.strerror or str(error)) from error
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write what was asked for to a file.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    try:
+        path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    except OSError as error:
+        raise OutputError(f"'{path}'", error.strerror or str(error)) from error
 
 
 def exit_code_of_stop(error: KeyboardInterrupt) -> ExitCode:

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 from dagron.cli.exit_codes import UsageError
 from dagron.errors import GraphError, TaskDefinitionError
+from dagron.flow import Flow
 from dagron.graph import DAG
 from dagron.serialize import FILE_MODULE
 
-__all__ = ["Job", "is_file_target", "load_job", "target_stem"]
+__all__ = ["Job", "default_checkpoint_dir", "is_file_target", "load_job", "split_target", "target_stem"]
 
 
 class Job(NamedTuple):
@@ -25,18 +26,36 @@ class Job(NamedTuple):
     tasks: Mapping[str, Any]
 
 
+def split_target(target: str) -> tuple[str, str]:
+    """Return the file or module of a target, and the name of the flow behind a colon; empty if there is none."""
+    source, colon, attribute = target.rpartition(":")
+    if colon and source and attribute.isidentifier() and not os.path.isfile(target):
+        return source, attribute
+    return target, ""
+
+
 def is_file_target(target: str) -> bool:
-    """Tell whether a target is the path of a file rather than the name of a module."""
+    """Tell whether a target, without a colon, is the path of a file rather than the name of a module."""
     return target.endswith(".py") or "/" in target or os.sep in target or os.path.isfile(target)
 
 
 def target_stem(target: str) -> str:
-    """Return the short name of a target: that of the file without its suffix, or the last part of the module's."""
-    return Path(target).stem if is_file_target(target) else target.rpartition(".")[2]
+    """Return the short name of a target.
+
+    That is the name of the file without its suffix, or the last part of the module's; with that of a flow behind it.
+    """
+    source, attribute = split_target(target)
+    stem = Path(source).stem if is_file_target(source) else source.rpartition(".")[2]
+    return f"{stem}.{attribute}" if attribute else stem
+
+
+def default_checkpoint_dir(target: str) -> str:
+    """Return where the checkpoint of a target is unless the user says otherwise."""
+    return os.path.join("checkpoints", target_stem(target))
 
 
 def load_job(target: str) -> Job:
-    """Import the user's file or module and take `dag` and `tasks` from it.
+    """Import the user's file or module and take `flow` from it, or `dag` and `tasks`; or what stands behind a colon.
 
     A file becomes the module `__dagron_file__`, so its `if __name__ == "__main__":` block does not run, and what it
     defines travels to the workers by value. Its directory comes first in `sys.path`, as with `python FILE`; for a
@@ -47,8 +66,20 @@ def load_job(target: str) -> Job:
         GraphError: `tasks` alone makes no graph.
         TaskDefinitionError: As for `GraphError`.
     """
-    module = _load_file(target) if is_file_target(target) else _load_module(target)
-    return _job_of(module, target)
+    source, attribute = split_target(target)
+    module = _load_file(source) if is_file_target(source) else _load_module(source)
+    if not attribute:
+        return _job_of(module, source)
+    found = getattr(module, attribute, None)
+    if isinstance(found, Flow):
+        return Job(found.dag, found.tasks)
+    if isinstance(found, Mapping):
+        return _job_of_tasks(found)
+    if isinstance(found, DAG):
+        return _job_of(types.SimpleNamespace(dag=found, tasks=getattr(module, "tasks", None)), source)
+    what = f"is of type {type(found).__name__}" if hasattr(module, attribute) else "is not defined"
+    wanted = "a dagron.Flow, a mapping of node names to callables, or a dagron.DAG beside `tasks`"
+    raise UsageError(f"`{attribute}` in {source!r} {what}; what stands behind the colon has to be {wanted}")
 
 
 def _load_file(target: str) -> types.ModuleType:
@@ -113,19 +144,29 @@ def _traceback_text(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, frames))
 
 
-def _job_of(module: types.ModuleType, target: str) -> Job:
-    wanted = "it has to define `tasks`, a mapping of node names to callables, and `dag`, unless parameter names tell"
+def _job_of(module: types.ModuleType | types.SimpleNamespace, target: str) -> Job:
+    wanted = (
+        "it has to define `flow`, a dagron.Flow, or `tasks`, a mapping of node names to callables, and `dag`, unless "
+        "parameter names tell"
+    )
+    flow = getattr(module, "flow", None)
+    if isinstance(flow, Flow):
+        return Job(flow.dag, flow.tasks)
     if not hasattr(module, "tasks"):
         raise UsageError(f"{target!r} defines no `tasks`; {wanted}")
     tasks = module.tasks
     if not isinstance(tasks, Mapping):
         raise UsageError(f"`tasks` in {target!r} is of type {type(tasks).__name__}; {wanted}")
     if not hasattr(module, "dag"):
-        try:
-            return Job(DAG.from_tasks(tasks), tasks)
-        except (GraphError, TaskDefinitionError) as error:
-            error.add_note("the graph was made from the tasks' parameters, as there is no `dag`")
-            raise
+        return _job_of_tasks(tasks)
     if not isinstance(module.dag, DAG):
         raise UsageError(f"`dag` in {target!r} is of type {type(module.dag).__name__}; make it a dagron.DAG")
     return Job(module.dag, tasks)
+
+
+def _job_of_tasks(tasks: Mapping[str, Any]) -> Job:
+    try:
+        return Job(DAG.from_tasks(tasks), tasks)
+    except (GraphError, TaskDefinitionError) as error:
+        error.add_note("the graph was made from the tasks' parameters, as there is no `dag`")
+        raise

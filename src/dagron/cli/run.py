@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import pprint
 import sys
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from dagron.cli.load import Job
     from dagron.results import ExecutionResult
 
-__all__ = ["RunRequest", "default_checkpoint_dir", "run", "run_target"]
+__all__ = ["EPILOG", "RunRequest", "run", "run_target"]
 
 
 class DurabilityChoice(StrEnum):
@@ -50,14 +49,9 @@ class RunRequest:
     show: tuple[str, ...]
     trace: Path | None
     progress: bool | None
+    dry_run: bool
+    as_json: bool
     resume_command: str
-
-
-def default_checkpoint_dir(target: str) -> str:
-    """Return where the checkpoint of a target is unless the user says otherwise."""
-    from dagron.cli.load import target_stem
-
-    return os.path.join("checkpoints", target_stem(target))
 
 
 # --- what it does --------------------------------------------------------------------------------------------------
@@ -71,7 +65,6 @@ def run_target(request: RunRequest) -> ExitCode:
     """
     from dagron.cli.load import load_job
     from dagron.cli.output import stdout_kept_for_results
-    from dagron.cli.summary import print_summary
 
     stop_on_signals()
     _check(request)
@@ -81,29 +74,50 @@ def run_target(request: RunRequest) -> ExitCode:
         except KeyboardInterrupt as error:
             say("interrupted; nothing was run")
             return exit_code_of_stop(error)
-        for name in request.show:
-            job.dag.index_of(name)  # rather now than at the end of a long run
-        try:
-            result = _execute(job, request)
-        except KeyboardInterrupt as error:
-            _say_what_is_kept(request)
-            return exit_code_of_stop(error)
-        print_summary(result, request.checkpoint_dir, request.resume_command)
-        if request.trace is not None and result.trace is not None:
-            try:
-                result.trace.save(request.trace)
-            except OSError as error:
-                raise OutputError(f"'{request.trace}'", error.strerror or str(error)) from error
-        texts = [text for text in (_shown_result(result, name) for name in request.show) if text is not None]
+        texts, code = ([_forecast(job, request)], ExitCode.OK) if request.dry_run else _run(job, request)
     for text in texts:
         put(text)
-    return ExitCode.OK if result.ok else ExitCode.NODES
+    return code
+
+
+def _run(job: Job, request: RunRequest) -> tuple[list[str], ExitCode]:
+    """Run, and return what is to come to standard output, and the exit code."""
+    from dagron.cli.summary import json_summary, print_summary
+
+    for name in request.show:
+        job.dag.index_of(name)  # rather now than at the end of a long run
+    try:
+        result = _execute(job, request)
+    except KeyboardInterrupt as error:
+        _say_what_is_kept(request)
+        return [], exit_code_of_stop(error)
+    print_summary(result, request.checkpoint_dir, request.resume_command)
+    if request.trace is not None and result.trace is not None:
+        try:
+            result.trace.save(request.trace)
+        except OSError as error:
+            raise OutputError(f"'{request.trace}'", error.strerror or str(error)) from error
+    texts = [json_summary(result, request.checkpoint_dir)] if request.as_json else []
+    texts += [text for text in (_shown_result(result, name) for name in request.show) if text is not None]
+    return texts, ExitCode.OK if result.ok else ExitCode.NODES
+
+
+def _forecast(job: Job, request: RunRequest) -> str:
+    from dagron.cli.dry_run import forecast, shown_forecast
+    from dagron.executor import default_workers
+
+    found = forecast(job, request.checkpoint_dir, fresh=request.fresh)
+    n_slots = 1 if request.inline else request.workers or default_workers()
+    return found.as_json() if request.as_json else shown_forecast(found, job.dag, n_slots)
 
 
 def _execute(job: Job, request: RunRequest) -> ExecutionResult:
+    from dagron.cli.going_on import goes_on
     from dagron.cli.output import TaskOutput
     from dagron.executor import CheckpointExecutor
     from dagron.progress import ProgressBar
+
+    resume = goes_on(request.checkpoint_dir, resume=request.resume, fresh=request.fresh)
 
     def begin(observer: RunObserver | bool) -> ExecutionResult:
         executor = CheckpointExecutor(
@@ -119,11 +133,9 @@ def _execute(job: Job, request: RunRequest) -> ExecutionResult:
             progress=observer,
         )
 
-        start = executor.resume if request.resume else executor.execute
+        start = executor.resume if resume else executor.execute
         return start(job.tasks, timeout=request.timeout)
 
-    if not request.resume:
-        _make_way(job, request)
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     # A debugger wants the terminal for itself.
     wanted = on_terminal and not request.inline if request.progress is None else request.progress
@@ -139,46 +151,11 @@ def _execute(job: Job, request: RunRequest) -> ExecutionResult:
         return begin(output.bar)
 
 
-def _make_way(job: Job, request: RunRequest) -> None:
-    """Refuse to supersede a checkpoint that the user may want to keep, unless that was asked for.
-
-    Raises:
-        UsageError: There is one, and no word about it.
-        CheckpointError: There is one that is being written, or cannot be read.
-    """
-    from dagron.checkpoint.store import CheckpointStore
-    from dagron.checkpoint.view import checkpoint_path
-    from dagron.cli.status import checkpoint_status, signing_key
-    from dagron.errors import CheckpointDamagedError
-    from dagron.executor import CheckpointExecutor
-
-    directory = request.checkpoint_dir
-    try:
-        found = checkpoint_status(directory)
-    except CheckpointDamagedError:
-        if not request.fresh:
-            raise
-        # `execute` supersedes only what it can read.
-        CheckpointExecutor(job.dag, directory).clear_checkpoint()
-        return
-    if found is None or request.fresh or not found.completed:
-        return
-    if found.state == "running":
-        # The lock knows better: the process may have ended that run and live on, as a notebook does.
-        store = CheckpointStore(checkpoint_path(directory), signing_key=signing_key())
-        try:
-            store.open()
-        finally:
-            store.close()
-    raise UsageError(
-        f"{directory!r} holds a checkpoint with {found.completed}/{found.total} nodes completed; "
-        "pass --resume to go on or --fresh to start again"
-    )
-
-
 def _check(request: RunRequest) -> None:
     if request.resume and request.fresh:
         raise UsageError("--resume and --fresh contradict each other")
+    if request.as_json and request.show:
+        raise UsageError("--json and --show both want standard output")
     if request.inline and request.node_timeout is not None:
         raise UsageError("--node-timeout kills worker processes, and --inline has none")
     # Rather now than at the end of a long run.
@@ -217,6 +194,17 @@ def _shown_result(result: ExecutionResult, name: str) -> str | None:
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
+EPILOG = """Examples:
+
+\b
+  dagron run job.py
+  dagron run job.py --resume -w 8
+  dagron run job.py --dry-run
+  dagron run jobs/nightly.py:flow -d /scratch/nightly
+  dagron run dagron.jobs.stdlib_analysis --show report > report.txt
+"""
+
+
 def _positive(seconds: float | None) -> float | None:
     if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
         raise typer.BadParameter(f"{seconds:g} is not a number of seconds above 0")
@@ -230,8 +218,9 @@ def run(
         typer.Argument(
             metavar="TARGET",
             show_default=False,
-            help="A .py file or a module such as dagron.jobs.stdlib_analysis. It defines `tasks`, a mapping of node "
-            "names to callables, and `dag`, unless the parameter names of the tasks tell.",
+            help="A .py file or a module such as dagron.jobs.stdlib_analysis. It defines `flow`, a dagron.Flow; or "
+            "`tasks`, a mapping of node names to callables, and `dag`, unless the parameter names of the tasks tell. A "
+            "flow of another name stands behind a colon: job.py:nightly.",
         ),
     ],
     checkpoint_dir: Annotated[
@@ -293,12 +282,21 @@ def run(
             help="A bar on a terminal, lines elsewhere. Default: on a terminal only.",
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say which nodes would run, and why. Goes on unless with --fresh.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print how the run ended, or what it would do, as JSON.")
+    ] = False,
 ) -> None:
     """Run the DAG of a file or a module, and checkpoint every node.
 
     Whatever stops it (Ctrl-C, kill -9, a loss of power), the same command with --resume goes on, and repeats no node
-    that has completed. Messages go to stderr, and so does what tasks print; stdout has only what --show asks for.
+    that has completed. Without --resume and --fresh you are asked about a checkpoint that is there; where there is no
+    terminal, that is an error (exit code 2). Messages go to stderr, and so does what tasks print; stdout has only
+    what --show or --json asks for.
     """
+    from dagron.cli.load import default_checkpoint_dir
     from dagron.cli.summary import resume_command
 
     request = RunRequest(
@@ -316,6 +314,8 @@ def run(
         show=tuple(show or ()),
         trace=trace,
         progress=progress,
+        dry_run=dry_run,
+        as_json=as_json,
         resume_command=resume_command(context.find_root().info_name or "dagron", sys.argv[1:]),
     )
     carry_out(partial(run_target, request))

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import sys
 import time
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from dagron.cli.ending import carry_out, put
-from dagron.cli.exit_codes import ExitCode
+from dagron.cli.exit_codes import ExitCode, NoCheckpointError
+from dagron.cli.nodes import Now, running_now
+from dagron.cli.reading import AsJson, Where, checkpoint_dir_of, directory_of, read_checkpoint, state_of_run
+from dagron.cli.table import shown_bytes, shown_seconds, shown_time
 
-__all__ = ["CheckpointStatus", "FailedNode", "checkpoint_status", "shown_status", "signing_key", "status"]
+if TYPE_CHECKING:
+    from dagron.checkpoint.view import View
 
-State = Literal["running", "interrupted", "finished", "unknown"]
+__all__ = ["EPILOG", "CheckpointStatus", "FailedNode", "checkpoint_status", "shown_status", "status", "status_of"]
+
 
 _MAX_FAILURES = 20
+_MAX_RUNNING = 16
 _BAR_WIDTH = 40
-
-_CLOCK_SLACK_SECONDS = 60
-"""A process that is younger than the run by more than this has only inherited its pid. The creation time of a process
-is derived from the clock, which may have been set since, and is good to a second at best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,11 @@ class CheckpointStatus:
         wall_seconds: Time that they took, one after the other.
         result_bytes: Size of their pickled results.
         n_damaged: Stretches of the journal that cannot be read.
+        running: What the slots run, as the run has said within the last seconds.
     """
 
     checkpoint_dir: str
-    state: State
+    state: Literal["running", "interrupted", "finished", "unknown"]
     pid: int
     host: str
     since: str
@@ -78,13 +79,7 @@ class CheckpointStatus:
     wall_seconds: float
     result_bytes: int
     n_damaged: int
-
-
-def signing_key() -> bytes | None:
-    """Return the key that the environment gives, as `CheckpointExecutor` takes it."""
-    from dagron.executor import SIGNING_KEY_VARIABLE
-
-    return os.fsencode(os.environ.get(SIGNING_KEY_VARIABLE, "")) or None
+    running: list[Now]
 
 
 def checkpoint_status(checkpoint_dir: str | os.PathLike[str]) -> CheckpointStatus | None:
@@ -96,21 +91,20 @@ def checkpoint_status(checkpoint_dir: str | os.PathLike[str]) -> CheckpointStatu
     Raises:
         CheckpointError: There is one that cannot be read.
     """
-    from dagron.checkpoint.files import Directory
-    from dagron.checkpoint.view import checkpoint_path, iso_time, read_view
-    from dagron.errors import CheckpointDirectoryError
-
-    shown = os.fspath(checkpoint_dir)
     try:
-        view = read_view(Directory(checkpoint_path(checkpoint_dir)), signing_key())
-    except (OSError, ValueError) as error:  # a path that no system call takes
-        raise CheckpointDirectoryError(shown, getattr(error, "strerror", None) or str(error)) from error
-    if view is None or view.cleared:
+        return status_of(read_checkpoint(os.fspath(checkpoint_dir)), os.fspath(checkpoint_dir))
+    except NoCheckpointError:
         return None
+
+
+def status_of(view: View, where: str) -> CheckpointStatus:
+    """Return how a checkpoint stands of which this was read."""
+    from dagron.checkpoint.view import iso_time
+
     run, commits = view.run, view.commits.values()
     return CheckpointStatus(
-        checkpoint_dir=shown,
-        state="finished" if view.ended is not None else _state_of_run(run),
+        checkpoint_dir=checkpoint_dir_of(where),
+        state="finished" if view.ended is not None else state_of_run(run),
         pid=int(run.get("pid", 0)),
         host=str(run.get("host", "")),
         since=iso_time(float(run.get("at", 0.0))),
@@ -124,33 +118,13 @@ def checkpoint_status(checkpoint_dir: str | os.PathLike[str]) -> CheckpointStatu
         wall_seconds=sum(commit.duration_seconds for commit in commits),
         result_bytes=sum(commit.size for commit in commits),
         n_damaged=len(view.damage),
+        running=running_now(directory_of(where), view),
     )
 
 
 def _failed_node(fields: dict[str, Any]) -> FailedNode:
     name, ended, kind, message = (str(fields.get(key, "")) for key in ("name", "status", "type", "message"))
     return FailedNode(name, ended, kind, message, int(fields.get("attempts", 0)))
-
-
-def _state_of_run(run: dict[str, Any]) -> State:
-    """Tell whether the process of a run that has not said that it ended is still there."""
-    import psutil
-
-    from dagron.checkpoint.store import boot_id
-
-    if run.get("host") != platform.node():
-        return "unknown"
-    if run.get("boot") != boot_id():
-        return "interrupted"  # the machine was started again since
-    try:
-        process = psutil.Process(int(run["pid"]))
-        if process.status() == psutil.STATUS_ZOMBIE or process.create_time() > run["at"] + _CLOCK_SLACK_SECONDS:
-            return "interrupted"
-    except (psutil.NoSuchProcess, KeyError, ValueError):
-        return "interrupted"
-    except psutil.AccessDenied:
-        pass  # another user's, so it is there
-    return "running"
 
 
 # --- as text -------------------------------------------------------------------------------------------------------
@@ -168,11 +142,13 @@ def shown_status(status: CheckpointStatus, encoding: str | None, now_unix: float
     rows = [
         ("state", _shown_state(status)),
         ("run", f"{status.runs}, process {status.pid} on {status.host}"),
-        ("since", _shown_time(status.since, now_unix)),
-        ("updated", _shown_time(status.updated, now_unix)),
-        ("results", f"{_shown_bytes(status.result_bytes)}, durability {status.durability}"),
-        ("time", f"{_shown_seconds(status.cpu_seconds)} of CPU, {_shown_seconds(status.wall_seconds)} in tasks"),
+        ("since", _shown_iso(status.since, now_unix)),
+        ("updated", _shown_iso(status.updated, now_unix)),
+        ("results", f"{shown_bytes(status.result_bytes)}, durability {status.durability}"),
+        ("time", f"{shown_seconds(status.cpu_seconds)} of CPU, {shown_seconds(status.wall_seconds)} in tasks"),
     ]
+    if status.running:
+        rows.append(("running", str(len(status.running))))
     if status.n_damaged:
         rows.append(("damage", f"{status.n_damaged} stretches of the journal; nodes recorded there run again"))
     if n_failed:
@@ -180,7 +156,9 @@ def shown_status(status: CheckpointStatus, encoding: str | None, now_unix: float
     lines = [
         shown_name(status.checkpoint_dir),
         f"{bar} {status.completed}/{status.total} {percent}%",
-        *(f"{label:<8} {text}" for label, text in rows),
+        *(f"{label:<8} {text}" for label, text in rows if label != "failed"),
+        *(f"  {_shown_now(now, now_unix)}" for now in status.running[:_MAX_RUNNING]),
+        *(f"{label:<8} {text}" for label, text in rows if label == "failed"),
         *(f"  {_shown_failure(failed)}" for failed in status.failed[:_MAX_FAILURES]),
     ]
     if n_failed > _MAX_FAILURES:
@@ -204,36 +182,37 @@ def _shown_failure(failed: FailedNode) -> str:
     return f"{shown_name(failed.name)}{attempts}: {shown_error(failed.type, failed.message)}"
 
 
-def _shown_time(iso: str, now_unix: float) -> str:
-    at = datetime.fromisoformat(iso)
-    return f"{at.astimezone():%Y-%m-%d %H:%M:%S} ({_shown_seconds(max(0.0, now_unix - at.timestamp()))} ago)"
+def _shown_now(now: Now, now_unix: float) -> str:
+    from dagron.progress import shown_name
+
+    memory = f", {shown_bytes(now.memory_bytes)}" if now.memory_bytes else ""
+    return f"{shown_name(now.name)}: {shown_seconds(max(0.0, now_unix - now.started_unix))}{memory}"
 
 
-def _shown_seconds(seconds: float) -> str:
-    from dagron.progress import shown_duration
-
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return shown_duration(seconds)
-
-
-def _shown_bytes(n: int) -> str:
-    if n < 1024:
-        return f"{n} bytes"
-    size = float(n)
-    for unit in ("KiB", "MiB", "GiB"):
-        size /= 1024
-        if size < 1024:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1024:.1f} TiB"
+def _shown_iso(iso: str, now_unix: float) -> str:
+    return shown_time(datetime.fromisoformat(iso).timestamp(), now_unix)
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
 
+EPILOG = """Examples:
+
+\b
+  dagron status checkpoints/job
+  dagron status job.py --watch
+  dagron status job.py --json | jq .completed
+"""
+
 
 def status(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The checkpoint directory.", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+    where: Where,
+    as_json: AsJson = False,
+    watched: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show it live, until the run ends; exit code 1 if a node has failed.")
+    ] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.1, max=3600, metavar="S", help="Seconds between two looks of --watch.")
+    ] = 1.0,
 ) -> None:
     """Show how a checkpoint stands.
 
@@ -241,16 +220,12 @@ def status(
     """
 
     def work() -> ExitCode:
-        found = checkpoint_status(directory)
-        if found is None:
-            from dagron.cli.ending import say
+        if watched:
+            from dagron.cli.watch import watch
 
-            say(f"error: there is no checkpoint in '{directory}'")
-            return ExitCode.CHECKPOINT
-        if as_json:
-            put(json.dumps(asdict(found), indent=1))
-        else:
-            put(shown_status(found, sys.stdout.encoding, time.time()))
+            return watch(where, interval, as_json=as_json)
+        found = status_of(read_checkpoint(where), where)
+        put(json.dumps(asdict(found), indent=1) if as_json else shown_status(found, sys.stdout.encoding, time.time()))
         return ExitCode.OK
 
     carry_out(work)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from dagron.cli.ending import say
 from dagron.errors import NodeCancelledError, TaskFailedError
 from dagron.progress import shown_duration, shown_name
 from dagron.results import ExecutionResult, NodeResult, NodeStatus
 
-__all__ = ["print_summary", "resume_command", "shown_error", "shown_line"]
+__all__ = ["json_summary", "print_summary", "resume_command", "shown_error", "shown_line"]
 
 _MAX_FAILURES = 10
 _MAX_MESSAGE = 200
@@ -65,6 +67,30 @@ def print_summary(result: ExecutionResult, checkpoint_dir: str, command: str) ->
     say(f"to go on from here: {command}")
 
 
+def json_summary(result: ExecutionResult, checkpoint_dir: str) -> str:
+    """Return how a run ended as JSON."""
+    ended = (NodeStatus.FAILED, NodeStatus.TIMED_OUT)
+    failures = [
+        {"name": node.name, "status": node.status.value, "attempts": node.attempts, "error": _error_line(node)}
+        for node in result.node_results.values()
+        if node.status in ended
+    ]
+    fields = {
+        "checkpoint_dir": checkpoint_dir,
+        "ok": result.ok,
+        "total": len(result.node_results),
+        "succeeded": result.succeeded,
+        "restored": result.restored,
+        "failed": result.failed,
+        "timed_out": result.timed_out,
+        "skipped": result.skipped,
+        "cancelled": result.cancelled,
+        "seconds": result.total_duration_seconds,
+        "failures": failures,
+    }
+    return json.dumps(fields, indent=1)
+
+
 def _print_failures(result: ExecutionResult) -> None:
     ended = (NodeStatus.FAILED, NodeStatus.TIMED_OUT)
     failures = [node for node in result.node_results.values() if node.status in ended]
@@ -72,7 +98,7 @@ def _print_failures(result: ExecutionResult) -> None:
         attempts = f" (attempt {node.attempts})" if node.attempts > 1 else ""
         say(f"{shown_name(node.name)}{attempts}: {_error_line(node)}")
     if len(failures) > _MAX_FAILURES:
-        say(f"... and {len(failures) - _MAX_FAILURES} more; `dagron status` lists them")
+        say(f"... and {len(failures) - _MAX_FAILURES} more; `dagron ls --state failed` lists them")
     for node in failures:
         text = getattr(node.error.__cause__, "text", "") if node.error is not None else ""
         if text:
@@ -88,7 +114,7 @@ def _print_reason(result: ExecutionResult) -> None:
             return
 
 
-def _error_line(node: NodeResult) -> str:
+def _error_line(node: NodeResult[Any]) -> str:
     error = node.error
     if isinstance(error, TaskFailedError):
         return shown_error(error.type_name, error.message)

@@ -1,0 +1,261 @@
+"""The arguments of a node: handles found in them, and results put where these stood.
+
+`ArgumentReader` belongs to the process that writes a flow, `CallWithHoles` is what a worker calls. A handle is found as
+an argument and, at any depth, in lists, tuples, named tuples, the values of dicts and the fields of dataclasses. It is
+refused where a result could not take its place, or only late and with luck: as a key, in a set (results that are equal
+would become one, and one that cannot be hashed would be told after hours), in a closure, a partial or an attribute.
+
+Lists, dicts and sets are copied when they are read, so what the caller does with them afterwards changes no argument.
+Other objects are the caller's, and are pickled when a run starts.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import inspect
+import operator
+import types
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from dagron.errors import HandleError
+from dagron.node import Node
+
+__all__ = ["ArgumentReader", "CallWithHoles", "refuse_hidden_handles"]
+
+_ATOMS = frozenset({str, int, float, bool, bytes, type(None), complex})
+
+_CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
+
+_MAX_COPIES = 10_000
+"""A list that many nodes have is copied once, so that it also crosses once; of so many lists that is remembered."""
+
+_NOWHERE = (
+    "where no result can take its place; give it to `add` or `map` as an argument, "
+    "by itself or in lists, tuples, dicts or dataclasses"
+)
+
+
+class Hole(NamedTuple):
+    """Stands where the result of a parent goes.
+
+    Attributes:
+        position: That of the parent among the parents of the node.
+    """
+
+    position: int
+
+
+class Holed(NamedTuple):
+    """An argument that has holes somewhere inside; others need not be looked at."""
+
+    value: Any
+
+
+class CallWithHoles(functools.partial[Any]):
+    """A callable with its arguments, some of them holes; called with the results of all parents, in their order.
+
+    A partial, so that what looks into partials for a function or for large arguments looks into this, too.
+    """
+
+    __signature__ = inspect.Signature([inspect.Parameter("results", inspect.Parameter.VAR_POSITIONAL)])
+
+    def __call__(self, /, *results: Any) -> Any:
+        """Call it with the arguments, the results of the parents where the holes are."""
+        args = [_filled_argument(value, results) for value in self.args]
+        kwargs = {name: _filled_argument(value, results) for name, value in self.keywords.items()}
+        return self.func(*args, **kwargs)
+
+
+def _filled_argument(value: Any, results: tuple[Any, ...]) -> Any:
+    if type(value) is Holed:
+        return _filled(value.value, results)
+    return results[value.position] if type(value) is Hole else value
+
+
+def _filled(value: Any, results: tuple[Any, ...]) -> Any:
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if kind is Hole:
+        return results[value.position]
+    if kind is dict:
+        return _rebuilt(value, [_filled(item, results) for item in value.values()])
+    if kind is list or isinstance(value, tuple):
+        return _rebuilt(value, [_filled(item, results) for item in value])
+    if fields := _fields_of(kind):
+        return _rebuilt(value, [_filled(getattr(value, field, None), results) for field in fields])
+    return value
+
+
+def _rebuilt(value: Any, items: list[Any]) -> Any:
+    """Return a container like `value` with other items; itself if all of them are the same."""
+    kind = type(value)
+    if kind is dict:
+        return dict(zip(value, items, strict=True)) if _differ(value.values(), items) else value
+    fields = _fields_of(kind)
+    if not fields:
+        if not _differ(value, items):
+            return value
+        return kind._make(items) if _is_named_tuple(kind) else kind(items)
+    old = [getattr(value, field, None) for field in fields]
+    if not _differ(old, items):
+        return value
+    new = copy.copy(value)  # not made anew: `__init__` has had its turn
+    for field, item, before in zip(fields, items, old, strict=True):
+        if item is not before:
+            object.__setattr__(new, field, item)  # also if it is frozen
+    return new
+
+
+def _differ(old: Iterable[Any], new: Iterable[Any]) -> bool:
+    return any(map(operator.is_not, old, new))
+
+
+def _is_named_tuple(kind: Any) -> bool:
+    return issubclass(kind, tuple) and hasattr(kind, "_make")
+
+
+def _fields_of(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
+
+
+# --- where a flow is written -----------------------------------------------------------------------------------------
+
+
+class ArgumentReader:
+    """Reads the arguments of the nodes of one flow.
+
+    Args:
+        owner: The mark of its handles.
+    """
+
+    def __init__(self, owner: object) -> None:
+        self._owner = owner
+        self._n_holes = 0
+        self._copies: dict[int, tuple[Any, Any]] = {}  # with the original, or its id might become another object's
+        self._open: set[int] = set()
+
+    def read(self, argument: Any, parents: dict[str, int]) -> Any:
+        """Return an argument with holes where handles stood, as `CallWithHoles` takes it.
+
+        Args:
+            argument: What the caller gave.
+            parents: The names of the parents and their positions so far; those that are found are added.
+
+        Raises:
+            HandleError: A handle is another flow's, or stands where no result can take its place.
+        """
+        if type(argument) in _ATOMS:
+            return argument
+        before = self._n_holes
+        found = self._read(argument, parents)
+        return Holed(found) if self._n_holes > before and type(found) is not Hole else found
+
+    def _read(self, value: Any, parents: dict[str, int]) -> Any:
+        kind = type(value)
+        if kind in _ATOMS:
+            return value
+        if kind is Node:
+            if not value.belongs_to(self._owner):
+                raise HandleError(value.name, "is of another flow; add both nodes to one flow")
+            self._n_holes += 1
+            return Hole(parents.setdefault(value.name, len(parents)))
+        if id(value) in self._open:
+            return value  # it holds itself, and is copied on the way already
+        fields = _fields_of(kind)
+        if not fields and kind not in _CONTAINERS and not _is_named_tuple(kind):
+            refuse_hidden_handles(value)
+            return value
+        self._open.add(id(value))
+        try:
+            return self._read_container(value, kind, fields, parents)
+        finally:
+            self._open.discard(id(value))
+
+    def _read_container(self, value: Any, kind: type, fields: tuple[str, ...], parents: dict[str, int]) -> Any:
+        before = self._n_holes
+        if kind in (set, frozenset):
+            _refuse_in(value, "in a set")
+            return value if kind is frozenset else self._copied(value, set(value))
+        if kind is list:
+            return self._copied(value, self._items(value, parents), holed_since=before)
+        if kind is dict:
+            _refuse_in(value, "as a key of a dict")
+            items = self._items(value.values(), parents)
+            return self._copied(value, dict(zip(value, items, strict=True)), holed_since=before)
+        if fields:
+            items = self._items([getattr(value, field, None) for field in fields], parents)
+            return _rebuilt(value, items) if self._n_holes > before else value
+        return _rebuilt(value, self._items(value, parents))
+
+    def _items(self, values: Any, parents: dict[str, int]) -> list[Any]:
+        if set(map(type, values)) <= _ATOMS:  # a tenth of the time, where there are many
+            return list(values)
+        return [self._read(value, parents) for value in values]
+
+    def _copied(self, value: Any, new: Any, holed_since: int | None = None) -> Any:
+        """Return the copy of a container that another node has already, if it is the same; else the new one."""
+        if holed_since is not None and self._n_holes > holed_since:
+            return new
+        known = self._copies.get(id(value))
+        if known is not None and known[0] is value and _same(known[1], new):
+            return known[1]
+        if len(self._copies) >= _MAX_COPIES:
+            self._copies.clear()
+        self._copies[id(value)] = value, new
+        return new
+
+
+def _same(old: Any, new: Any) -> bool:
+    # By identity: to compare items might take long, or ask them what they cannot tell.
+    if len(old) != len(new) or _differ(old, new):
+        return False
+    return type(old) is not dict or not _differ(old.values(), new.values())
+
+
+def _refuse_in(values: Iterable[Any], where: str) -> None:
+    for value in values:
+        if type(value) is Node:
+            raise HandleError(value.name, f"stands {where}, {_NOWHERE}")
+        if isinstance(value, (tuple, frozenset)):
+            _refuse_in(value, where)
+
+
+def refuse_hidden_handles(obj: Any) -> None:
+    """Look one level deep for handles that an object holds. Those deeper inside are found when it is pickled.
+
+    Raises:
+        HandleError: It holds one.
+    """
+    for where, value in _held_by(obj):
+        if type(value) is Node:
+            raise HandleError(value.name, f"stands in {where}, {_NOWHERE}")
+
+
+def _held_by(obj: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(obj, (list, tuple, set, frozenset, dict, deque)):  # of classes that are not looked through
+        for value in obj.values() if isinstance(obj, dict) else obj:
+            yield f"an object of the class {type(obj).__name__!r}", value
+    if isinstance(obj, functools.partial):
+        for value in (*obj.args, *obj.keywords.values()):
+            yield "a partial", value
+        yield from _held_by(obj.func)
+    elif isinstance(obj, types.FunctionType):
+        for name, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
+            try:
+                yield f"the variable {name!r} of a closure", cell.cell_contents
+            except ValueError:
+                continue  # it is still empty
+        for value in (*(obj.__defaults__ or ()), *(obj.__kwdefaults__ or {}).values()):
+            yield "a default", value
+    elif isinstance(obj, types.MethodType):
+        yield from _held_by(obj.__self__)
+    elif not isinstance(obj, (type, types.ModuleType)):
+        attributes = getattr(obj, "__dict__", None)
+        if isinstance(attributes, dict):
+            for name, value in attributes.items():
+                yield f"the attribute {name!r}", value

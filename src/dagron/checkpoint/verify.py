@@ -1,0 +1,70 @@
+"""Whether all that a checkpoint has recorded is there and as it was. Reads without the lock; changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dagron.checkpoint.blobs import BlobFile, load_result, read_blob
+from dagron.checkpoint.files import Directory
+from dagron.checkpoint.format import Commit, Storage
+from dagron.checkpoint.view import JOURNAL, View
+from dagron.errors import CheckpointDamagedError
+
+__all__ = ["Finding", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it was recorded.
+
+    Attributes:
+        node: The node concerned; empty if it is the journal itself.
+        file: The file.
+        reason: What is wrong with it.
+        costs: Whether a result is lost by it. Without, the next resume repairs it.
+    """
+
+    node: str
+    file: str
+    reason: str
+    costs: bool
+
+
+def verify(directory: Directory, view: View, key: bytes | None) -> Iterator[Finding | None]:
+    """Compare every digest of a checkpoint.
+
+    Yields:
+        For each commit, in order, what was found, or None if all is well; before them, for each damaged stretch of the
+        journal, what it may have cost.
+    """
+    for damage in view.damage:
+        reason = f"{damage.size} bytes at offset {damage.offset} are damaged"
+        if not damage.size:
+            reason = f"records are missing at offset {damage.offset}"
+        yield Finding("", JOURNAL, f"{reason}; the nodes recorded there run again", True)
+    for commit in view.commits.values():
+        yield _verify_commit(directory, view, commit, key)
+
+
+def _verify_commit(directory: Directory, view: View, commit: Commit, key: bytes | None) -> Finding | None:
+    name, file = commit.name, commit.file_name
+    try:
+        load_result(directory, commit, key)
+    except CheckpointDamagedError as error:
+        if commit.temp_name and not _file_problem(directory, commit, commit.temp_name, key):
+            return None  # recorded and not yet renamed
+        return Finding(name, file, error.reason, True)
+    if commit.storage == Storage.INLINE and name not in view.lagging:
+        reason = _file_problem(directory, commit, file, key)
+        if reason:
+            return Finding(name, file, f"{reason}; the journal has the result", False)
+    return None
+
+
+def _file_problem(directory: Directory, commit: Commit, file: str, key: bytes | None) -> str:
+    try:
+        read_blob(directory.path, BlobFile(file, commit.size, commit.digest), key)
+    except CheckpointDamagedError as error:
+        return error.reason
+    return ""

@@ -1,0 +1,153 @@
+"""`dagron run --dry-run`: what a run would do, found out as the run itself would."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from dagron.cli.table import shown_seconds
+from dagron.progress import shown_name
+
+if TYPE_CHECKING:
+    from dagron.checkpoint.files import Directory
+    from dagron.checkpoint.format import Commit
+    from dagron.checkpoint.view import View
+    from dagron.cli.load import Job
+    from dagron.graph import DAG
+
+__all__ = ["Forecast", "ToRun", "forecast", "shown_forecast"]
+
+_MAX_NODES = 40
+
+
+@dataclass(frozen=True, slots=True)
+class ToRun:
+    """A node that would run, why, and how long it took the last time; NaN if that is not known."""
+
+    name: str
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a run would do.
+
+    Attributes:
+        checkpoint_dir: The checkpoint.
+        to_run: The nodes that would run, parents first.
+        held: Nodes that keep their results unless what they take turns out to be another.
+        restored: How many nodes keep their results.
+    """
+
+    checkpoint_dir: str
+    to_run: list[ToRun]
+    held: list[str]
+    restored: int
+
+    def as_json(self) -> str:
+        """Return it as JSON, in which a duration that is not known is null."""
+        fields = asdict(self)
+        for item in fields["to_run"]:
+            item["seconds"] = None if math.isnan(item["seconds"]) else item["seconds"]
+        return json.dumps(fields, indent=1)
+
+
+def forecast(job: Job, checkpoint_dir: str, *, fresh: bool) -> Forecast:
+    """Find out what a run would do. Takes no lock, changes nothing, starts nothing.
+
+    Files of results are looked for, and not compared with their digests.
+
+    Args:
+        job: The DAG and its tasks; these are checked as for a run.
+        checkpoint_dir: The checkpoint, or where there would be one.
+        fresh: Whether the run would start again.
+
+    Raises:
+        GraphError: As a run.
+        TaskDefinitionError: As a run.
+        CheckpointError: There is a checkpoint that cannot be read.
+    """
+    from dagron.cli.exit_codes import NoCheckpointError
+    from dagron.cli.reading import directory_of, read_checkpoint
+    from dagron.plan import Defaults, plan_run
+    from dagron.restore import RestorePlan, plan_restore
+
+    dag = job.dag
+    plan_run(dag, job.tasks, Defaults())
+    try:
+        view = None if fresh else read_checkpoint(checkpoint_dir)
+    except NoCheckpointError:
+        view = None
+    restore, commits = RestorePlan(), {}
+    if view is not None:
+        commits = _present(view, directory_of(checkpoint_dir))
+        same = view.structure == dag.structure_digest().hex() and not view.damage
+        restore = plan_restore(dag, commits, view.stale, same_structure=same)
+    kept = {*restore.restored, *restore.held}
+    names = [dag.name_of(i) for i in dag.order if i not in kept]
+    outdated = {dag.name_of(i) for i in restore.outdated}
+    known = {} if view is None else {**view.stale, **view.commits}
+    return Forecast(
+        checkpoint_dir,
+        [ToRun(name, _reason(name, view, commits, outdated), _seconds(known, name)) for name in names],
+        [dag.name_of(i) for i in restore.held],
+        len(restore.restored),
+    )
+
+
+def _present(view: View, directory: Directory) -> dict[str, Commit]:
+    from dagron.checkpoint.format import Storage
+
+    try:
+        sizes = directory.sizes()
+    except OSError:
+        sizes = {}
+    return {
+        name: commit
+        for name, commit in view.commits.items()
+        if commit.storage == Storage.INLINE or commit.size in (sizes.get(commit.file_name), sizes.get(commit.temp_name))
+    }
+
+
+def _seconds(known: Mapping[str, Commit], name: str) -> float:
+    return known[name].duration_seconds if name in known else math.nan
+
+
+def _reason(name: str, view: View | None, commits: Mapping[str, Commit], outdated: set[str]) -> str:
+    if view is None:
+        return ""
+    if name in outdated:
+        return "its parents changed"
+    if name in view.failures:
+        return "failed" if view.failures[name].get("status") != "timed_out" else "timed out"
+    if name in view.stale:
+        return "taken away"
+    if name in view.lost or (name in view.commits and name not in commits):
+        return "result lost"
+    return "not run yet"
+
+
+def shown_forecast(found: Forecast, dag: DAG, n_slots: int) -> str:
+    """Return a forecast as text."""
+    if not found.to_run:
+        lines = [f"nothing would run: all {len(dag)} nodes have results"]
+    else:
+        kept = f", {found.restored} keep their results" if found.restored else ""
+        lines = [f"{len(found.to_run)} of {len(dag)} nodes would run{kept}:"]
+        for item in found.to_run[:_MAX_NODES]:
+            why = f"  ({item.reason})" if item.reason else ""
+            lines.append(f"  {shown_name(item.name)}{why}")
+        if len(found.to_run) > _MAX_NODES:
+            lines.append(f"  ... and {len(found.to_run) - _MAX_NODES} more; --json lists them all")
+        known = [item.seconds for item in found.to_run if not math.isnan(item.seconds)]
+        if known:
+            # Those that have not run yet are expected to take as long as the others.
+            work = sum(known) / len(known) * len(found.to_run)
+            lines.append(f"about {shown_seconds(work)} of work, {shown_seconds(work / n_slots)} on {n_slots} workers")
+    if found.held:
+        lines.append(f"{len(found.held)} more run only if a result that they take has changed")
+    return "\n".join(lines)

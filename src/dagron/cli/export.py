@@ -1,0 +1,81 @@
+"""`dagron export`: the figures of every node as CSV or JSON, for scripts and benchmarks."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dagron.cli.ending import carry_out, put, write_file
+from dagron.cli.exit_codes import ExitCode
+from dagron.cli.nodes import NodeFigures, node_figures, running_now
+from dagron.cli.reading import Where, directory_of, read_checkpoint, recorded_dag
+
+__all__ = ["EPILOG", "as_csv", "export"]
+
+EPILOG = """Columns:
+
+\b
+  name, state, attempts, slot, started_unix, duration_seconds, cpu_seconds,
+  peak_rss_bytes, result_bytes, error
+
+Examples:
+
+\b
+  dagron export job.py > nodes.csv
+  dagron export job.py -o nodes.json
+  dagron export job.py --format json | jq 'map(.cpu_seconds) | add'
+"""
+
+
+class Format(StrEnum):
+    """The values of `--format`."""
+
+    CSV = "csv"
+    JSON = "json"
+
+
+def as_csv(nodes: Sequence[NodeFigures]) -> str:
+    """Return figures as CSV with a line of titles."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow([field.name for field in fields(NodeFigures)])
+    writer.writerows(asdict(node).values() for node in nodes)
+    return file.getvalue()
+
+
+def export(
+    where: Where,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="Default: stdout.")
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option("--format", "-f", show_default=False, help="Default: that of the name of FILE, else CSV."),
+    ] = None,
+) -> None:
+    """Write the figures of every node: state, attempts, slot, start, duration, CPU time, peak memory, result size.
+
+    Reads from outside, also while a run goes on. Seconds and bytes throughout.
+    """
+
+    def work() -> ExitCode:
+        view = read_checkpoint(where)
+        nodes = list(node_figures(view, recorded_dag(view), running_now(directory_of(where), view), time.time()))
+        chosen = format or (Format.JSON if output is not None and output.suffix == ".json" else Format.CSV)
+        text = as_csv(nodes) if chosen is Format.CSV else json.dumps([asdict(node) for node in nodes], indent=1) + "\n"
+        if output is None:
+            put(text)
+        else:
+            write_file(output, text)
+        return ExitCode.OK
+
+    carry_out(work)

@@ -1,0 +1,81 @@
+"""Whether a run goes on from a checkpoint or starts again: as asked for, or else by asking."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from dagron.cli.exit_codes import UsageError
+
+if TYPE_CHECKING:
+    from dagron.cli.status import CheckpointStatus
+
+__all__ = ["goes_on"]
+
+
+def goes_on(directory: str, *, resume: bool, fresh: bool) -> bool:
+    """Decide whether a run resumes, and make way for it if it does not.
+
+    Without a word about it, a checkpoint in which no node has completed is superseded. Of another one the user is asked
+    where there is a terminal; where there is none it is an error, as neither of the two can be meant in every case.
+
+    Args:
+        directory: The checkpoint directory.
+        resume: The user wants to go on.
+        fresh: The user wants to start again.
+
+    Raises:
+        UsageError: There is a checkpoint, no word about it, and nobody to ask; or the answer was to leave it.
+        CheckpointError: There is one that is being written, or cannot be read.
+    """
+    from dagron.cli.status import checkpoint_status
+    from dagron.errors import CheckpointDamagedError
+    from dagron.executor import CheckpointExecutor
+    from dagron.graph import DAG
+
+    if resume:
+        return True
+    try:
+        found = checkpoint_status(directory)
+    except CheckpointDamagedError:
+        if not fresh:
+            raise
+        # `execute` supersedes only what it can read.
+        CheckpointExecutor(DAG([]), directory).clear_checkpoint()
+        return False
+    if found is None or fresh or not found.completed:
+        return False
+    if found.state == "running":
+        _check_that_nobody_holds(directory)
+    return _asked(found)
+
+
+def _check_that_nobody_holds(directory: str) -> None:
+    from dagron.checkpoint.store import CheckpointStore
+    from dagron.checkpoint.view import checkpoint_path
+    from dagron.cli.reading import signing_key
+
+    # The lock knows better: the process may have ended that run and live on, as a notebook does.
+    store = CheckpointStore(checkpoint_path(directory), signing_key=signing_key())
+    try:
+        store.open()
+    finally:
+        store.close()
+
+
+def _asked(found: CheckpointStatus) -> bool:
+    from datetime import datetime
+
+    from dagron.cli.question import ask, is_interactive
+    from dagron.cli.table import shown_time
+
+    failed = f", {len(found.failed)} failed" if found.failed else ""
+    what = f"{found.checkpoint_dir!r} holds a checkpoint with {found.completed}/{found.total} nodes completed{failed}"
+    if not is_interactive():
+        raise UsageError(f"{what}; pass --resume to go on or --fresh to start again")
+    updated = shown_time(datetime.fromisoformat(found.updated).timestamp(), time.time())
+    answers = {"r": "go on from there", "f": "start again", "q": "leave it"}
+    answer = ask(f"{what}, last written {updated}", answers, "r")
+    if answer == "q":
+        raise UsageError("nothing was run")
+    return answer == "r"

@@ -1,0 +1,129 @@
+"""`dagron graph`: the DAG of a checkpoint or of a job, drawn."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dagron.cli.drawing import Drawing, as_dot, as_mermaid
+from dagron.cli.ending import carry_out, put, write_file
+from dagron.cli.exit_codes import ExitCode, NoCheckpointError, UsageError
+from dagron.cli.nodes import node_figures, running_now
+from dagron.cli.reading import DagFrom, Where, dag_for, directory_of, read_checkpoint
+from dagron.cli.svg import as_svg
+
+if TYPE_CHECKING:
+    from dagron.graph import DAG
+
+__all__ = ["EPILOG", "drawing_of", "graph"]
+
+EPILOG = """Examples:
+
+\b
+  dagron graph job.py -o job.svg
+  dagron graph job.py --around total --depth 2
+  dagron graph checkpoints/job --format dot | dot -Tpdf -o job.pdf
+"""
+
+_MAX_NODES = 500
+"""More than this no picture shows; Mermaid itself stops at 500 edges."""
+
+
+class Format(StrEnum):
+    """The values of `--format`."""
+
+    MERMAID = "mermaid"
+    DOT = "dot"
+    SVG = "svg"
+
+
+_OF_SUFFIX = {".svg": Format.SVG, ".dot": Format.DOT, ".gv": Format.DOT}
+
+
+def drawing_of(dag: DAG, states: Mapping[str, str], around: Sequence[str], depth: int, max_nodes: int) -> Drawing:
+    """Return what is to be drawn of a DAG.
+
+    Args:
+        dag: The DAG.
+        states: The states of its nodes.
+        around: Draw only what is near these nodes; empty for all.
+        depth: How many edges away that is.
+        max_nodes: How many nodes may be drawn.
+
+    Raises:
+        UsageError: There are more.
+        UnknownNodeError: `around` names a node that there is not.
+    """
+    kept = set(range(len(dag)))
+    if around:
+        kept = {dag.index_of(name) for name in around}
+        for neighbours in (dag.parent_indices, dag.child_indices):
+            edge = {dag.index_of(name) for name in around}
+            for _ in range(depth):
+                edge = {j for i in edge for j in neighbours(i)} - kept
+                kept |= edge
+    if len(kept) > max_nodes:
+        raise UsageError(
+            f"{len(kept)} nodes make no picture; choose some with --around NODE, or pass --max-nodes {len(kept)}"
+        )
+    order = [i for i in dag.order if i in kept]
+    at = {i: position for position, i in enumerate(order)}
+    edges = [(at[parent], at[i]) for i in order for parent in dag.parent_indices(i) if parent in at]
+    return Drawing([dag.name_of(i) for i in order], edges, states)
+
+
+def _dag_and_states(where: str, dag_from: str | None) -> tuple[DAG, dict[str, str]]:
+    try:
+        view = read_checkpoint(where)
+    except NoCheckpointError:
+        target = dag_from or where
+        if os.path.isdir(target):
+            raise
+        from dagron.cli.load import load_job
+
+        return load_job(target).dag, {}  # it has not run yet
+    dag = dag_for(view, dag_from)
+    figures = node_figures(view, dag, running_now(directory_of(where), view), time.time())
+    return dag, {node.name: node.state for node in figures}
+
+
+def graph(
+    where: Where,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="Default: stdout.")
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option("--format", "-f", show_default=False, help="Default: that of the name of FILE, else mermaid."),
+    ] = None,
+    around: Annotated[
+        list[str] | None,
+        typer.Option("--around", metavar="NODE", show_default=False, help="Only what is near it. May be repeated."),
+    ] = None,
+    depth: Annotated[int, typer.Option("--depth", min=0, metavar="N", help="How many edges away is near.")] = 1,
+    max_nodes: Annotated[int, typer.Option("--max-nodes", min=1, metavar="N", help="Draw no more.")] = _MAX_NODES,
+    dag_from: DagFrom = None,
+) -> None:
+    """Draw the DAG, with its nodes coloured by their states: as Mermaid, DOT or SVG.
+
+    Of a TARGET that has not run yet, too. Reads from outside, also while a run goes on.
+    """
+
+    def work() -> ExitCode:
+        dag, states = _dag_and_states(where, dag_from)
+        drawing = drawing_of(dag, states, around or (), depth, max_nodes)
+        chosen = format or (_OF_SUFFIX.get(output.suffix, Format.MERMAID) if output is not None else Format.MERMAID)
+        text = {Format.MERMAID: as_mermaid, Format.DOT: as_dot, Format.SVG: as_svg}[chosen](drawing)
+        if output is None:
+            put(text)
+        else:
+            write_file(output, text)
+        return ExitCode.OK
+
+    carry_out(work)

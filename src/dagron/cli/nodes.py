@@ -1,0 +1,170 @@
+"""The figures of every node, as a checkpoint has them: for `ls`, `show`, `export` and `graph`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from dagron.checkpoint.files import Directory
+    from dagron.checkpoint.format import Commit
+    from dagron.checkpoint.view import View
+    from dagron.graph import DAG
+
+__all__ = ["STATES", "NodeFigures", "NodeState", "Now", "matches", "node_figures", "running_now"]
+
+NodeState = Literal["completed", "failed", "timed_out", "running", "skipped", "stale", "lost", "pending"]
+
+STATES: dict[NodeState, str] = {
+    "completed": "its result is in the checkpoint",
+    "failed": "its last attempt failed",
+    "timed_out": "its last attempt took too long",
+    "running": "it runs now",
+    "skipped": "a node upstream of it failed, and the run has ended",
+    "stale": "its result no longer applies; the next resume makes it again",
+    "lost": "its result was damaged or lost; the next resume makes it again",
+    "pending": "it has not run yet",
+}
+"""The states in which a node can be, and what they mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFigures:
+    """One node; the fields of `dagron ls --json` and of `dagron export`.
+
+    Attributes:
+        name: The node.
+        state: One of `STATES`.
+        attempts: Attempts in the run that ended it; 0 if none has ended.
+        slot: The slot that ran it; -1 for none.
+        started_unix: When the last attempt began, in seconds since the epoch; 0.0 if that is not known.
+        duration_seconds: How long the last attempt took; of a running node: so far.
+        cpu_seconds: User and system time of that attempt.
+        peak_rss_bytes: Peak resident memory of the worker up to its end.
+        result_bytes: Size of the pickled result.
+        error: The type and the first line of the message, if it failed.
+    """
+
+    name: str
+    state: NodeState
+    attempts: int = 0
+    slot: int = -1
+    started_unix: float = 0.0
+    duration_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_rss_bytes: int = 0
+    result_bytes: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """What a slot runs, as `_meta.json` had it a moment ago."""
+
+    name: str
+    slot: int
+    started_unix: float
+    memory_bytes: int
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Tell whether a name is a pattern or matches it: `*` stands for any text and `?` for any character.
+
+    Brackets stand for themselves, because names such as `count[3]` have them.
+    """
+    return name == pattern or fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
+def running_now(directory: Directory, view: View) -> list[Now]:
+    """Return what a run that goes on has said it runs. Nothing if it does not go on, or has not said anything."""
+    from dagron.checkpoint.names import META
+    from dagron.cli.reading import state_of_run
+
+    if view.ended is not None or state_of_run(view.run) not in ("running", "unknown"):
+        return []
+    try:
+        meta = json.loads(directory.read(META))
+        if meta["checkpoint_id"] != view.checkpoint_id.hex() or meta["run"]["pid"] != view.run.get("pid"):
+            return []  # of another run
+        items = [
+            Now(str(item["node"]), int(item["slot"]), float(item["started_unix"]), int(item["memory_bytes"]))
+            for item in meta["running"]
+        ]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    return [item for item in items if item.name not in view.commits and item.name not in view.failures]
+
+
+def node_figures(view: View, dag: DAG | None, running: list[Now], now_unix: float) -> Iterator[NodeFigures]:
+    """Yield the figures of every node.
+
+    Args:
+        view: What the journal says.
+        dag: The DAG of the last run; its order is that of the figures. None if it is not known: then there are only
+            the nodes that the journal has something to say about, in the order of their last records.
+        running: What runs now.
+        now_unix: The time now.
+    """
+    now = {item.name: item for item in running}
+    known: Mapping[str, Any] = {**view.commits, **view.failures, **view.stale, **view.lost, **now}
+    names = dag.nodes if dag is not None else [name for name in known if name not in view.absent]
+    skipped = _skipped(view, dag)
+    for name in names:
+        if (commit := view.commits.get(name)) is not None:
+            yield _of_commit(commit, "completed")
+        elif (item := now.get(name)) is not None:
+            seconds = max(0.0, now_unix - item.started_unix)
+            yield NodeFigures(
+                name,
+                "running",
+                slot=item.slot,
+                started_unix=item.started_unix,
+                duration_seconds=seconds,
+                peak_rss_bytes=item.memory_bytes,
+            )
+        elif (fields := view.failures.get(name)) is not None:
+            yield _of_failure(name, fields)
+        elif (commit := view.stale.get(name)) is not None:
+            yield _of_commit(commit, "stale")
+        elif (commit := view.lost.get(name)) is not None:
+            yield _of_commit(commit, "lost")
+        else:
+            yield NodeFigures(name, "skipped" if name in skipped else "pending")
+
+
+def _of_commit(commit: Commit, state: NodeState) -> NodeFigures:
+    return NodeFigures(
+        commit.name,
+        state,
+        commit.attempts,
+        commit.slot,
+        commit.started_unix,
+        commit.duration_seconds,
+        commit.cpu_seconds,
+        commit.peak_rss_bytes,
+        commit.size,
+    )
+
+
+def _of_failure(name: str, fields: Mapping[str, Any]) -> NodeFigures:
+    from dagron.cli.summary import shown_error
+
+    return NodeFigures(
+        name,
+        "timed_out" if fields.get("status") == "timed_out" else "failed",
+        int(fields.get("attempts", 0)),
+        int(fields.get("slot", -1)),
+        float(fields.get("started", 0.0)),
+        float(fields.get("seconds", 0.0)),
+        error=shown_error(str(fields.get("type", "")), str(fields.get("message", ""))),
+    )
+
+
+def _skipped(view: View, dag: DAG | None) -> set[str]:
+    if dag is None or view.ended is None:
+        return set()
+    failed = [dag.index_of(name) for name in view.failures if name in dag]
+    return {dag.name_of(index) for index in dag.descendant_indices(failed)}

@@ -1,0 +1,175 @@
+"""What every command that looks at a checkpoint needs: which directory is meant, and what its journal says.
+
+Reads without the lock, also while a run writes; changes and unpickles nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from dagron.cli.exit_codes import NoCheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from dagron.checkpoint.files import Directory
+    from dagron.checkpoint.view import View
+    from dagron.graph import DAG
+
+__all__ = [
+    "AsJson",
+    "DagFrom",
+    "Where",
+    "checkpoint_dir_of",
+    "dag_for",
+    "directory_of",
+    "read_checkpoint",
+    "recorded_dag",
+    "signing_key",
+    "state_of_run",
+]
+
+Where = Annotated[
+    str,
+    typer.Argument(
+        metavar="DIR",
+        show_default=False,
+        help="The checkpoint directory; or the TARGET of a run, for the directory that it has by default.",
+    ),
+]
+
+_CLOCK_SLACK_SECONDS = 60
+"""A process that is younger than the run by more than this has only inherited its pid. The creation time of a process
+is derived from the clock, which may have been set since, and is good to a second at best."""
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+DagFrom = Annotated[
+    str | None,
+    typer.Option(
+        "--dag",
+        metavar="TARGET",
+        show_default=False,
+        help="Take the DAG from a file or module as `dagron run` does. Default: the one that the checkpoint recorded.",
+    ),
+]
+
+
+def signing_key() -> bytes | None:
+    """Return the key that the environment gives, as `CheckpointExecutor` takes it."""
+    from dagron.executor import SIGNING_KEY_VARIABLE
+
+    return os.fsencode(os.environ.get(SIGNING_KEY_VARIABLE, "")) or None
+
+
+def checkpoint_dir_of(where: str) -> str:
+    """Return the checkpoint directory that is meant: `where` itself, or that of a target that was run."""
+    from dagron.cli.load import default_checkpoint_dir
+
+    if not os.path.isdir(where) and where:
+        try:
+            of_target = default_checkpoint_dir(where)
+            if os.path.isdir(of_target):
+                return of_target
+        except ValueError:
+            pass  # a path that no system call takes
+    return where
+
+
+def directory_of(where: str) -> Directory:
+    """Return the checkpoint directory that is meant."""
+    from dagron.checkpoint.files import Directory
+    from dagron.checkpoint.view import checkpoint_path
+
+    return Directory(checkpoint_path(checkpoint_dir_of(where)))
+
+
+def read_checkpoint(where: str) -> View:
+    """Read what the journal of a checkpoint says.
+
+    Raises:
+        NoCheckpointError: There is none.
+        CheckpointError: There is one that cannot be read.
+    """
+    from dagron.checkpoint.view import read_view
+    from dagron.errors import CheckpointDirectoryError
+
+    try:
+        view = read_view(directory_of(where), signing_key())
+    except (OSError, ValueError) as error:  # a path that no system call takes
+        raise CheckpointDirectoryError(where, getattr(error, "strerror", None) or str(error)) from error
+    if view is None or view.cleared:
+        raise NoCheckpointError(checkpoint_dir_of(where), _checkpoints_below(where))
+    return view
+
+
+def _checkpoints_below(where: str) -> list[str]:
+    from dagron.checkpoint.names import JOURNAL
+
+    found = []
+    for base in (where, "checkpoints"):
+        try:
+            names = sorted(os.listdir(base))
+        except (OSError, ValueError):
+            continue
+        found += [path for name in names if os.path.isfile(os.path.join(path := os.path.join(base, name), JOURNAL))]
+    return found
+
+
+def recorded_dag(view: View) -> DAG | None:
+    """Return the DAG of the last run, or None if the checkpoint does not say.
+
+    Raises:
+        CheckpointDamagedError: What it says makes no sense.
+    """
+    from dagron.checkpoint.names import JOURNAL
+    from dagron.checkpoint.view import dag_of
+    from dagron.errors import CheckpointDamagedError, CycleError
+    from dagron.graph import DAG
+
+    try:
+        found = dag_of(view)
+        return None if found is None else DAG.from_arrays(*found)
+    except (ValueError, CycleError) as error:
+        raise CheckpointDamagedError(JOURNAL, 0, f"a valid record makes no sense: {error}") from error
+
+
+def dag_for(view: View, target: str | None) -> DAG:
+    """Return the DAG of a target, or else that of the last run.
+
+    Raises:
+        UsageError: There is no target, and the checkpoint does not say.
+    """
+    if target is not None:
+        from dagron.cli.load import load_job
+
+        return load_job(target).dag
+    dag = recorded_dag(view)
+    if dag is None:
+        raise UsageError("this checkpoint has no record of its DAG; pass --dag with the file or module of the job")
+    return dag
+
+
+def state_of_run(run: dict[str, Any]) -> Literal["running", "interrupted", "unknown"]:
+    """Tell whether the process of a run that has not said that it ended is still there."""
+    import psutil
+
+    from dagron.checkpoint.store import boot_id
+
+    if run.get("host") != platform.node():
+        return "unknown"
+    if run.get("boot") != boot_id():
+        return "interrupted"  # the machine was started again since
+    try:
+        process = psutil.Process(int(run["pid"]))
+        if process.status() == psutil.STATUS_ZOMBIE or process.create_time() > run["at"] + _CLOCK_SLACK_SECONDS:
+            return "interrupted"
+    except (psutil.NoSuchProcess, KeyError, ValueError):
+        return "interrupted"
+    except psutil.AccessDenied:
+        pass  # another user's, so it is there
+    return "running"

@@ -1,0 +1,200 @@
+"""`dagron show`: all that a checkpoint knows about one node."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import pprint
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dagron.cli.ending import carry_out, put
+from dagron.cli.exit_codes import ExitCode, UsageError
+from dagron.cli.nodes import STATES, NodeFigures, node_figures, running_now
+from dagron.cli.output import NOT_FOR_A_LINE
+from dagron.cli.reading import AsJson, Where, directory_of, read_checkpoint, recorded_dag, signing_key
+from dagron.cli.table import shown_bytes, shown_seconds, shown_time, styled, styled_state
+from dagron.progress import shown_name
+
+if TYPE_CHECKING:
+    from dagron.checkpoint.view import View
+
+__all__ = ["EPILOG", "NodeDetails", "details_of", "no_such_node", "show"]
+
+_MAX_NAMES = 12
+
+EPILOG = """Examples:
+
+\b
+  dagron show checkpoints/job total
+  dagron show job.py 'count[3]' --full
+  dagron show job.py report --unpickle --value > report.txt
+  dagron show job.py bad --json | jq -r .traceback
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDetails:
+    """One node; the fields of `dagron show --json`.
+
+    Attributes:
+        figures: As `dagron ls` has them.
+        parents: Its parents in the DAG of the last run; None if that is not recorded.
+        children: Its children there.
+        file: The file of its result; empty if it has none.
+        digest: blake2b-256 of the pickled result, in hexadecimal.
+        value: The result as text; empty if there is none.
+        traceback: Of its last attempt, if that failed.
+        stderr: The last lines that it wrote to standard error, if it failed.
+    """
+
+    figures: NodeFigures
+    parents: list[str] | None = None
+    children: list[str] | None = None
+    file: str = ""
+    digest: str = ""
+    value: str = ""
+    traceback: str = ""
+    stderr: str = ""
+
+
+def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool = False) -> NodeDetails:
+    """Read what a checkpoint knows about a node.
+
+    Args:
+        where: The checkpoint.
+        name: The node.
+        full: Do not shorten the result.
+        unpickle: Load the result, which runs code that it names; else show it without.
+        plain: Show a result that is a text as it is.
+
+    Raises:
+        UsageError: There is no such node.
+        CheckpointDamagedError: Its result is damaged.
+    """
+    view = read_checkpoint(where)
+    dag = recorded_dag(view)
+    directory = directory_of(where)
+    nodes = {node.name: node for node in node_figures(view, dag, running_now(directory, view), time.time())}
+    figures = nodes.get(name)
+    if figures is None:
+        raise UsageError(no_such_node(name, list(nodes)))
+    parents = children = None
+    if dag is not None:
+        parents, children = dag.parents(name), dag.children(name)
+    failure: dict[str, Any] = view.failures.get(name, {})
+    commit = view.commits.get(name) or view.stale.get(name)
+    return NodeDetails(
+        figures,
+        parents,
+        children,
+        file=str(directory.path / commit.file_name) if commit is not None else "",
+        digest=commit.digest.hex() if commit is not None else "",
+        value=_value(where, view, name, full=full, unpickle=unpickle, plain=plain),
+        traceback=str(failure.get("traceback", "")),
+        stderr=str(failure.get("stderr", "")),
+    )
+
+
+def no_such_node(name: str, names: list[str]) -> str:
+    """Return what to say of a name that no node has."""
+    close = difflib.get_close_matches(name, names[:5000], n=3) if len(name) <= 50 else []
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return f"the checkpoint knows no node {name!r}{hint}"
+
+
+def _value(where: str, view: View, name: str, *, full: bool, unpickle: bool, plain: bool) -> str:
+    from dagron.checkpoint.blobs import load_result
+    from dagron.cli.preview import MAX_PREVIEW_BYTES, preview
+
+    commit = view.commits.get(name)
+    if commit is None:
+        return ""
+    if commit.size > MAX_PREVIEW_BYTES and not (full or unpickle):
+        return f"<{shown_bytes(commit.size)}; --full loads it>"
+    data = load_result(directory_of(where), commit, signing_key())
+    return _unpickled(data) if unpickle else preview(data, full=full, plain=plain)
+
+
+def _unpickled(data: bytes | memoryview) -> str:
+    import os
+    import pickle
+    import sys
+
+    sys.path.insert(0, os.getcwd())  # as for the run that made it
+    try:
+        value = pickle.loads(data)
+        return value if isinstance(value, str) else pprint.pformat(value)
+    except Exception as error:
+        raise UsageError(f"the result cannot be loaded here: {type(error).__name__}: {error}") from error
+
+
+# --- as text ---------------------------------------------------------------------------------------------------------
+
+
+def _shown_details(details: NodeDetails) -> str:
+    node = details.figures
+    rows = [("state", f"{styled_state(node.state)}: {STATES[node.state]}")]
+    if node.attempts:
+        rows.append(("attempts", str(node.attempts)))
+    if node.started_unix:
+        rows.append(("started", shown_time(node.started_unix, time.time())))
+        cpu = f", {shown_seconds(node.cpu_seconds)} of CPU" if node.cpu_seconds else ""
+        rows.append(("time", f"{shown_seconds(node.duration_seconds)}{cpu}"))
+    if node.slot >= 0:
+        memory = f", {shown_bytes(node.peak_rss_bytes)} of memory" if node.peak_rss_bytes else ""
+        rows.append(("worker", f"slot {node.slot}{memory}"))
+    if details.file:
+        rows.append(("result", f"{shown_bytes(node.result_bytes)} in {shown_name(details.file)}"))
+        rows.append(("digest", details.digest))
+    for label, names in (("parents", details.parents), ("children", details.children)):
+        if names:
+            rows.append((label, _shown_names(names)))
+    lines = [styled(shown_name(node.name), "1"), *(f"{label:<9} {text}" for label, text in rows)]
+    if node.error and not details.traceback:
+        lines.append(f"error     {node.error}")
+    for title, text in (("value", details.value), ("traceback", details.traceback), ("stderr", details.stderr)):
+        if text:
+            lines += ["", styled(title, "1"), NOT_FOR_A_LINE.sub("", text.rstrip())]
+    return "\n".join(lines)
+
+
+def _shown_names(names: list[str]) -> str:
+    shown = ", ".join(map(shown_name, names[:_MAX_NAMES]))
+    return f"{shown} and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else shown
+
+
+def show(
+    where: Where,
+    node: Annotated[str, typer.Argument(metavar="NODE", show_default=False, help="The name of the node.")],
+    value: Annotated[bool, typer.Option("--value", help="Print the result and nothing else.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Do not shorten the result.")] = False,
+    unpickle: Annotated[
+        bool, typer.Option("--unpickle", help="Load the result, which runs code that it names. Default: run none.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a node: its state, figures and result, and if it failed the traceback and the end of its stderr.
+
+    Reads from outside, also while a run goes on. The result is shown without running any code that it names, so that a
+    checkpoint from elsewhere can be looked at; classes and functions appear by their names. Exit code 2 if there is no
+    such node, also if --value finds no result, and 3 if the result is damaged.
+    """
+
+    def work() -> ExitCode:
+        details = details_of(where, node, full=full or (value and not unpickle), unpickle=unpickle, plain=value)
+        if value:
+            if not details.value:
+                raise UsageError(f"node {node!r} has no result: it is {details.figures.state}")
+            put(details.value)
+        elif as_json:
+            fields = asdict(details)
+            put(json.dumps({**fields.pop("figures"), **fields}, indent=1))
+        else:
+            put(_shown_details(details))
+        return ExitCode.OK
+
+    carry_out(work)

@@ -1,0 +1,144 @@
+"""Rows of text in columns. Made for a hundred thousand rows, for which the tables of rich take minutes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from dagron.progress import glyphs_for, shown_duration, shown_name
+
+__all__ = [
+    "STYLES",
+    "Column",
+    "shown_bytes",
+    "shown_seconds",
+    "shown_time",
+    "styled",
+    "styled_state",
+    "table",
+    "terminal_width",
+]
+
+STYLES = {
+    "completed": "32",
+    "running": "36",
+    "failed": "1;31",
+    "timed_out": "1;31",
+    "damaged": "1;31",
+    "skipped": "33",
+    "stale": "33",
+    "lost": "33",
+    "pending": "2",
+}
+"""How a state is coloured: parameters of the escape sequence."""
+
+_MIN_WIDTH = 12
+
+
+class Column(NamedTuple):
+    """A column of a table; one with `shrinks` gives way where the terminal is narrow."""
+
+    title: str
+    right: bool = False
+    shrinks: bool = False
+
+
+def terminal_width() -> int | None:
+    """Return how many columns standard output has; None if it is no terminal, so that nothing need be cut."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns
+
+
+def styled(text: str, style: str) -> str:
+    """Return a text with a style, where standard output is a terminal that may have colours."""
+    if not style or terminal_width() is None or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\x1b[{style}m{text}\x1b[0m"
+
+
+def styled_state(state: str) -> str:
+    """Return a state in its colour."""
+    return styled(state, STYLES.get(state, ""))
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> str:
+    """Return rows under their titles, aligned; the last line has no line break.
+
+    Args:
+        columns: What the columns are called; a column whose cells are all empty is left out.
+        rows: The cells, safe on a terminal.
+        width: The columns that shrink lose the middle of their cells until a row fits into this; None for any width.
+    """
+    shown = [i for i in range(len(columns)) if any(row[i] for row in rows)] or list(range(len(columns)))
+    widths = {i: max(len(columns[i].title), max([_width(row[i]) for row in rows], default=0)) for i in shown}
+    if width is not None:
+        for i in shown:
+            excess = sum(widths.values()) + 2 * (len(shown) - 1) - width
+            if columns[i].shrinks and excess > 0:
+                widths[i] = max(_MIN_WIDTH, len(columns[i].title), widths[i] - excess)
+    ellipsis = glyphs_for(getattr(sys.stdout, "encoding", None)).ellipsis
+    lines = [styled(_line([columns[i].title for i in shown], shown, columns, widths), "1")]
+    for row in rows:
+        cells = [row[i] if _width(row[i]) <= widths[i] else shown_name(row[i], widths[i], ellipsis) for i in shown]
+        line = _line(cells, shown, columns, widths)
+        for i in shown:
+            if columns[i].title == "state":
+                # After they were aligned: the codes take no room.
+                line = line.replace(row[i], styled_state(row[i]), 1) if i == shown[0] else line
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str], shown: Sequence[int], columns: Sequence[Column], widths: dict[int, int]) -> str:
+    padded = []
+    for i, cell in zip(shown, cells, strict=True):
+        room = " " * (widths[i] - _width(cell))
+        padded.append(f"{room}{cell}" if columns[i].right else f"{cell}{room}")
+    return "  ".join(padded).rstrip()
+
+
+def _width(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def shown_seconds(seconds: float) -> str:
+    """Return a duration: `0.012 s`, `3.4 s`, `42 s`, then as `m:ss`."""
+    if seconds < 1:
+        return f"{seconds:.3f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return shown_duration(seconds)
+
+
+def shown_bytes(n: int) -> str:
+    """Return a size: `512 B`, then with one decimal up to `TiB`."""
+    if n < 1024:
+        return f"{n} B"
+    size = float(n)
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:.1f} TiB"
+
+
+def shown_time(unix: float, now_unix: float | None = None) -> str:
+    """Return a time on this machine's clock, with how long ago it was if `now_unix` is given."""
+    text = f"{datetime.fromtimestamp(unix):%Y-%m-%d %H:%M:%S}"
+    if now_unix is None:
+        return text
+    seconds = max(0.0, now_unix - unix)
+    ago = shown_duration(seconds) if seconds >= 60 else f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{text} ({ago} ago)"

@@ -1,0 +1,73 @@
+"""`dagron trace`: what ran when and where, from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dagron.cli.ending import carry_out, say, write_file
+from dagron.cli.exit_codes import ExitCode
+from dagron.cli.reading import Where, read_checkpoint
+
+if TYPE_CHECKING:
+    from dagron.checkpoint.view import View
+    from dagron.trace import ExecutionTrace
+
+__all__ = ["EPILOG", "trace", "trace_of"]
+
+EPILOG = """Examples:
+
+\b
+  dagron trace job.py -o trace.json
+  dagron trace checkpoints/job -o /dev/stdout | gzip > trace.json.gz
+"""
+
+
+def trace_of(view: View) -> ExecutionTrace:
+    """Return a trace of the last attempts of all nodes that have ended, whichever run made them."""
+    from dagron.trace import ExecutionTrace, Span
+
+    spans = [
+        Span(
+            commit.name,
+            max(0, commit.slot),
+            commit.attempts,
+            commit.started_unix,
+            commit.duration_seconds,
+            "completed",
+            commit.cpu_seconds,
+            commit.size,
+        )
+        for commit in view.commits.values()
+    ]
+    for name, fields in view.failures.items():
+        if fields.get("started"):
+            outcome = "timed_out" if fields.get("status") == "timed_out" else "raised"
+            slot, attempts = max(0, int(fields["slot"])), int(fields["attempts"])
+            spans.append(Span(name, slot, attempts, float(fields["started"]), float(fields["seconds"]), outcome))
+    start = min((span.start_unix for span in spans), default=float(view.run.get("at", 0.0)))
+    n_slots = max((span.slot for span in spans), default=0) + 1
+    return ExecutionTrace(n_slots, start, spans)
+
+
+def trace(
+    where: Where,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="Where to.")],
+) -> None:
+    """Write a timeline of a checkpoint, which https://ui.perfetto.dev opens: which slot ran what, and when.
+
+    It has the last attempt of every node, also if runs and resumes made them days apart. `dagron run --trace` writes
+    all attempts of one run. Reads from outside, also while a run goes on.
+    """
+
+    def work() -> ExitCode:
+        import json
+
+        found = trace_of(read_checkpoint(where))
+        write_file(output, json.dumps(found.to_chrome_trace()) + "\n")
+        say(f"{len(found.spans)} attempts written to '{output}'; open it in https://ui.perfetto.dev")
+        return ExitCode.OK
+
+    carry_out(work)

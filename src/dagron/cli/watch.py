@@ -1,0 +1,92 @@
+"""`dagron status --watch`: a run, seen live from a second terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from dagron.cli.ending import put, stop_on_signals
+from dagron.cli.exit_codes import ExitCode
+from dagron.cli.reading import directory_of, read_checkpoint, signing_key
+from dagron.cli.status import CheckpointStatus, shown_status, status_of
+
+if TYPE_CHECKING:
+    from dagron.checkpoint.view import View
+
+__all__ = ["watch"]
+
+_LINE_SECONDS = 5.0
+"""Between two texts where there is no terminal."""
+
+
+def watch(where: str, interval_seconds: float, *, as_json: bool) -> ExitCode:
+    """Show a checkpoint until its run has ended. Reads each record of the journal once.
+
+    Where standard output is a terminal, one text is drawn in place. Elsewhere, a line for every change, not more often
+    than every five seconds; with `as_json` one JSON object a line for every look.
+
+    Raises:
+        NoCheckpointError: There is none, or it was cleared.
+        CheckpointError: It cannot be read.
+    """
+    stop_on_signals()
+    view = read_checkpoint(where)
+    if as_json:
+        return _watch_json(where, view, interval_seconds)
+    if sys.stdout is not None and sys.stdout.isatty():
+        return _watch_live(where, view, interval_seconds)
+    return _watch_lines(where, view, interval_seconds)
+
+
+def _next(where: str, view: View, interval_seconds: float) -> View:
+    from dagron.checkpoint.view import read_on
+
+    time.sleep(interval_seconds)
+    found = read_on(view, directory_of(where), signing_key())
+    return read_checkpoint(where) if found is None or found.cleared else found
+
+
+def _code(status: CheckpointStatus) -> ExitCode:
+    return ExitCode.OK if status.completed >= status.total else ExitCode.NODES
+
+
+def _watch_json(where: str, view: View, interval_seconds: float) -> ExitCode:
+    while True:
+        status = status_of(view, where)
+        put(json.dumps(asdict(status)))
+        if status.state != "running":
+            return _code(status)
+        view = _next(where, view, interval_seconds)
+
+
+def _watch_live(where: str, view: View, interval_seconds: float) -> ExitCode:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(console=Console(), auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            status = status_of(view, where)
+            text = shown_status(status, sys.stdout.encoding, time.time())
+            live.update(Text.from_ansi(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+            if status.state != "running":
+                return _code(status)
+            view = _next(where, view, interval_seconds)
+
+
+def _watch_lines(where: str, view: View, interval_seconds: float) -> ExitCode:
+    told, told_at = "", 0.0
+    while True:
+        status = status_of(view, where)
+        failed = f", {len(status.failed)} failed" if status.failed else ""
+        line = f"{status.completed}/{status.total} nodes done{failed}, {len(status.running)} running"
+        ended = status.state != "running"
+        if ended or (line != told and time.monotonic() >= told_at + _LINE_SECONDS):
+            told, told_at = line, time.monotonic()
+            put(f"{line}; {status.state}" if ended else line)
+        if ended:
+            return _code(status)
+        view = _next(where, view, interval_seconds)

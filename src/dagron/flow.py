@@ -1,0 +1,447 @@
+"""`Flow`: a job written once, as calls whose arguments are the results of others. It makes the DAG and the tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import itertools
+import operator
+import os
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Literal,
+    NoReturn,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    final,
+    overload,
+)
+
+from dagron.arguments import ArgumentReader, CallWithHoles, refuse_hidden_handles
+from dagron.errors import (
+    ArgumentsError,
+    CheckpointExistsError,
+    DuplicateNodeError,
+    GraphError,
+    HandleError,
+    NotCallableError,
+    TaskDefinitionError,
+)
+from dagron.graph import DAG, DAGBuilder
+from dagron.labels import checked_name, namer
+from dagron.node import Node
+from dagron.task import Task, signature_key
+
+if TYPE_CHECKING:
+    from dagron.callbacks import ExecutionCallbacks, RunObserver
+    from dagron.checkpoint.store import Durability
+    from dagron.coordinator import CancelEvent
+    from dagron.results import ExecutionResult
+
+__all__ = ["ExecutorOptions", "Flow"]
+
+A = TypeVar("A")
+B = TypeVar("B")
+T = TypeVar("T")
+
+# What handles may be nested in. No type says "a list of T, or of handles of T, at any depth", so these are not checked.
+Nested: TypeAlias = list[Any] | tuple[Any, ...] | dict[Any, Any]
+
+TaskLike: TypeAlias = Callable[..., Any] | Task[Any]
+
+OPTIONS = frozenset(field.name for field in dataclasses.fields(Task)) - {"fn"}
+
+
+class ExecutorOptions(TypedDict, total=False):
+    """The options of `CheckpointExecutor`, which explains them."""
+
+    callbacks: ExecutionCallbacks | None
+    fail_fast: bool
+    enable_tracing: bool
+    max_workers: int | None
+    durability: Durability
+    pool: Literal["process", "inline"]
+    retries: int
+    retry_delay: float
+    retry_on: tuple[type[BaseException], ...]
+    timeout: float | None
+    memory_limit: int | str | None
+    kill_grace_seconds: float
+    signing_key: bytes | None
+    allow_untrusted: bool
+    progress: bool | RunObserver
+
+
+@final
+class Flow:
+    """Collects nodes, each a name, a callable and its arguments, and runs them.
+
+    What `add` returns stands for the node's result. Given to another node, it is an edge, and the callable gets the
+    result in its place: as an argument, and at any depth in lists, tuples, named tuples, the values of dicts and the
+    fields of dataclasses. In sets, as a key, and inside of other objects it is refused.
+
+    `dag` and `tasks` are what a `CheckpointExecutor` takes; `run` is a short way to one.
+
+    Lists, dicts and sets among the arguments are copied when a node is added; other objects are pickled when a run
+    starts, and must not change before. A call that raises leaves the flow as it was.
+    """
+
+    __slots__ = ("_builder", "_callables", "_dag", "_owner", "_reader", "_tasks")
+
+    def __init__(self) -> None:
+        self._owner = object()  # not the flow, or a handle would keep every task alive
+        self._reader = ArgumentReader(self._owner)
+        self._builder = DAGBuilder()
+        self._tasks: dict[str, TaskLike] = {}
+        self._callables: dict[object, _Callable] = {}
+        self._dag: DAG | None = None
+
+    # A type checker sees that arguments, or the results that they stand for, fit the first two parameters. What is
+    # given by keyword, behind these two, and to a `Task` is checked by `add` itself. For one type variable alone and
+    # for a handle of it there are overloads of their own: with a union of the two, a lambda's parameter has no type.
+    # fmt: off
+    @overload
+    def add(self, name: str, fn: Task[T], /, *args: Any, **kwargs: Any) -> Node[T]: ...
+    @overload
+    def add(self, name: str, fn: Callable[..., T], /, **kwargs: Any) -> Node[T]: ...
+    @overload
+    def add(self, name: str, fn: Callable[[A], T], a: Node[A], /, **kwargs: Any) -> Node[T]: ...
+    @overload
+    def add(self, name: str, fn: Callable[[A], T], a: A | Nested, /, **kwargs: Any) -> Node[T]: ...
+    @overload
+    def add(self, name: str, fn: Callable[Concatenate[A, ...], T], a: A | Node[A] | Nested, /,
+            **kwargs: Any) -> Node[T]: ...
+    @overload
+    def add(self, name: str, fn: Callable[[A, B], T], a: Node[A], b: Node[B], /, **kwargs: Any) -> Node[T]: ...
+    @overload
+    def add(self, name: str, fn: Callable[[A, B], T], a: Node[A], b: B | Nested, /, **kwargs: Any) -> Node[T]: ...
+    @overload
+    def add(self, name: str, fn: Callable[[A, B], T], a: A | Nested, b: Node[B], /, **kwargs: Any) -> Node[T]: ...
+    @overload
+    def add(self, name: str, fn: Callable[[A, B], T], a: A | Nested, b: B | Nested, /, **kwargs: Any) -> Node[T]: ...
+    @overload
+    def add(self, name: str, fn: Callable[Concatenate[A, B, ...], T], a: A | Node[A] | Nested,
+            b: B | Node[B] | Nested, /, **kwargs: Any) -> Node[T]: ...
+    @overload
+    def add(self, name: str, fn: Callable[..., T], a: object, b: object, c: object, /,
+            *args: Any, **kwargs: Any) -> Node[T]: ...
+    # fmt: on
+    def add(self, name: str, fn: TaskLike, /, *args: Any, **kwargs: Any) -> Node[Any]:
+        """Add a node that calls `fn(*args, **kwargs)`, and return its handle.
+
+        Keywords named like an option of `Task` (`retries`, `retry_delay`, `retry_on`, `timeout`, `priority`,
+        `memory_limit`) are options of the node; the others go to `fn`. If `fn` may have such a parameter itself, that
+        is an error. Then give a `Task`: it holds the options, and every keyword goes to its callable.
+
+        Args:
+            name: The node's name. A resume finds its result by this name alone.
+            fn: A callable, or a `Task` around one.
+            args: Its arguments: values, handles, and containers of these.
+            kwargs: Its arguments by keyword, and the options.
+
+        Raises:
+            InvalidNameError: `name` is no string.
+            UnstableNameError: `name` shows a memory address.
+            DuplicateNodeError: A node of that name was added before.
+            NotCallableError: `fn` is no callable.
+            ArgumentsError: The arguments do not fit `fn`.
+            HandleError: A handle is of another flow, or stands where no result can take its place.
+            OptionError: An option has a value that it cannot have.
+        """
+        name = checked_name(name)
+        if name in self._tasks:
+            raise DuplicateNodeError(name)
+        form = self._form(name, fn, len(args), kwargs)
+        parents: dict[str, int] = {}
+        taken = [self._reader.read(value, parents) for value in args]
+        keywords = {key: self._reader.read(value, parents) for key, value in form.keywords.items()}
+        return self._insert(name, name, parents, form.task(taken, keywords, parents))
+
+    # fmt: off
+    @overload
+    def map(self, name: str | Callable[..., str], fn: Task[T], items: Iterable[Any], /, *more: Iterable[Any],
+            **kwargs: Any) -> list[Node[T]]: ...
+    @overload
+    def map(self, name: str | Callable[[Node[A]], str], fn: Callable[[A], T], items: Iterable[Node[A]], /,
+            **kwargs: Any) -> list[Node[T]]: ...
+    @overload
+    def map(self, name: str | Callable[[A], str], fn: Callable[[A], T], items: Iterable[A | Nested], /,
+            **kwargs: Any) -> list[Node[T]]: ...
+    @overload
+    def map(self, name: str | Callable[..., str], fn: Callable[Concatenate[A, ...], T],
+            items: Iterable[A | Node[A] | Nested], /, **kwargs: Any) -> list[Node[T]]: ...
+    @overload
+    def map(self, name: str | Callable[..., str], fn: Callable[[A, B], T], items: Iterable[A | Node[A] | Nested],
+            more: Iterable[B | Node[B] | Nested], /, **kwargs: Any) -> list[Node[T]]: ...
+    @overload
+    def map(self, name: str | Callable[..., str], fn: Callable[Concatenate[A, B, ...], T],
+            items: Iterable[A | Node[A] | Nested], more: Iterable[B | Node[B] | Nested], /,
+            **kwargs: Any) -> list[Node[T]]: ...
+    @overload
+    def map(self, name: str | Callable[..., str], fn: Callable[..., T], items: Iterable[object],
+            more: Iterable[object], third: Iterable[object], /, *others: Iterable[object],
+            **kwargs: Any) -> list[Node[T]]: ...
+    # fmt: on
+    def map(
+        self, name: str | Callable[..., str], fn: TaskLike, /, *iterables: Iterable[Any], **kwargs: Any
+    ) -> list[Node[Any]]:
+        """Add a node that calls `fn` for each item, or for each of the items of several iterables side by side.
+
+        In `name`, `{}` stands for the item, as in `"count[{}]"`; with several iterables, one `{}` for all of their
+        items, or a `{}` for each. Text, numbers, paths, dates, members of enums, None and tuples of these are shown as
+        they are, a text of more than 100 characters cut and with a digest; a handle is shown by its label, so that a
+        stage is named like the one before; anything else is shown by its position, which is what a resume then goes by.
+        `{index}` is the position, and format specifications apply: `"block[{:02}]"`. A function in place of the text
+        takes the items and returns the name.
+
+        Args:
+            name: What names the nodes.
+            fn: A callable, or a `Task` around one.
+            iterables: Of equal lengths. They are read to the end here.
+            kwargs: What is the same for all nodes: arguments of `fn` and options, as for `add`.
+
+        Returns:
+            The handles, in the order of the items.
+
+        Raises:
+            GraphError: `name` cannot be filled, or an iterable is none, is text, or has another length.
+            UnstableNameError: A name shows a memory address, or the position of an item of a set.
+            DuplicateNodeError: Two items give the same name, or a node has it already.
+            DagronError: As for `add`.
+        """
+        columns, ordered = _columns(iterables)
+        make = namer(name, len(columns), ordered=ordered)
+        form = self._form(name if isinstance(name, str) else "map", fn, len(columns), kwargs)
+        read = self._reader.read
+        common: dict[str, int] = {}
+        keywords = {key: read(value, common) for key, value in form.keywords.items()}
+        made: dict[str, tuple[int, str, dict[str, int], TaskLike]] = {}
+        for index, items in enumerate(zip(*columns, strict=True)):
+            node, label = make(index, items)
+            if node in made or node in self._tasks:
+                raise _twice(node, index, made[node][0] if node in made else None)
+            parents = common.copy()
+            taken = [read(item, parents) for item in items]
+            made[node] = index, label, parents, form.task(taken, keywords, parents)
+        return [self._insert(node, label, parents, task) for node, (_, label, parents, task) in made.items()]
+
+    @property
+    def dag(self) -> DAG:
+        """The DAG of the nodes that were added so far."""
+        if self._dag is None:
+            self._dag = self._builder.build()
+        return self._dag
+
+    @property
+    def tasks(self) -> Mapping[str, TaskLike]:
+        """The tasks of the nodes by name, for a `CheckpointExecutor` of `dag`; read only."""
+        return types.MappingProxyType(self._tasks)
+
+    def run(
+        self,
+        checkpoint_dir: str | os.PathLike[str],
+        *,
+        resume: bool | None = None,
+        run_timeout: float | None = None,
+        cancel_event: CancelEvent | None = None,
+        **options: Unpack[ExecutorOptions],
+    ) -> ExecutionResult:
+        """Run the flow, and checkpoint each node as it completes.
+
+        A resume goes by names and edges: a node that completed is not run again because its function or one of its
+        other arguments has changed. So nobody else decides: without a word about it, a checkpoint with completed nodes
+        is neither taken nor given up.
+
+        Args:
+            checkpoint_dir: The directory of the checkpoint; created if it does not exist.
+            resume: True to go on from the checkpoint, if there is one; False to give it up and start again.
+            run_timeout: Seconds after which the run is stopped and what runs is killed.
+            cancel_event: Stops the run when it is set; asked twenty times a second.
+            options: Those of `CheckpointExecutor`; `timeout` is that of an attempt.
+
+        Returns:
+            How every node ended, by handle or name: `result[node]`, and `result.value(node)`, which raises if the node
+            has no result.
+
+        Raises:
+            CheckpointExistsError: There is a checkpoint with completed nodes, and `resume` does not say what to do.
+            DagronError: As for `CheckpointExecutor` and its `execute` and `resume`.
+        """
+        from dagron.executor import CheckpointExecutor
+
+        executor = CheckpointExecutor(self.dag, checkpoint_dir, **options)
+        if resume is None:
+            found = executor.checkpoint_info()
+            if found is not None and found.completed_nodes:
+                raise CheckpointExistsError(executor.checkpoint_dir, len(found.completed_nodes))
+        start = executor.resume if resume else executor.execute
+        result = start(self._tasks, timeout=run_timeout, cancel_event=cancel_event)
+        result._flow = self._owner
+        return result
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __repr__(self) -> str:
+        return f"Flow({len(self)} nodes)"
+
+    def __reduce__(self) -> NoReturn:
+        # A task that refers to it by mistake would take every other task along.
+        raise TaskDefinitionError("a flow does not leave its process; give the task what it needs as arguments")
+
+    def _insert(self, name: str, label: str, parents: Mapping[str, int], task: TaskLike) -> Node[Any]:
+        self._builder.add_node(name)
+        for parent in parents:
+            self._builder.add_edge(parent, name)
+        self._tasks[name] = task
+        self._dag = None
+        return Node(name, label, self._owner)
+
+    def _form(self, node: str, task: TaskLike, n_args: int, kwargs: dict[str, Any]) -> _Form:
+        """Check what can be known of a call before its arguments are read, and tell options from keywords."""
+        fn: Any = task.fn if isinstance(task, Task) else task
+        if not callable(fn):
+            raise NotCallableError(node, type(fn).__name__)
+        refuse_hidden_handles(fn)
+        key = signature_key(fn)
+        key = id(fn) if key is None else key
+        found = self._callables.get(key)
+        if found is None:
+            found = self._callables[key] = _Callable(fn)
+        if isinstance(task, Task):
+            keywords, options = kwargs, {}
+        else:
+            keywords = {name: value for name, value in kwargs.items() if name not in OPTIONS}
+            options = {name: value for name, value in kwargs.items() if name in OPTIONS}
+        found.check(node, n_args, keywords, options, in_task=isinstance(task, Task))
+        return _Form(fn, keywords, Task(fn, **options) if options else task)
+
+
+class _Form:
+    """What the nodes of one `add` or `map` have in common."""
+
+    def __init__(self, fn: Callable[..., Any], keywords: Mapping[str, Any], template: TaskLike) -> None:
+        self.keywords = keywords
+        self._fn = fn
+        self._template = template
+
+    def task(self, args: Sequence[Any], keywords: Mapping[str, Any], parents: Mapping[str, int]) -> TaskLike:
+        """Return the task of a node."""
+        fn = self._fn
+        if parents:
+            fn = CallWithHoles(fn, *args, **keywords)
+        elif args or keywords:
+            fn = functools.partial(fn, *args, **keywords)
+        return dataclasses.replace(self._template, fn=fn) if isinstance(self._template, Task) else fn
+
+
+class _Callable:
+    """What is known about a callable, and which calls are known to fit it."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self._fn = fn  # kept, or its id might become another's
+        self._fitting: set[object] = set()
+        self._signature: inspect.Signature | None = None
+        try:
+            self._signature = inspect.signature(fn)
+        except (ValueError, TypeError):
+            pass  # as with some built-ins; the call will tell
+
+    def check(
+        self, node: str, n_args: int, keywords: Mapping[str, Any], options: Mapping[str, Any], *, in_task: bool
+    ) -> None:
+        """Check that a call fits.
+
+        Args:
+            node: For the error.
+            n_args: How many arguments are given by position.
+            keywords: Those given by keyword.
+            options: What was taken for options of the node.
+            in_task: Whether the callable came in a `Task`, which then has the options.
+
+        Raises:
+            ArgumentsError: It does not, or an option may be meant for the callable.
+        """
+        shape = n_args, tuple(keywords), tuple(options)
+        if self._signature is None or shape in self._fitting:
+            return
+        for option in options:
+            if self._may_take(option):
+                raise ArgumentsError(
+                    node,
+                    f"{option!r} is an option of the node, and may be a parameter of {self._shown()}, too; with "
+                    f"Task({self._name()}, {option}=...) as the callable, that has the options, and every keyword goes "
+                    "to the callable",
+                )
+        try:
+            self._signature.bind(*[None] * n_args, **keywords)
+        except TypeError as error:
+            raise ArgumentsError(node, f"{self._shown()}: {error}{self._hint(keywords, in_task)}") from None
+        self._fitting.add(shape)
+
+    def _may_take(self, keyword: str) -> bool:
+        assert self._signature is not None
+        for name, parameter in self._signature.parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD or (
+                name == keyword and parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL)
+            ):
+                return True
+        return False
+
+    def _hint(self, keywords: Mapping[str, Any], in_task: bool) -> str:
+        for keyword in keywords:
+            if not self._may_take(keyword):
+                if in_task:
+                    return "; beside a Task, which has the options of its node, every keyword goes to the callable"
+                for close in difflib.get_close_matches(keyword, OPTIONS, n=1, cutoff=0.7):
+                    return f"; did you mean the option {close!r}?"
+        return ""
+
+    def _name(self) -> str:
+        return getattr(self._fn, "__name__", type(self._fn).__name__)
+
+    def _shown(self) -> str:
+        try:
+            shown = str(self._signature)  # with the repr of every default
+        except Exception:
+            shown = "(...)"
+        return self._name() + (shown if len(shown) <= 200 else f"{shown[:200]}...")
+
+
+def _columns(iterables: Sequence[Any]) -> tuple[list[list[Any]], bool]:
+    """Return the items of what `map` was given, and whether they come in the same order in every run."""
+    if not iterables:
+        raise GraphError("map needs an iterable")
+    for i, iterable in enumerate(iterables):
+        if isinstance(iterable, Node):
+            reason = "is one result, and how many items that has is not known yet; pass the handles that map returned"
+            raise HandleError(iterable.name, reason)
+        if isinstance(iterable, (str, bytes)):
+            raise GraphError(f"expected an iterable of items, but iterable {i} of map is text; put it in a list")
+        if not isinstance(iterable, Iterable) and not hasattr(iterable, "__getitem__"):
+            kind = type(iterable).__name__
+            raise GraphError(f"iterable {i} of map is none, but a {kind}; give what is the same for all by keyword")
+        if isinstance(iterable, (itertools.count, itertools.cycle)) or (
+            isinstance(iterable, itertools.repeat) and operator.length_hint(iterable, -1) < 0
+        ):
+            raise GraphError(f"iterable {i} of map has no end; give what is the same for all by keyword")
+    columns = [list(iterable) for iterable in iterables]
+    lengths = [len(column) for column in columns]
+    if len(set(lengths)) > 1:
+        raise GraphError(f"the iterables of map have different lengths: {', '.join(map(str, lengths))}")
+    return columns, not any(isinstance(iterable, (set, frozenset)) for iterable in iterables)
+
+
+def _twice(name: str, index: int, first: int | None) -> DuplicateNodeError:
+    error = DuplicateNodeError(name)
+    whose = "a node that was added before" if first is None else f"item {first}"
+    error.add_note(f"item {index} of map has the same name as {whose}; {{index}} in the name would tell them apart")
+    return error
