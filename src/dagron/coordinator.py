@@ -21,6 +21,7 @@ from dagron.errors import (
     NodeTimeoutError,
     WorkerLostError,
 )
+from dagron.failures import shown_origin
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts
 from dagron.output import hand_on, last_lines
@@ -29,7 +30,7 @@ from dagron.serialize import load_exception
 from dagron.state import Phase, RunState
 from dagron.trace import ExecutionTrace, Span
 from dagron.workers.child import Item, Outcome, OutcomeKind
-from dagron.workers.pool import Lost, Returned, WorkerPool
+from dagron.workers.pool import Lost, Printed, Returned, WorkerPool
 from dagron.workers.processes import pid_namespace
 
 __all__ = ["CancelEvent", "Coordinator", "Failure"]
@@ -52,41 +53,68 @@ class CancelEvent(Protocol):
 class Failure:
     """Why the last attempt of a node gave no result; the exception itself is made when it is asked for."""
 
-    __slots__ = ("_error", "attempt", "outcome", "slot", "stderr")
+    __slots__ = ("_error", "attempt", "lost", "outcome", "printed", "slot", "status")
 
     def __init__(
-        self, outcome: Outcome | None, error: BaseException | None, attempt: int, slot: int, stderr: str
+        self,
+        outcome: Outcome | None,
+        error: BaseException | None,
+        attempt: int,
+        slot: int,
+        printed: Printed,
+        lost: Lost | None = None,
     ) -> None:
         self.outcome = outcome
         self._error = error
         self.attempt = attempt
         self.slot = slot
-        self.stderr = stderr
+        self.printed = printed
+        self.lost = lost
+        self.status = "failed"
+
+    @property
+    def stderr(self) -> str:
+        """The last lines that the attempt wrote to standard error."""
+        return last_lines(self.printed.stderr)
 
     def error(self, node: str) -> BaseException:
         """Return the exception. Unpickling it runs code that it names."""
         if self._error is None:
             assert self.outcome is not None
             self._error = load_exception(node, self.outcome.data, *self.outcome.failure)
+            where = "\n  ".join([f"node {node!r}, attempt {self.attempt}", *shown_origin(self.fields(node))])
+            try:
+                BaseException.add_note(self._error, where)
+            except Exception:
+                pass  # it lets nothing be set
         return self._error
 
     def fields(self, node: str) -> dict[str, Any]:
         """Return what a FAILED record says."""
+        cpu, inputs = 0.0, tuple[tuple[str, str], ...]()
         if self.outcome is not None:
             kind, message, text = self.outcome.failure
-            started, seconds = self.outcome.started_unix, self.outcome.duration_seconds
+            started, seconds, cpu = self.outcome.started_unix, self.outcome.duration_seconds, self.outcome.cpu_seconds
+            memory, pid, inputs = self.outcome.peak_rss_bytes, self.outcome.pid, self.outcome.inputs
         else:
             kind, message, text = type(self._error).__name__, str(self._error), ""
-            started, seconds = 0.0, 0.0
+            assert self.lost is not None
+            seconds, memory, pid = self.lost.seconds, self.lost.peak_rss_bytes or 0, self.lost.pid
+            started = self.lost.ended_unix - seconds
         return {
             "name": node,
+            "status": self.status,
             "type": kind,
             "message": message,
             "traceback": text,
             "attempts": self.attempt,
             "slot": self.slot,
+            "pid": pid,
             "started": started,
             "seconds": seconds,
+            "cpu": cpu,
+            "memory": memory,
+            "inputs": inputs,
             "stderr": self.stderr,
         }
 
@@ -277,7 +305,6 @@ class Coordinator:
 
     def _take_loss(self, item: Lost, node: int, kill: ev.Kill | None) -> None:
         name, attempt, policy = self._dag.name_of(node), self._state.attempts[node], self._plan.policies[node]
-        stderr = last_lines(item.stderr)
         error: BaseException
         end = kill.end if kill is not None and kill.node == node else None
         if end == ev.End.TIMED_OUT:
@@ -288,11 +315,11 @@ class Coordinator:
             seen = self._memory_seen.get(item.slot, 0)
             error, outcome = MemoryLimitExceededError(name, attempt, policy.memory_limit, seen), "out_of_memory"
         else:
-            error = WorkerLostError(name, attempt, item.exit_code, item.peak_rss_bytes, stderr)
+            error = WorkerLostError(name, attempt, item.exit_code, item.peak_rss_bytes, last_lines(item.printed.stderr))
             outcome = "lost" if kill is None else "cancelled"
-        self.failures[node] = Failure(None, error, attempt, item.slot, stderr)
+        self.failures[node] = Failure(None, error, attempt, item.slot, item.printed, item)
         if self._trace is not None:
-            began = time.time() - item.seconds
+            began = item.ended_unix - item.seconds
             self._trace.spans.append(Span(name, item.slot, attempt, began, item.seconds, outcome))
 
     def _take_outcome(self, slot: int, outcome: Outcome) -> ev.AttemptEnded:
@@ -305,8 +332,7 @@ class Coordinator:
             what = f"the result of node {self._dag.name_of(node)!r}: {outcome.failure[1]}"
             raise CommitError(str(self._store.directory.path), what)
         else:
-            stderr = last_lines(self._workers().stderr_of(slot, outcome))
-            self.failures[node] = Failure(outcome, None, attempt, slot, stderr)
+            self.failures[node] = Failure(outcome, None, attempt, slot, self._workers().printed_by(slot, outcome))
             if outcome.kind == OutcomeKind.DAMAGED_INPUT:
                 self._forget_damaged(node)
         if self._trace is not None:
@@ -471,9 +497,9 @@ class Coordinator:
             return
         records = []
         for node in nodes:
-            name = self._dag.name_of(node)
-            status = self._state.failing_as(node).name.lower()
-            records.append({**self.failures[node].fields(name), "status": status})
+            failure = self.failures[node]
+            failure.status = self._state.failing_as(node).name.lower()
+            records.append(failure.fields(self._dag.name_of(node)))
         self._store.fail(records)
 
     def _report(self, completed: Sequence[int], failed: Sequence[int]) -> None:

@@ -387,11 +387,11 @@ class CheckpointExecutor:
                 result.error = failure.error(name)
                 result.slot = failure.slot
                 result.stderr_tail = failure.stderr
-                if failure.outcome is not None:
-                    result.started_unix = failure.outcome.started_unix
-                    result.duration_seconds = failure.outcome.duration_seconds
-                    result.cpu_seconds = failure.outcome.cpu_seconds
-                    result.peak_rss_bytes = failure.outcome.peak_rss_bytes
+                result._failure = failure.fields(name)
+                result.started_unix = result._failure["started"]
+                result.duration_seconds = result._failure["seconds"]
+                result.cpu_seconds = result._failure["cpu"]
+                result.peak_rss_bytes = result._failure["memory"]
             if node in state.stopped:
                 # Whatever its last attempt met, what counts is that there was to be no further one.
                 result.error = NodeCancelledError(name, coordinator.cancel_reason)
