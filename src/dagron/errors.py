@@ -596,8 +596,12 @@ class NodesFailedError(DagronError, ExceptionGroup[Exception]):
         n_skipped: int = 0,
         n_cancelled: int = 0,
     ) -> NodesFailedError:
-        """Make the group; its constructor takes a text and the exceptions and nothing else."""
-        return super().__new__(cls, "nodes failed", exceptions)
+        """Make the group; its constructor takes its text and the exceptions and nothing else."""
+        of = f" of {n_nodes}" if n_nodes else ""
+        counts = ((n_skipped, "skipped"), (n_cancelled, "cancelled"))
+        more = "".join(f", {n} {word}" for n, word in counts if n)
+        text = f"{len(nodes)}{of} node(s) without a result: {_listed(nodes)}{more}"
+        return super().__new__(cls, text, exceptions)
 
     def __init__(
         self,
@@ -614,10 +618,7 @@ class NodesFailedError(DagronError, ExceptionGroup[Exception]):
         self.n_cancelled = n_cancelled
 
     def __str__(self) -> str:
-        of = f" of {self.n_nodes}" if self.n_nodes else ""
-        counts = ((self.n_skipped, "skipped"), (self.n_cancelled, "cancelled"))
-        more = "".join(f", {n} {word}" for n, word in counts if n)
-        return f"{len(self.nodes)}{of} node(s) without a result: {_listed(self.nodes)}{more}"
+        return self.message
 
     def derive(self, excs: Sequence[Exception]) -> ExceptionGroup[Exception]:  # type: ignore[override]
         """Return a group of some of these errors, as `except*` and `split` make it."""

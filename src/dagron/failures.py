@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Frame", "folded", "last_own_frame", "shown_failure", "shown_origin"]
+__all__ = ["Frame", "folded", "is_library", "last_own_frame", "shown_failure", "shown_origin"]
 
 _FRAME = re.compile(r'  File "(?P<path>.+)", line (?P<line>\d+), in (?P<function>.+)')
 _LIBRARY = re.compile(r"[/\\](?:site-packages|dist-packages|lib[/\\]python\d[^/\\]*|Lib)[/\\]|^<frozen ")
@@ -38,15 +38,20 @@ class Frame(NamedTuple):
 
     @property
     def is_library(self) -> bool:
-        """Whether it is of the standard library, of something installed, or of this package."""
-        if self.path.startswith(_OURS):
-            return not self.path.startswith(_OWN_EXAMPLES)
-        return _LIBRARY.search(self.path) is not None
+        """Whether it is none of the user's: see `is_library`."""
+        return is_library(self.path)
 
     @property
     def source(self) -> str:
         """The line of source; empty if it is not known."""
         return self.lines[1].strip() if len(self.lines) > 1 else ""
+
+
+def is_library(path: str) -> bool:
+    """Tell whether a file is of the standard library, of something installed, or of this package."""
+    if path.startswith(_OURS):
+        return not path.startswith(_OWN_EXAMPLES)
+    return _LIBRARY.search(path) is not None
 
 
 def _parsed(text: str) -> list[str | Frame]:

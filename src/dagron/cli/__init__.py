@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dagron import __version__
-from dagron.cli import clear, doctor, export, graph, ls, rerun, run, show, status, trace, verify
+from dagron.cli import clear, debug, doctor, export, graph, ls, rerun, run, show, status, trace, verify
 from dagron.cli.exit_codes import MEANINGS
 
 __all__ = ["app", "main"]
@@ -34,7 +34,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command(epilog=f"{run.EPILOG}\nExit codes:\n\n\b\n{_EXIT_CODES}")(run.run)
-for _verb in (status, ls, show, verify, rerun, clear, graph, trace, export, doctor):
+for _verb in (status, ls, show, debug, verify, rerun, clear, graph, trace, export, doctor):
     app.command(epilog=_verb.EPILOG)(getattr(_verb, _verb.__name__.rpartition(".")[2]))
 
 
