@@ -24,7 +24,7 @@ from dagron.errors import (
 from dagron.failures import shown_origin
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts
-from dagron.output import hand_on, last_lines
+from dagron.output import hand_on, last_lines, printed_text
 from dagron.plan import RunPlan
 from dagron.serialize import load_exception
 from dagron.state import Phase, RunState
@@ -41,6 +41,9 @@ _TEND_SECONDS = 1.0
 _OUTPUT_SECONDS = 0.2
 _COPIES_PER_ITEM = 2
 
+_PRINTED_BUDGET_CHARACTERS = 64 * 2**20
+"""Of what nodes print that complete, this much is recorded in a run; a journal has to be read to be resumed."""
+
 
 class CancelEvent(Protocol):
     """Anything that can be asked whether to stop, such as a `threading.Event` or a `multiprocessing.Event`."""
@@ -53,7 +56,7 @@ class CancelEvent(Protocol):
 class Failure:
     """Why the last attempt of a node gave no result; the exception itself is made when it is asked for."""
 
-    __slots__ = ("_error", "attempt", "lost", "outcome", "printed", "slot", "status")
+    __slots__ = ("_error", "attempt", "lost", "outcome", "printed", "slot", "status", "stderr")
 
     def __init__(
         self,
@@ -68,14 +71,10 @@ class Failure:
         self._error = error
         self.attempt = attempt
         self.slot = slot
-        self.printed = printed
+        self.printed = _printed_fields(printed)
+        self.stderr = last_lines(printed.stderr)
         self.lost = lost
         self.status = "failed"
-
-    @property
-    def stderr(self) -> str:
-        """The last lines that the attempt wrote to standard error."""
-        return last_lines(self.printed.stderr)
 
     def error(self, node: str) -> BaseException:
         """Return the exception. Unpickling it runs code that it names."""
@@ -115,8 +114,17 @@ class Failure:
             "cpu": cpu,
             "memory": memory,
             "inputs": inputs,
-            "stderr": self.stderr,
+            **self.printed,
         }
+
+
+def _printed_fields(printed: Printed) -> dict[str, Any]:
+    return {
+        "stdout": printed_text(printed.stdout),
+        "stderr": printed_text(printed.stderr),
+        "stdout_bytes": printed.stdout_bytes,
+        "stderr_bytes": printed.stderr_bytes,
+    }
 
 
 class Coordinator:
@@ -134,6 +142,7 @@ class Coordinator:
         timeout: Seconds from now after which the run is cancelled, or None.
         cancel_event: Cancels the run when it is set, or None.
         interrupts: Holds signals back while a step is made.
+        pass_output: Whether what tasks print is handed on.
 
     Attributes:
         failures: The last failure of each node that had one, by index.
@@ -154,6 +163,7 @@ class Coordinator:
         timeout: float | None,
         cancel_event: CancelEvent | None,
         interrupts: Interrupts,
+        pass_output: bool = True,
     ) -> None:
         self.failures: dict[int, Failure] = {}
         self.cancel_reason = ""
@@ -176,6 +186,9 @@ class Coordinator:
         self._killed_for: dict[int, ev.Kill] = {}
         self._memory_seen: dict[int, int] = {}
         self._output_due = 0.0
+        self._pass_output = pass_output
+        self._printed: dict[int, dict[str, Any]] = {}
+        self._printed_characters = 0
 
     def run(self) -> None:
         """Run until the state is finished. Blocks; callbacks run in this thread.
@@ -232,7 +245,8 @@ class Coordinator:
     def _hand_on_output(self, pool: WorkerPool) -> None:
         self._output_due = time.monotonic() + _OUTPUT_SECONDS
         for fd, data in pool.output():
-            hand_on(fd, data)
+            if self._pass_output:
+                hand_on(fd, data)
 
     def _call(self, function: Callable[..., object], *args: object) -> None:
         with self._interrupts.allowed():
@@ -328,6 +342,8 @@ class Coordinator:
         completed = outcome.kind == OutcomeKind.COMPLETED
         if completed:
             self._outcomes[node] = (slot, outcome)
+            if outcome.printed is not None:
+                self._take_printed(slot, node, outcome)
         elif outcome.kind == OutcomeKind.DISK:
             what = f"the result of node {self._dag.name_of(node)!r}: {outcome.failure[1]}"
             raise CommitError(str(self._store.directory.path), what)
@@ -350,6 +366,12 @@ class Coordinator:
             )
         end = ev.End.COMPLETED if completed else ev.End.FAILED
         return ev.AttemptEnded(node, end, outcome.retryable, outcome.duration_seconds)
+
+    def _take_printed(self, slot: int, node: int, outcome: Outcome) -> None:
+        if self._printed_characters < _PRINTED_BUDGET_CHARACTERS:
+            # Now, because the memory that it is in is given back.
+            printed = self._printed[node] = _printed_fields(self._workers().printed_by(slot, outcome))
+            self._printed_characters += len(printed["stdout"]) + len(printed["stderr"])
 
     def _forget_damaged(self, node: int) -> None:
         """Record that an input of a node is damaged, so that the next resume makes it again."""
@@ -478,7 +500,8 @@ class Coordinator:
                 doubtful.add(commit.name)
             if store.differs(commit, in_doubt=in_doubt):
                 changed.add(node)
-            pending.append(PendingCommit(commit, outcome.data, outcome.temp_name))
+            printed = self._printed.pop(node, None) if self._printed else None
+            pending.append(PendingCommit(commit, outcome.data, outcome.temp_name, printed))
         # Before the commit: a kill between the two must not leave a child that took the old result.
         outdated = [dag.name_of(child) for node in changed for child in state.held_children(node)]
         if outdated:

@@ -85,6 +85,8 @@ class CheckpointExecutor:
             with this key; up to 64 bytes. Default: the environment variable `DAGRON_SIGNING_KEY`, if it is set.
         allow_untrusted: Accept a checkpoint that another user owns or that everyone may write.
         progress: If True, show a progress bar; or an observer of your own.
+        pass_output: Whether what tasks print is handed on to `sys.stdout` and `sys.stderr` of this process. The end of
+            it is recorded in the checkpoint in any case, except with `pool="inline"`.
 
     Raises:
         OptionError: An option has a value that it cannot have.
@@ -111,6 +113,7 @@ class CheckpointExecutor:
         signing_key: bytes | None = None,
         allow_untrusted: bool = False,
         progress: bool | RunObserver = False,
+        pass_output: bool = True,
     ) -> None:
         if not isinstance(dag, DAG):
             raise OptionError("dag", repr(dag)[:80], "a dagron.DAG; build one with DAG.builder()")
@@ -151,6 +154,7 @@ class CheckpointExecutor:
         self._key = signing_key
         self._allow_untrusted = allow_untrusted
         self._progress = progress
+        self._pass_output = pass_output
 
     def __repr__(self) -> str:
         return f"CheckpointExecutor({self.dag!r}, checkpoint_dir={self.checkpoint_dir!r})"
@@ -324,6 +328,7 @@ class CheckpointExecutor:
                     timeout=timeout,
                     cancel_event=cancel_event,
                     interrupts=interrupts,
+                    pass_output=self._pass_output,
                 )
                 coordinator.report_restored(restore.restored)
                 coordinator.run()

@@ -18,6 +18,8 @@ _LIBRARY = re.compile(r"[/\\](?:site-packages|dist-packages|lib[/\\]python\d[^/\
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _OWN_EXAMPLES = os.path.join(_OURS, "jobs", "")
 
+_MAX_LINES = 20
+
 _VERBS = {"timed_out": "took too long"}
 
 
@@ -170,9 +172,10 @@ def shown_failure(failure: Mapping[str, Any]) -> str:
     if text:
         lines += ["", folded(text.rstrip())]
     for stream in ("stdout", "stderr"):
-        last = str(failure.get(stream, "")).rstrip()
-        if last and not (stream == "stderr" and last in message):
-            lines += ["", f"the last lines that it wrote to {stream}:", *_indented(last.splitlines())]
+        last = str(failure.get(stream, "")).rstrip().splitlines()[-_MAX_LINES:]
+        # The error of a worker that died has the end of its standard error.
+        if last and not (stream == "stderr" and _indented(last) == message.splitlines()[-len(last) :]):
+            lines += ["", f"the last lines that it wrote to {stream}:", *_indented(last)]
     return "\n".join(lines)
 
 

@@ -55,7 +55,7 @@ def printed_text(data: bytes) -> str:
 
     What is no UTF-8 is escaped.
     """
-    text = data.decode(errors="backslashreplace")
+    text = data.decode(errors="backslashreplace").rstrip("\r\n")
     if "\r" in text:
         text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
     return text[-_MAX_PRINTED:]

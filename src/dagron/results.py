@@ -84,7 +84,7 @@ class NodeResult(Generic[T_co]):
 
         Of one that failed: the error and the line of your code in which it was raised, the slot, process, time and
         memory of its last attempt, its inputs by name, the traceback with the frames of libraries folded, and the last
-        lines that it wrote to standard error.
+        lines that it printed.
         """
         if self._failure is not None:
             return shown_failure(self._failure)
