@@ -1,7 +1,10 @@
 """The progress bar: lines where there is no terminal, a live bar where there is one; never an error."""
 
 import io
+import sys
 import time
+import types
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,14 +12,15 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from dagron.callbacks import RunSnapshot
+from dagron.callbacks import RunningNode, RunSnapshot
 from dagron.executor import CheckpointExecutor
 from dagron.graph import DAG
 from dagron.progress import ProgressBar, bar_cells, glyphs_for, shown_duration, shown_name
 
 
 def at(seconds, completed=0, *, total=100, restored=0, failed=0, skipped=0, cancelled=0, running=()):
-    return RunSnapshot(total, completed, restored, failed, skipped, cancelled, tuple(running), float(seconds))
+    nodes = tuple(node if isinstance(node, RunningNode) else RunningNode(node, 0, 1.5) for node in running)
+    return RunSnapshot(total, completed, restored, failed, skipped, cancelled, nodes, float(seconds))
 
 
 class Broken(io.StringIO):
@@ -122,7 +126,7 @@ def test_on_a_terminal_the_bar_is_drawn_in_place_and_its_end_stays(monkeypatch):
     bar.run_ended(at(2, 100))
     text = out.getvalue()
     assert " 50/100  50%" in text
-    assert "running b" in text
+    assert "  b    1.5 s" in text
     assert "\x1b[2K" in text  # erased, to be drawn again
     assert text.removesuffix("\x1b[?25h").endswith(" 100/100 100%  0:02  50/s\n")
     # Shown again at once: a killed run leaves a visible cursor.
@@ -131,9 +135,63 @@ def test_on_a_terminal_the_bar_is_drawn_in_place_and_its_end_stays(monkeypatch):
 
 def test_the_bar_shows_counts_pace_and_the_time_left_for_what_is_not_restored():
     # 100 of 900 were run in 10 s, so the other 800 take 80 s.
-    first, second = drawn(at(10, 200, total=1000, restored=100, running=["x", "y"]), width=100)
-    assert first.endswith(" 200/1000  20%  0:10, 1:20 left  10/s")
-    assert second == "100 restored · running x, y"
+    running = [RunningNode("x", 0, 5.04, 3 * 2**20), RunningNode("longer", 1, 61.0, 2**30)]
+    assert drawn(at(10, 200, total=1000, restored=100, running=running), width=80) == [
+        "━━━━━━━━─────────────────────────────────  200/1000  20%  0:10, 1:20 left  10/s",
+        "100 restored · 1.0 GiB in workers",
+        "  x         5.0 s    3.0 MiB",
+        "  longer     1:01    1.0 GiB",
+    ]
+
+
+def test_the_time_left_is_that_of_the_durations_where_these_are_known():
+    (first,) = drawn(replace(at(10, 200, total=1000), left_seconds=3600.0))
+    assert ", 1:00:00 left" in first
+
+
+def test_what_was_drawn_once_keeps_its_height_until_the_end():
+    bar = ProgressBar(terminal())
+    assert bar._drawn(at(1, running=["a", "b"])).plain.count("\n") == 2
+    assert bar._drawn(at(2, running=["c"])).plain.count("\n") == 2
+    assert bar._drawn(at(3, 100), ended=True).plain.count("\n") == 0
+
+
+def test_of_more_slots_than_there_is_room_for_the_longest_running_nodes_are_shown():
+    names = [RunningNode(f"n{i}", i, float(i)) for i in range(40)]
+    rows = drawn(at(1, 1, running=names))[1:]
+    assert len(rows) == 16
+    assert rows[0] == "  n39   39.0 s"
+    assert rows[-1] == "  … and 25 more"
+
+
+def test_in_a_notebook_there_is_one_text_below_the_cell_that_is_replaced(monkeypatch, capsys):
+    shown = []
+
+    class Handle:
+        def update(self, data, raw):
+            shown.append((data["text/plain"], raw))
+
+    def display(data, raw, display_id):
+        assert (raw, display_id) == (True, True)
+        Handle().update(data, raw)
+        return Handle()
+
+    ipython = types.ModuleType("IPython")
+    ipython.get_ipython = lambda: types.SimpleNamespace(kernel=object())
+    ipython.display = types.ModuleType("IPython.display")
+    ipython.display.display = display
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)
+    bar = ProgressBar()
+    bar.run_started(at(0))
+    for tenth in range(1, 20):
+        bar.run_moved(at(tenth / 10, tenth, running=["a"]))
+    bar.run_ended(at(2, 100))
+    texts = [text for text, _ in shown]
+    assert len(texts) == 5
+    assert "  a    1.5 s" in texts[1]
+    assert "100/100" in texts[-1]
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("width", [20, 30, 40, 60, 100, 300])
@@ -145,15 +203,17 @@ def test_no_line_of_the_bar_is_longer_than_the_terminal_is_wide(width):
     lines = [
         "".join(segment.text for segment in line) for line in console.render_lines(bar._drawn(snapshot), pad=False)
     ]
-    assert len(lines) == 2
+    assert len(lines) == 2 + 16
     assert all(cell_len(line) <= width for line in lines)
     assert "54321/123456" in lines[0] or width < 30
 
 
 def test_many_running_nodes_are_counted_and_long_names_keep_their_ends():
-    _, second = drawn(at(1, 1, running=["file:a/very/long/path/to/some/module.py", *"abcdefghijklmnopqrstuvwxyz" * 4]))
-    assert second.startswith("running file:a/ve…/to/some/module.py, a, b, c, ")
-    shown, _, rest = second.removeprefix("running ").rpartition(" +")
+    names = ["file:a/very/long/path/to/some/module.py", *"abcdefghijklmnopqrstuvwxyz" * 4]
+    first, _ = lines_of(at(0, running=names), at(1))
+    _, _, second = first.partition("; running ")
+    assert second.startswith("file:a/ve…/to/some/module.py, a, b, c, ")
+    shown, _, rest = second.rpartition(" +")
     assert len(shown.split(", ")) + int(rest) == 1 + 4 * 26
 
 

@@ -48,7 +48,7 @@ from dagron.errors import (
 )
 
 if TYPE_CHECKING:
-    from dagron.callbacks import ExecutionCallbacks, RunObserver, RunSnapshot
+    from dagron.callbacks import ExecutionCallbacks, RunningNode, RunObserver, RunSnapshot
     from dagron.executor import CheckpointExecutor
     from dagron.flow import Flow
     from dagron.graph import DAG, DAGBuilder
@@ -104,6 +104,7 @@ __all__ = [
     "ResultUnavailableError",
     "RunObserver",
     "RunSnapshot",
+    "RunningNode",
     "Span",
     "Task",
     "TaskDefinitionError",
@@ -131,6 +132,7 @@ _HOMES = {
     "NodeStatus": "results",
     "RunObserver": "callbacks",
     "RunSnapshot": "callbacks",
+    "RunningNode": "callbacks",
     "Span": "trace",
     "Task": "task",
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["ExecutionCallbacks", "RunObserver", "RunSnapshot", "call_back"]
+__all__ = ["ExecutionCallbacks", "RunObserver", "RunSnapshot", "RunningNode", "call_back"]
 
 logger = logging.getLogger("dagron")
 
@@ -46,6 +46,23 @@ def call_back(function: Callable[..., object], *args: object) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class RunningNode:
+    """What a slot runs.
+
+    Attributes:
+        name: The node.
+        slot: The slot.
+        seconds: For how long so far.
+        memory_bytes: Resident memory of its worker with all below it, as it was within the last seconds; 0 if unknown.
+    """
+
+    name: str
+    slot: int = 0
+    seconds: float = 0.0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RunSnapshot:
     """How far a run is.
 
@@ -56,8 +73,9 @@ class RunSnapshot:
         failed: Nodes that are FAILED or TIMED_OUT.
         skipped: Nodes that are SKIPPED.
         cancelled: Nodes that are CANCELLED.
-        running: Names of the nodes that run now, one per busy slot.
+        running: What runs now, one for each busy slot, by slot.
         elapsed_seconds: Since the run began.
+        left_seconds: How long the run will take still, from how long its nodes take; None if that is not known.
     """
 
     total: int
@@ -66,8 +84,9 @@ class RunSnapshot:
     failed: int
     skipped: int
     cancelled: int
-    running: tuple[str, ...]
+    running: tuple[RunningNode, ...]
     elapsed_seconds: float
+    left_seconds: float | None = None
 
 
 class RunObserver(Protocol):
@@ -77,7 +96,7 @@ class RunObserver(Protocol):
         """The run began; what is restored at once is restored."""
 
     def run_moved(self, snapshot: RunSnapshot) -> None:
-        """Some time passed: about ten times a second."""
+        """Some time passed: up to ten times a second, and less often if it takes more than 1 % of the time."""
 
     def run_ended(self, snapshot: RunSnapshot) -> None:
         """The run is over, also if it ended with an error."""

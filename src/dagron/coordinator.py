@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from dagron import events as ev
-from dagron.callbacks import ExecutionCallbacks, RunObserver, RunSnapshot, call_back
+from dagron.callbacks import ExecutionCallbacks, call_back
 from dagron.checkpoint import format as fmt
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 from dagron.errors import (
@@ -29,6 +29,7 @@ from dagron.plan import RunPlan
 from dagron.serialize import load_exception
 from dagron.state import Phase, RunState
 from dagron.trace import ExecutionTrace, Span
+from dagron.watch import Watch
 from dagron.workers.child import Item, Outcome, OutcomeKind
 from dagron.workers.pool import Lost, Printed, Returned, WorkerPool
 from dagron.workers.processes import pid_namespace
@@ -36,7 +37,6 @@ from dagron.workers.processes import pid_namespace
 __all__ = ["CancelEvent", "Coordinator", "Failure"]
 
 _CANCEL_POLL_SECONDS = 0.05
-_OBSERVE_SECONDS = 0.1
 _TEND_SECONDS = 1.0
 _OUTPUT_SECONDS = 0.2
 _COPIES_PER_ITEM = 2
@@ -137,7 +137,7 @@ class Coordinator:
         store: The checkpoint, begun.
         start_pool: Starts the workers; called only if there is something to run.
         callbacks: Of the user.
-        observer: Someone who watches, or None.
+        watch: Tells whoever watches.
         trace: Takes the spans, or None.
         timeout: Seconds from now after which the run is cancelled, or None.
         cancel_event: Cancels the run when it is set, or None.
@@ -158,7 +158,7 @@ class Coordinator:
         store: CheckpointStore,
         start_pool: Callable[[], WorkerPool],
         callbacks: ExecutionCallbacks,
-        observer: RunObserver | None,
+        watch: Watch,
         trace: ExecutionTrace | None,
         timeout: float | None,
         cancel_event: CancelEvent | None,
@@ -174,8 +174,7 @@ class Coordinator:
         self._start_pool = start_pool
         self._pool: WorkerPool | None = None
         self._callbacks = callbacks
-        self._observer = observer
-        self._observe_due = 0.0
+        self._watch = watch
         self._trace = trace
         self._began = time.monotonic()
         self._timeout = timeout
@@ -206,7 +205,7 @@ class Coordinator:
         """
         state = self._state
         try:
-            self._observe("run_started")
+            self._watch.tell("run_started", None, self._call)
             self._carry_out(state.handle(ev.Started(time.monotonic())))
             while not state.finished:
                 self._interrupts.check()
@@ -219,7 +218,7 @@ class Coordinator:
                     self._hand_on_output(pool)
                     pool.close()
             finally:
-                self._observe("run_ended")
+                self._watch.tell("run_ended", None, self._call)
 
     def _step(self) -> None:
         state = self._state
@@ -234,13 +233,8 @@ class Coordinator:
         self._carry_out(commands)
         if now >= self._output_due and self._pool is not None:
             self._hand_on_output(self._pool)
-        if now >= self._observe_due:
-            self._observe_due = now + _OBSERVE_SECONDS
-            self._observe("run_moved")
-
-    def _observe(self, what: str) -> None:
-        if self._observer is not None:
-            self._call(getattr(self._observer, what), self.snapshot())
+        if self._watch.seconds_to_next(now) == 0.0:
+            self._watch.tell("run_moved", self._pool, self._call)
 
     def _hand_on_output(self, pool: WorkerPool) -> None:
         self._output_due = time.monotonic() + _OUTPUT_SECONDS
@@ -259,7 +253,7 @@ class Coordinator:
             if happened:
                 return happened
         # Nothing to hand on, so the workers are busy: the time for what may lag behind.
-        while self._store.tend():
+        while self._store.tend(self._running_fields):
             happened = pool.wait(0) if pool is not None else []
             if happened:
                 return happened
@@ -268,8 +262,9 @@ class Coordinator:
         limits += [due - now for due in (self._state.wake_at, self._deadline) if due is not None]
         if self._cancel_event is not None:
             limits.append(_CANCEL_POLL_SECONDS)
-        if self._observer is not None:
-            limits.append(_OBSERVE_SECONDS)
+        observed_in = self._watch.seconds_to_next(now)
+        if observed_in is not None:
+            limits.append(observed_in)
         if pool is not None:
             limits.append(_OUTPUT_SECONDS)
         seconds = max(0.0, min(limits))
@@ -332,6 +327,7 @@ class Coordinator:
             error = WorkerLostError(name, attempt, item.exit_code, item.peak_rss_bytes, last_lines(item.printed.stderr))
             outcome = "lost" if kill is None else "cancelled"
         self.failures[node] = Failure(None, error, attempt, item.slot, item.printed, item)
+        self._watch.attempt_ended(node, item.seconds, completed=False)
         if self._trace is not None:
             began = item.ended_unix - item.seconds
             self._trace.spans.append(Span(name, item.slot, attempt, began, item.seconds, outcome))
@@ -364,6 +360,7 @@ class Coordinator:
                     outcome.size,
                 )
             )
+        self._watch.attempt_ended(node, outcome.duration_seconds, completed=completed)
         end = ev.End.COMPLETED if completed else ev.End.FAILED
         return ev.AttemptEnded(node, end, outcome.retryable, outcome.duration_seconds)
 
@@ -416,6 +413,7 @@ class Coordinator:
                     case ev.RecordFailures(nodes):
                         failed += nodes
                     case ev.Skip(nodes, _):
+                        self._watch.settled(nodes)
                         self._each(self._callbacks.on_skip, nodes)
                     case ev.Restore(nodes):
                         self._restored(nodes)
@@ -433,6 +431,7 @@ class Coordinator:
             if completed or failed:
                 changed = self._commit(completed)
                 self._record(failed)
+                self._watch.settled([*completed, *failed])
                 more += state.handle(ev.Committed([*completed, *failed], changed, time.monotonic()))
                 self._report(completed, failed)
             for command in here:
@@ -544,6 +543,7 @@ class Coordinator:
         self._callbacks.on_complete(name, pickle.loads(self._store.load(name)))
 
     def _restored(self, nodes: Sequence[int]) -> None:
+        self._watch.settled(nodes)
         self._each(self._callbacks.on_restore, nodes)
         if self._trace is not None:
             self._trace.add_restored(self._dag.name_of(node) for node in nodes)
@@ -557,20 +557,5 @@ class Coordinator:
         """Tell the callbacks and the trace about nodes that were restored at once."""
         self._restored(nodes)
 
-    def snapshot(self) -> RunSnapshot:
-        """Return how far the run is."""
-        phase = self._state.phase
-        running: tuple[str, ...] = ()
-        if self._pool is not None:
-            items = [self._pool.observe(slot).item for slot in range(self._pool.n_slots)]
-            running = tuple(self._dag.name_of(item - 1) for item in items if item)
-        return RunSnapshot(
-            len(self._dag),
-            phase.count(Phase.COMPLETED),
-            self._state.n_restored,
-            phase.count(Phase.FAILED) + phase.count(Phase.TIMED_OUT),
-            phase.count(Phase.SKIPPED),
-            phase.count(Phase.CANCELLED),
-            running,
-            time.monotonic() - self._began,
-        )
+    def _running_fields(self) -> list[dict[str, Any]]:
+        return self._watch.running_fields(self._pool)

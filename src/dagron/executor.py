@@ -271,8 +271,10 @@ class CheckpointExecutor:
     ) -> ExecutionResult:
         # Imported here, so that `import dagron` alone does not pay for cloudpickle and multiprocessing.
         from dagron.coordinator import Coordinator
+        from dagron.outlook import Outlook
         from dagron.plan import Defaults, plan_run
         from dagron.restore import RestorePlan, plan_restore
+        from dagron.watch import Watch
 
         check_task_options(None, None, None, timeout)
         if cancel_event is not None and not callable(getattr(cancel_event, "is_set", None)):
@@ -304,6 +306,7 @@ class CheckpointExecutor:
                     if not same:
                         absent = [name for name in commits if name not in dag]
                         store.reconcile([dag.name_of(node) for node in restore.outdated], absent, structure)
+                recorded_seconds = _recorded_seconds(dag, previous)
                 state = RunState(
                     dag,
                     policies=plan.policies,
@@ -314,8 +317,12 @@ class CheckpointExecutor:
                     restored=restore.restored,
                     held=restore.held,
                     batching=self._pool == "process",
-                    recorded_seconds=_recorded_seconds(dag, previous),
+                    recorded_seconds=recorded_seconds,
                 )
+                observer = self._observer()
+                outlook = None
+                if observer is not None:
+                    outlook = Outlook(plan.kinds, recorded_seconds, self._n_slots())
                 coordinator = Coordinator(
                     dag=dag,
                     plan=plan,
@@ -323,7 +330,7 @@ class CheckpointExecutor:
                     store=store,
                     start_pool=pool,
                     callbacks=self._callbacks,
-                    observer=self._observer(),
+                    watch=Watch(dag, state, observer, outlook, began),
                     trace=trace,
                     timeout=timeout,
                     cancel_event=cancel_event,

@@ -8,17 +8,24 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-from dagron.callbacks import RunObserver, RunSnapshot
+from dagron.callbacks import RunningNode, RunObserver, RunSnapshot
+from dagron.notebook import CellText, in_notebook
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-__all__ = ["Glyphs", "ProgressBar", "bar_cells", "glyphs_for", "shown_duration", "shown_name"]
+__all__ = ["Glyphs", "ProgressBar", "bar_cells", "glyphs_for", "shown_bytes", "shown_duration", "shown_name"]
 
 _LINE_SECONDS = 5.0
 """Between two lines where there is no terminal, so that the log of a run of a day stays readable."""
+
+_CELL_SECONDS = 0.5
+"""Between two texts of a notebook, which keeps all of them until the page is loaded anew."""
+
+_CELL_WIDTH = 100
+_MAX_ROWS = 16
 
 _NAME_WIDTH = 28
 _MIN_BAR_WIDTH = 8
@@ -74,6 +81,18 @@ def shown_duration(seconds: float) -> str:
     return f"{f'{days} d ' if days else ''}{hour}:{minute:02}:{second:02}"
 
 
+def shown_bytes(n: int) -> str:
+    """Return a size: `512 B`, then with one decimal up to `TiB`."""
+    if n < 1024:
+        return f"{n} B"
+    size = float(n)
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:.1f} TiB"
+
+
 def bar_cells(counts: list[int], total: int, width: int) -> list[int]:
     """Return how many of `width` cells each count takes; together never more than `width`."""
     cells, so_far, before = [], 0, 0
@@ -96,7 +115,8 @@ def _shown_rate(per_second: float) -> str:
 class _Pace:
     """How fast a run is: what it has run itself, over all of its time.
 
-    Not over the last few seconds: a run may have a node a millisecond or a node an hour, and no window suits both.
+    Not over the last few seconds: a run may have a node a millisecond or a node an hour, and no window suits both. The
+    time left is that of the snapshot, which knows how long nodes of each kind take; without it, that of their number.
     """
 
     def __init__(self, snapshot: RunSnapshot) -> None:
@@ -104,7 +124,10 @@ class _Pace:
         left = snapshot.total - snapshot.completed - snapshot.failed - snapshot.skipped - snapshot.cancelled
         per_second = done / snapshot.elapsed_seconds if snapshot.elapsed_seconds > 0 else 0.0
         self.rate = _shown_rate(per_second) if per_second else ""
-        self.left = shown_duration(left / per_second) if per_second and left else ""
+        seconds = snapshot.left_seconds
+        if seconds is None and per_second:
+            seconds = left / per_second
+        self.left = shown_duration(seconds) if seconds is not None and left else ""
 
 
 def _counts(snapshot: RunSnapshot) -> list[tuple[str, str]]:
@@ -115,15 +138,20 @@ def _counts(snapshot: RunSnapshot) -> list[tuple[str, str]]:
         (snapshot.skipped, "skipped", "yellow"),
         (snapshot.cancelled, "cancelled", "yellow"),
     )
-    return [(f"{count} {word}", style) for count, word, style in every if count]
+    facts = [(f"{count} {word}", style) for count, word, style in every if count]
+    memory = sum(node.memory_bytes for node in snapshot.running)
+    if memory:
+        facts.append((f"{shown_bytes(memory)} in workers", ""))
+    return facts
 
 
 class ProgressBar(RunObserver):
     """Shows how far a run is, on standard error.
 
-    On a terminal: a bar, nodes done of all, elapsed time, pace, time left, and what runs now. The cursor stays visible,
-    so that a killed run leaves the terminal as it was. Elsewhere: a line at the start, one at the end, and between
-    them one for every five seconds in which something changed.
+    On a terminal: a bar, nodes done of all, elapsed time, pace, time left, and what each slot runs, for how long and
+    with how much memory. The cursor stays visible, so that a killed run leaves the terminal as it was. In a notebook:
+    the same as text below the cell. Elsewhere: a line at the start, one at the end, and between them one for every five
+    seconds in which something changed.
 
     What callbacks print appears above the bar. What workers print goes straight to the terminal and tears the bar; the
     command line leads it around.
@@ -153,9 +181,14 @@ class ProgressBar(RunObserver):
         self._glyphs = glyphs_for(encoding)
         self._live: Live | None = None
         self._last_line = (-1, 0.0)
+        self._n_rows = 0
+        self._cell = CellText() if console is None and in_notebook() else None
 
     def run_started(self, snapshot: RunSnapshot) -> None:
         """Show the bar, or write the first line."""
+        if self._cell is not None:
+            self._cell.show("\n".join(self._texts(snapshot, _CELL_WIDTH)))
+            return
         if self.console is None:
             self._write_line(snapshot)
             return
@@ -178,6 +211,11 @@ class ProgressBar(RunObserver):
 
     def run_moved(self, snapshot: RunSnapshot) -> None:
         """Draw the bar anew, or write a line if one is due."""
+        if self._cell is not None:
+            if snapshot.elapsed_seconds >= self._last_line[1] + _CELL_SECONDS:
+                self._last_line = (0, snapshot.elapsed_seconds)
+                self._cell.show("\n".join(self._texts(snapshot, _CELL_WIDTH)))
+            return
         if self._live is not None:
             try:
                 self._live.update(self._drawn(snapshot), refresh=True)
@@ -190,7 +228,9 @@ class ProgressBar(RunObserver):
 
     def run_ended(self, snapshot: RunSnapshot) -> None:
         """Leave the bar as it is at the end, or write the last line."""
-        if self.console is None:
+        if self._cell is not None:
+            self._cell.show("\n".join(self._texts(snapshot, _CELL_WIDTH, ended=True)))
+        elif self.console is None:
             self._write_line(snapshot, ended=True)
         elif self._live is not None:
             try:
@@ -233,8 +273,9 @@ class ProgressBar(RunObserver):
             except (OSError, ValueError):
                 self._file = None
 
-    def _running(self, names: tuple[str, ...], width: int) -> str:
+    def _running(self, nodes: tuple[RunningNode, ...], width: int) -> str:
         shown = ""
+        names = [node.name for node in nodes]
         for i, name in enumerate(names):
             rest = len(names) - i - 1
             room = width - (len(f" +{rest}") if rest else 0)
@@ -254,20 +295,41 @@ class ProgressBar(RunObserver):
         width = self.console.width - 1
         text = self._first_line(snapshot, width, ended=ended)
         facts = _counts(snapshot)
-        separator = self._glyphs.separator
-        if facts or not ended:
+        if facts:
             text.append("\n")
-            used = 0
-            for i, (fact, style) in enumerate(facts):
-                if i:
-                    text.append(separator, "dim")
-                text.append(fact, style)
-                used += len(fact) + len(separator)
-            if snapshot.running and not ended:
-                if facts:
-                    text.append(separator, "dim")
-                text.append(f"running {self._running(snapshot.running, width - used - len('running '))}", "dim")
+        for i, (fact, style) in enumerate(facts):
+            if i:
+                text.append(self._glyphs.separator, "dim")
+            text.append(fact, style)
+        if not ended:
+            rows = self._rows(snapshot.running, width, min(_MAX_ROWS, max(1, self.console.height - 4)))
+            # What was drawn once stays as high as it was, or everything below it would jump with each short node.
+            self._n_rows = max(self._n_rows, len(rows))
+            for row in [*rows, *[""] * (self._n_rows - len(rows))]:
+                text.append(f"\n{row}", "dim")
         return text
+
+    def _texts(self, snapshot: RunSnapshot, width: int, *, ended: bool = False) -> list[str]:
+        facts = self._glyphs.separator.join(fact for fact, _ in _counts(snapshot))
+        rows = [] if ended else self._rows(snapshot.running, width, _MAX_ROWS)
+        return [self._first_line(snapshot, width, ended=ended).plain, *([facts] if facts else []), *rows]
+
+    def _rows(self, running: tuple[RunningNode, ...], width: int, n_rows: int) -> list[str]:
+        """Return what the slots run: all of them by slot, or those that have run longest."""
+        nodes = list(running)
+        if len(nodes) > n_rows:
+            nodes = sorted(nodes, key=lambda node: -node.seconds)[: n_rows - 1]
+        figures = []
+        for node in nodes:
+            seconds = f"{node.seconds:.1f} s" if node.seconds < 60 else shown_duration(node.seconds)
+            figures.append(f"{seconds:>9}{shown_bytes(node.memory_bytes) if node.memory_bytes else '':>11}")
+        room = max(8, width - 2 - 20)
+        names = [shown_name(node.name, room, self._glyphs.ellipsis) for node in nodes]
+        longest = max(map(len, names), default=0)
+        rows = [f"  {name:<{longest}}{figure}".rstrip() for name, figure in zip(names, figures, strict=True)]
+        if len(running) > len(nodes):
+            rows.append(f"  {self._glyphs.ellipsis} and {len(running) - len(nodes)} more")
+        return rows
 
     def _first_line(self, snapshot: RunSnapshot, width: int, *, ended: bool) -> Text:
         from rich.text import Text

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -335,8 +335,8 @@ class Commits:
         self._n_unrecorded = 0
         self._append(self._writer.event(Kind.VIEWS_WRITTEN, fields))
 
-    def write_meta(self, *, ended: bool = False) -> None:
-        """Replace `_meta.json`."""
+    def write_meta(self, running: Sequence[dict[str, Any]] = (), *, ended: bool = False) -> None:
+        """Replace `_meta.json`; `running` says what the slots run, for those who look from outside."""
         started = time.monotonic()
         meta = {
             "format_version": FORMAT_VERSION,
@@ -354,23 +354,27 @@ class Commits:
                 "started": iso_time(self._run["at"]),
                 "durability": self._run["durability"],
             },
+            "running": list(running),
         }
         text = json.dumps(meta, indent=1, ensure_ascii=True)
         self.directory.replace(META, text.encode(), durable=False)
         # Its cost grows with the number of nodes; this keeps it at 2 % of the run.
         self._meta_due = time.monotonic() + max(1.0, 50 * (time.monotonic() - started))
 
-    def tend(self) -> bool:
+    def tend(self, running: Callable[[], Sequence[dict[str, Any]]] = tuple) -> bool:
         """Do some of what is due and may wait, and return whether there is more of it.
 
         Called by a run when it has nothing better to do.
+
+        Args:
+            running: Returns what the slots run; called only if that is going to be written.
         """
         copies = self._copies.take(_COPIES_AT_ONCE)
         if copies:
             self._write(copies)
         if time.monotonic() >= self._meta_due:
             try:
-                self.write_meta()
+                self.write_meta(running())
             except OSError as error:
                 raise self._commit_error(error) from error
         return len(copies) == _COPIES_AT_ONCE

@@ -33,9 +33,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command(epilog=f"{run.EPILOG}\nExit codes:\n\n\b\n{_EXIT_CODES}")(run.run)
-for _verb in (status, ls, show, debug, verify, rerun, clear, graph, trace, export, doctor):
-    app.command(epilog=_verb.EPILOG)(getattr(_verb, _verb.__name__.rpartition(".")[2]))
+_VERBS = {
+    run: "Run the DAG of a file or a module, and checkpoint every node.",
+    status: "Show how a checkpoint stands; --watch shows a run live.",
+    ls: "List the nodes of a checkpoint with their figures.",
+    show: "Show a node: figures, result, traceback, what it printed.",
+    debug: "Run a node again in this process, with its recorded inputs.",
+    verify: "Compare every digest of a checkpoint.",
+    rerun: "Make nodes, and what is downstream of them, run again.",
+    clear: "Delete a checkpoint.",
+    graph: "Draw the DAG: Mermaid, DOT, SVG.",
+    trace: "Write a timeline for https://ui.perfetto.dev.",
+    export: "Write the figures of every node as CSV or JSON.",
+    doctor: "Find out what this machine offers for a run.",
+}
+"""The module of each command, and what the list of commands says."""
+
+for _module, _summary in _VERBS.items():
+    _name = _module.__name__.rpartition(".")[2]
+    _epilog = (
+        _module.EPILOG if "Exit codes" in _module.EPILOG else f"{_module.EPILOG}\nExit codes:\n\n\b\n{_EXIT_CODES}"
+    )
+    app.command(name=_name, short_help=_summary, epilog=_epilog)(getattr(_module, _name))
 
 
 def _print_version(wanted: bool) -> None:

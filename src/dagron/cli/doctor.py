@@ -175,15 +175,14 @@ def _lock(path: Path) -> Check:
 
 
 def _trial_run(path: Path) -> Check:
-    import multiprocessing
-
     from dagron.executor import CheckpointExecutor
     from dagron.graph import DAG
+    from dagron.workers.context import start_methods
 
     began = time.perf_counter()
     result = CheckpointExecutor(DAG(["probe"]), path / "checkpoint", max_workers=1).execute({"probe": os.getpid})
     seconds = time.perf_counter() - began
-    methods = ", ".join(multiprocessing.get_all_start_methods())
+    methods = ", ".join(start_methods())
     if not result.ok:
         return Check("run", "bad", f"a worker started and its node failed: {result['probe'].error}")
     return Check("run", "ok", f"a run of one node took {seconds:.2f} s with its worker; start methods: {methods}")
@@ -191,7 +190,7 @@ def _trial_run(path: Path) -> Check:
 
 def doctor(
     directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", show_default=False, help="Where checkpoints are to be. Default: here.")
+        Path, typer.Argument(metavar="DIR", show_default=False, help="Where checkpoints are to be. Default: here.")
     ] = Path(),
     as_json: AsJson = False,
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from dagron.progress import shown_name
+
 __all__ = ["COLOURS", "Drawing", "as_dot", "as_mermaid"]
 
 COLOURS = {
@@ -58,8 +60,7 @@ def as_dot(drawing: Drawing) -> str:
     lines = ["digraph dagron {", '  node [shape=box, style="rounded,filled", fontname="sans-serif"];']
     for i, name in enumerate(drawing.names):
         fill, border = COLOURS[drawing.state_of(name)]
-        text = name.encode("utf-8", "backslashreplace").decode()
-        text = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\0", "")
+        text = shown_name(name).replace("\\", "\\\\").replace('"', '\\"')
         lines.append(f'  n{i} [label="{text}", fillcolor="{fill}", color="{border}"];')
     lines += [f"  n{parent} -> n{child};" for parent, child in drawing.edges]
     return "\n".join([*lines, "}"]) + "\n"

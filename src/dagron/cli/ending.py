@@ -84,7 +84,7 @@ def write_file(path: Path, text: str) -> None:
         OutputError: It cannot be written.
     """
     try:
-        path.write_text(text, encoding="utf-8", errors="surrogatepass")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise OutputError(f"'{path}'", error.strerror or str(error)) from error
 

@@ -23,10 +23,10 @@ class ExitCode(IntEnum):
 
 
 MEANINGS: dict[ExitCode, str] = {
-    ExitCode.OK: "every node completed (status: the checkpoint could be read)",
-    ExitCode.NODES: "a node failed, timed out, was skipped or cancelled",
+    ExitCode.OK: "done; run, status --watch: every node completed",
+    ExitCode.NODES: "a node failed, timed out, was skipped or cancelled; verify, doctor: something is wrong",
     ExitCode.USAGE: "the command, the target, its graph or its tasks are wrong; nothing was run",
-    ExitCode.CHECKPOINT: "the checkpoint cannot be used, read or written (status: there is none)",
+    ExitCode.CHECKPOINT: "there is no checkpoint, or none that can be used, read or written",
     ExitCode.INTERNAL: "no worker could be started, output could not be written, or dagron itself failed",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C",
     ExitCode.TERMINATED: "stopped by SIGTERM",

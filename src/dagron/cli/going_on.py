@@ -67,15 +67,16 @@ def _asked(found: CheckpointStatus) -> bool:
     from datetime import datetime
 
     from dagron.cli.question import ask, is_interactive
-    from dagron.cli.table import shown_time
+    from dagron.cli.table import shown_seconds
 
     failed = f", {len(found.failed)} failed" if found.failed else ""
-    what = f"{found.checkpoint_dir!r} holds a checkpoint with {found.completed}/{found.total} nodes completed{failed}"
+    done = f"{found.completed}/{found.total} nodes completed{failed}"
     if not is_interactive():
+        what = f"{found.checkpoint_dir!r} holds a checkpoint with {done}"
         raise UsageError(f"{what}; pass --resume to go on or --fresh to start again")
-    updated = shown_time(datetime.fromisoformat(found.updated).timestamp(), time.time())
+    seconds = max(0.0, time.time() - datetime.fromisoformat(found.updated).timestamp())
     answers = {"r": "go on from there", "f": "start again", "q": "leave it"}
-    answer = ask(f"{what}, last written {updated}", answers, "r")
+    answer = ask(f"{found.checkpoint_dir} has {done}, {shown_seconds(seconds)} ago", answers, "r")
     if answer == "q":
         raise UsageError("nothing was run")
     return answer == "r"

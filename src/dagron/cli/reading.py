@@ -70,10 +70,10 @@ def checkpoint_dir_of(where: str) -> str:
     """Return the checkpoint directory that is meant: `where` itself, or that of a target that was run."""
     from dagron.cli.load import default_checkpoint_dir
 
-    if not os.path.isdir(where) and where:
+    if where and not os.path.isdir(where):
         try:
             of_target = default_checkpoint_dir(where)
-            if os.path.isdir(of_target):
+            if os.path.isdir(of_target) or (os.path.isfile(where) and where.endswith(".py")):
                 return of_target
         except ValueError:
             pass  # a path that no system call takes

@@ -8,6 +8,7 @@ killed worker or leak.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import select
 import socket
@@ -23,7 +24,7 @@ from dagron.workers.leftovers import sweep
 from dagron.workers.processes import created_at
 from dagron.workers.server import KILL, MAX_FDS, PID, REQUEST, SPAWN, STATUS, inherited_fd
 
-__all__ = ["Server", "SlotContext"]
+__all__ = ["Server", "SlotContext", "start_methods"]
 
 # Whatever the workers need is imported before the first fork, once.
 _BOOT = (
@@ -285,3 +286,8 @@ def exit_status(popen: object) -> tuple[int | None, int | None]:
     if popen.peak_rss_bytes is None:
         return None, None
     return code, popen.peak_rss_bytes
+
+
+def start_methods() -> list[str]:
+    """Return how this platform can start processes; ours are forked by a server, where `forkserver` is among them."""
+    return multiprocessing.get_all_start_methods()

@@ -1,0 +1,154 @@
+"""How far a run is and what it runs now, for those who watch it: for a bounded share of the time of the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from dagron.callbacks import RunningNode, RunObserver, RunSnapshot
+from dagron.graph import DAG
+from dagron.outlook import Outlook
+from dagron.state import Phase, RunState
+
+__all__ = ["Watch"]
+
+_OBSERVE_SECONDS = 0.1
+"""Between two looks of an observer, at least."""
+
+_OBSERVE_SHARE = 0.008
+"""Of the time of the run, what observing it may take. A bar with a row for each slot takes milliseconds to draw."""
+
+_MEMORY_SECONDS = 1.0
+_MEMORY_SHARE = 0.001
+"""Looking at the memory of a worker and what it has started takes about a millisecond."""
+
+_NO_LIMIT = 2**62
+
+
+class Observed(Protocol):
+    """What is needed to know of what a slot runs; see `dagron.workers.pool.Observed`."""
+
+    @property
+    def item(self) -> int:
+        """The item, or 0."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """For how long."""
+        ...
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the worker with all below it, if that was looked at."""
+        ...
+
+
+class Pool(Protocol):
+    """What is needed of a pool; see `dagron.workers.pool.WorkerPool`."""
+
+    n_slots: int
+
+    def observe(self, slot: int, memory_limit: int | None = None) -> Observed:
+        """Return what a slot runs."""
+        ...
+
+
+class Watch:
+    """Watches one run.
+
+    Args:
+        dag: The DAG.
+        state: Where the run stands.
+        observer: Whom to tell, or None.
+        outlook: How long it will take; only needed for an observer.
+        began: When the run began, on `time.monotonic`.
+    """
+
+    def __init__(
+        self, dag: DAG, state: RunState, observer: RunObserver | None, outlook: Outlook | None, began: float
+    ) -> None:
+        self._dag = dag
+        self._state = state
+        self._observer = observer
+        self._outlook = outlook
+        self._began = began
+        self._due = 0.0
+        self._memory: dict[int, int] = {}
+        self._memory_due = began + _MEMORY_SECONDS
+
+    # --- what happens -----------------------------------------------------------------------------------------------
+
+    def settled(self, nodes: Iterable[int]) -> None:
+        """Note nodes that need no further attempt."""
+        if self._outlook is not None:
+            self._outlook.settled(nodes)
+
+    def attempt_ended(self, node: int, seconds: float, *, completed: bool) -> None:
+        """Note what an attempt took."""
+        if self._outlook is not None:
+            self._outlook.attempt_ended(node, seconds, completed=completed)
+
+    # --- who wants to know ------------------------------------------------------------------------------------------
+
+    def seconds_to_next(self, now: float) -> float | None:
+        """Return in how many seconds the observer is to be told again; None if there is none."""
+        return None if self._observer is None else max(0.0, self._due - now)
+
+    def tell(self, what: str, pool: Pool | None, call: Callable[..., None]) -> None:
+        """Tell the observer how far the run is.
+
+        Args:
+            what: The method of the observer.
+            pool: What runs the nodes, or None if nothing does.
+            call: Calls a function whose failure is not ours.
+        """
+        if self._observer is None:
+            return
+        # Time of this thread: what others do meanwhile is not its cost.
+        began = time.thread_time()
+        call(getattr(self._observer, what), self.snapshot(pool))
+        cost = time.thread_time() - began
+        self._due = time.monotonic() + max(_OBSERVE_SECONDS, cost / _OBSERVE_SHARE)
+
+    def snapshot(self, pool: Pool | None) -> RunSnapshot:
+        """Return how far the run is."""
+        state, phase = self._state, self._state.phase
+        running = self._running(pool)
+        elapsed = time.monotonic() - self._began
+        left = None
+        if self._outlook is not None:
+            left = self._outlook.seconds_left(elapsed, [(node, seconds) for node, _, seconds, _ in running])
+        return RunSnapshot(
+            len(self._dag),
+            phase.count(Phase.COMPLETED),
+            state.n_restored,
+            phase.count(Phase.FAILED) + phase.count(Phase.TIMED_OUT),
+            phase.count(Phase.SKIPPED),
+            phase.count(Phase.CANCELLED),
+            tuple(
+                RunningNode(self._dag.name_of(node), slot, seconds, memory) for node, slot, seconds, memory in running
+            ),
+            elapsed,
+            left,
+        )
+
+    def running_fields(self, pool: Pool | None) -> list[dict[str, Any]]:
+        """Return what runs now, for `_meta.json`."""
+        now = time.time()
+        return [
+            {"node": self._dag.name_of(node), "slot": slot, "started_unix": now - seconds, "memory_bytes": memory}
+            for node, slot, seconds, memory in self._running(pool)
+        ]
+
+    def _running(self, pool: Pool | None) -> Sequence[tuple[int, int, float, int]]:
+        if pool is None:
+            return ()
+        now = time.monotonic()
+        if now >= self._memory_due:
+            began = time.thread_time()
+            self._memory = {slot: pool.observe(slot, _NO_LIMIT).memory_bytes for slot in range(pool.n_slots)}
+            self._memory_due = now + max(_MEMORY_SECONDS, (time.thread_time() - began) / _MEMORY_SHARE)
+        seen = [(slot, pool.observe(slot)) for slot in range(pool.n_slots)]
+        return [(at.item - 1, slot, at.seconds, self._memory.get(slot, 0)) for slot, at in seen if at.item]
