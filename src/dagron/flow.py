@@ -79,6 +79,7 @@ class ExecutorOptions(TypedDict, total=False):
     signing_key: bytes | None
     allow_untrusted: bool
     progress: bool | RunObserver
+    pass_output: bool
 
 
 @final

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dagron import __version__
-from dagron.cli import clear, doctor, export, graph, ls, report, rerun, run, show, status, trace, verify
+from dagron.cli import clear, debug, doctor, export, graph, ls, report, rerun, run, show, status, trace, verify
 from dagron.cli.exit_codes import MEANINGS
 
 __all__ = ["app", "main"]
@@ -38,7 +38,8 @@ _VERBS = {
     run: "Run the DAG of a file or a module, and checkpoint every node.",
     status: "Show how a checkpoint stands; --watch shows a run live.",
     ls: "List the nodes of a checkpoint with their figures.",
-    show: "Show a node: figures, result, traceback, stderr.",
+    show: "Show a node: figures, result, traceback, what it printed.",
+    debug: "Run a node again in this process, with its recorded inputs.",
     verify: "Compare every digest of a checkpoint.",
     rerun: "Make nodes, and what is downstream of them, run again.",
     clear: "Delete a checkpoint.",

@@ -168,7 +168,7 @@ def _of_failure(run: int, began: float, node: int, fields: dict[str, Any]) -> At
         max(0.0, started - began),
         seconds,
         float(fields.get("cpu", 0.0)),
-        int(fields.get("rss", 0)),
+        int(fields.get("memory", 0)),
         0,
         int(fields.get("attempts", 0)),
         NodeState.TIMED_OUT if timed_out else NodeState.FAILED,
