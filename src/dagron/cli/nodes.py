@@ -46,6 +46,7 @@ class NodeFigures:
         peak_rss_bytes: Peak resident memory of the worker up to its end.
         result_bytes: Size of the pickled result.
         error: The type and the first line of the message, if it failed.
+        system_seconds: The part of `cpu_seconds` that was spent in the system; 0.0 for an attempt that failed.
     """
 
     name: str
@@ -58,6 +59,7 @@ class NodeFigures:
     peak_rss_bytes: int = 0
     result_bytes: int = 0
     error: str = ""
+    system_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ def _of_commit(commit: Commit, state: NodeState) -> NodeFigures:
         commit.cpu_seconds,
         commit.peak_rss_bytes,
         commit.size,
+        system_seconds=commit.system_seconds,
     )
 
 
@@ -159,6 +162,8 @@ def _of_failure(name: str, fields: Mapping[str, Any]) -> NodeFigures:
         int(fields.get("slot", -1)),
         float(fields.get("started", 0.0)),
         float(fields.get("seconds", 0.0)),
+        float(fields.get("cpu", 0.0)),
+        int(fields.get("rss", 0)),
         error=shown_error(str(fields.get("type", "")), str(fields.get("message", ""))),
     )
 
