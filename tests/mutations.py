@@ -166,6 +166,49 @@ MUTATIONS = [
     # --- bounded memory
     Mutation(
         "memory",
+        "checkpoint/format.py",
+        "            if body_size > _WINDOW and not whole_at(offset, body_size):\n",
+        "            if False:\n",
+        "tests/test_forged.py -k takes_no_memory",
+    ),
+    Mutation(
+        "memory",
+        "checkpoint/view.py",
+        "            if file.size > _META_MAX_BYTES:\n",
+        "            if False:\n",
+        "tests/test_forged.py -k takes_no_memory",
+    ),
+    # --- damage is an error of ours
+    Mutation(
+        "damage",
+        "checkpoint/view.py",
+        "        if not _TIMES[0] <= at < _TIMES[1]:\n",
+        "        if False:\n",
+        "tests/test_forged.py -k absurd",
+    ),
+    Mutation(
+        "damage",
+        "checkpoint/view.py",
+        '                if not 0 <= index(fields.get("pid", 0)) < 2**31:\n',
+        "                if False:\n",
+        "tests/test_forged.py -k absurd",
+    ),
+    Mutation(
+        "damage",
+        "checkpoint/view.py",
+        "LookupError, TypeError, AttributeError, RecursionError):\n",
+        "LookupError, TypeError, AttributeError):\n",
+        "tests/test_forged.py -k say_nothing",
+    ),
+    Mutation(
+        "damage",
+        "restore.py",
+        " or any(name not in dag for name in commit.without):\n",
+        ":\n",
+        "tests/test_forged.py -k absurd",
+    ),
+    Mutation(
+        "memory",
         "checkpoint/blobs.py",
         "INLINE_MAX_BYTES = 16 * 1024\n",
         "INLINE_MAX_BYTES = 2**40\n",

@@ -122,7 +122,10 @@ def test_a_checkpoint_is_named_by_its_directory_or_by_the_target_that_was_run(sh
     assert json.loads(shared("status", where, "--json").stdout)["completed"] == 5
 
 
-READERS = (["status"], ["status", "--watch"], ["ls"], ["show"], ["verify"], ["trace"], ["export"], ["rerun"], ["clear"])
+READERS = (
+    *(["status"], ["status", "--watch"], ["ls"], ["show"], ["verify"]),
+    *(["trace"], ["report"], ["export"], ["rerun"], ["clear"]),
+)
 
 
 @pytest.mark.parametrize("arguments", [*READERS, ["graph"]], ids=" ".join)
@@ -153,6 +156,7 @@ def test_reading_commands_change_nothing(shared, made, tmp_path):
         ["graph", "job.py"],
         ["export", "job.py"],
         ["trace", "job.py", "-o", str(tmp_path / "t")],
+        ["report", "job.py", "-o", str(tmp_path / "r")],
         ["rerun", "job.py", "load", "--dry-run"],
         ["run", "job.py", "--dry-run"],
     ):
@@ -560,7 +564,7 @@ def test_the_commands_of_the_guide_do_what_it_says_one_after_another(tmp_path, m
         expected = re.search(r"exit code (\d)", comment)
         extra = ["--inline"] if arguments[0] == "run" else []  # rather than a worker for each
         command(*arguments, *extra, expect=int(expected[1]) if expected else 0)
-    assert {"job.svg", "trace.json", "nodes.json"} <= set(os.listdir())
+    assert {"job.svg", "trace.json", "nodes.json", "report.html"} <= set(os.listdir())
 
 
 def test_the_guide_and_the_readme_have_every_command():
@@ -570,7 +574,10 @@ def test_the_guide_and_the_readme_have_every_command():
         assert f"| `dagron {verb}" in readme
 
 
-VERBS = ("run", "status", "ls", "show", "debug", "verify", "rerun", "clear", "graph", "trace", "export", "doctor")
+VERBS = (
+    *("run", "status", "ls", "show", "debug", "verify", "rerun", "clear"),
+    *("graph", "trace", "report", "export", "doctor"),
+)
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -22,7 +22,8 @@ import pytest
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
 from dagron.checkpoint import files, store
-from dagron.checkpoint.format import Commit, Storage, result_digest
+from dagron.checkpoint.format import Commit
+from dagron.checkpoint.storage import Storage, result_digest
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 from dagron.checkpoint.view import JOURNAL, LOCK, META
 
@@ -682,6 +683,19 @@ def test_a_clearing_whose_flush_fails_is_taken_back_for_good_or_says_that_it_is_
     assert "ftruncate" in calls[flush:again]
     text, _ = cleared(flush, again)
     assert "loss of power" in text
+
+
+@pytest.mark.parametrize("name", ["large.pkl", META])
+def test_what_stands_in_the_way_of_a_file_is_named_by_the_name_to_be(ckpt, log, name):
+    """Not by the temporary one, which nobody finds any more."""
+    old_checkpoint(ckpt)
+    (ckpt / name).unlink()
+    (ckpt / name).mkdir()
+    ended = Job(ckpt, log.note).run("resume")
+    assert isinstance(ended, dagron.CommitError)
+    assert f"{name}: {os.strerror(errno.EISDIR)}" in str(ended)
+    (ckpt / name).rmdir()
+    Job(ckpt, log.note).check_way_on(log)
 
 
 def test_a_refused_lock_of_the_directory_leaves_none_behind(ckpt, monkeypatch, log):

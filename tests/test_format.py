@@ -18,14 +18,13 @@ from dagron.checkpoint.format import (
     Kind,
     Record,
     RecordWriter,
-    Storage,
     decode_commit,
     decode_header,
     decode_json,
     encode_header,
-    result_digest,
     scan,
 )
+from dagron.checkpoint.storage import Storage, result_digest
 
 ID = bytes(range(16))
 DIGEST = bytes(range(100, 132))
@@ -101,8 +100,8 @@ GOLDEN_RUN_STARTED = bytes.fromhex(
     "7b226174223a20312e352c20226672657368223a20747275652c20226f776e73223a205b5d7d"
 )
 GOLDEN_COMMITTED_INLINE = bytes.fromhex(
-    "b74447c3" "02000000" "6d000000" "05000000" "0200000000000000"  # 109 bytes of body, 5 of payload
-    "b4ad7bf8b64d6906244755c4e5d73b31"
+    "b74447c3" "02000000" "75000000" "05000000" "0200000000000000"  # 117 bytes of body, 5 of payload
+    "bc24369ee2a45f3d172953bc26c91220"
     "00" "00" "0300" "02000000"         # INLINE, padding, slot 3, 2 attempts
     "0500000000000000"                  # 5 bytes
     "42b93a3e288264953de0763058c4f45dd9993ed9ee56e1479f8f0f3149c1bc19"  # digest of the payload
@@ -111,19 +110,20 @@ GOLDEN_COMMITTED_INLINE = bytes.fromhex(
     "000000000000f03f"                  # started at 1.0
     "000000000000e03f"                  # took 0.5 s
     "000000000000d03f"                  # and 0.25 s of CPU
+    "000000000000c03f"                  # of which 0.125 s in the system
     "0010000000000000"                  # peak memory 4096 bytes
     "01000000" "61"                     # a name of 1 byte, "a"
     "80054b2a2e"                        # payload: pickle.dumps(42, 5)
 )
 GOLDEN_COMMITTED_FILE = bytes.fromhex(
-    "b74447c3" "02000000" "b1000000" "00000000" "0300000000000000"
-    "5cf71ed8583cd47c1eec0377bcab6a41"
+    "b74447c3" "02000000" "b9000000" "00000000" "0300000000000000"
+    "81978e6908d0d96155555000f83425e9"
     "01" "00" "ffff" "01000000"         # FILE, padding, slot -1, 1 attempt
     "40420f0000000000"                  # a million bytes
     "6465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7f80818283"
     "c8c9cacbcccdcecfd0d1d2d3d4d5d6d7"
     "0100000000000000"                  # another one since record 1
-    "0000000000000040" "0000000000000840" "0000000000001040" "0000000002000000"
+    "0000000000000040" "0000000000000840" "0000000000001040" "000000000000f83f" "0000000002000000"
     "04000000" "622fc3a9"               # a name of 4 bytes, "b/é"
     # {"without": ["x", "y"], "file": "B.pkl", "temp": "_dagron-0.tmp"}
     "7b22776974686f7574223a205b2278222c202279225d2c202266696c65223a2022422e706b6c222c20"
@@ -158,7 +158,7 @@ GOLDEN_KEYED = bytes.fromhex(  # the key is b"key"
 # fmt: on
 
 DIGEST_42 = hashlib.blake2b(pickle.dumps(42, 5), digest_size=32).digest()
-COMMITTED_A = Commit("a", Storage.INLINE, 3, 2, 5, DIGEST_42, FINGERPRINT, 1.0, 0.5, 0.25, 4096)
+COMMITTED_A = Commit("a", Storage.INLINE, 3, 2, 5, DIGEST_42, FINGERPRINT, 1.0, 0.5, 0.25, 4096, system_seconds=0.125)
 COMMITTED_B = Commit(
     "b/é",
     Storage.FILE,
@@ -176,6 +176,7 @@ COMMITTED_B = Commit(
     "B.pkl",
     "_dagron-0.tmp",
     1,
+    system_seconds=1.5,
 )
 
 
@@ -262,6 +263,7 @@ commits = st.builds(
     started_unix=times,
     duration_seconds=times,
     cpu_seconds=times,
+    system_seconds=times,
     peak_rss_bytes=st.integers(0, 2**64 - 1),
     without=st.lists(any_text, max_size=4).map(tuple),
     payload_offset=st.just(-1),

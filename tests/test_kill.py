@@ -23,8 +23,9 @@ import pytest
 
 import dagron
 from dagron.checkpoint.files import TEMP_PREFIX, TEMP_SUFFIX
-from dagron.checkpoint.format import Commit, Storage
+from dagron.checkpoint.format import Commit
 from dagron.checkpoint.names import JOURNAL, LOCK, META
+from dagron.checkpoint.storage import Storage
 from dagron.state import MAX_BATCHES
 from dagron.testing import evidence, kill_campaign
 from dagron.testing.evidence import Clearing, Finding, Look, Lost, Notes
@@ -198,7 +199,7 @@ def commit(name, result=b"r"):
 
 
 def digest_of(result):
-    from dagron.checkpoint.format import result_digest
+    from dagron.checkpoint.storage import result_digest
 
     digest = result_digest(None)
     digest.update(result)

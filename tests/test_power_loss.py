@@ -25,7 +25,8 @@ from power_loss import Disk, Effort, Killed, Recorder
 import dagron
 from dagron.checkpoint import files, store
 from dagron.checkpoint.files import TempFile
-from dagron.checkpoint.format import Commit, Storage, result_digest
+from dagron.checkpoint.format import Commit
+from dagron.checkpoint.storage import Storage, result_digest
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 from dagron.checkpoint.view import JOURNAL, META
 

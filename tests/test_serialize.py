@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import dagron
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, BlobFile, read_blob
-from dagron.checkpoint.format import Storage
+from dagron.checkpoint.storage import Storage
 from dagron.errors import (
     NodeError,
     RemoteTraceback,

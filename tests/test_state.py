@@ -125,6 +125,36 @@ class Run:
         return [Phase(phase).name for phase in self.state.phase]
 
 
+class TestExclusive:
+    ALONE = Policy(exclusive=True)
+
+    def test_it_waits_for_the_end_of_what_runs_and_what_comes_next_waits_for_its_end(self):
+        run = Run(4, policies={1: self.ALONE}, n_slots=2)
+        assert run.start() == [Dispatch(0, (0,))]  # the second is next, so the third may not pass it
+        assert run.returned(0, completed(0)) == [Commit((0,)), Dispatch(0, (1,))]
+        assert run.committed(0) == []
+        assert run.returned(0, completed(1)) == [Commit((1,)), Dispatch(0, (2,)), Dispatch(1, (3,))]
+
+    def test_two_of_them_run_one_after_the_other_and_share_no_batch(self):
+        run = Run(4, [(0, 1), (0, 2), (0, 3)], kinds=[0] * 4, policies={1: self.ALONE, 2: self.ALONE}, n_slots=2)
+        assert run.start() == [Dispatch(0, (0,))]
+        assert run.complete(0, 0, seconds=1e-6) == [Dispatch(0, (1,))]
+        assert run.returned(0, completed(1, 1e-6)) == [Commit((1,)), Dispatch(0, (2,))]
+        assert run.returned(0, completed(2, 1e-6)) == [Commit((2,)), Dispatch(0, (3,))]
+
+    def test_what_stands_before_it_is_still_batched(self):
+        run = Run(5, [(0, n) for n in range(1, 5)], kinds=[0] * 5, policies={3: self.ALONE}, n_slots=1)
+        run.start()
+        assert run.complete(0, 0, seconds=1e-6) == [Dispatch(0, (1, 2))]
+
+    def test_a_worker_that_dies_beside_nothing_makes_room_again(self):
+        run = Run(2, policies={0: Policy(exclusive=True, retries=1, retry_delay=0.0)}, n_slots=2)
+        assert run.start() == [Dispatch(0, (0,))]
+        assert run.lost(0, running=0, now=1.0) == [Dispatch(0, (1,))]
+        assert run.time(9.0) == []
+        assert run.returned(0, completed(1), now=9.0) == [Commit((1,)), Dispatch(0, (0,))]
+
+
 class TestStart:
     def test_a_run_without_nodes_is_finished_at_once(self):
         run = Run(0)
@@ -1197,6 +1227,7 @@ class Case:
                 retry_delay=draw(st.sampled_from([0.0, 1.0])),
                 timeout=draw(st.sampled_from(TIMEOUTS.get(self.fates[node], [None, 1.0, 30.0]))),
                 priority=draw(numbers),
+                exclusive=draw(st.sampled_from([False] * 5 + [True])),
                 memory_limit=draw(
                     st.sampled_from([100, 2 * LITTLE] if self.fates[node] == "grow" else [None, 2 * LITTLE])
                 ),

@@ -23,7 +23,8 @@ from dagron import DAG, CheckpointExecutor
 from dagron.checkpoint import commits, files, store, view
 from dagron.checkpoint.blobs import BlobFile
 from dagron.checkpoint.files import AppendFile, Directory, TempFile
-from dagron.checkpoint.format import Commit, Kind, RecordWriter, Storage, result_digest
+from dagron.checkpoint.format import Commit, Kind, RecordWriter
+from dagron.checkpoint.storage import Storage, result_digest
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 from dagron.checkpoint.view import JOURNAL, LOCK, META, read_view
 
@@ -1312,6 +1313,7 @@ WRITER = """
 import hashlib, pickle, sys
 from pathlib import Path
 from dagron.checkpoint.format import Commit
+from dagron.checkpoint.storage import Storage, result_digest
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 
 def small(name, value):

@@ -54,7 +54,16 @@ class CancelEvent(Protocol):
 
 
 class Failure:
-    """Why the last attempt of a node gave no result; the exception itself is made when it is asked for."""
+    """Why the last attempt of a node gave no result; the exception itself is made when it is asked for.
+
+    Args:
+        outcome: What the worker said; None if it is lost.
+        error: Why, if the worker is lost.
+        attempt: Which attempt.
+        slot: The slot that made it.
+        printed: The end of what it wrote.
+        lost: If the worker is lost, what was lost with it.
+    """
 
     __slots__ = ("_error", "attempt", "lost", "outcome", "printed", "slot", "status", "stderr")
 
@@ -458,6 +467,8 @@ class Coordinator:
             limited = plan.policies[node].memory_limit is not None
             data, parts = plan.tasks[node]
             items.append(Item(node + 1, dag.name_of(node), data, parts, binding, inputs, limited))
+        if plan.policies[nodes[0]].exclusive:
+            store.write_copies()  # it is to run beside nothing of ours
         self._each(self._callbacks.on_start, nodes)
         pool = self._workers()
         if pool.runs_here:
@@ -493,6 +504,7 @@ class Coordinator:
                 outcome.cpu_seconds,
                 outcome.peak_rss_bytes,
                 self._failed_parents(node),
+                system_seconds=outcome.system_seconds,
             )
             in_doubt = any(parent in state.changed for parent in dag.parent_indices(node)) if state.changed else False
             if in_doubt:

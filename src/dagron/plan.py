@@ -131,6 +131,7 @@ def _policy(options: Task[Any] | None, defaults: Defaults) -> Policy:
         defaults.timeout if options.timeout is None else options.timeout,
         options.priority,
         parse_bytes("memory_limit", options.memory_limit) or defaults.memory_limit,
+        options.exclusive,
     )
 
 

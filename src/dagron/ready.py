@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from dagron.critical import Durations, Graph, remaining_seconds
 
@@ -39,6 +39,7 @@ class ReadyNodes:
         n_slots: Slots that share the nodes.
         batching: Whether a batch may have more than one node.
         durations: What is known from an earlier run; it is told what is learnt.
+        alone: Nodes that share no batch.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class ReadyNodes:
         *,
         batching: bool,
         durations: Durations | None = None,
+        alone: Collection[int] = (),
     ) -> None:
+        self._alone = alone
         self._kinds = kinds
         self._n_slots = n_slots
         self._batching = batching
@@ -93,6 +96,11 @@ class ReadyNodes:
     def __len__(self) -> int:
         return len(self._heap)
 
+    @property
+    def first(self) -> int:
+        """The node that comes next; there must be one."""
+        return self._by_rank[self._heap[0]]
+
     def push(self, node: int) -> None:
         """Add a node."""
         heapq.heappush(self._heap, self._rank[node])
@@ -123,7 +131,7 @@ class ReadyNodes:
         """Tell whether a slot that is expected to be busy for `estimate` seconds may get its next batch now."""
         if not self._batching:
             return False
-        first = self._estimate(self._by_rank[self._heap[0]])
+        first = self._estimate(self.first)
         if len(self._heap) > PLENTY * self._n_slots:
             return max(estimate, first) <= PATIENT_SECONDS
         return estimate <= PREFETCH_SECONDS and first <= BATCH_SECONDS
@@ -137,11 +145,11 @@ class ReadyNodes:
         while self._heap and len(nodes) < limit:
             node = self._by_rank[self._heap[0]]
             estimate = self._estimate(node)
-            if nodes and total + estimate > BATCH_SECONDS:
+            if nodes and (total + estimate > BATCH_SECONDS or node in self._alone):
                 break
             heapq.heappop(self._heap)
             nodes.append(node)
             total += estimate
-            if total > BATCH_SECONDS:
+            if total > BATCH_SECONDS or node in self._alone:
                 break  # alone: nobody should wait behind it
         return nodes

@@ -60,9 +60,10 @@ def plan_restore(
             # What it is made from is in doubt, so what was made from it is, too.
             if any(parent in unsure for parent in parents):
                 unsure.add(node)
-        elif not same_structure and (
-            commit.fingerprint != dag.parents_fingerprint(node) or _took_another(commit, parents, dag, commits)
-        ):
+        elif (
+            not same_structure
+            and (commit.fingerprint != dag.parents_fingerprint(node) or _took_another(commit, parents, dag, commits))
+        ) or any(name not in dag for name in commit.without):
             outdated.add(node)
             plan.outdated.append(node)
         elif commit.without or any(parent in unsure for parent in parents):

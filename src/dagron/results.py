@@ -57,6 +57,7 @@ class NodeResult(Generic[T_co]):
         started_unix: When the last attempt began, in seconds since the epoch; 0.0 if never.
         duration_seconds: How long the last attempt took, with loading its inputs and pickling its result.
         cpu_seconds: User and system time of that attempt, with the child processes that it waited for.
+        system_seconds: The part of it that was spent in the system.
         peak_rss_bytes: Peak resident memory of the worker up to the end of that attempt.
         result_bytes: Size of the pickled result.
         slot: The slot that ran it; -1 for none.
@@ -71,6 +72,7 @@ class NodeResult(Generic[T_co]):
     started_unix: float = 0.0
     duration_seconds: float = 0.0
     cpu_seconds: float = 0.0
+    system_seconds: float = 0.0
     peak_rss_bytes: int = 0
     result_bytes: int = 0
     slot: int = -1
@@ -92,6 +94,16 @@ class NodeResult(Generic[T_co]):
             return str(self.error)
         how = "was restored from the checkpoint" if self.restored else f"{self.status.value} in attempt {self.attempts}"
         return f"node {self.name!r} {how}"
+
+    @property
+    def ended_unix(self) -> float:
+        """When that attempt ended, in seconds since the epoch; 0.0 if there was none."""
+        return self.started_unix + self.duration_seconds
+
+    @property
+    def user_seconds(self) -> float:
+        """The part of `cpu_seconds` that was not spent in the system."""
+        return self.cpu_seconds - self.system_seconds
 
     @property
     def result(self) -> T_co:

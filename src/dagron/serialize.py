@@ -16,15 +16,17 @@ import traceback
 import types
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cloudpickle
 
 from dagron.arguments import CallWithHoles
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink, VerifiedFiles
-from dagron.checkpoint.format import Storage, result_digest
+from dagron.checkpoint.storage import Storage, result_digest
 from dagron.errors import HandleError, RemoteTraceback, ResultNotPicklableError, TaskFailedError, TaskNotPicklableError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = [
     "BY_VALUE_MODULES",
@@ -275,7 +277,7 @@ class TaskPickler:
 def dump_result(
     node: str,
     value: Any,
-    directory: Path,
+    directory: str | Path,
     key: bytes | None,
     *,
     durable: bool,

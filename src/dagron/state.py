@@ -24,6 +24,7 @@ Invariants, numbered as in the tests:
 4.  `pending[n]` is the number of parents of `n` that are not settled, for every WAITING `n`.
 5.  The run is finished if and only if every node is settled, no slot has work, and nothing is being committed.
 6.  A slot has at most `MAX_BATCHES` batches.
+7.  An exclusive node is in a slot only while no other node is in any.
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ class Policy(NamedTuple):
     timeout: float | None = None
     priority: int = 0
     memory_limit: int | None = None
+    exclusive: bool = False
 
 
 class _Slot:
@@ -204,8 +206,14 @@ class RunState:
         self._backoff: list[tuple[float, int]] = []
         priorities = [policy.priority for policy in policies]
         durations = Durations(kinds, recorded_seconds)
-        self._ready = ReadyNodes(priorities, kinds, n_slots, batching=batching, durations=durations)
-        self._limited = any(p.timeout is not None or p.memory_limit is not None for p in set(policies))
+        different = set(policies)
+        self._exclusive: frozenset[int] = frozenset()
+        if any(policy.exclusive for policy in different):
+            self._exclusive = frozenset(node for node, policy in enumerate(policies) if policy.exclusive)
+        self._ready = ReadyNodes(
+            priorities, kinds, n_slots, batching=batching, durations=durations, alone=self._exclusive
+        )
+        self._limited = any(p.timeout is not None or p.memory_limit is not None for p in different)
         for node in restored:
             self.phase[node] = Phase.COMPLETED
         self.unsettled -= len(restored)
@@ -531,7 +539,7 @@ class RunState:
             if depth:
                 slots.sort(key=lambda item: item[1].estimate)
             for index, slot in slots:
-                if not self._ready:
+                if not self._ready or self._must_wait():
                     return
                 if (
                     len(slot.batches) == depth
@@ -539,6 +547,13 @@ class RunState:
                     and (depth == 0 or self._ready.may_prefetch(slot.estimate))
                 ):
                     self._dispatch(index, slot, now, out)
+
+    def _must_wait(self) -> bool:
+        """Tell whether what comes next has to wait for the end of what runs, because one of them is exclusive."""
+        if not self._exclusive:
+            return False
+        running = [node for slot in self.slots for node in slot.nodes()]
+        return bool(running) and (self._ready.first in self._exclusive or running[0] in self._exclusive)
 
     def _dispatch(self, index: int, slot: _Slot, now: float, out: list[Command]) -> None:
         nodes = self._ready.take_batch()
@@ -571,6 +586,7 @@ class RunState:
         self._require(5, self.unsettled == settled.count(False))
         self._require(5, self.finished == (all(settled) and not in_slots and not self.committing))
         self._require(6, all(len(slot.batches) <= MAX_BATCHES for slot in self.slots))
+        self._require(7, len(in_slots) == 1 or self._exclusive.isdisjoint(in_slots))
 
     def _require(self, number: int, holds: bool) -> None:
         if not holds:

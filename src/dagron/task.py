@@ -41,6 +41,8 @@ class Task(Generic[T]):
         priority: Among nodes that could start, those with the higher priority do.
         memory_limit: Bytes that the node's worker, with all that it starts, may have in memory; a number, or a text
             such as `"1.5 GB"` or `"512MiB"`. Its process tree is killed when it is seen with more.
+        exclusive: The node runs while nothing else of the run does, as a measurement wants it: it waits for the end of
+            what runs, and what comes next waits for its end.
 
     Raises:
         OptionError: An option has a value that it cannot have.
@@ -53,12 +55,15 @@ class Task(Generic[T]):
     timeout: float | None = None
     priority: int = 0
     memory_limit: int | str | None = None
+    exclusive: bool = False
 
     def __post_init__(self) -> None:
         check_task_options(self.retries, self.retry_delay, self.retry_on, self.timeout)
         parse_bytes("memory_limit", self.memory_limit)
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):
             raise OptionError("priority", repr(self.priority), "an integer")
+        if not isinstance(self.exclusive, bool):
+            raise OptionError("exclusive", repr(self.exclusive), "True or False")
 
 
 def check_seconds(option: str, value: object) -> None:

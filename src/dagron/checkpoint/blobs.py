@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import hmac
 import mmap
+import os
 import pickle
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dagron.checkpoint.buffers import BufferTable
-from dagron.checkpoint.files import Directory, TempFile
-from dagron.checkpoint.format import Commit, Storage, result_digest
+from dagron.checkpoint.files import ReadFile, TempFile
 from dagron.checkpoint.names import JOURNAL
+from dagron.checkpoint.storage import Storage, result_digest
 from dagron.errors import CheckpointDamagedError
+
+if TYPE_CHECKING:
+    # A worker has no use for these, and would import them at each of its server's starts.
+    from pathlib import Path
+
+    from dagron.checkpoint.files import Directory
+    from dagron.checkpoint.format import Commit
 
 __all__ = ["INLINE_MAX_BYTES", "Blob", "BlobFile", "ResultSink", "VerifiedFiles", "load_result", "read_blob"]
 
@@ -61,7 +68,7 @@ class ResultSink:
     """
 
     def __init__(
-        self, directory: Path, key: bytes | None, *, durable: bool, verified: VerifiedFiles | None = None
+        self, directory: str | Path, key: bytes | None, *, durable: bool, verified: VerifiedFiles | None = None
     ) -> None:
         self._directory = directory
         self._durable = durable
@@ -153,7 +160,7 @@ class VerifiedFiles:
 
 
 def read_blob(
-    directory: Path, blob: BlobFile, key: bytes | None, verified: VerifiedFiles | None = None
+    directory: str | Path, blob: BlobFile, key: bytes | None, verified: VerifiedFiles | None = None
 ) -> bytes | mmap.mmap:
     """Return the bytes of a result file after comparing their size and digest.
 
@@ -165,9 +172,9 @@ def read_blob(
     Raises:
         CheckpointDamagedError: The file is missing or its bytes are not those that were committed.
     """
-    path = str(directory / blob.file_name)
+    path = os.path.join(directory, blob.file_name)
     try:
-        with Directory(directory).open_to_read(blob.file_name) as file:
+        with ReadFile(path) as file:
             if file.size != blob.size:
                 reason = f"it has {file.size} bytes instead of {blob.size}"
                 raise CheckpointDamagedError(path, min(file.size, blob.size), reason)

@@ -32,14 +32,13 @@ def check_directory(directory: Directory, *, allow_untrusted: bool) -> None:
 
 
 def _check(directory: Directory, *, allow_untrusted: bool) -> None:
-    path = directory.path
-    existing = path
-    while not os.path.lexists(existing) and existing != existing.parent:
-        existing = existing.parent
+    path = existing = str(directory.path)
+    while not os.path.lexists(existing) and existing != os.path.dirname(existing):
+        existing = os.path.dirname(existing)
     if not stat.S_ISDIR(os.stat(existing).st_mode):
-        raise CheckpointDirectoryError(str(path), f"{str(existing)!r} is a file, not a directory")
+        raise CheckpointDirectoryError(path, f"{existing!r} is a file, not a directory")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise CheckpointDirectoryError(str(path), f"{str(existing)!r} is not writable")
+        raise CheckpointDirectoryError(path, f"{existing!r} is not writable")
     if existing != path:
         return
     if not allow_untrusted and hasattr(os, "geteuid"):
@@ -47,15 +46,16 @@ def _check(directory: Directory, *, allow_untrusted: bool) -> None:
     if not directory.exists(JOURNAL) and not directory.exists(META):
         foreign = sorted(name for name in directory.names() if name.endswith(SUFFIX))
         if foreign:
-            raise ForeignFilesError(str(path), foreign)
+            raise ForeignFilesError(path, foreign)
 
 
 def _check_owner(directory: Directory) -> None:
-    for name in (directory.path, directory.path / JOURNAL):
-        if not os.path.lexists(name):
-            continue
-        # The directory may be reached over a link; its journal may not be one.
-        status = os.stat(name) if name == directory.path else os.lstat(name)
+    # The directory may be reached over a link; its journal may not be one.
+    for name, look in ((str(directory.path), os.stat), (directory.path_to(JOURNAL), os.lstat)):
+        try:
+            status = look(name)
+        except OSError:
+            continue  # there is none
         if status.st_uid not in (os.geteuid(), 0):
             what = f"is owned by user {status.st_uid}"
         elif status.st_mode & stat.S_IWOTH:
@@ -63,7 +63,7 @@ def _check_owner(directory: Directory) -> None:
         else:
             continue
         advice = "loading a checkpoint runs code that it contains; pass allow_untrusted=True if you trust it"
-        raise CheckpointDirectoryError(str(directory.path), f"{str(name)!r} {what}; {advice}")
+        raise CheckpointDirectoryError(str(directory.path), f"{name!r} {what}; {advice}")
 
 
 def check_lock_file(directory: Directory) -> None:
@@ -90,10 +90,10 @@ def holder_of(directory: Directory, key: bytes | None) -> tuple[int | None, str 
         view = None
     if view is None or not view.run or view.ended is not None:
         return None, None, None
-    pid, host = view.run["pid"], view.run["host"]
+    pid, host = view.run.get("pid", 0), str(view.run.get("host", ""))
     if host == platform.node() and not _exists(pid):
         return None, None, None  # that was the run before; the holder is still starting
-    return pid, host, iso_time(view.run["at"])
+    return pid, host, iso_time(float(view.run.get("at", 0.0)))
 
 
 def _exists(pid: int) -> bool:

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from dagron.checkpoint.blobs import BlobFile, load_result
 from dagron.checkpoint.copies import Copies, Copy
 from dagron.checkpoint.files import AppendFile, Directory
-from dagron.checkpoint.format import FORMAT_VERSION, Commit, Kind, RecordWriter, Storage
+from dagron.checkpoint.format import FORMAT_VERSION, Commit, Kind, RecordWriter
 from dagron.checkpoint.names import FileNames, plain_file_name
+from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.view import JOURNAL, META, View, iso_time
 from dagron.errors import CheckpointDamagedError, CheckpointGoneError, CommitError
 
@@ -55,10 +56,11 @@ class PendingCommit(NamedTuple):
 
 
 def refusal(error: OSError) -> str:
-    """Return what the system said, behind the name of the file if it has named one."""
+    """Return what the system said, behind the name of the file if it has named one; of a rename, the name to be."""
     what = error.strerror or str(error)
-    if error.filename is not None:
-        what = f"{os.path.basename(os.fsdecode(error.filename))}: {what}"
+    name = error.filename if error.filename2 is None else error.filename2
+    if name is not None:
+        what = f"{os.path.basename(os.fsdecode(name))}: {what}"
     return what
 
 
@@ -69,7 +71,7 @@ def open_journal(directory: Directory, view: View, *, durable: bool) -> AppendFi
         with directory.open_to_read(JOURNAL) as file:
             content = file.read_at(0, view.valid_size)
         directory.replace(JOURNAL, content, durable=durable)
-    return AppendFile(directory.path / JOURNAL, view.valid_size)
+    return AppendFile(directory.path_to(JOURNAL), view.valid_size)
 
 
 class Commits:

@@ -5,7 +5,8 @@ file makes its bytes durable and `fsync` of a directory its entries; an append t
 reader, also after the writer was killed; `flock` (or its Windows counterpart) is released by the kernel when its holder
 dies.
 
-Symbolic links are never followed at the names that we write.
+Symbolic links are never followed at the names that we write. Paths are joined as text: a pathlib operation costs as
+much as a system call, and there are some for every node.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import stat
 import sys
 import weakref
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from filelock import FileLock
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "ReadFile",
     "TempFile",
     "is_temporary",
+    "write_view",
 ]
 
 TEMP_PREFIX = "_dagron-"
@@ -109,7 +112,7 @@ class AppendFile:
         size: Where its valid bytes end; what stands behind is cut off.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: str | Path, size: int) -> None:
         self._fd = os.open(path, os.O_RDWR | _NOFOLLOW | _BINARY)
         self._path = str(path)
         self.size = size
@@ -240,9 +243,9 @@ class TempFile:
 
     identity: tuple[int, ...] = ()
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: str | Path) -> None:
         self.name = f"{TEMP_PREFIX}{secrets.token_hex(8)}{TEMP_SUFFIX}"
-        self.path = directory / self.name
+        self.path = os.path.join(directory, self.name)
         self._fd = os.open(self.path, _CREATE, _FILE_MODE)
         self._open = True
 
@@ -268,7 +271,10 @@ class TempFile:
     def discard(self) -> None:
         """Close and delete the file."""
         self._close()
-        self.path.unlink(missing_ok=True)
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass
 
 
 def is_temporary(name: str) -> bool:
@@ -276,13 +282,48 @@ def is_temporary(name: str) -> bool:
     return name.startswith(TEMP_PREFIX) and name.endswith(TEMP_SUFFIX) and os.path.basename(name) == name
 
 
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        if os.path.lexists(path) and not os.path.isdir(path):
+            raise
+
+
+def write_view(path: str, data: bytes, *, exists: bool) -> None:
+    """Write a small file that can be rebuilt, so that it needs neither a rename nor a sync. Used by workers, too.
+
+    Args:
+        path: The file.
+        data: All of its bytes.
+        exists: Whether it is expected to be there. It is then written over, because on ext4 a file created soon after
+            others were deleted costs ten times as much.
+
+    On crash:
+        The file is missing, empty or whole; its size tells which.
+    """
+    try:
+        fd = _open_to_overwrite(path) if exists else os.open(path, _CREATE, _FILE_MODE)
+    except OSError:
+        # The other way round than expected, or something in our place that is not to be written to: make it free.
+        _remove(path)
+        fd = os.open(path, _CREATE, _FILE_MODE)
+    try:
+        _write_all(fd, data)
+    finally:
+        os.close(fd)
+
+
 class Directory:
     """A checkpoint directory: whole-file operations on its entries, named without a path."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Joined by hand: a pathlib operation costs as much as a system call, and there are some for every node.
         self._prefix = str(path) + os.sep
+
+    def path_to(self, name: str) -> str:
+        """Return the path to an entry, whether it exists or not."""
+        return self._prefix + name
 
     def create(self, *, durable: bool = False) -> None:
         """Create the directory and its parents where they are missing; ours alone, if we create it.
@@ -337,28 +378,8 @@ class Directory:
         return os.path.lexists(self._prefix + name)
 
     def write_view(self, name: str, data: bytes, *, exists: bool) -> None:
-        """Write a small file that can be rebuilt, so that it needs neither a rename nor a sync.
-
-        Args:
-            name: The entry.
-            data: All of its bytes.
-            exists: Whether an entry of this name is expected. It is then written over, because on ext4 a file created
-                soon after others were deleted costs ten times as much.
-
-        On crash:
-            The file is missing, empty or whole; its size tells which.
-        """
-        path = self._prefix + name
-        try:
-            fd = _open_to_overwrite(path) if exists else os.open(path, _CREATE, _FILE_MODE)
-        except OSError:
-            # The other way round than expected, or something in our place that is not to be written to: make it free.
-            self.remove(name)
-            fd = os.open(path, _CREATE, _FILE_MODE)
-        try:
-            _write_all(fd, data)
-        finally:
-            os.close(fd)
+        """Write a small file that can be rebuilt: `write_view` for the entry `name`."""
+        write_view(self._prefix + name, data, exists=exists)
 
     def replace(self, name: str, data: bytes, *, durable: bool) -> None:
         """Give `name` the content `data`, atomically.
@@ -408,11 +429,7 @@ class Directory:
 
     def remove(self, name: str) -> None:
         """Delete the entry `name` if it is there and no directory."""
-        try:
-            os.unlink(self._prefix + name)
-        except (FileNotFoundError, IsADirectoryError, PermissionError):
-            if os.path.lexists(self._prefix + name) and not os.path.isdir(self._prefix + name):
-                raise
+        _remove(self._prefix + name)
 
     def remove_all(self, names: Iterable[str]) -> None:
         """Delete several entries."""

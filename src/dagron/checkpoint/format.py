@@ -72,6 +72,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from dagron.checkpoint.names import plain_file_name
+from dagron.checkpoint.storage import Storage
 
 __all__ = [
     "FORMAT_VERSION",
@@ -83,12 +84,10 @@ __all__ = [
     "Kind",
     "Record",
     "RecordWriter",
-    "Storage",
     "decode_commit",
     "decode_header",
     "decode_json",
     "encode_header",
-    "result_digest",
     "scan",
 ]
 
@@ -103,8 +102,9 @@ HEADER_SIZE = _HEADER.size + _CHECK_SIZE
 RECORD_SIZE = _RECORD.size + _CHECK_SIZE
 _KEYED = 1
 
-# storage, slot, attempts, size, digest, fingerprint, since, started, duration, cpu, peak rss, length of the name
-_COMMIT = struct.Struct("<BxhIQ32s16sQdddQI")
+# storage, slot, attempts, size, digest, fingerprint, since, started, duration, cpu, system, peak rss, length of
+# the name
+_COMMIT = struct.Struct("<BxhIQ32s16sQddddQI")
 
 _WINDOW = 1 << 20
 """Bytes that a reader asks for at once."""
@@ -123,15 +123,6 @@ class Kind(IntEnum):
     WORKERS_STARTED = 8
     DAG_RECORDED = 9
     PRINTED = 10
-
-
-class Storage(IntEnum):
-    """Where the bytes of a result are."""
-
-    INLINE = 0
-    """In the payload of its record; its `.pkl` is a copy for people and other programs."""
-    FILE = 1
-    """In its `.pkl` only."""
 
 
 class Commit(NamedTuple):
@@ -157,6 +148,7 @@ class Commit(NamedTuple):
             another one. A child whose record is older has taken another result. A result that was lost and made again
             keeps its number, so that its children stay as they are.
         sequence: The sequence number of this record; set by the reader.
+        system_seconds: The part of `cpu_seconds` that was spent in the system.
     """
 
     name: str
@@ -176,6 +168,7 @@ class Commit(NamedTuple):
     temp_name: str = ""
     since: int = 0
     sequence: int = 0
+    system_seconds: float = 0.0
 
     @property
     def file_name(self) -> str:
@@ -208,11 +201,6 @@ class Damage:
 
     offset: int
     size: int
-
-
-def result_digest(key: bytes | None = None) -> hashlib.blake2b:
-    """Return a fresh blake2b-256 for the bytes of a result."""
-    return hashlib.blake2b(digest_size=32, key=key or b"")
 
 
 def _check(key: bytes, *parts: bytes) -> bytes:
@@ -292,6 +280,7 @@ class RecordWriter:
                 commit.started_unix,
                 commit.duration_seconds,
                 commit.cpu_seconds,
+                commit.system_seconds,
                 commit.peak_rss_bytes,
                 len(name),
             )
@@ -315,7 +304,7 @@ class RecordWriter:
 def decode_commit(record: Record) -> Commit:
     """Read the body of a COMMITTED record."""
     body = record.body
-    storage, slot, attempts, size, digest, fingerprint, since, started, duration, cpu, rss, length = (
+    storage, slot, attempts, size, digest, fingerprint, since, started, duration, cpu, system, rss, length = (
         _COMMIT.unpack_from(body)
     )
     end = _COMMIT.size + length
@@ -344,6 +333,7 @@ def decode_commit(record: Record) -> Commit:
         temp,
         since,
         record.sequence,
+        system,
     )
 
 
@@ -413,6 +403,8 @@ def scan(
             return None
         body_at = at_window + RECORD_SIZE
         if body_at + body_size > len(window):
+            if body_size > _WINDOW and not whole_at(offset, body_size):
+                return None
             base, window, at_window = offset, read_at(offset, max(RECORD_SIZE + body_size, _WINDOW)), 0
             body_at = RECORD_SIZE
         body = window[body_at : body_at + body_size]
@@ -422,6 +414,20 @@ def scan(
         if not hmac.compare_digest(check.digest(), window[at_window + _RECORD.size : body_at]):
             return None
         return Record(kind, found, offset, body, start + body_size, payload_size)
+
+    def whole_at(offset: int, body_size: int) -> bool:
+        # Sizes are believed only once the check agrees: nobody's memory is taken for what a damaged one says.
+        head = read_at(offset, RECORD_SIZE)
+        check = seed.copy()
+        check.update(head[: _RECORD.size])
+        start, end = offset + RECORD_SIZE, offset + RECORD_SIZE + body_size
+        while start < end:
+            chunk = read_at(start, min(_WINDOW, end - start))
+            if not chunk:
+                return False
+            check.update(chunk)
+            start += len(chunk)
+        return hmac.compare_digest(check.digest(), head[_RECORD.size :])
 
     while offset < size:
         record = valid_at(offset, sequence)

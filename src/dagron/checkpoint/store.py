@@ -22,10 +22,11 @@ from dagron.checkpoint.clearing import clear
 from dagron.checkpoint.commits import Commits, PendingCommit, open_journal, refusal
 from dagron.checkpoint.copies import Copy
 from dagron.checkpoint.files import AppendFile, DirectoryLock, is_temporary
-from dagron.checkpoint.format import Commit, Kind, RecordWriter, Storage, encode_header
+from dagron.checkpoint.format import Commit, Kind, RecordWriter, encode_header
 from dagron.checkpoint.names import SUFFIX, FileNames
+from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.structure import digest_of, encode_dag
-from dagron.checkpoint.view import JOURNAL, LOCK, View, check_journal, is_recognized, read_view
+from dagron.checkpoint.view import JOURNAL, LOCK, META, View, check_journal, is_recognized, read_view
 from dagron.errors import (
     CheckpointDamagedError,
     CheckpointDirectoryError,
@@ -76,6 +77,7 @@ class CheckpointStore(Commits):
         super().__init__(path, power=durability == "power", key=signing_key)
         self.view: View | None = None
         self.worker_lost = False
+        self._n_slots = 0
         self._allow_untrusted = allow_untrusted
         self._lock = DirectoryLock(path / LOCK)
         self._owner = os.getpid()
@@ -106,9 +108,12 @@ class CheckpointStore(Commits):
         check_directory(self.directory, allow_untrusted=self._allow_untrusted)
         try:
             check_journal(self.directory, self._key)  # before the lock file is made
-        except CheckpointDamagedError:
-            if not accept_damage or not is_recognized(self.directory):
+        except CheckpointDamagedError as error:
+            if not accept_damage:
                 raise
+            if not is_recognized(self.directory):
+                reason = f"nothing says which files are those of a checkpoint; delete {JOURNAL} and {META} by hand"
+                raise CheckpointDamagedError(error.path, error.offset, reason) from error
         check_lock_file(self.directory)
         try:
             self.directory.create(durable=self._power)
@@ -140,6 +145,7 @@ class CheckpointStore(Commits):
         nodes: Iterable[str],
         structure: bytes,
         edges: tuple[array[int], array[int]] | None = None,
+        n_slots: int = 0,
     ) -> dict[str, Commit]:
         """Recover the directory and begin a run.
 
@@ -148,6 +154,7 @@ class CheckpointStore(Commits):
             nodes: The names of the DAG.
             structure: `DAG.structure_digest()`.
             edges: `DAG.parent_arrays`, to be recorded; None records nothing.
+            n_slots: Slots of the run, for those who ask how well they were used; 0 if it is not known.
 
         Returns:
             The commits that can be restored: those of `view` whose bytes are there. The others are in `lost`.
@@ -161,7 +168,7 @@ class CheckpointStore(Commits):
             The old checkpoint or the new, empty one.
         """
         nodes = list(nodes)
-        self._total = len(nodes)
+        self._total, self._n_slots = len(nodes), n_slots
         old = self.view
         record = encode_dag(structure, nodes, *edges) if edges is not None else b""
         try:
@@ -219,6 +226,7 @@ class CheckpointStore(Commits):
             "host": platform.node(),
             "boot": boot_id(),
             "total": self._total,
+            "slots": self._n_slots,
             "structure": structure,
             "dag": dag.hex(),
             "durability": "power" if self._power else "process",
@@ -234,7 +242,7 @@ class CheckpointStore(Commits):
         if record:
             content += self._writer.dag(record)
         self.directory.replace(JOURNAL, content, durable=self._power)
-        self._journal = AppendFile(self.directory.path / JOURNAL, len(content))
+        self._journal = AppendFile(self.directory.path_to(JOURNAL), len(content))
         self.write_meta()
 
     def _begin_again(
@@ -244,7 +252,7 @@ class CheckpointStore(Commits):
             what = f"{damage.size} bytes at offset {damage.offset} are damaged"
             if not damage.size:
                 what = f"records are missing at offset {damage.offset}"
-            logger.warning("%s: %s; the nodes recorded there run again", self.directory.path / JOURNAL, what)
+            logger.warning("%s: %s; the nodes recorded there run again", self.directory.path_to(JOURNAL), what)
         self._journal = open_journal(self.directory, old, durable=self._power)
         # A run that was killed may have left records without their sync, or ended because that failed. No file may get
         # its name before its record, and nothing may be restored that is not on the disk.
@@ -296,7 +304,7 @@ class CheckpointStore(Commits):
             else:
                 self._copies.add(Copy(0, commit, None))
                 return
-        path = self.directory.path / file_name
+        path = self.directory.path_to(file_name)
         logger.warning("%s is missing or damaged; node %r runs again, and nothing else", path, commit.name)
         self.lost.add(commit.name)
 

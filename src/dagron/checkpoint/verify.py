@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from dagron.checkpoint.blobs import BlobFile, load_result, read_blob
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.format import Commit, Storage
+from dagron.checkpoint.format import Commit
+from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.view import JOURNAL, View
 from dagron.errors import CheckpointDamagedError
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,13 @@ from dagron.checkpoint.format import (
     Header,
     Kind,
     Record,
-    Storage,
     decode_commit,
     decode_header,
     decode_json,
     scan,
 )
 from dagron.checkpoint.names import JOURNAL, LOCK, META, SUFFIX, plain_file_name
+from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.structure import RecordedDag, decode_dag, digest_of
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, FormatVersionError
 
@@ -47,6 +50,12 @@ __all__ = [
 ]
 
 _KINDS = frozenset(Kind)
+
+_TIMES = -62_135_596_800, 253_402_300_800
+"""The years 1 to 9999 in seconds since the epoch: those that can be shown."""
+
+_META_MAX_BYTES = 2**28
+"""More than `_meta.json` of some million nodes has. A file may claim any size and have no bytes."""
 
 
 def iso_time(unix_seconds: float) -> str:
@@ -144,6 +153,7 @@ class View:
             fields = decode_json(record)
             at = float(fields.get("at", 0.0))
             if record.kind == Kind.FAILED:
+                index(fields.get("attempts", 0))
                 self._invalidate(fields["name"])
                 self.failures[fields["name"]] = fields
                 self.printed.pop(fields["name"], None)
@@ -159,6 +169,9 @@ class View:
                 if "structure" in fields:
                     self.structure, self.absent = fields["structure"], set(fields["absent"])
             elif record.kind == Kind.RUN_STARTED:
+                index(fields.get("total", 0))
+                if not 0 <= index(fields.get("pid", 0)) < 2**31:
+                    raise ValueError(f"{fields['pid']} is no process")
                 self.run, self.ended = fields, None
                 self.run_offset = record.offset
                 self.processes = {}
@@ -184,6 +197,8 @@ class View:
                 self.cleared = True
         else:
             at = 0.0
+        if not _TIMES[0] <= at < _TIMES[1]:
+            raise ValueError(f"{at!r} is no time")
         self.updated_unix = max(self.updated_unix, at)
         self.sequence = record.sequence
         self.valid_size = record.payload_offset + record.payload_size
@@ -233,13 +248,14 @@ class View:
 
 
 def _open_journal(directory: Directory, key: bytes | None) -> tuple[ReadFile, Header] | None:
-    path = directory.path
+    path = str(directory.path)
     try:
-        if path.exists() and not path.is_dir():
-            raise CheckpointDirectoryError(str(path), "it is a file, not a directory")
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise CheckpointDirectoryError(path, "it is a file, not a directory")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except OSError as error:  # such as a name that is too long
-        raise CheckpointDirectoryError(str(path), error.strerror or str(error)) from error
-    journal = str(path / JOURNAL)
+        raise CheckpointDirectoryError(path, error.strerror or str(error)) from error
     file = _found(directory)
     if file is None:
         return None
@@ -250,10 +266,10 @@ def _open_journal(directory: Directory, key: bytes | None) -> tuple[ReadFile, He
         raise _unreadable(directory, error) from error
     except ValueError as error:
         file.close()
-        raise CheckpointDamagedError(journal, 0, str(error)) from None
+        raise CheckpointDamagedError(directory.path_to(JOURNAL), 0, str(error)) from None
     if header.version > FORMAT_VERSION:
         file.close()
-        raise FormatVersionError(str(path), header.version, FORMAT_VERSION)
+        raise FormatVersionError(path, header.version, FORMAT_VERSION)
     return file, header
 
 
@@ -269,7 +285,7 @@ def _found(directory: Directory) -> ReadFile | None:
         except OSError as error:
             raise _unreadable(directory, error) from error
     reason = "it is missing, although _meta.json is there; put it back, or call clear_checkpoint()"
-    raise CheckpointDamagedError(str(directory.path / JOURNAL), 0, reason)
+    raise CheckpointDamagedError(directory.path_to(JOURNAL), 0, reason)
 
 
 def _unreadable(directory: Directory, error: OSError) -> CheckpointDirectoryError:
@@ -283,12 +299,15 @@ def check_journal(directory: Directory, key: bytes | None = None) -> None:
         opened[0].close()
 
 
-def read_view(directory: Directory, key: bytes | None = None) -> View | None:
+def read_view(
+    directory: Directory, key: bytes | None = None, on_record: Callable[[Record], object] | None = None
+) -> View | None:
     """Read the journal of a checkpoint.
 
     Args:
         directory: The checkpoint directory; it may be missing.
         key: The signing key, or None.
+        on_record: Called with each valid record, in order, for those who want what later records supersede.
 
     Returns:
         None if there is no checkpoint: no directory, or no journal in it and no `_meta.json` either.
@@ -304,7 +323,7 @@ def read_view(directory: Directory, key: bytes | None = None) -> View | None:
     file, header = opened
     with file:
         try:
-            return _read(directory, file, header.checkpoint_id, key)
+            return _read(directory, file, header.checkpoint_id, key, on_record)
         except OSError as error:
             raise _unreadable(directory, error) from error
 
@@ -329,21 +348,43 @@ def read_on(view: View, directory: Directory, key: bytes | None = None) -> View 
             raise _unreadable(directory, error) from error
 
 
-def _read(directory: Directory, file: ReadFile, checkpoint_id: bytes, key: bytes | None) -> View:
-    return _read_into(View(checkpoint_id, size=file.size), directory, file, key)
+def _read(
+    directory: Directory,
+    file: ReadFile,
+    checkpoint_id: bytes,
+    key: bytes | None,
+    on_record: Callable[[Record], object] | None = None,
+) -> View:
+    return _read_into(View(checkpoint_id, size=file.size), directory, file, key, on_record)
 
 
-def _read_into(view: View, directory: Directory, file: ReadFile, key: bytes | None) -> View:
+def _read_into(
+    view: View,
+    directory: Directory,
+    file: ReadFile,
+    key: bytes | None,
+    on_record: Callable[[Record], object] | None = None,
+) -> View:
     for item in scan(file.read_at, file.size, view.checkpoint_id, key, view.valid_size, view.sequence):
         if isinstance(item, Damage):
             view.damage.append(item)
             continue
         try:
             view._apply(item)
-        except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
+            if on_record is not None:
+                on_record(item)
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+            struct.error,
+        ) as error:
             # Its check agrees, so these bytes were written so: by a fault of ours or by someone with the key.
             reason = f"a valid record makes no sense: {error!r}"
-            raise CheckpointDamagedError(str(directory.path / JOURNAL), item.offset, reason) from error
+            raise CheckpointDamagedError(directory.path_to(JOURNAL), item.offset, reason) from error
     return view
 
 
@@ -393,11 +434,14 @@ def is_recognized(directory: Directory) -> bool:
 
 def _meta_of(directory: Directory) -> tuple[bytes, set[str]] | None:
     try:
-        meta = json.loads(directory.read(META))
+        with directory.open_to_read(META) as file:
+            if file.size > _META_MAX_BYTES:
+                return None
+            meta = json.loads(file.read_at(0, file.size))
         special = {str(name): checked_file_name(file) for name, file in meta["special_files"].items()}
         files = {special.get(name) or plain_file_name(name) for name in meta["completed_nodes"]}
         return bytes.fromhex(meta["checkpoint_id"]), files
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 

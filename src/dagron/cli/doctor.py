@@ -87,9 +87,9 @@ def _versions() -> Check:
 
 
 def _processors() -> Check:
-    from dagron.executor import default_workers
+    from dagron.workers.cores import available_cpus
 
-    n, quota = default_workers(), _cpu_quota()
+    n, quota = len(available_cpus()), _cpu_quota()
     text = f"{n} for this process of {os.cpu_count()} in the machine; so many workers by default"
     if quota is not None and quota < n:
         return Check(

@@ -100,7 +100,7 @@ def forecast(job: Job, checkpoint_dir: str, *, fresh: bool) -> Forecast:
 
 
 def _present(view: View, directory: Directory) -> dict[str, Commit]:
-    from dagron.checkpoint.format import Storage
+    from dagron.checkpoint.storage import Storage
 
     try:
         sizes = directory.sizes()

@@ -105,10 +105,10 @@ def _run(job: Job, request: RunRequest) -> tuple[list[str], ExitCode]:
 
 def _forecast(job: Job, request: RunRequest) -> str:
     from dagron.cli.dry_run import forecast, shown_forecast
-    from dagron.executor import default_workers
+    from dagron.workers.cores import available_cpus
 
     found = forecast(job, request.checkpoint_dir, fresh=request.fresh)
-    n_slots = 1 if request.inline else request.workers or default_workers()
+    n_slots = 1 if request.inline else request.workers or len(available_cpus())
     return found.as_json() if request.as_json else shown_forecast(found, job.dag, n_slots)
 
 

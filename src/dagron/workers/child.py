@@ -13,12 +13,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
 from dagron.checkpoint.buffers import out_of_band
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files import write_view
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
 from dagron.parts import SharedParts
 from dagron.serialize import describe_exception, dump_exception, dump_result
@@ -26,6 +25,7 @@ from dagron.task import Binding
 from dagron.workers.board import Board
 from dagron.workers.capture import flush_streams, position
 from dagron.workers.channel import Channel, WorkerEnd
+from dagron.workers.cores import limit_threads, pin
 from dagron.workers.processes import resident_bytes
 
 __all__ = [
@@ -52,11 +52,21 @@ class OutcomeKind:
 
 
 class WorkerSetup(NamedTuple):
-    """What a worker knows for all of its life."""
+    """What a worker knows for all of its life.
 
-    directory: Path
+    Attributes:
+        directory: Where results go.
+        key: The signing key, or None.
+        durable: Whether results have to survive a loss of power.
+        n_threads: What libraries that use threads of their own may use; None to leave it to them.
+        cpus: The processor of each slot; empty to leave it to the system.
+    """
+
+    directory: str
     key: bytes | None
     durable: bool
+    n_threads: int | None = None
+    cpus: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         key = "None" if self.key is None else "..."  # which is a secret
@@ -106,6 +116,7 @@ class Outcome(NamedTuple):
             it completed and wrote nothing.
         inputs: For one that raised: the names of its arguments with short texts of their values.
         pid: For one that failed: the process that made the attempt.
+        system_seconds: The part of `cpu_seconds` that was spent in the system.
     """
 
     item: int
@@ -124,45 +135,53 @@ class Outcome(NamedTuple):
     printed: tuple[int, int, int, int] | None = None
     inputs: tuple[tuple[str, str], ...] = ()
     pid: int = 0
+    system_seconds: float = 0.0
 
 
 _PATIENCE_SECONDS = 0.01
 """A batch that takes longer than this was taken for shorter: what it has is reported, and the rest is given back."""
 
 _NO_FAILURE = ("", "", "")
+_NOTHING_MORE = (False, _NO_FAILURE, None, (), 0)  # retryable, failure, printed, inputs, pid
 
-# item, kind, storage, size, digest, started, duration, cpu, peak rss, whether `data` is all that follows, or a pickle
-_PACKED = struct.Struct("<QBBxxxxxxQ32sdddQB")
+# item, kind, storage, size, digest, started, duration, cpu, system, peak rss, whether `data` is all that follows, or a
+# pickle
+_PACKED = struct.Struct("<QBBxxxxxxQ32sddddQB")
 
 
 def pack_outcome(outcome: Outcome) -> bytes:
     """Return an outcome as bytes for the board. A pickled tuple would take three times as long."""
-    item, kind, storage, size, digest, data, temp_name, started, duration, cpu, peak, *rest = outcome
+    item, kind, storage, size, digest, data, temp_name, started, duration, cpu, peak, *rest, system = outcome
     plain = not (temp_name or rest[0] or rest[2]) and rest[1] is _NO_FAILURE
-    head = _PACKED.pack(item, kind, storage, size, digest, started, duration, cpu, peak, plain)
+    head = _PACKED.pack(item, kind, storage, size, digest, started, duration, cpu, system, peak, plain)
     return head + (data if plain else pickle.dumps((data, temp_name, rest), 5))
 
 
 def unpack_outcome(packed: bytes) -> Outcome:
     """Return what `pack_outcome` was given."""
-    item, kind, storage, size, digest, started, duration, cpu, peak, plain = _PACKED.unpack_from(packed)
+    item, kind, storage, size, digest, started, duration, cpu, system, peak, plain = _PACKED.unpack_from(packed)
     rest = packed[_PACKED.size :]
-    data, temp_name, more = (rest, "", (False, _NO_FAILURE)) if plain else pickle.loads(rest)
-    return Outcome(item, kind, storage, size, digest, data, temp_name, started, duration, cpu, peak, *more)
+    data, temp_name, more = (rest, "", _NOTHING_MORE) if plain else pickle.loads(rest)
+    return Outcome._make(
+        (item, kind, storage, size, digest, data, temp_name, started, duration, cpu, peak, *more, system)
+    )
 
 
 _OUR_FRAMES = 3  # run_item, _called and Binding.call
 
 
-def _usage() -> tuple[float, int]:
+def _usage() -> tuple[float, float, int]:
+    """Return user and system seconds together, system seconds, and peak resident bytes."""
     try:
         import resource
     except ImportError:  # Windows
-        return time.process_time(), 0
+        times = os.times()
+        return times.user + times.system, times.system, 0
     own = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     unit = 1 if sys.platform == "darwin" else 1024
-    return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, own.ru_maxrss * unit
+    system = own.ru_stime + children.ru_stime
+    return own.ru_utime + children.ru_utime + system, system, own.ru_maxrss * unit
 
 
 _verified = VerifiedFiles()
@@ -218,7 +237,7 @@ def run_item(
         KeyboardInterrupt: If `interruptible`. Else it is an outcome, like everything that a task can raise.
     """
     started_unix, started = time.time(), time.perf_counter()
-    cpu_before, _ = _usage()
+    cpu_before, system_before, _ = _usage()
     kind, blob, exception, retryable, failure = OutcomeKind.COMPLETED, None, b"", False, _NO_FAILURE
     retry_on: tuple[type[BaseException], ...] = ()
     fn: Any = None
@@ -248,7 +267,7 @@ def run_item(
         retryable = isinstance(error, retry_on)
         if fn is not None and len(inputs) == len(item.inputs):
             shown = _shown_inputs(item.binding, fn, inputs)
-    cpu_after, peak = _usage()
+    cpu_after, system_after, peak = _usage()
     return Outcome(
         item.item,
         kind,
@@ -266,6 +285,7 @@ def run_item(
         None,
         shown,
         os.getpid() if kind != OutcomeKind.COMPLETED else 0,
+        system_after - system_before,
     )
 
 
@@ -297,10 +317,9 @@ class _Worker:
         """Write copies of results; once one was refused no more, and the coordinator is told with the next report."""
         if self.copies_refused:
             return
-        directory = Directory(self.setup.directory)
         try:
             for name, data, exists in copies:
-                directory.write_view(name, data, exists=exists)
+                write_view(os.path.join(self.setup.directory, name), data, exists=exists)
         except OSError:
             self.copies_refused = True
 
@@ -308,11 +327,16 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def start_worker(setup: bytes, board: Board, channel: Channel | WorkerEnd) -> None:
-    """Make this process a worker; the initializer of its executor."""
+def start_worker(slot: int, packed: bytes, board: Board, channel: Channel | WorkerEnd) -> None:
+    """Make this process the worker of a slot; the initializer of its executor."""
     global _worker
     from multiprocessing import forkserver
 
+    setup = WorkerSetup(*pickle.loads(packed))
+    if setup.n_threads is not None:
+        limit_threads(setup.n_threads, os.environ)
+    if setup.cpus:
+        pin(setup.cpus[slot])
     if hasattr(os, "SCHED_BATCH"):
         # A worker that is woken must not push the coordinator off its processor in the middle of what that does next:
         # with as many workers as processors it would get none before a task has ended. The share of time is the same.
@@ -320,7 +344,7 @@ def start_worker(setup: bytes, board: Board, channel: Channel | WorkerEnd) -> No
     # A task that asks for a forkserver gets one of its own, instead of a share in another process's.
     forkserver._forkserver = forkserver.ForkServer()
     assert isinstance(channel, WorkerEnd)
-    _worker = _Worker(WorkerSetup(*pickle.loads(setup)), board, channel)
+    _worker = _Worker(setup, board, channel)
 
 
 def serve() -> None:

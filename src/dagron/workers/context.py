@@ -26,10 +26,12 @@ from dagron.workers.server import KILL, MAX_FDS, PID, REQUEST, SPAWN, STATUS, in
 
 __all__ = ["Server", "SlotContext", "start_methods"]
 
-# Whatever the workers need is imported before the first fork, once.
+# Whatever the workers need is imported before the first fork, once. Garbage is not collected meanwhile, as there is
+# hardly any; and what was imported is left alone by the collections of the workers, which would copy its memory.
 _BOOT = (
-    "import sys; sys.path[:] = {path!r}; "
-    "import dagron.workers.child, dagron.workers.context; from dagron.workers.server import main; main({fd})"
+    "import gc, sys; gc.disable(); sys.path[:] = {path!r}; "
+    "import concurrent.futures.process, multiprocessing.forkserver, dagron.workers.child, dagron.workers.context; "
+    "from dagron.workers.server import main; gc.freeze(); gc.enable(); main({fd})"
 )
 
 

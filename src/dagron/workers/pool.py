@@ -272,7 +272,10 @@ class ProcessPool:
         channel = Channel()
         try:
             slot.executor = ProcessPoolExecutor(
-                1, mp_context=slot.context, initializer=start_worker, initargs=(self._setup, slot.board, channel)
+                1,
+                mp_context=slot.context,
+                initializer=start_worker,
+                initargs=(slot.index, self._setup, slot.board, channel),
             )
             call = slot.executor.submit(serve)
         except BaseException:
