@@ -504,7 +504,7 @@ def test_a_checkpoint_is_superseded_only_with_fresh(cli, here, log):
     here("run", cli.write(FAILING), "--inline", expect=1)
     ended = here("run", "job.py", expect=2)
     assert ended.err == (
-        f"dagron: error: '{os.path.join('checkpoints', 'job')}' holds a checkpoint with 1/3 nodes completed; "
+        f"dagron: error: '{os.path.join('checkpoints', 'job')}' holds a checkpoint with 1/3 nodes completed, 1 failed; "
         "pass --resume to go on or --fresh to start again\n"
     )
     assert log.counts() == {"good": 1, "bad": 1}
@@ -701,6 +701,24 @@ tasks = {"talk": talk}
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")
 
 
+@pytest.mark.parametrize(("answer", "counts", "code"), [("\n", 1, 0), ("f\n", 2, 0), ("x\nq\n", 1, 2), ("", 1, 2)])
+def test_on_a_terminal_the_user_is_asked_whether_a_run_goes_on(cli, here, log, answer, counts, code):
+    """Relies on `ask`: a line break stands for going on, what is no answer is asked again, and an end leaves it."""
+    job = cli.write(CHAIN)
+    here("run", job, "--inline", expect=0)
+    ours, theirs = pty.openpty()
+    process = cli.start("run", job, "--inline", stdin=theirs, stderr=theirs, env={"TERM": "dumb"})
+    os.close(theirs)
+    os.write(ours, answer.encode() or b"\x04")  # Ctrl-D: the end of the input
+    process.communicate(timeout=60)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert process.returncode == code
+    assert "has 2/2 nodes completed" in shown
+    assert "[r] go on from there, [f] start again, [q] leave it (default: r)" in shown
+    assert log.counts() == {"first": counts, "second": counts}
+
+
 # --- help, version, imports --------------------------------------------------------------------------------------
 
 
@@ -712,7 +730,6 @@ def test_help_says_how_it_is_used_and_what_every_exit_code_means(here):
         assert f"{code.value:>3}  {meaning}\n" in everything
         assert f"{code.value:>3}  {meaning}\n" in run
     assert "./checkpoints/" in run
-    assert "completion" not in everything
     assert set(MEANINGS) == set(ExitCode)
 
 

@@ -5,6 +5,8 @@ import dataclasses
 import io
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import sys
@@ -204,6 +206,20 @@ def test_every_key_sorts_the_largest_figure_first_and_keeps_ties():
             assert sorted(selected(nodes, sort=key, reverse=reverse), key=lambda n: n.slot) == nodes
     assert [node.name for node in selected(nodes, sort=SortKey.ATTEMPTS, limit=3)] == ["n1", "n3", "n5"]
     assert [node.name for node in selected(nodes, sort=SortKey.DURATION, limit=2)] == ["n3", "n7"]
+
+
+def test_in_a_narrow_terminal_the_error_gives_way_before_the_name_and_the_figures_never():
+    from dagron.cli.ls import shown_nodes
+
+    nodes = [
+        NodeFigures(f"a name of some length, {i}", "failed", 2, 0, 1.0, 61.0, error="E: " + "w" * 60) for i in (1, 2)
+    ]
+    for width in (120, 80, 60):
+        lines = shown_nodes(nodes, width).splitlines()
+        assert max(map(len, lines)) <= width
+        assert all("a name of some length, 1" in line or "2" in line for line in lines[1:])
+        assert all("1:01" in line and "E: www" in line for line in lines[1:])
+    assert shown_nodes(nodes, 50).splitlines()[2].split("  ")[1].endswith("ength, 2")
 
 
 def test_brackets_of_a_pattern_stand_for_themselves():
@@ -511,6 +527,31 @@ def test_doctor_tries_a_run_and_leaves_nothing(tmp_path):
     assert "forkserver" in checks["run"]["text"]
     assert os.listdir(tmp_path) == []
     assert "bad   directory" in command("doctor", tmp_path / "nowhere", expect=1).stdout
+
+
+PAGE = (Path(__file__).parent.parent / "docs" / "command-line.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_of_the_guide_do_what_it_says_one_after_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("job.py").write_text(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1])
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
+    assert len(lines) > 25
+    for line in lines:
+        line, _, comment = line.partition(" #")
+        program, *arguments = shlex.split(re.split(r" [|>] ", line)[0])
+        assert program == "dagron"
+        expected = re.search(r"exit code (\d)", comment)
+        extra = ["--inline"] if arguments[0] == "run" else []  # rather than a worker for each
+        command(*arguments, *extra, expect=int(expected[1]) if expected else 0)
+    assert {"job.svg", "trace.json", "nodes.json"} <= set(os.listdir())
+
+
+def test_the_guide_and_the_readme_have_every_command():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    for verb in VERBS:
+        assert f"\n## {verb}\n" in PAGE
+        assert f"| `dagron {verb}" in readme
 
 
 VERBS = ("run", "status", "ls", "show", "verify", "rerun", "clear", "graph", "trace", "export", "doctor")

@@ -74,6 +74,7 @@ class ExecutorOptions(TypedDict, total=False):
     retry_on: tuple[type[BaseException], ...]
     timeout: float | None
     memory_limit: int | str | None
+    pin_cpus: bool
     kill_grace_seconds: float
     signing_key: bytes | None
     allow_untrusted: bool
@@ -138,7 +139,7 @@ class Flow:
         """Add a node that calls `fn(*args, **kwargs)`, and return its handle.
 
         Keywords named like an option of `Task` (`retries`, `retry_delay`, `retry_on`, `timeout`, `priority`,
-        `memory_limit`) are options of the node; the others go to `fn`. If `fn` may have such a parameter itself, that
+        `memory_limit`, `exclusive`) are options of the node; the others go to `fn`. If `fn` may have such a parameter itself, that
         is an error. Then give a `Task`: it holds the options, and every keyword goes to its callable.
 
         Args:

@@ -108,7 +108,7 @@ def shown_nodes(nodes: Sequence[NodeFigures], width: int | None) -> str:
         Column("CPU", right=True),
         Column("memory", right=True),
         Column("result", right=True),
-        Column("error", shrinks=True),
+        Column("error", shrinks=True, is_prose=True),
     ]
     rows = [
         (
@@ -123,7 +123,6 @@ def shown_nodes(nodes: Sequence[NodeFigures], width: int | None) -> str:
         )
         for node in nodes
     ]
-    # The error gives way first.
     return table(columns, rows, width)
 
 

@@ -40,11 +40,19 @@ _MIN_WIDTH = 12
 
 
 class Column(NamedTuple):
-    """A column of a table; one with `shrinks` gives way where the terminal is narrow."""
+    """A column of a table.
+
+    Attributes:
+        title: What stands above it.
+        right: Whether its cells are aligned to the right.
+        shrinks: Whether it gives way where the terminal is narrow. Cells lose their middle, as ends tell names apart.
+        is_prose: Cells lose their end instead.
+    """
 
     title: str
     right: bool = False
     shrinks: bool = False
+    is_prose: bool = False
 
 
 def terminal_width() -> int | None:
@@ -72,19 +80,19 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int |
     Args:
         columns: What the columns are called; a column whose cells are all empty is left out.
         rows: The cells, safe on a terminal.
-        width: The columns that shrink lose the middle of their cells until a row fits into this; None for any width.
+        width: The columns that shrink, the last one first, give way until a row fits into this; None for any width.
     """
     shown = [i for i in range(len(columns)) if any(row[i] for row in rows)] or list(range(len(columns)))
     widths = {i: max(len(columns[i].title), max([_width(row[i]) for row in rows], default=0)) for i in shown}
     if width is not None:
-        for i in shown:
+        for i in reversed(shown):  # the last one gives way first
             excess = sum(widths.values()) + 2 * (len(shown) - 1) - width
             if columns[i].shrinks and excess > 0:
                 widths[i] = max(_MIN_WIDTH, len(columns[i].title), widths[i] - excess)
     ellipsis = glyphs_for(getattr(sys.stdout, "encoding", None)).ellipsis
     lines = [styled(_line([columns[i].title for i in shown], shown, columns, widths), "1")]
     for row in rows:
-        cells = [row[i] if _width(row[i]) <= widths[i] else shown_name(row[i], widths[i], ellipsis) for i in shown]
+        cells = [_fitted(row[i], widths[i], columns[i], ellipsis) for i in shown]
         line = _line(cells, shown, columns, widths)
         for i in shown:
             if columns[i].title == "state":
@@ -92,6 +100,12 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int |
                 line = line.replace(row[i], styled_state(row[i]), 1) if i == shown[0] else line
         lines.append(line)
     return "\n".join(lines)
+
+
+def _fitted(cell: str, width: int, column: Column, ellipsis: str) -> str:
+    if _width(cell) <= width:
+        return cell
+    return f"{cell[: width - len(ellipsis)]}{ellipsis}" if column.is_prose else shown_name(cell, width, ellipsis)
 
 
 def _line(cells: Sequence[str], shown: Sequence[int], columns: Sequence[Column], widths: dict[int, int]) -> str:

@@ -49,6 +49,11 @@ def _next(where: str, view: View, interval_seconds: float) -> View:
     return read_checkpoint(where) if found is None or found.cleared else found
 
 
+def _goes_on(status: CheckpointStatus) -> bool:
+    # Of a run on another machine only its end can be seen.
+    return status.state in ("running", "unknown")
+
+
 def _code(status: CheckpointStatus) -> ExitCode:
     return ExitCode.OK if status.completed >= status.total else ExitCode.NODES
 
@@ -57,7 +62,7 @@ def _watch_json(where: str, view: View, interval_seconds: float) -> ExitCode:
     while True:
         status = status_of(view, where)
         put(json.dumps(asdict(status)))
-        if status.state != "running":
+        if not _goes_on(status):
             return _code(status)
         view = _next(where, view, interval_seconds)
 
@@ -73,7 +78,7 @@ def _watch_live(where: str, view: View, interval_seconds: float) -> ExitCode:
             status = status_of(view, where)
             text = shown_status(status, encoding, time.time())
             live.update(Text.from_ansi(text, no_wrap=True, overflow="ellipsis"), refresh=True)
-            if status.state != "running":
+            if not _goes_on(status):
                 return _code(status)
             view = _next(where, view, interval_seconds)
 
@@ -84,7 +89,7 @@ def _watch_lines(where: str, view: View, interval_seconds: float) -> ExitCode:
         status = status_of(view, where)
         failed = f", {len(status.failed)} failed" if status.failed else ""
         line = f"{status.completed}/{status.total} nodes done{failed}, {len(status.running)} running"
-        ended = status.state != "running"
+        ended = not _goes_on(status)
         if ended or (line != told and time.monotonic() >= told_at + _LINE_SECONDS):
             told, told_at = line, time.monotonic()
             put(f"{line}; {status.state}" if ended else line)
