@@ -64,7 +64,7 @@ def _is_dead(process: psutil.Process) -> bool:
         return True
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def all_dead_in():
     """`all_dead_in(seconds, processes)`: wait until none of them runs; False if one still does after that long."""
 

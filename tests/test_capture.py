@@ -4,13 +4,15 @@ import os
 import subprocess
 import sys
 import textwrap
+from functools import partial
 
 import pytest
 
 import dagron
-from dagron import DAG, CheckpointExecutor, ExecutionCallbacks, Task
+from dagron import DAG, CheckpointDamagedError, CheckpointExecutor, ExecutionCallbacks, Task, coordinator
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.view import read_view
+from dagron.checkpoint.store import CheckpointStore
+from dagron.checkpoint.view import printed_by, read_view
 from dagron.output import last_lines
 from dagron.workers import capture
 from dagron.workers.capture import Capture
@@ -212,6 +214,100 @@ class TestHandedOn:
             return 1
 
         assert run(ckpt, {"a": closes, "b": lambda: 2}).succeeded == 2
+
+
+def printed(ckpt, name):
+    directory = Directory(ckpt)
+    return printed_by(read_view(directory), directory, name)
+
+
+class TestRecorded:
+    def test_what_each_node_of_a_batch_wrote_is_in_the_checkpoint_and_nothing_for_the_silent_ones(self, ckpt):
+        def speaks(i):
+            print(f"out {i}")
+            os.write(2, b"err \xff\n" if i else b"")
+
+        tasks = {f"n{i}": partial(speaks, i) if i % 2 == 0 else partial(int, i) for i in range(40)}
+        tasks["raises"] = lambda: print("before") or 1 / 0
+        run(ckpt, tasks)
+        view = read_view(Directory(ckpt))
+        assert view.printed.keys() == {f"n{i}" for i in range(0, 40, 2)}
+        fields = printed(ckpt, "n8")
+        assert (fields["stdout"], fields["stderr"]) == ("out 8", "err \\xff")
+        assert (fields["stdout_bytes"], fields["stderr_bytes"]) == (6, 6)
+        assert printed(ckpt, "n0")["stderr_bytes"] == 0
+        assert printed(ckpt, "n1") == {}
+        assert printed(ckpt, "raises")["stdout"] == "before"
+
+    def test_of_much_the_end_is_kept_and_how_much_it_was(self, ckpt, capsys):
+        def talks():
+            for _ in range(300):
+                os.write(1, b"\xfe" * 9_999 + b"\n")
+            print("\r".join(f"{i}%" for i in range(50_000)))
+            print("the end")
+
+        run(ckpt, {"a": talks, "b": lambda: print("b")})
+        fields = printed(ckpt, "a")
+        assert fields["stdout"].endswith("49999%\nthe end")
+        assert len(fields["stdout"]) <= 4096
+        assert fields["stdout_bytes"] > 3_000_000
+        assert printed(ckpt, "b")["stdout"] == "b"
+        assert (ckpt / "_journal").stat().st_size < 20_000
+
+    def test_the_last_attempt_counts_and_a_silent_one_takes_the_words_away(self, ckpt, tmp_path):
+        def flaky(mark):
+            print("attempt", os.path.exists(mark), flush=True)
+            if not os.path.exists(mark):
+                open(mark, "w").close()
+                os._exit(1)
+
+        dag = DAG.builder().add_node("a").build()
+        executor = CheckpointExecutor(dag, ckpt, durability="process", max_workers=1, retries=1, retry_delay=0.0)
+        assert executor.execute({"a": partial(flaky, str(tmp_path / "mark"))}).succeeded == 1
+        assert printed(ckpt, "a")["stdout"] == "attempt True"
+        store = CheckpointStore(ckpt, durability="process")
+        store.open()
+        store.invalidate_between_runs(["a"], "for this test")
+        store.close()
+        assert printed(ckpt, "a")["stdout"] == "attempt True"
+        executor.resume({"a": int})
+        assert printed(ckpt, "a") == {}
+
+    def test_no_more_than_the_budget_of_a_run_is_recorded(self, ckpt, monkeypatch):
+        monkeypatch.setattr(coordinator, "_PRINTED_BUDGET_CHARACTERS", 100)
+        run(ckpt, {f"n{i}": lambda: print("x" * 40) for i in range(10)})
+        assert len(read_view(Directory(ckpt)).printed) == 3
+
+    def test_what_a_task_puts_in_the_place_of_its_streams_is_its_own(self, ckpt, tmp_path):
+        file = tmp_path / "file"
+
+        def redirects():
+            fd = os.open(file, os.O_RDWR | os.O_CREAT)
+            os.write(fd, b"0123456789")
+            os.lseek(fd, 2, os.SEEK_SET)
+            os.dup2(fd, 1)
+            os.dup2(fd, 2)
+
+        def writes():
+            os.write(1, b"ab")
+
+        run(ckpt, {"a": redirects, "b": writes})
+        assert file.read_bytes() == b"01ab456789"
+        assert read_view(Directory(ckpt)).printed == {}
+
+    def test_it_need_not_be_passed_on(self, ckpt, capsys):
+        run(ckpt, {"a": lambda: print("quiet")}, pass_output=False)
+        assert capsys.readouterr().out == ""
+        assert printed(ckpt, "a")["stdout"] == "quiet"
+
+    def test_a_record_that_is_damaged_is_told(self, ckpt):
+        run(ckpt, {"a": lambda: print("words")})
+        directory = Directory(ckpt)
+        view = read_view(directory)
+        journal = ckpt / "_journal"
+        journal.write_bytes(journal.read_bytes().replace(b"words", b"sword"))
+        with pytest.raises(CheckpointDamagedError, match="no longer there"):
+            printed_by(view, directory, "a")
 
 
 class TestFailures:

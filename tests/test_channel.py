@@ -79,7 +79,7 @@ def test_a_channel_that_is_closed_in_the_midst_of_a_batch_brings_none(ends, cut)
 
 
 FAILED = Outcome(
-    3, OutcomeKind.RAISED, 0, 0, bytes(32), b"error", "", 1.5, 0.25, 0.125, 9, True, ("E", "text", "tb"), (1, 2)
+    3, OutcomeKind.RAISED, 0, 0, bytes(32), b"error", "", 1.5, 0.25, 0.125, 9, True, ("E", "text", "tb"), (1, 2, 3, 4)
 )
 COMPLETED = Outcome(
     2**40, OutcomeKind.COMPLETED, 0, 2, b"d" * 32, b"ab", "", 1.5, 0.25, 0.1, 2**40, False, child._NO_FAILURE
@@ -88,8 +88,14 @@ COMPLETED = Outcome(
 
 @pytest.mark.parametrize(
     "outcome",
-    [COMPLETED, COMPLETED._replace(data=b"", temp_name="file", storage=1, size=2**40), FAILED],
-    ids=["inline", "file", "failed"],
+    [
+        COMPLETED,
+        COMPLETED._replace(data=b"", temp_name="file", storage=1, size=2**40),
+        COMPLETED._replace(printed=(0, 5, 7, 7)),
+        FAILED,
+        FAILED._replace(inputs=(("x", "1"),), pid=4),
+    ],
+    ids=["inline", "file", "printed", "failed", "failed with inputs"],
 )
 def test_an_outcome_is_the_same_behind_the_board(outcome):
     assert unpack_outcome(pack_outcome(outcome)) == outcome

@@ -122,7 +122,10 @@ def test_a_checkpoint_is_named_by_its_directory_or_by_the_target_that_was_run(sh
     assert json.loads(shared("status", where, "--json").stdout)["completed"] == 5
 
 
-READERS = (["status"], ["status", "--watch"], ["ls"], ["show"], ["verify"], ["trace"], ["export"], ["rerun"], ["clear"])
+READERS = (
+    *(["status"], ["status", "--watch"], ["ls"], ["show"], ["verify"]),
+    *(["trace"], ["report"], ["export"], ["rerun"], ["clear"]),
+)
 
 
 @pytest.mark.parametrize("arguments", [*READERS, ["graph"]], ids=" ".join)
@@ -153,6 +156,7 @@ def test_reading_commands_change_nothing(shared, made, tmp_path):
         ["graph", "job.py"],
         ["export", "job.py"],
         ["trace", "job.py", "-o", str(tmp_path / "t")],
+        ["report", "job.py", "-o", str(tmp_path / "r")],
         ["rerun", "job.py", "load", "--dry-run"],
         ["run", "job.py", "--dry-run"],
     ):
@@ -264,11 +268,27 @@ def test_show_has_figures_neighbours_and_the_result_of_a_completed_node(shared):
 def test_show_has_traceback_and_last_words_of_a_failed_node(shared):
     text = shared("show", "job.py", "bad").stdout
     assert "ValueError: no use\nfor this" in text
+    assert "\ninputs\nload = [0, 1, 2, 3, 4, 5, ... 94 more]\n" in text
+    assert "in bad: " in text
     assert "\nstderr\nthe last words\n" in text
     fields = json.loads(shared("show", "job.py", "bad", "--json").stdout)
     assert fields["state"] == "failed"
     assert fields["stderr"] == "the last words"
+    assert fields["inputs"] == [["load", "[0, 1, 2, 3, 4, 5, ... 94 more]"]]
+    assert f"slot 0, process {fields['pid']}, " in text
     assert fields["children"] == ["after"]
+
+
+def test_show_has_the_end_of_what_a_completed_node_has_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    dag = dagron.DAG.builder().add_node("a").build()
+    executor = dagron.CheckpointExecutor(dag, "ckpt", max_workers=1, durability="process", pass_output=False)
+    executor.execute({"a": lambda: print("\n".join(f"line {i} \x1b[2J" for i in range(2000)))})
+    text = command("show", "ckpt", "a").stdout
+    assert "\nstdout, the last 20 lines of 25.3 KiB; --full shows more\nline 1980 \n" in text
+    assert text.endswith("\nline 1999 \n")
+    assert "\nline 1979 \n" in command("show", "ckpt", "a", "--full").stdout
+    assert json.loads(command("show", "ckpt", "a", "--json").stdout)["stdout_bytes"] == 25890
 
 
 def test_show_value_prints_the_result_and_nothing_else(shared):
@@ -544,7 +564,7 @@ def test_the_commands_of_the_guide_do_what_it_says_one_after_another(tmp_path, m
         expected = re.search(r"exit code (\d)", comment)
         extra = ["--inline"] if arguments[0] == "run" else []  # rather than a worker for each
         command(*arguments, *extra, expect=int(expected[1]) if expected else 0)
-    assert {"job.svg", "trace.json", "nodes.json"} <= set(os.listdir())
+    assert {"job.svg", "trace.json", "nodes.json", "report.html"} <= set(os.listdir())
 
 
 def test_the_guide_and_the_readme_have_every_command():
@@ -554,7 +574,10 @@ def test_the_guide_and_the_readme_have_every_command():
         assert f"| `dagron {verb}" in readme
 
 
-VERBS = ("run", "status", "ls", "show", "verify", "rerun", "clear", "graph", "trace", "export", "doctor")
+VERBS = (
+    *("run", "status", "ls", "show", "debug", "verify", "rerun", "clear"),
+    *("graph", "trace", "report", "export", "doctor"),
+)
 
 
 @pytest.mark.parametrize("verb", VERBS)

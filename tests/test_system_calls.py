@@ -11,15 +11,19 @@ A scenario has 15 to 50 points, and all of them are met: with a process that is 
 """
 
 import itertools
+import json
 import os
 import pickle
 import re
 import shutil
 import signal
 import sys
+import threading
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
+from conftest import allow_tracing, attach_strace
 
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus
@@ -381,7 +385,46 @@ def large_in_parts(n_parts=4):
     return [bytes([i]) * 100_000 for i in range(n_parts)]
 
 
-# Not `close`: its line is the last of the log, and the tracer goes with its worker, perhaps before it is written.
+@contextmanager
+def tracers(path):
+    """Yield `trace(options, log)`, for a task: have strace attached to its worker. The logs are whole behind it.
+
+    Attached from outside: a tracer that the worker had started would be killed with it, perhaps before it has written
+    the call that was the last. They ask through pipes below `path`.
+    """
+    pipes = [f"{path}/ask", f"{path}/go"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+    ask, go = (os.open(pipe, os.O_RDWR) for pipe in pipes)
+    attached = []
+
+    def trace(options, log):
+        allow_tracing()
+        ask, go = (os.open(pipe, os.O_RDWR) for pipe in pipes)
+        os.write(ask, json.dumps([os.getpid(), options, log]).encode())
+        assert os.read(go, 1) == b"1"
+
+    def attach():
+        while (request := os.read(ask, 65536)) != b"end":
+            try:
+                attached.append(attach_strace(*json.loads(request)))
+            finally:
+                os.write(go, b"1")
+
+    thread = threading.Thread(target=attach)
+    thread.start()
+    try:
+        yield trace
+    finally:
+        os.write(ask, b"end")
+        thread.join()
+        for tracer in attached:
+            tracer.stderr.close()
+            tracer.wait(timeout=30)
+        os.close(ask)
+        os.close(go)
+
+
 @pytest.mark.parametrize("kind", ["openat", "write", "fdatasync"])
 def test_a_worker_killed_at_any_call_that_makes_its_result_costs_an_attempt_and_publishes_nothing(
     strace, ckpt, tmp_path, log, kind
@@ -391,7 +434,7 @@ def test_a_worker_killed_at_any_call_that_makes_its_result_costs_an_attempt_and_
     def make():
         log.note("attempt")
         n = log.count("attempt")
-        strace(["-e", f"trace={kind}", "-e", f"inject={kind}:signal=SIGKILL:when={n}"], f"{tmp_path}/strace-{n}")
+        trace(["-e", f"trace={kind}", "-e", f"inject={kind}:signal=SIGKILL:when={n}"], f"{tmp_path}/strace-{n}")
         return large_in_parts()
 
     left = []
@@ -403,7 +446,8 @@ def test_a_worker_killed_at_any_call_that_makes_its_result_costs_an_attempt_and_
     dag = DAG.builder().add_node("made").build()
     callbacks = dagron.ExecutionCallbacks(on_retry=on_retry)
     executor = CheckpointExecutor(dag, ckpt, callbacks, max_workers=1, retries=50, retry_delay=0.0)
-    result = executor.execute({"made": make})
+    with tracers(tmp_path) as trace:
+        result = executor.execute({"made": make})
     assert result["made"].result == large_in_parts()
     assert log.count("attempt") == len(left) + 1
     assert set(os.listdir(ckpt)) == {"made.pkl", *OURS}

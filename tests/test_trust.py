@@ -55,7 +55,7 @@ def large(byte):
 
 
 def small(byte):
-    return bytes([byte]) * 100
+    return bytes([byte]) * 300  # room for a pickle with a path in it
 
 
 VALUES = {"x": "x", "a": large(1), "b": large(2), "s": small(3), "t": small(4), "reads": RIGHT}

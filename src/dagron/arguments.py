@@ -18,7 +18,7 @@ import inspect
 import operator
 import types
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from dagron.errors import HandleError
@@ -65,18 +65,22 @@ class CallWithHoles(functools.partial[Any]):
 
     def __call__(self, /, *results: Any) -> Any:
         """Call it with the arguments, the results of the parents where the holes are."""
-        args = [_filled_argument(value, results) for value in self.args]
-        kwargs = {name: _filled_argument(value, results) for name, value in self.keywords.items()}
+        args, kwargs = self.filled(results)
         return self.func(*args, **kwargs)
 
+    def filled(self, results: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments with which `func` is called for these results of the parents."""
+        args = [_filled_argument(value, results) for value in self.args]
+        return args, {name: _filled_argument(value, results) for name, value in self.keywords.items()}
 
-def _filled_argument(value: Any, results: tuple[Any, ...]) -> Any:
+
+def _filled_argument(value: Any, results: Sequence[Any]) -> Any:
     if type(value) is Holed:
         return _filled(value.value, results)
     return results[value.position] if type(value) is Hole else value
 
 
-def _filled(value: Any, results: tuple[Any, ...]) -> Any:
+def _filled(value: Any, results: Sequence[Any]) -> Any:
     kind = type(value)
     if kind in _ATOMS:
         return value

@@ -21,16 +21,17 @@ from dagron.errors import (
     NodeTimeoutError,
     WorkerLostError,
 )
+from dagron.failures import shown_origin
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts
-from dagron.output import hand_on, last_lines
+from dagron.output import hand_on, last_lines, printed_text
 from dagron.plan import RunPlan
 from dagron.serialize import load_exception
 from dagron.state import Phase, RunState
 from dagron.trace import ExecutionTrace, Span
 from dagron.watch import Watch
 from dagron.workers.child import Item, Outcome, OutcomeKind
-from dagron.workers.pool import Lost, Returned, WorkerPool
+from dagron.workers.pool import Lost, Printed, Returned, WorkerPool
 from dagron.workers.processes import pid_namespace
 
 __all__ = ["CancelEvent", "Coordinator", "Failure"]
@@ -39,6 +40,9 @@ _CANCEL_POLL_SECONDS = 0.05
 _TEND_SECONDS = 1.0
 _OUTPUT_SECONDS = 0.2
 _COPIES_PER_ITEM = 2
+
+_PRINTED_BUDGET_CHARACTERS = 64 * 2**20
+"""Of what nodes print that complete, this much is recorded in a run; a journal has to be read to be resumed."""
 
 
 class CancelEvent(Protocol):
@@ -50,45 +54,86 @@ class CancelEvent(Protocol):
 
 
 class Failure:
-    """Why the last attempt of a node gave no result; the exception itself is made when it is asked for."""
+    """Why the last attempt of a node gave no result; the exception itself is made when it is asked for.
 
-    __slots__ = ("_error", "attempt", "outcome", "slot", "stderr")
+    Args:
+        outcome: What the worker said; None if it is lost.
+        error: Why, if the worker is lost.
+        attempt: Which attempt.
+        slot: The slot that made it.
+        printed: The end of what it wrote.
+        lost: If the worker is lost, what was lost with it.
+    """
+
+    __slots__ = ("_error", "attempt", "lost", "outcome", "printed", "slot", "status", "stderr")
 
     def __init__(
-        self, outcome: Outcome | None, error: BaseException | None, attempt: int, slot: int, stderr: str
+        self,
+        outcome: Outcome | None,
+        error: BaseException | None,
+        attempt: int,
+        slot: int,
+        printed: Printed,
+        lost: Lost | None = None,
     ) -> None:
         self.outcome = outcome
         self._error = error
         self.attempt = attempt
         self.slot = slot
-        self.stderr = stderr
+        self.printed = _printed_fields(printed)
+        self.stderr = last_lines(printed.stderr)
+        self.lost = lost
+        self.status = "failed"
 
     def error(self, node: str) -> BaseException:
         """Return the exception. Unpickling it runs code that it names."""
         if self._error is None:
             assert self.outcome is not None
             self._error = load_exception(node, self.outcome.data, *self.outcome.failure)
+            where = "\n  ".join([f"node {node!r}, attempt {self.attempt}", *shown_origin(self.fields(node))])
+            try:
+                BaseException.add_note(self._error, where)
+            except Exception:
+                pass  # it lets nothing be set
         return self._error
 
     def fields(self, node: str) -> dict[str, Any]:
         """Return what a FAILED record says."""
+        cpu, inputs = 0.0, tuple[tuple[str, str], ...]()
         if self.outcome is not None:
             kind, message, text = self.outcome.failure
-            started, seconds = self.outcome.started_unix, self.outcome.duration_seconds
+            started, seconds, cpu = self.outcome.started_unix, self.outcome.duration_seconds, self.outcome.cpu_seconds
+            memory, pid, inputs = self.outcome.peak_rss_bytes, self.outcome.pid, self.outcome.inputs
         else:
             kind, message, text = type(self._error).__name__, str(self._error), ""
-            started, seconds = 0.0, 0.0
+            assert self.lost is not None
+            seconds, memory, pid = self.lost.seconds, self.lost.peak_rss_bytes or 0, self.lost.pid
+            started = self.lost.ended_unix - seconds
         return {
             "name": node,
+            "status": self.status,
             "type": kind,
             "message": message,
             "traceback": text,
             "attempts": self.attempt,
             "slot": self.slot,
+            "pid": pid,
             "started": started,
             "seconds": seconds,
-            "stderr": self.stderr,
+            "cpu": cpu,
+            "memory": memory,
+            "inputs": inputs,
+            **self.printed,
         }
+
+
+def _printed_fields(printed: Printed) -> dict[str, Any]:
+    return {
+        "stdout": printed_text(printed.stdout),
+        "stderr": printed_text(printed.stderr),
+        "stdout_bytes": printed.stdout_bytes,
+        "stderr_bytes": printed.stderr_bytes,
+    }
 
 
 class Coordinator:
@@ -106,6 +151,7 @@ class Coordinator:
         timeout: Seconds from now after which the run is cancelled, or None.
         cancel_event: Cancels the run when it is set, or None.
         interrupts: Holds signals back while a step is made.
+        pass_output: Whether what tasks print is handed on.
 
     Attributes:
         failures: The last failure of each node that had one, by index.
@@ -126,6 +172,7 @@ class Coordinator:
         timeout: float | None,
         cancel_event: CancelEvent | None,
         interrupts: Interrupts,
+        pass_output: bool = True,
     ) -> None:
         self.failures: dict[int, Failure] = {}
         self.cancel_reason = ""
@@ -147,6 +194,9 @@ class Coordinator:
         self._killed_for: dict[int, ev.Kill] = {}
         self._memory_seen: dict[int, int] = {}
         self._output_due = 0.0
+        self._pass_output = pass_output
+        self._printed: dict[int, dict[str, Any]] = {}
+        self._printed_characters = 0
 
     def run(self) -> None:
         """Run until the state is finished. Blocks; callbacks run in this thread.
@@ -198,7 +248,8 @@ class Coordinator:
     def _hand_on_output(self, pool: WorkerPool) -> None:
         self._output_due = time.monotonic() + _OUTPUT_SECONDS
         for fd, data in pool.output():
-            hand_on(fd, data)
+            if self._pass_output:
+                hand_on(fd, data)
 
     def _call(self, function: Callable[..., object], *args: object) -> None:
         with self._interrupts.allowed():
@@ -272,7 +323,6 @@ class Coordinator:
 
     def _take_loss(self, item: Lost, node: int, kill: ev.Kill | None) -> None:
         name, attempt, policy = self._dag.name_of(node), self._state.attempts[node], self._plan.policies[node]
-        stderr = last_lines(item.stderr)
         error: BaseException
         end = kill.end if kill is not None and kill.node == node else None
         if end == ev.End.TIMED_OUT:
@@ -283,12 +333,12 @@ class Coordinator:
             seen = self._memory_seen.get(item.slot, 0)
             error, outcome = MemoryLimitExceededError(name, attempt, policy.memory_limit, seen), "out_of_memory"
         else:
-            error = WorkerLostError(name, attempt, item.exit_code, item.peak_rss_bytes, stderr)
+            error = WorkerLostError(name, attempt, item.exit_code, item.peak_rss_bytes, last_lines(item.printed.stderr))
             outcome = "lost" if kill is None else "cancelled"
-        self.failures[node] = Failure(None, error, attempt, item.slot, stderr)
+        self.failures[node] = Failure(None, error, attempt, item.slot, item.printed, item)
         self._watch.attempt_ended(node, item.seconds, completed=False)
         if self._trace is not None:
-            began = time.time() - item.seconds
+            began = item.ended_unix - item.seconds
             self._trace.spans.append(Span(name, item.slot, attempt, began, item.seconds, outcome))
 
     def _take_outcome(self, slot: int, outcome: Outcome) -> ev.AttemptEnded:
@@ -297,12 +347,13 @@ class Coordinator:
         completed = outcome.kind == OutcomeKind.COMPLETED
         if completed:
             self._outcomes[node] = (slot, outcome)
+            if outcome.printed is not None:
+                self._take_printed(slot, node, outcome)
         elif outcome.kind == OutcomeKind.DISK:
             what = f"the result of node {self._dag.name_of(node)!r}: {outcome.failure[1]}"
             raise CommitError(str(self._store.directory.path), what)
         else:
-            stderr = last_lines(self._workers().stderr_of(slot, outcome))
-            self.failures[node] = Failure(outcome, None, attempt, slot, stderr)
+            self.failures[node] = Failure(outcome, None, attempt, slot, self._workers().printed_by(slot, outcome))
             if outcome.kind == OutcomeKind.DAMAGED_INPUT:
                 self._forget_damaged(node)
         if self._trace is not None:
@@ -321,6 +372,12 @@ class Coordinator:
         self._watch.attempt_ended(node, outcome.duration_seconds, completed=completed)
         end = ev.End.COMPLETED if completed else ev.End.FAILED
         return ev.AttemptEnded(node, end, outcome.retryable, outcome.duration_seconds)
+
+    def _take_printed(self, slot: int, node: int, outcome: Outcome) -> None:
+        if self._printed_characters < _PRINTED_BUDGET_CHARACTERS:
+            # Now, because the memory that it is in is given back.
+            printed = self._printed[node] = _printed_fields(self._workers().printed_by(slot, outcome))
+            self._printed_characters += len(printed["stdout"]) + len(printed["stderr"])
 
     def _forget_damaged(self, node: int) -> None:
         """Record that an input of a node is damaged, so that the next resume makes it again."""
@@ -454,7 +511,8 @@ class Coordinator:
                 doubtful.add(commit.name)
             if store.differs(commit, in_doubt=in_doubt):
                 changed.add(node)
-            pending.append(PendingCommit(commit, outcome.data, outcome.temp_name))
+            printed = self._printed.pop(node, None) if self._printed else None
+            pending.append(PendingCommit(commit, outcome.data, outcome.temp_name, printed))
         # Before the commit: a kill between the two must not leave a child that took the old result.
         outdated = [dag.name_of(child) for node in changed for child in state.held_children(node)]
         if outdated:
@@ -473,9 +531,9 @@ class Coordinator:
             return
         records = []
         for node in nodes:
-            name = self._dag.name_of(node)
-            status = self._state.failing_as(node).name.lower()
-            records.append({**self.failures[node].fields(name), "status": status})
+            failure = self.failures[node]
+            failure.status = self._state.failing_as(node).name.lower()
+            records.append(failure.fields(self._dag.name_of(node)))
         self._store.fail(records)
 
     def _report(self, completed: Sequence[int], failed: Sequence[int]) -> None:

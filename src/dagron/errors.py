@@ -37,6 +37,7 @@
     │   ├── ResultNotPicklableError
     │   ├── NodeSkippedError
     │   └── NodeCancelledError
+    ├── NodesFailedError (ExceptionGroup)    the author of the tasks; raised by `ExecutionResult.raise_for_failures`
     ├── WorkerStartError                     the operator of the machine
     └── InternalError                        us: please report it
 
@@ -76,6 +77,7 @@ __all__ = [
     "NodeError",
     "NodeSkippedError",
     "NodeTimeoutError",
+    "NodesFailedError",
     "NotCallableError",
     "OptionError",
     "RemoteTraceback",
@@ -574,6 +576,55 @@ class NodeCancelledError(NodeError):
 
     def __str__(self) -> str:
         return f"node {self.node!r} was cancelled: {self.reason}"
+
+
+class NodesFailedError(DagronError, ExceptionGroup[Exception]):
+    """Nodes have no result. A group of their errors: `except*` takes those of one type out of it.
+
+    Attributes:
+        nodes: The names of the nodes; `exceptions` has their errors in the same order.
+        n_nodes: Nodes of the run.
+        n_skipped: Nodes that were skipped.
+        n_cancelled: Nodes that were cancelled.
+    """
+
+    def __new__(
+        cls,
+        nodes: Sequence[str],
+        exceptions: Sequence[Exception],
+        n_nodes: int = 0,
+        n_skipped: int = 0,
+        n_cancelled: int = 0,
+    ) -> NodesFailedError:
+        """Make the group; its constructor takes its text and the exceptions and nothing else."""
+        of = f" of {n_nodes}" if n_nodes else ""
+        counts = ((n_skipped, "skipped"), (n_cancelled, "cancelled"))
+        more = "".join(f", {n} {word}" for n, word in counts if n)
+        text = f"{len(nodes)}{of} node(s) without a result: {_listed(nodes)}{more}"
+        return super().__new__(cls, text, exceptions)
+
+    def __init__(
+        self,
+        nodes: Sequence[str],
+        exceptions: Sequence[Exception],
+        n_nodes: int = 0,
+        n_skipped: int = 0,
+        n_cancelled: int = 0,
+    ) -> None:
+        super().__init__(nodes, exceptions, n_nodes, n_skipped, n_cancelled)  # type: ignore[call-arg, arg-type]
+        self.nodes = list(nodes)
+        self.n_nodes = n_nodes
+        self.n_skipped = n_skipped
+        self.n_cancelled = n_cancelled
+
+    def __str__(self) -> str:
+        return self.message
+
+    def derive(self, excs: Sequence[Exception]) -> ExceptionGroup[Exception]:  # type: ignore[override]
+        """Return a group of some of these errors, as `except*` and `split` make it."""
+        names = {id(error): name for name, error in zip(self.nodes, self.exceptions, strict=True)}
+        nodes = [names.get(id(error), "") for error in excs]
+        return NodesFailedError(nodes, excs, self.n_nodes, self.n_skipped, self.n_cancelled)
 
 
 class WorkerStartError(DagronError):

@@ -81,6 +81,8 @@ class CheckpointExecutor:
             with this key; up to 64 bytes. Default: the environment variable `DAGRON_SIGNING_KEY`, if it is set.
         allow_untrusted: Accept a checkpoint that another user owns or that everyone may write.
         progress: If True, show a progress bar; or an observer of your own.
+        pass_output: Whether what tasks print is handed on to `sys.stdout` and `sys.stderr` of this process. The end of
+            it is recorded in the checkpoint in any case, except with `pool="inline"`.
 
     Raises:
         OptionError: An option has a value that it cannot have.
@@ -108,6 +110,7 @@ class CheckpointExecutor:
         signing_key: bytes | None = None,
         allow_untrusted: bool = False,
         progress: bool | RunObserver = False,
+        pass_output: bool = True,
     ) -> None:
         if not isinstance(dag, DAG):
             raise OptionError("dag", repr(dag)[:80], "a dagron.DAG; build one with DAG.builder()")
@@ -155,6 +158,7 @@ class CheckpointExecutor:
         self._key = signing_key
         self._allow_untrusted = allow_untrusted
         self._progress = progress
+        self._pass_output = pass_output
 
     def __repr__(self) -> str:
         return f"CheckpointExecutor({self.dag!r}, checkpoint_dir={self.checkpoint_dir!r})"
@@ -297,7 +301,13 @@ class CheckpointExecutor:
                 _end_leftovers(store)
                 previous = store.view
                 structure = dag.structure_digest()
-                commits = store.begin(fresh=fresh, nodes=dag.nodes, structure=structure, edges=dag.parent_arrays)
+                commits = store.begin(
+                    fresh=fresh,
+                    nodes=dag.nodes,
+                    structure=structure,
+                    edges=dag.parent_arrays,
+                    n_slots=self._n_slots(),
+                )
                 restore = RestorePlan()
                 if commits:
                     # After damage nothing may be taken for granted: what is missing may have been what mattered.
@@ -335,6 +345,7 @@ class CheckpointExecutor:
                     timeout=timeout,
                     cancel_event=cancel_event,
                     interrupts=interrupts,
+                    pass_output=self._pass_output,
                 )
                 coordinator.report_restored(restore.restored)
                 coordinator.run()
@@ -401,12 +412,13 @@ class CheckpointExecutor:
                 result.error = failure.error(name)
                 result.slot = failure.slot
                 result.stderr_tail = failure.stderr
+                result._failure = failure.fields(name)
+                result.started_unix = result._failure["started"]
+                result.duration_seconds = result._failure["seconds"]
+                result.cpu_seconds = result._failure["cpu"]
+                result.peak_rss_bytes = result._failure["memory"]
                 if failure.outcome is not None:
-                    result.started_unix = failure.outcome.started_unix
-                    result.duration_seconds = failure.outcome.duration_seconds
-                    result.cpu_seconds = failure.outcome.cpu_seconds
                     result.system_seconds = failure.outcome.system_seconds
-                    result.peak_rss_bytes = failure.outcome.peak_rss_bytes
             if node in state.stopped:
                 # Whatever its last attempt met, what counts is that there was to be no further one.
                 result.error = NodeCancelledError(name, coordinator.cancel_reason)

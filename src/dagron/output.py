@@ -6,12 +6,13 @@ import io
 import logging
 import sys
 
-__all__ = ["hand_on", "last_lines"]
+__all__ = ["hand_on", "last_lines", "printed_text"]
 
 logger = logging.getLogger("dagron")
 
 _MAX_LINES = 20
 _MAX_CHARACTERS = 4000
+_MAX_PRINTED = 4096
 
 _lost = False
 
@@ -47,3 +48,14 @@ def last_lines(data: bytes) -> str:
     if len(text) > _MAX_CHARACTERS and len(lines) > 1:
         del lines[0]  # cut somewhere
     return "\n".join(lines[-_MAX_LINES:])
+
+
+def printed_text(data: bytes) -> str:
+    """Return the end of an output for the checkpoint: at most 4,096 characters, of a line written over the last state.
+
+    What is no UTF-8 is escaped.
+    """
+    text = data.decode(errors="backslashreplace").rstrip("\r\n")
+    if "\r" in text:
+        text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
+    return text[-_MAX_PRINTED:]

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from dagron.errors import CheckpointDamagedError, HandleError, ResultUnavailableError, UnknownNodeError
+from dagron.errors import (
+    CheckpointDamagedError,
+    HandleError,
+    NodesFailedError,
+    ResultUnavailableError,
+    TaskFailedError,
+    UnknownNodeError,
+)
+from dagron.failures import shown_failure
 from dagron.node import Node
 
 if TYPE_CHECKING:
@@ -71,6 +79,21 @@ class NodeResult(Generic[T_co]):
     stderr_tail: str = ""
     _load: Callable[[], bytes | memoryview] | None = field(default=None, repr=False, compare=False)
     _value: Any = field(default=_UNLOADED, repr=False, compare=False)
+    _failure: dict[str, Any] | None = field(default=None, repr=False, compare=False)
+
+    def explain(self) -> str:
+        """Return a report of how the node ended, for people.
+
+        Of one that failed: the error and the line of your code in which it was raised, the slot, process, time and
+        memory of its last attempt, its inputs by name, the traceback with the frames of libraries folded, and the last
+        lines that it printed.
+        """
+        if self._failure is not None:
+            return shown_failure(self._failure)
+        if self.error is not None:
+            return str(self.error)
+        how = "was restored from the checkpoint" if self.restored else f"{self.status.value} in attempt {self.attempts}"
+        return f"node {self.name!r} {how}"
 
     @property
     def ended_unix(self) -> float:
@@ -197,6 +220,27 @@ class ExecutionResult:
             raise found.error
         return found.result
 
+    def raise_for_failures(self) -> None:
+        """Raise one error for all nodes that failed or timed out; do nothing if every node completed.
+
+        Nodes that were skipped are the consequence of others, and are counted only. Of a run that was cancelled and had
+        no failures, the first cancelled node stands for all.
+
+        Raises:
+            NodesFailedError: An `ExceptionGroup` of the errors of the nodes, each with its remote traceback.
+        """
+        if self.ok:
+            return
+        __tracebackhide__ = True  # for pytest
+        ended = (NodeStatus.FAILED, NodeStatus.TIMED_OUT)
+        nodes = [node for node in self.node_results.values() if node.status in ended]
+        if not nodes:
+            nodes = [node for node in self.node_results.values() if node.status is NodeStatus.CANCELLED][:1]
+        errors = [_grouped(node) for node in nodes]
+        if errors:
+            counts = (len(self.node_results), self.skipped, self.cancelled)
+            raise NodesFailedError([node.name for node in nodes], errors, *counts) from None
+
     def _name_of(self, node: str | Node[Any]) -> str:
         if not isinstance(node, Node):
             return node
@@ -234,3 +278,14 @@ class CheckpointInfo:
     failed_nodes: list[str]
     total_nodes: int
     timestamp: str
+
+
+def _grouped(node: NodeResult[Any]) -> Exception:
+    """Return the error of a node as a group may have it: no `SystemExit` and the like, which would end the program."""
+    error = node.error
+    if isinstance(error, Exception):
+        return error
+    text = getattr(error.__cause__, "text", "") if error is not None else ""
+    stand_in = TaskFailedError(node.name, type(error).__qualname__, str(error), text)
+    stand_in.__cause__ = error.__cause__ if error is not None else None
+    return stand_in

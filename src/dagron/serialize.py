@@ -58,6 +58,7 @@ _adopted: dict[str, type] = {}
 """In a worker: the classes that tasks have brought, by qualified name."""
 
 _copies: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
+_copies_for_tasks: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
 
 
 class _Writable(Protocol):
@@ -119,9 +120,12 @@ def _is_by_value(obj: Any) -> bool:
 def _reduce_class(cls: type, rebuild: Callable[[str, str, bytes], type]) -> Any:
     if not _is_by_value(cls) or "<locals>" in cls.__qualname__:
         return NotImplemented
-    copy = _copies.get(cls)
+    copies = _copies if rebuild is find_class else _copies_for_tasks
+    copy = copies.get(cls)
     if copy is None:
-        copy = _copies[cls] = cloudpickle.dumps(cls, _PROTOCOL)
+        # Of a result, without the place of the script: it is to be the same wherever that stands.
+        copy = cloudpickle.dumps(cls, _PROTOCOL) if rebuild is find_class else _dumps(_NamingPickler, cls)
+        copies[cls] = copy
     return rebuild, (cls.__module__, cls.__qualname__, copy)
 
 
@@ -177,8 +181,38 @@ class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         return find_class
 
 
+_NO_FILE = "<dynamic-code>"
+"""What cloudpickle writes for the file of any code, since 3.1.2; tracebacks would show neither file nor source."""
+
+
+def named_code(code: types.CodeType, file_name: str) -> types.CodeType:
+    """Return code that knows the file that it is from. Named by pickled tasks."""
+    return code.replace(co_filename=file_name)
+
+
+def _reduce_code(code: types.CodeType) -> Any:
+    if code.co_filename == _NO_FILE:
+        return NotImplemented
+    return named_code, (code.replace(co_filename=_NO_FILE), code.co_filename)
+
+
+class _NamingPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Cloudpickle's, which also keeps the files that code is from."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is types.CodeType and (reduced := _reduce_code(obj)) is not NotImplemented:
+            return reduced
+        return super().reducer_override(obj)
+
+
 class CallablePickler(_ByValuePickler):
-    """Pickles what a task is made of; its classes become those of the worker."""
+    """Pickles what a task is made of; its classes become those of the worker, and its code knows its file."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Reduce an object in a way of our own, or leave it to cloudpickle."""
+        if type(obj) is types.CodeType and (reduced := _reduce_code(obj)) is not NotImplemented:
+            return reduced
+        return super().reducer_override(obj)
 
     @staticmethod
     def _rebuild() -> Callable[[str, str, bytes], type]:
@@ -211,6 +245,7 @@ class TaskPickler:
         self._blobs: dict[int, bytes] = {}
         self._kept: list[Any] = []  # an id is only good while its object lives
         _copies.clear()  # a class may have changed since an earlier run
+        _copies_for_tasks.clear()
 
     def dump(self, node: str, task: Any) -> bytes:
         """Return `task`, a callable or a pair of one and something else, as bytes.

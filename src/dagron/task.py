@@ -150,11 +150,16 @@ class Binding(NamedTuple):
         """
         if not self.keywords and not self.positional:
             return fn()
+        args, kwargs = self.arguments(fn, inputs)
+        return fn(*args, **kwargs)
+
+    def arguments(self, fn: Callable[..., Any], inputs: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return what `call` calls `fn` with."""
         values = iter(inputs)
         args = [
             next(values) if isinstance(p, int) else inspect.signature(fn).parameters[p].default for p in self.positional
         ]
-        return fn(*args, **{name: next(values) for name, _ in self.keywords})
+        return args, {name: next(values) for name, _ in self.keywords}
 
 
 NO_INPUTS = Binding()

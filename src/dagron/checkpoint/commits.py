@@ -46,11 +46,13 @@ class PendingCommit(NamedTuple):
         commit: What its record will say.
         data: The pickled result if its storage is INLINE.
         temp_name: The finished temporary file if its storage is FILE.
+        printed: What it wrote to its standard streams, as a PRINTED record has it; None if nothing.
     """
 
     commit: Commit
     data: bytes
     temp_name: str
+    printed: dict[str, Any] | None = None
 
 
 def refusal(error: OSError) -> str:
@@ -139,7 +141,7 @@ class Commits:
             chunks: list[bytes] = []
             offset = self._journal.size
             commits: list[Copy] = []
-            for commit, data, temp_name in pending:
+            for commit, data, temp_name, _ in pending:
                 name = commit.name
                 file_name = self._names.file_name(name)
                 special = file_name if file_name != plain_file_name(name) else ""
@@ -155,6 +157,11 @@ class Commits:
                     commit = Commit._make((*commit[:_PAYLOAD_OFFSET], offset, *commit[_PAYLOAD_OFFSET + 1 :]))
                     offset += len(data)
                 commits.append(Copy(self._writer.sequence, commit, data))
+            chunks += [
+                self._writer.event(Kind.PRINTED, {"name": item.commit.name, **item.printed})
+                for item in pending
+                if item.printed is not None
+            ]
             self._append(b"".join(chunks))
             self._sync()
             for copy in commits:

@@ -77,6 +77,7 @@ class CheckpointStore(Commits):
         super().__init__(path, power=durability == "power", key=signing_key)
         self.view: View | None = None
         self.worker_lost = False
+        self._n_slots = 0
         self._allow_untrusted = allow_untrusted
         self._lock = DirectoryLock(path / LOCK)
         self._owner = os.getpid()
@@ -144,6 +145,7 @@ class CheckpointStore(Commits):
         nodes: Iterable[str],
         structure: bytes,
         edges: tuple[array[int], array[int]] | None = None,
+        n_slots: int = 0,
     ) -> dict[str, Commit]:
         """Recover the directory and begin a run.
 
@@ -152,6 +154,7 @@ class CheckpointStore(Commits):
             nodes: The names of the DAG.
             structure: `DAG.structure_digest()`.
             edges: `DAG.parent_arrays`, to be recorded; None records nothing.
+            n_slots: Slots of the run, for those who ask how well they were used; 0 if it is not known.
 
         Returns:
             The commits that can be restored: those of `view` whose bytes are there. The others are in `lost`.
@@ -165,7 +168,7 @@ class CheckpointStore(Commits):
             The old checkpoint or the new, empty one.
         """
         nodes = list(nodes)
-        self._total = len(nodes)
+        self._total, self._n_slots = len(nodes), n_slots
         old = self.view
         record = encode_dag(structure, nodes, *edges) if edges is not None else b""
         try:
@@ -223,6 +226,7 @@ class CheckpointStore(Commits):
             "host": platform.node(),
             "boot": boot_id(),
             "total": self._total,
+            "slots": self._n_slots,
             "structure": structure,
             "dag": dag.hex(),
             "durability": "power" if self._power else "process",

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import index
@@ -43,6 +44,7 @@ __all__ = [
     "files_of_damaged",
     "is_recognized",
     "iso_time",
+    "printed_by",
     "read_on",
     "read_view",
 ]
@@ -86,6 +88,8 @@ class View:
         absent: Completed and failed nodes that the DAG of the last run does not have.
         recorded: The body of the last DAG_RECORDED; empty if there is none. See `dag_of`.
         lost: The commits of nodes whose result was lost and has not been made again.
+        printed: Where the PRINTED record of a completed node stands: its offset, and its sequence number. See
+            `printed_by`.
         damage: Stretches of the journal that hold no valid record.
         sequence: The sequence number of the last record.
         valid_size: Where the torn tail begins; the size of the journal if there is none.
@@ -111,6 +115,7 @@ class View:
     absent: set[str] = field(default_factory=set)
     recorded: bytes = b""
     lost: dict[str, Commit] = field(default_factory=dict)
+    printed: dict[str, tuple[int, int]] = field(default_factory=dict)
     damage: list[Damage] = field(default_factory=list)
     sequence: int = 0
     valid_size: int = HEADER_SIZE
@@ -135,6 +140,8 @@ class View:
                 self.removed.discard(commit.file_name)
             self.failures.pop(name, None)
             self.lost.pop(name, None)
+            if self.printed:
+                self.printed.pop(name, None)
             if commit.storage == Storage.INLINE:
                 self.lagging.pop(name, None)  # to the end: they are in the order of their records
                 self.lagging[name] = record.sequence
@@ -149,6 +156,10 @@ class View:
                 index(fields.get("attempts", 0))
                 self._invalidate(fields["name"])
                 self.failures[fields["name"]] = fields
+                self.printed.pop(fields["name"], None)
+            elif record.kind == Kind.PRINTED:
+                # Only where it stands: what tasks print may be much, and nearly nobody asks for it.
+                self.printed[fields["name"]] = record.offset, record.sequence
             elif record.kind == Kind.INVALIDATED:
                 for name in fields["names"]:
                     self._invalidate(name)
@@ -215,6 +226,7 @@ class View:
         self.stale.clear()
         self.lagging.clear()
         self.lost.clear()
+        self.printed.clear()
         self.owned = {checked_file_name(name) for name in owns}
 
     @property
@@ -287,12 +299,15 @@ def check_journal(directory: Directory, key: bytes | None = None) -> None:
         opened[0].close()
 
 
-def read_view(directory: Directory, key: bytes | None = None) -> View | None:
+def read_view(
+    directory: Directory, key: bytes | None = None, on_record: Callable[[Record], object] | None = None
+) -> View | None:
     """Read the journal of a checkpoint.
 
     Args:
         directory: The checkpoint directory; it may be missing.
         key: The signing key, or None.
+        on_record: Called with each valid record, in order, for those who want what later records supersede.
 
     Returns:
         None if there is no checkpoint: no directory, or no journal in it and no `_meta.json` either.
@@ -308,7 +323,7 @@ def read_view(directory: Directory, key: bytes | None = None) -> View | None:
     file, header = opened
     with file:
         try:
-            return _read(directory, file, header.checkpoint_id, key)
+            return _read(directory, file, header.checkpoint_id, key, on_record)
         except OSError as error:
             raise _unreadable(directory, error) from error
 
@@ -333,17 +348,31 @@ def read_on(view: View, directory: Directory, key: bytes | None = None) -> View 
             raise _unreadable(directory, error) from error
 
 
-def _read(directory: Directory, file: ReadFile, checkpoint_id: bytes, key: bytes | None) -> View:
-    return _read_into(View(checkpoint_id, size=file.size), directory, file, key)
+def _read(
+    directory: Directory,
+    file: ReadFile,
+    checkpoint_id: bytes,
+    key: bytes | None,
+    on_record: Callable[[Record], object] | None = None,
+) -> View:
+    return _read_into(View(checkpoint_id, size=file.size), directory, file, key, on_record)
 
 
-def _read_into(view: View, directory: Directory, file: ReadFile, key: bytes | None) -> View:
+def _read_into(
+    view: View,
+    directory: Directory,
+    file: ReadFile,
+    key: bytes | None,
+    on_record: Callable[[Record], object] | None = None,
+) -> View:
     for item in scan(file.read_at, file.size, view.checkpoint_id, key, view.valid_size, view.sequence):
         if isinstance(item, Damage):
             view.damage.append(item)
             continue
         try:
             view._apply(item)
+            if on_record is not None:
+                on_record(item)
         except (
             ValueError,
             LookupError,
@@ -368,6 +397,28 @@ def dag_of(view: View) -> RecordedDag | None:
     if not view.recorded or digest_of(view.recorded).hex() != view.run.get("dag"):
         return None
     return decode_dag(view.recorded)
+
+
+def printed_by(view: View, directory: Directory, name: str, key: bytes | None = None) -> dict[str, Any]:
+    """Return what the last attempt of a node wrote to its standard streams: the fields of its PRINTED or FAILED record.
+
+    Raises:
+        CheckpointDamagedError: The record is damaged or cannot be read.
+    """
+    if name in view.failures:
+        return view.failures[name]
+    if name not in view.printed:
+        return {}
+    offset, sequence = view.printed[name]
+    journal = str(directory.path / JOURNAL)
+    try:
+        with directory.open_to_read(JOURNAL) as file:
+            found = next(scan(file.read_at, file.size, view.checkpoint_id, key, offset, sequence - 1), None)
+    except OSError as error:
+        raise CheckpointDamagedError(journal, offset, f"cannot read it: {error.strerror or error}") from error
+    if not isinstance(found, Record):
+        raise CheckpointDamagedError(journal, offset, "what a node has printed is no longer there")
+    return decode_json(found)
 
 
 def is_recognized(directory: Directory) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dagron import __version__
-from dagron.cli import clear, doctor, export, graph, ls, rerun, run, show, status, trace, verify
+from dagron.cli import clear, debug, doctor, export, graph, ls, report, rerun, run, show, status, trace, verify
 from dagron.cli.exit_codes import MEANINGS
 
 __all__ = ["app", "main"]
@@ -19,6 +19,7 @@ _EXAMPLES = """\
   dagron run dagron.jobs.stdlib_analysis --show report > report.txt
   dagron status job.py --watch
   dagron ls job.py --sort duration --limit 10
+  dagron report job.py -o report.html
 """
 
 _EXIT_CODES = "".join(f"  {code.value:>3}  {meaning}\n" for code, meaning in MEANINGS.items())
@@ -37,12 +38,14 @@ _VERBS = {
     run: "Run the DAG of a file or a module, and checkpoint every node.",
     status: "Show how a checkpoint stands; --watch shows a run live.",
     ls: "List the nodes of a checkpoint with their figures.",
-    show: "Show a node: figures, result, traceback, stderr.",
+    show: "Show a node: figures, result, traceback, what it printed.",
+    debug: "Run a node again in this process, with its recorded inputs.",
     verify: "Compare every digest of a checkpoint.",
     rerun: "Make nodes, and what is downstream of them, run again.",
     clear: "Delete a checkpoint.",
     graph: "Draw the DAG: Mermaid, DOT, SVG.",
     trace: "Write a timeline for https://ui.perfetto.dev.",
+    report: "Write a page about a checkpoint for a browser.",
     export: "Write the figures of every node as CSV or JSON.",
     doctor: "Find out what this machine offers for a run.",
 }

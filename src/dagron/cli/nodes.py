@@ -159,6 +159,8 @@ def _of_failure(name: str, fields: Mapping[str, Any]) -> NodeFigures:
         int(fields.get("slot", -1)),
         float(fields.get("started", 0.0)),
         float(fields.get("seconds", 0.0)),
+        float(fields.get("cpu", 0.0)),
+        int(fields.get("memory", 0)),
         error=shown_error(str(fields.get("type", "")), str(fields.get("message", ""))),
     )
 

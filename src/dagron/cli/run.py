@@ -46,6 +46,7 @@ class RunRequest:
     node_timeout: float | None
     retries: int
     inline: bool
+    output: bool
     show: tuple[str, ...]
     trace: Path | None
     progress: bool | None
@@ -91,7 +92,7 @@ def _run(job: Job, request: RunRequest) -> tuple[list[str], ExitCode]:
     except KeyboardInterrupt as error:
         _say_what_is_kept(request)
         return [], exit_code_of_stop(error)
-    print_summary(result, request.checkpoint_dir, request.resume_command)
+    print_summary(result, request.checkpoint_dir, request.target, request.resume_command)
     if request.trace is not None and result.trace is not None:
         try:
             result.trace.save(request.trace)
@@ -131,6 +132,7 @@ def _execute(job: Job, request: RunRequest) -> ExecutionResult:
             retries=request.retries,
             timeout=request.node_timeout,
             progress=observer,
+            pass_output=request.output,
         )
 
         start = executor.resume if resume else executor.execute
@@ -264,6 +266,9 @@ def run(
     inline: Annotated[
         bool, typer.Option("--inline", help="Run the tasks one by one in this process, for debuggers.")
     ] = False,
+    output: Annotated[
+        bool, typer.Option("--output/--no-output", help="Show what tasks print. `dagron show` has its end in any case.")
+    ] = True,
     show: Annotated[
         list[str] | None,
         typer.Option(
@@ -311,6 +316,7 @@ def run(
         node_timeout=node_timeout,
         retries=retries,
         inline=inline,
+        output=output,
         show=tuple(show or ()),
         trace=trace,
         progress=progress,

@@ -6,7 +6,7 @@ import difflib
 import json
 import pprint
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +17,7 @@ from dagron.cli.nodes import STATES, NodeFigures, node_figures, running_now
 from dagron.cli.output import NOT_FOR_A_LINE
 from dagron.cli.reading import AsJson, Where, directory_of, read_checkpoint, recorded_dag, signing_key
 from dagron.cli.table import shown_bytes, shown_seconds, shown_time, styled, styled_state
+from dagron.failures import folded, last_own_frame
 from dagron.progress import shown_name
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["EPILOG", "NodeDetails", "details_of", "no_such_node", "show"]
 
 _MAX_NAMES = 12
+_MAX_LINES = 20
 
 EPILOG = """Examples:
 
@@ -48,7 +50,12 @@ class NodeDetails:
         digest: blake2b-256 of the pickled result, in hexadecimal.
         value: The result as text; empty if there is none.
         traceback: Of its last attempt, if that failed.
-        stderr: The last lines that it wrote to standard error, if it failed.
+        pid: The process that made that attempt; 0 if it is not known.
+        inputs: The arguments with which that was called, as pairs of a name and a short text, if its task raised.
+        stdout: The end of what its last attempt wrote to standard output.
+        stderr: The same for standard error.
+        stdout_bytes: How much it wrote there in all.
+        stderr_bytes: The same for standard error.
     """
 
     figures: NodeFigures
@@ -58,7 +65,12 @@ class NodeDetails:
     digest: str = ""
     value: str = ""
     traceback: str = ""
+    pid: int = 0
+    inputs: list[list[str]] = field(default_factory=list)
+    stdout: str = ""
     stderr: str = ""
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
 
 
 def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool = False) -> NodeDetails:
@@ -75,6 +87,8 @@ def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool
         UsageError: There is no such node.
         CheckpointDamagedError: Its result is damaged.
     """
+    from dagron.checkpoint.view import printed_by
+
     view = read_checkpoint(where)
     dag = recorded_dag(view)
     directory = directory_of(where)
@@ -87,6 +101,7 @@ def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool
         parents, children = dag.parents(name), dag.children(name)
     failure: dict[str, Any] = view.failures.get(name, {})
     commit = view.commits.get(name) or view.stale.get(name)
+    printed = printed_by(view, directory, name, signing_key())
     return NodeDetails(
         figures,
         parents,
@@ -95,7 +110,12 @@ def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool
         digest=commit.digest.hex() if commit is not None else "",
         value=_value(where, view, name, full=full, unpickle=unpickle, plain=plain),
         traceback=str(failure.get("traceback", "")),
-        stderr=str(failure.get("stderr", "")),
+        pid=int(failure.get("pid", 0)),
+        inputs=failure.get("inputs", []),
+        stdout=str(printed.get("stdout", "")),
+        stderr=str(printed.get("stderr", "")),
+        stdout_bytes=int(printed.get("stdout_bytes", 0)),
+        stderr_bytes=int(printed.get("stderr_bytes", 0)),
     )
 
 
@@ -135,7 +155,7 @@ def _unpickled(data: bytes | memoryview) -> str:
 # --- as text ---------------------------------------------------------------------------------------------------------
 
 
-def _shown_details(details: NodeDetails) -> str:
+def _shown_details(details: NodeDetails, *, full: bool) -> str:
     node = details.figures
     rows = [("state", f"{styled_state(node.state)}: {STATES[node.state]}")]
     if node.attempts:
@@ -146,7 +166,8 @@ def _shown_details(details: NodeDetails) -> str:
         rows.append(("time", f"{shown_seconds(node.duration_seconds)}{cpu}"))
     if node.slot >= 0:
         memory = f", {shown_bytes(node.peak_rss_bytes)} of memory" if node.peak_rss_bytes else ""
-        rows.append(("worker", f"slot {node.slot}{memory}"))
+        process = f", process {details.pid}" if details.pid else ""
+        rows.append(("worker", f"slot {node.slot}{process}{memory}"))
     if details.file:
         rows.append(("result", f"{shown_bytes(node.result_bytes)} in {shown_name(details.file)}"))
         rows.append(("digest", details.digest))
@@ -156,10 +177,32 @@ def _shown_details(details: NodeDetails) -> str:
     lines = [styled(shown_name(node.name), "1"), *(f"{label:<9} {text}" for label, text in rows)]
     if node.error and not details.traceback:
         lines.append(f"error     {node.error}")
-    for title, text in (("value", details.value), ("traceback", details.traceback), ("stderr", details.stderr)):
+    if (frame := last_own_frame(details.traceback)) is not None:
+        lines.append(f"raised    {shown_name(f'{frame.path}:{frame.line}, in {frame.function}: {frame.source}')}")
+    inputs = [f"{shown_name(name)} = {shown_name(text)}" for name, text in details.inputs]
+    sections = [
+        ("value", details.value),
+        ("inputs", "\n".join(inputs)),
+        ("traceback", details.traceback if full else folded(details.traceback)),
+        (_stream_title("stdout", details.stdout, details.stdout_bytes, full=full), _end(details.stdout, full=full)),
+        (_stream_title("stderr", details.stderr, details.stderr_bytes, full=full), _end(details.stderr, full=full)),
+    ]
+    for title, text in sections:
         if text:
             lines += ["", styled(title, "1"), NOT_FOR_A_LINE.sub("", text.rstrip())]
     return "\n".join(lines)
+
+
+def _end(text: str, *, full: bool) -> str:
+    return text if full else "\n".join(text.splitlines()[-_MAX_LINES:])
+
+
+def _stream_title(stream: str, text: str, n_bytes: int, *, full: bool) -> str:
+    n_lines = len(text.splitlines())
+    if not full and n_lines > _MAX_LINES:
+        return f"{stream}, the last {_MAX_LINES} lines of {shown_bytes(n_bytes)}; --full shows more"
+    # Characters and bytes differ, and so do a line and what was written over it; much more was left out on purpose.
+    return f"{stream}, the end of {shown_bytes(n_bytes)}" if n_bytes > 4 * len(text) + 16 else stream
 
 
 def _shown_names(names: list[str]) -> str:
@@ -171,13 +214,15 @@ def show(
     where: Where,
     node: Annotated[str, typer.Argument(metavar="NODE", show_default=False, help="The name of the node.")],
     value: Annotated[bool, typer.Option("--value", help="Print the result and nothing else.")] = False,
-    full: Annotated[bool, typer.Option("--full", help="Do not shorten the result.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Do not shorten the result, the traceback and what was printed.")
+    ] = False,
     unpickle: Annotated[
         bool, typer.Option("--unpickle", help="Load the result, which runs code that it names. Default: run none.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a node: its state, figures and result, and if it failed the traceback and the end of its stderr.
+    """Show a node: its state, figures and result, what it printed last, and if it failed its inputs and the traceback.
 
     Reads from outside, also while a run goes on. The result is shown without running any code that it names, so that a
     checkpoint from elsewhere can be looked at; classes and functions appear by their names. Exit code 2 if there is no
@@ -194,7 +239,7 @@ def show(
             fields = asdict(details)
             put(json.dumps({**fields.pop("figures"), **fields}, indent=1))
         else:
-            put(_shown_details(details))
+            put(_shown_details(details, full=full))
         return ExitCode.OK
 
     carry_out(work)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dagron.cli.ending import say
+from dagron.cli.output import NOT_FOR_A_LINE
 from dagron.errors import NodeCancelledError, TaskFailedError
 from dagron.progress import shown_duration, shown_name
 from dagron.results import ExecutionResult, NodeResult, NodeStatus
@@ -42,12 +43,13 @@ def resume_command(program: str, arguments: Sequence[str]) -> str:
     return f"{program} {shlex.join(kept)}"
 
 
-def print_summary(result: ExecutionResult, checkpoint_dir: str, command: str) -> None:
+def print_summary(result: ExecutionResult, checkpoint_dir: str, target: str, command: str) -> None:
     """Print how a run ended to standard error.
 
     Args:
         result: Of the run.
         checkpoint_dir: As the user knows it.
+        target: The file or module of the job.
         command: What goes on from there.
     """
     total = len(result.node_results)
@@ -61,7 +63,7 @@ def print_summary(result: ExecutionResult, checkpoint_dir: str, command: str) ->
     if result.ok:
         return
     if result.failed or result.timed_out:
-        _print_failures(result)
+        _print_failures(result, checkpoint_dir, target)
     if result.cancelled:
         _print_reason(result)
     say(f"to go on from here: {command}")
@@ -91,7 +93,7 @@ def json_summary(result: ExecutionResult, checkpoint_dir: str) -> str:
     return json.dumps(fields, indent=1)
 
 
-def _print_failures(result: ExecutionResult) -> None:
+def _print_failures(result: ExecutionResult, checkpoint_dir: str, target: str) -> None:
     ended = (NodeStatus.FAILED, NodeStatus.TIMED_OUT)
     failures = [node for node in result.node_results.values() if node.status in ended]
     for node in failures[:_MAX_FAILURES]:
@@ -99,12 +101,10 @@ def _print_failures(result: ExecutionResult) -> None:
         say(f"{shown_name(node.name)}{attempts}: {_error_line(node)}")
     if len(failures) > _MAX_FAILURES:
         say(f"... and {len(failures) - _MAX_FAILURES} more; `dagron ls --state failed` lists them")
-    for node in failures:
-        text = getattr(node.error.__cause__, "text", "") if node.error is not None else ""
-        if text:
-            say(f"traceback of {shown_name(node.name)}:")
-            print(text.rstrip(), file=sys.stderr)
-            return
+    if failures:
+        first = min(failures, key=lambda node: node.started_unix)
+        print(f"\n{NOT_FOR_A_LINE.sub('', first.explain())}\n", file=sys.stderr)
+        say(f"to try that node here: dagron debug {shlex.join([checkpoint_dir, first.name, target])} --pdb")
 
 
 def _print_reason(result: ExecutionResult) -> None:

@@ -24,10 +24,10 @@ HALF_BYTES = 1024 * 1024
 MAX_OUTCOME_BYTES = 192 * 1024
 """What an outcome can have at most: an inline result or a pickled exception, and the texts of a failure."""
 
-_HEAD_BYTES = 64
-_RUNNING = struct.Struct("<QdQQ")
+_HEAD_BYTES = 128
+_RUNNING = struct.Struct("<QdQQQ")
 _COUNT = struct.Struct("<QII")  # batch, outcomes, bytes used
-_COUNT_AT = (32, 48)
+_COUNT_AT = (48, 64)
 _LENGTH = struct.Struct("<I")
 _SIZE = _HEAD_BYTES + 2 * HALF_BYTES
 
@@ -38,12 +38,14 @@ class Running(NamedTuple):
     Attributes:
         item: The item; 0 for none.
         began: When, on `time.monotonic`, which all processes of a machine share.
-        stderr_from: Where in its captured standard error the output of the item begins.
+        stdout_from: Where in its captured standard output that of the item begins.
+        stderr_from: The same for standard error.
         rss_before_bytes: The worker's resident memory when the item began; 0 if it was not looked at.
     """
 
     item: int
     began: float
+    stdout_from: int
     stderr_from: int
     rss_before_bytes: int
 
@@ -75,9 +77,11 @@ class Board:
 
     # --- the worker's side --------------------------------------------------------------------------------------
 
-    def item_started(self, item: int, began: float, stderr_from: int = 0, rss_before_bytes: int = 0) -> None:
+    def item_started(
+        self, item: int, began: float, stdout_from: int = 0, stderr_from: int = 0, rss_before_bytes: int = 0
+    ) -> None:
         """Note which item runs from now on, as in `Running`; 0 for none."""
-        _RUNNING.pack_into(self._memory, 0, item, began, stderr_from, rss_before_bytes)
+        _RUNNING.pack_into(self._memory, 0, item, began, stdout_from, stderr_from, rss_before_bytes)
 
     def batch_started(self, batch: int) -> None:
         """Make the half of a batch empty."""

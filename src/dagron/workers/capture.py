@@ -11,16 +11,15 @@ import fcntl
 import os
 import sys
 import tempfile
-from collections import deque
 from collections.abc import Iterator
 
 __all__ = ["Capture", "flush_streams", "memory_file", "position"]
 
 _TAIL_BYTES = 64 * 1024
-"""Of what was read, this much can be asked for again."""
+"""The last of what was written can be asked for, up to this much."""
 
 _RELEASE_BYTES = 1024 * 1024
-"""So much may have been read before its memory is given back."""
+"""So much may have been read, beside the tail, before its memory is given back."""
 
 _READ_BYTES = 1024 * 1024
 
@@ -64,9 +63,6 @@ class Capture:
         fcntl.fcntl(self.fd, fcntl.F_SETFL, fcntl.fcntl(self.fd, fcntl.F_GETFL) | os.O_APPEND)
         self._read = 0
         self._released = 0
-        self._tail: deque[bytes] = deque()
-        self._tail_bytes = 0
-        self._unread: deque[bytes] = deque()
         self._rest = b""
 
     def close(self) -> None:
@@ -85,7 +81,7 @@ class Capture:
         Args:
             ended: Nobody goes on to write the last line, so yield all of it.
         """
-        for data in self._new():
+        for data in self._read_on():
             data = self._rest + data
             # A carriage return ends a line, too: bars of tasks are written so.
             end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1 if len(data) < _TAIL_BYTES else len(data)
@@ -97,16 +93,14 @@ class Capture:
             yield rest
 
     def between(self, start: int, end: int | None = None) -> bytes:
-        """Return what was written between two positions, as far as it is still there: the last 64 KiB are."""
-        self._unread.extend(self._read_on())
-        kept = b"".join(self._tail)
-        first = self._read - len(kept)
-        return kept[max(0, start - first) : None if end is None else max(0, end - first)]
-
-    def _new(self) -> Iterator[bytes]:
-        while self._unread:
-            yield self._unread.popleft()
-        yield from self._read_on()
+        """Return what was written between two positions, as far as it is still there: the last 64 KiB at most."""
+        size = self.size()
+        if end is None or end > size:
+            end = size
+        if start > end:  # a task truncated it meanwhile
+            start = 0
+        start = max(start, end - _TAIL_BYTES, min(self._released, end))
+        return os.pread(self.fd, end - start, start)
 
     def _read_on(self) -> Iterator[bytes]:
         size = self.size()
@@ -117,11 +111,7 @@ class Capture:
             if not data:
                 return
             self._read += len(data)
-            self._tail.append(data[-_TAIL_BYTES:])
-            self._tail_bytes += len(self._tail[-1])
-            while self._tail_bytes - len(self._tail[0]) >= _TAIL_BYTES:
-                self._tail_bytes -= len(self._tail.popleft())
-            if self._read - self._released >= _RELEASE_BYTES:
+            if self._read - self._released >= _RELEASE_BYTES + _TAIL_BYTES:
                 self._release()
             yield data
 
@@ -130,8 +120,8 @@ class Capture:
             import ctypes
 
             # Not truncated: the worker may be writing, and its positions are to stay.
-            start, size = self._released, self._read - self._released
+            start, size = self._released, self._read - _TAIL_BYTES - self._released
             punch = ctypes.CDLL(None).fallocate
             punch.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
             punch(self.fd, _KEEP_SIZE_AND_PUNCH_HOLE, start, size)
-        self._released = self._read
+        self._released = self._read - _TAIL_BYTES

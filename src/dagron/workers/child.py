@@ -112,7 +112,10 @@ class Outcome(NamedTuple):
         peak_rss_bytes: Peak resident memory of the worker so far.
         retryable: Whether the exception is among those worth a further attempt.
         failure: For one that failed: the type's name, the message, the traceback.
-        stderr: For one that failed, from where to where it wrote to the captured standard error; else nothing.
+        printed: From where to where it wrote to the captured standard output, and the same of standard error; None if
+            it completed and wrote nothing.
+        inputs: For one that raised: the names of its arguments with short texts of their values.
+        pid: For one that failed: the process that made the attempt.
         system_seconds: The part of `cpu_seconds` that was spent in the system.
     """
 
@@ -129,7 +132,9 @@ class Outcome(NamedTuple):
     peak_rss_bytes: int
     retryable: bool
     failure: tuple[str, str, str]
-    stderr: tuple[int, int] | None = None
+    printed: tuple[int, int, int, int] | None = None
+    inputs: tuple[tuple[str, str], ...] = ()
+    pid: int = 0
     system_seconds: float = 0.0
 
 
@@ -137,6 +142,7 @@ _PATIENCE_SECONDS = 0.01
 """A batch that takes longer than this was taken for shorter: what it has is reported, and the rest is given back."""
 
 _NO_FAILURE = ("", "", "")
+_NOTHING_MORE = (False, _NO_FAILURE, None, (), 0)  # retryable, failure, printed, inputs, pid
 
 # item, kind, storage, size, digest, started, duration, cpu, system, peak rss, whether `data` is all that follows, or a
 # pickle
@@ -145,38 +151,19 @@ _PACKED = struct.Struct("<QBBxxxxxxQ32sddddQB")
 
 def pack_outcome(outcome: Outcome) -> bytes:
     """Return an outcome as bytes for the board. A pickled tuple would take three times as long."""
-    (item, kind, storage, size, digest, data, temp_name, started, duration, cpu, peak, *rest, system) = outcome
-    retryable, failure, stderr = rest
-    plain = not (temp_name or retryable or stderr) and failure is _NO_FAILURE
+    item, kind, storage, size, digest, data, temp_name, started, duration, cpu, peak, *rest, system = outcome
+    plain = not (temp_name or rest[0] or rest[2]) and rest[1] is _NO_FAILURE
     head = _PACKED.pack(item, kind, storage, size, digest, started, duration, cpu, system, peak, plain)
-    return head + (data if plain else pickle.dumps((data, temp_name, retryable, failure, stderr), 5))
+    return head + (data if plain else pickle.dumps((data, temp_name, rest), 5))
 
 
 def unpack_outcome(packed: bytes) -> Outcome:
     """Return what `pack_outcome` was given."""
     item, kind, storage, size, digest, started, duration, cpu, system, peak, plain = _PACKED.unpack_from(packed)
     rest = packed[_PACKED.size :]
-    if plain:
-        return Outcome(
-            item, kind, storage, size, digest, rest, "", started, duration, cpu, peak, False, _NO_FAILURE, None, system
-        )
-    data, temp_name, retryable, failure, stderr = pickle.loads(rest)
-    return Outcome(
-        item,
-        kind,
-        storage,
-        size,
-        digest,
-        data,
-        temp_name,
-        started,
-        duration,
-        cpu,
-        peak,
-        retryable,
-        failure,
-        stderr,
-        system,
+    data, temp_name, more = (rest, "", _NOTHING_MORE) if plain else pickle.loads(rest)
+    return Outcome._make(
+        (item, kind, storage, size, digest, data, temp_name, started, duration, cpu, peak, *more, system)
     )
 
 
@@ -253,11 +240,14 @@ def run_item(
     cpu_before, system_before, _ = _usage()
     kind, blob, exception, retryable, failure = OutcomeKind.COMPLETED, None, b"", False, _NO_FAILURE
     retry_on: tuple[type[BaseException], ...] = ()
+    fn: Any = None
+    inputs: list[Any] = []
+    shown: tuple[tuple[str, str], ...] = ()
     try:
         fn, retry_on = load_task(item)
         inputs = [_load_input(source, setup) for source in item.inputs]
         value = _called(item.binding, fn, inputs)
-        del inputs
+        inputs = []  # their memory is better used for pickling
         try:
             blob = dump_result(item.node, value, setup.directory, setup.key, durable=setup.durable, verified=_verified)
         except OSError as error:
@@ -275,6 +265,8 @@ def run_item(
         kind, failure = OutcomeKind.RAISED, describe_exception(error, _OUR_FRAMES)
         exception = dump_exception(error)
         retryable = isinstance(error, retry_on)
+        if fn is not None and len(inputs) == len(item.inputs):
+            shown = _shown_inputs(item.binding, fn, inputs)
     cpu_after, system_after, peak = _usage()
     return Outcome(
         item.item,
@@ -291,8 +283,16 @@ def run_item(
         retryable,
         failure,
         None,
+        shown,
+        os.getpid() if kind != OutcomeKind.COMPLETED else 0,
         system_after - system_before,
     )
+
+
+def _shown_inputs(binding: Binding, fn: Any, inputs: list[Any]) -> tuple[tuple[str, str], ...]:
+    from dagron.inputs import shown_inputs  # only a worker with a failure pays for it
+
+    return tuple(shown_inputs(binding, fn, inputs))
 
 
 # --- the process ---------------------------------------------------------------------------------------------------
@@ -304,6 +304,8 @@ class _Worker:
         self.board = board
         self.channel = channel
         self.parts = SharedParts()
+        # Of our own, because a task may put something else in the place of its standard streams.
+        self.streams = os.dup(1), os.dup(2)
         self.has_run = False
         self.copies_refused = False
 
@@ -373,19 +375,22 @@ def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, by
         # All of them first: the coordinator sends a part once, also if this batch ends early.
         worker.parts.add(*part)
     deadline = time.monotonic() + _PATIENCE_SECONDS
+    stdout, stderr = worker.streams
+    stdout_from, stderr_from = position(stdout), position(stderr)
     for fields in items:
         item = Item(*fields)
         if not board.has_room(batch) or time.monotonic() > deadline:
             break
-        stderr_from = position(2)
         # What earlier items have left behind is no fault of this one; a new worker has run none.
         rss_before = resident_bytes() if item.memory_limited and worker.has_run else 0
-        board.item_started(item.item, time.monotonic(), stderr_from, rss_before)
+        board.item_started(item.item, time.monotonic(), stdout_from, stderr_from, rss_before)
         worker.has_run = True
         outcome = run_item(item, worker.load_task, worker.setup)
         flush_streams()
-        if outcome.kind != OutcomeKind.COMPLETED:
-            outcome = outcome._replace(stderr=(stderr_from, position(2)))
+        printed = stdout_from, position(stdout), stderr_from, position(stderr)
+        _, stdout_from, _, stderr_from = printed
+        if outcome.kind != OutcomeKind.COMPLETED or printed[0] != stdout_from or printed[2] != stderr_from:
+            outcome = outcome._replace(printed=printed)
         board.add_outcome(batch, pack_outcome(outcome))
     board.item_started(0, 0.0)
     return batch, copies

@@ -27,7 +27,7 @@ from dagron.workers.child import Item, Outcome, WorkerSetup, run_item, serve, st
 from dagron.workers.context import Server, SlotContext, exit_status
 from dagron.workers.processes import tree_bytes
 
-__all__ = ["InlinePool", "Lost", "Observed", "ProcessPool", "Returned", "WorkerPool"]
+__all__ = ["InlinePool", "Lost", "Observed", "Printed", "ProcessPool", "Returned", "WorkerPool"]
 
 _MAX_IDLE_DEATHS = 3
 """Workers of a slot that may die one after the other without having run anything, before the run gives up."""
@@ -35,6 +35,15 @@ _MAX_IDLE_DEATHS = 3
 
 _GOODBYE_SECONDS = 0.5
 """How long idle workers may take to end by themselves when the run is over."""
+
+
+class Printed(NamedTuple):
+    """What an attempt wrote to its standard streams: the last 64 KiB of each, and how many bytes it was in all."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
 
 
 class Returned(NamedTuple):
@@ -58,8 +67,8 @@ class Returned(NamedTuple):
 class Lost(NamedTuple):
     """The worker of a slot is dead; the slot takes new batches.
 
-    `running` is the item that it had in hand for `seconds`, 0 if none; `stderr` the last of what that wrote to standard
-    error.
+    `running` is the item that it had in hand for `seconds` until `ended_unix`, 0 if none; `printed` is what that wrote,
+    and `pid` the process id of the worker, 0 if it is not known.
     """
 
     slot: int
@@ -69,7 +78,9 @@ class Lost(NamedTuple):
     exit_code: int | None
     peak_rss_bytes: int | None
     seconds: float
-    stderr: bytes
+    printed: Printed
+    pid: int = 0
+    ended_unix: float = 0.0
 
 
 class Observed(NamedTuple):
@@ -143,8 +154,8 @@ class WorkerPool(Protocol):
         """Yield what workers have written, with the descriptor, 1 or 2, that it was written to."""
         ...
 
-    def stderr_of(self, slot: int, outcome: Outcome) -> bytes:
-        """Return the last of what an item that failed has written to standard error."""
+    def printed_by(self, slot: int, outcome: Outcome) -> Printed:
+        """Return what an item has written."""
         ...
 
     def new_processes(self) -> dict[int, float]:
@@ -330,6 +341,8 @@ class ProcessPool:
 
     def _lost(self, slot: _Slot) -> Lost:
         """Bury the worker of a slot; the next batch gets a new one."""
+        process = slot.context.last if slot.context is not None else None
+        pid = process.pid or 0 if process is not None else 0
         exit_code, peak = self._bury(slot)
         at_end = slot.board.running()
         running = at_end.item
@@ -362,8 +375,9 @@ class ProcessPool:
                 f"{slot.idle_deaths} workers in a row {end} before they ran anything{': ' if said else ''}{said}"
             )
         seconds = time.monotonic() - at_end.began if running else 0.0
-        stderr = slot.stderr.between(at_end.stderr_from) if running else b""
-        return Lost(slot.index, outcomes, running, unstarted, exit_code, peak, seconds, stderr)
+        ends = slot.stdout.size(), slot.stderr.size()
+        printed = _printed(slot, at_end.stdout_from, ends[0], at_end.stderr_from, ends[1]) if running else Printed()
+        return Lost(slot.index, outcomes, running, unstarted, exit_code, peak, seconds, printed, pid, time.time())
 
     def _bury(self, slot: _Slot) -> tuple[int | None, int | None]:
         slot.generation += 1
@@ -441,11 +455,11 @@ class ProcessPool:
                 for data in capture.lines(ended=ended):
                     yield fd, data
 
-    def stderr_of(self, slot: int, outcome: Outcome) -> bytes:
-        """Return the last of what an item that failed has written to standard error."""
-        if outcome.stderr is None:
-            return b""
-        return self._slots[slot].stderr.between(*outcome.stderr)
+    def printed_by(self, slot: int, outcome: Outcome) -> Printed:
+        """Return what an item has written, as far as it is still there."""
+        if outcome.printed is None:
+            return Printed()
+        return _printed(self._slots[slot], *outcome.printed)
 
     def new_processes(self) -> dict[int, float]:
         """Return the processes that were started since this was asked last: process id and `created_at`."""
@@ -496,6 +510,18 @@ class ProcessPool:
         for fd in fds:
             if fd >= 0:
                 os.close(fd)
+
+
+def _printed(slot: _Slot, stdout_from: int, stdout_to: int, stderr_from: int, stderr_to: int) -> Printed:
+    # A stream that ends before it began was truncated meanwhile.
+    n_stdout = stdout_to - stdout_from if stdout_to >= stdout_from else stdout_to
+    n_stderr = stderr_to - stderr_from if stderr_to >= stderr_from else stderr_to
+    return Printed(
+        slot.stdout.between(stdout_from, stdout_to) if n_stdout else b"",
+        slot.stderr.between(stderr_from, stderr_to) if n_stderr else b"",
+        n_stdout,
+        n_stderr,
+    )
 
 
 def _outcomes(slot: _Slot, batch: int) -> list[Outcome]:
@@ -557,9 +583,9 @@ class InlinePool:
         """Yield nothing: what is written here goes where everything goes."""
         return iter(())
 
-    def stderr_of(self, slot: int, outcome: Outcome) -> bytes:
-        """Return nothing."""
-        return b""
+    def printed_by(self, slot: int, outcome: Outcome) -> Printed:
+        """Return nothing: what is written here is not captured."""
+        return Printed()
 
     def new_processes(self) -> dict[int, float]:
         """Return nothing."""

@@ -1,0 +1,90 @@
+"""`dagron report`: a checkpoint as a page for a browser."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dagron.cli.ending import carry_out, say, write_file
+from dagron.cli.exit_codes import ExitCode, NoCheckpointError, UsageError
+from dagron.cli.reading import (
+    DagFrom,
+    Where,
+    checkpoint_dir_of,
+    directory_of,
+    read_checkpoint,
+    recorded_dag,
+    signing_key,
+    state_of_run,
+)
+
+__all__ = ["EPILOG", "report", "report_page"]
+
+EPILOG = """Needs `pip install 'dagron[report]'`.
+
+Examples:
+
+\b
+  dagron report job.py
+  dagron report checkpoints/job -o job.html
+  dagron report checkpoints/old --dag job.py
+"""
+
+
+def report_page(where: str, dag_from: str | None = None) -> str:
+    """Return the page about a checkpoint, whose DAG is that of a file or module, else the one that it recorded.
+
+    Raises:
+        UsageError: Jinja is not installed, or there is something wrong with `dag_from`.
+        NoCheckpointError: There is no checkpoint.
+        CheckpointError: There is one that cannot be read.
+    """
+    try:
+        from dagron.report.render import render
+    except ModuleNotFoundError as error:
+        raise UsageError(f"a report needs the module {error.name!r}: pip install 'dagron[report]'") from error
+    from dagron import __version__
+    from dagron.checkpoint.history import read_history
+    from dagron.cli.load import load_job
+    from dagron.report.build import build_report
+
+    read_checkpoint(where)  # says best what is wrong, if something is
+    history = read_history(directory_of(where), signing_key())
+    if history is None or history.view.cleared:
+        raise NoCheckpointError(checkpoint_dir_of(where), [])
+    dag = load_job(dag_from).dag if dag_from is not None else recorded_dag(history.view)
+    state = state_of_run(history.view.run) if history.view.ended is None else "finished"
+    built = build_report(
+        history,
+        dag,
+        directory=checkpoint_dir_of(where),
+        version=__version__,
+        generated_unix=time.time(),
+        how="running or interrupted" if state == "unknown" else state,
+    )
+    return render(built)
+
+
+def report(
+    where: Where,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")] = Path(
+        "report.html"
+    ),
+    dag_from: DagFrom = None,
+) -> None:
+    """Write a page about a checkpoint: what ran when and where, the graph, what took long, what failed.
+
+    One file, which opens in a browser without a network. Reads from outside, also while a run goes on; changes
+    nothing, and loads no result.
+    """
+
+    def work() -> ExitCode:
+        page = report_page(where, dag_from)
+        write_file(output, page)
+        say(f"wrote '{output}', {len(page.encode()) / 2**20:.1f} MiB; open it in a browser")
+        return ExitCode.OK
+
+    carry_out(work)

@@ -1,0 +1,183 @@
+"""How a failure is told: the text for people, from the fields that a FAILED record has.
+
+The traceback comes as the worker has made it. What is folded is decided here, by the paths in it, so that the record
+has all of it: the last line of a library is sometimes what one needs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+__all__ = ["Frame", "folded", "is_library", "last_own_frame", "shown_failure", "shown_origin"]
+
+_FRAME = re.compile(r'  File "(?P<path>.+)", line (?P<line>\d+), in (?P<function>.+)')
+_LIBRARY = re.compile(r"[/\\](?:site-packages|dist-packages|lib[/\\]python\d[^/\\]*|Lib)[/\\]|^<frozen ")
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_OWN_EXAMPLES = os.path.join(_OURS, "jobs", "")
+
+_MAX_LINES = 20
+
+_VERBS = {"timed_out": "took too long"}
+
+
+class Frame(NamedTuple):
+    """One frame of a traceback that is text.
+
+    Attributes:
+        path: The file.
+        line: The number of the line in it.
+        function: The function.
+        lines: As it stands in the text, with the source under it.
+    """
+
+    path: str
+    line: int
+    function: str
+    lines: list[str]
+
+    @property
+    def is_library(self) -> bool:
+        """Whether it is none of the user's: see `is_library`."""
+        return is_library(self.path)
+
+    @property
+    def source(self) -> str:
+        """The line of source; empty if it is not known."""
+        return self.lines[1].strip() if len(self.lines) > 1 else ""
+
+
+def is_library(path: str) -> bool:
+    """Tell whether a file is of the standard library, of something installed, or of this package."""
+    if path.startswith(_OURS):
+        return not path.startswith(_OWN_EXAMPLES)
+    return _LIBRARY.search(path) is not None
+
+
+def _parsed(text: str) -> list[str | Frame]:
+    parts: list[str | Frame] = []
+    for line in text.splitlines():
+        last = parts[-1] if parts else None
+        if (found := _FRAME.fullmatch(line)) is not None:
+            parts.append(Frame(found["path"], int(found["line"]), found["function"], [line]))
+        elif isinstance(last, Frame) and line.startswith(("    ", "  [Previous line repeated")):
+            last.lines.append(line)
+        else:
+            parts.append(line)
+    return parts
+
+
+def _told(frames: list[Frame]) -> list[str]:
+    """Return the lines of frames that call one another; of those of libraries only the last one, which raised."""
+    if all(frame.is_library for frame in frames):
+        return [line for frame in frames for line in frame.lines]
+    lines: list[str] = []
+    left_out: list[Frame] = []
+    for i, frame in enumerate(frames):
+        if frame.is_library and i < len(frames) - 1:
+            left_out.append(frame)
+            continue
+        lines += [*_folded(left_out), *frame.lines]
+        left_out = []
+    return lines
+
+
+def _folded(frames: list[Frame]) -> list[str]:
+    if not frames:
+        return []
+    files = list(dict.fromkeys("/".join(re.split(r"[/\\]", frame.path)[-2:]) for frame in frames))
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    what = f"{len(frames)} frames" if len(frames) > 1 else "1 frame"
+    return [f"  ... {what} in {', '.join(files[:3])}{more}"]
+
+
+def folded(text: str) -> str:
+    """Return a traceback with the frames of libraries folded, as far as they stand between the user's and what raised.
+
+    A traceback without a frame of the user's is left as it is; so is what is no frame, such as messages and notes.
+    """
+    lines: list[str] = []
+    frames: list[Frame] = []
+    for part in [*_parsed(text), ""]:
+        if isinstance(part, Frame):
+            frames.append(part)
+        else:
+            lines += [*_told(frames), part]
+            frames = []
+    return "\n".join(lines[:-1])
+
+
+def last_own_frame(text: str) -> Frame | None:
+    """Return the innermost frame of the user's in the last traceback of a text; of any if there is none of theirs."""
+    frames: list[Frame] = []
+    for part in _parsed(text):
+        if isinstance(part, Frame):
+            frames.append(part)
+        elif part.startswith("Traceback "):
+            frames = []
+    own = [frame for frame in frames if not frame.is_library] or frames
+    return own[-1] if own else None
+
+
+def shown_origin(failure: Mapping[str, Any]) -> list[str]:
+    """Return where an attempt failed, what ran it, and what its task was called with; a line for each.
+
+    Args:
+        failure: As in `shown_failure`.
+    """
+    lines = []
+    frame = last_own_frame(str(failure.get("traceback", "")))
+    if frame is not None:
+        source = f": {frame.source}" if frame.source else ""
+        lines.append(f"at {frame.path}:{frame.line}, in {frame.function}{source}")
+    ran = _shown_run(failure)
+    if ran:
+        lines.append(ran)
+    inputs = failure.get("inputs", ())
+    lines += [f"{name} = {text}" if name != "..." else f"... and {text}" for name, text in inputs]
+    return lines
+
+
+def _shown_run(failure: Mapping[str, Any]) -> str:
+    parts = []
+    slot, pid = int(failure.get("slot", -1)), int(failure.get("pid", 0))
+    if slot >= 0:
+        parts.append(f"in slot {slot}" + (f", process {pid}" if pid else ""))
+    if seconds := float(failure.get("seconds", 0.0)):
+        cpu = float(failure.get("cpu", 0.0))
+        parts.append(f"for {_shown_seconds(seconds)}" + (f" ({_shown_seconds(cpu)} of CPU)" if cpu else ""))
+    if memory := int(failure.get("memory", 0)):
+        parts.append(f"with a peak memory of {memory / 2**20:.0f} MiB")
+    return f"ran {' '.join(parts)}" if parts else ""
+
+
+def _shown_seconds(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
+
+
+def shown_failure(failure: Mapping[str, Any]) -> str:
+    """Return the report of a failure: what, where, with which inputs, the traceback, and what it wrote last.
+
+    Args:
+        failure: The fields of its FAILED record; those that older records lack are left out.
+    """
+    name, status = str(failure.get("name", "")), str(failure.get("status", "failed"))
+    attempt = int(failure.get("attempts", 0))
+    message = f"{failure.get('type', '')}: {failure.get('message', '')}".removesuffix(": ")
+    lines = [f"node {name!r} {_VERBS.get(status, status)} in attempt {attempt}: {message}"]
+    lines += [f"  {line}" for line in shown_origin(failure)]
+    text = str(failure.get("traceback", ""))
+    if text:
+        lines += ["", folded(text.rstrip())]
+    for stream in ("stdout", "stderr"):
+        last = str(failure.get(stream, "")).rstrip().splitlines()[-_MAX_LINES:]
+        # The error of a worker that died has the end of its standard error.
+        if last and not (stream == "stderr" and _indented(last) == message.splitlines()[-len(last) :]):
+            lines += ["", f"the last lines that it wrote to {stream}:", *_indented(last)]
+    return "\n".join(lines)
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"    {line}".rstrip() for line in lines]

@@ -1,0 +1,268 @@
+"""From the history of a checkpoint, and the DAG where it is known, to what a report says. Pure."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+from dagron.checkpoint.format import Commit
+from dagron.checkpoint.history import History, RunHistory
+from dagron.checkpoint.view import View
+from dagron.critical import remaining_seconds
+from dagron.graph import DAG
+from dagron.report.failures import failures_of
+from dagron.report.grouping import group_nodes
+from dagron.report.model import Attempt, CriticalStep, Edges, Node, NodeState, Report, Run
+
+__all__ = ["MAX_ATTEMPTS", "MAX_EDGES", "build_report"]
+
+MAX_ATTEMPTS = 200_000
+"""Attempts in the page: about 60 bytes each. Of more, the longest and those that failed are kept."""
+
+MAX_EDGES = 1_000_000
+"""Edges in the page, about 6 bytes each."""
+
+
+def build_report(
+    history: History, dag: DAG | None, *, directory: str, version: str, generated_unix: float, how: str
+) -> Report:
+    """Make a report.
+
+    Args:
+        history: What the journal remembers.
+        dag: The DAG of the last run, or None if its edges are not known.
+        directory: The checkpoint directory, as it is to be shown.
+        version: Of dagron.
+        generated_unix: When the journal was read.
+        how: How the last run stands, if it has not ended: `running`, `interrupted` or `running or interrupted`.
+    """
+    view = history.view
+    total = int(view.run.get("total", 0))
+    known = dag if dag is not None and _fits(dag, view) else None
+    names = list(known.nodes) if known is not None else _names_of(history)
+    levels = _levels(known) if known is not None else None
+    order, group = group_nodes(names, levels)
+    positions = array("I", bytes(4 * len(order)))
+    for position, i in enumerate(order):
+        positions[i] = position
+    position_of = {names[i]: position for position, i in enumerate(order)}
+
+    attempts = _attempts(history.runs, position_of)
+    last = array("q", [-1]) * len(order)
+    for at, attempt in enumerate(attempts):
+        last[attempt.node] = at
+    states = [_state(name, view) for name in names]
+    if known is not None:
+        _mark_skipped(states, known)
+    nodes = [
+        Node(names[i], states[i], levels[i] if levels is not None else -1, last[position])
+        for position, i in enumerate(order)
+    ]
+    n_last = len(history.runs) - 1
+    report = Report(
+        directory=directory,
+        generated_unix=generated_unix,
+        version=version,
+        total=max(total, len(names)),
+        nodes=nodes,
+        attempts=attempts,
+        runs=[_run(run, how if number == n_last else "interrupted") for number, run in enumerate(history.runs)],
+        group=group,
+        failures=failures_of(history),
+        notices=_notices(history, dag, known, len(names), attempts),
+    )
+    if known is not None:
+        report.critical = _critical(known, positions, nodes, attempts)
+        report.edges = _edges(known, order, positions)
+    _keep_within_limits(report)
+    return report
+
+
+def _fits(dag: DAG, view: View) -> bool:
+    return all(name in dag for name in (*view.completed, *view.failed))
+
+
+def _names_of(history: History) -> list[str]:
+    view = history.view
+    names = dict.fromkeys(view.completed)
+    names.update(dict.fromkeys(view.failed))
+    names.update(dict.fromkeys(name for name in (*view.stale, *view.lost) if name not in view.absent))
+    return list(names)
+
+
+def _levels(dag: DAG) -> array[int]:
+    levels = array("i", bytes(4 * len(dag)))
+    for node in dag.order:
+        for parent in dag.parent_indices(node):
+            if levels[parent] >= levels[node]:
+                levels[node] = levels[parent] + 1
+    return levels
+
+
+def _state(name: str, view: View) -> NodeState:
+    if name in view.commits:
+        return NodeState.COMPLETED
+    if name in view.failures:
+        timed_out = view.failures[name].get("status") == "timed_out"
+        return NodeState.TIMED_OUT if timed_out else NodeState.FAILED
+    return NodeState.OUTDATED if name in view.stale or name in view.lost else NodeState.NOT_RUN
+
+
+def _mark_skipped(states: list[NodeState], dag: DAG) -> None:
+    blocked = {NodeState.FAILED, NodeState.TIMED_OUT, NodeState.SKIPPED}
+    for node in dag.order:
+        if states[node] == NodeState.NOT_RUN and any(states[parent] in blocked for parent in dag.parent_indices(node)):
+            states[node] = NodeState.SKIPPED
+
+
+def _attempts(runs: Sequence[RunHistory], position_of: dict[str, int]) -> list[Attempt]:
+    found: list[Attempt] = []
+    for number, run in enumerate(runs):
+        began = _began(run)
+        of_run = [
+            _of_commit(number, began, position_of[commit.name], commit)
+            for commit in run.commits
+            if commit.name in position_of
+        ]
+        of_run += [
+            _of_failure(number, began, position_of[fields["name"]], fields)
+            for fields in run.failures
+            if fields["name"] in position_of
+        ]
+        of_run.sort(key=lambda attempt: attempt.start_seconds)
+        found += of_run
+    return found
+
+
+def _began(run: RunHistory) -> float:
+    if "at" in run.fields:
+        return float(run.fields["at"])
+    return min((commit.started_unix for commit in run.commits), default=run.updated_unix)
+
+
+def _of_commit(run: int, began: float, node: int, commit: Commit) -> Attempt:
+    return Attempt(
+        run,
+        node,
+        commit.slot,
+        max(0.0, commit.started_unix - began),
+        commit.duration_seconds,
+        commit.cpu_seconds,
+        commit.peak_rss_bytes,
+        commit.size,
+        commit.attempts,
+        NodeState.COMPLETED,
+    )
+
+
+def _of_failure(run: int, began: float, node: int, fields: dict[str, Any]) -> Attempt:
+    seconds = float(fields.get("seconds", 0.0))
+    # Where it is not known when it began, it is drawn where the failure was noticed.
+    started = float(fields.get("started", 0.0)) or float(fields.get("at", began)) - seconds
+    timed_out = fields.get("status") == "timed_out"
+    return Attempt(
+        run,
+        node,
+        int(fields.get("slot", -1)),
+        max(0.0, started - began),
+        seconds,
+        float(fields.get("cpu", 0.0)),
+        int(fields.get("memory", 0)),
+        0,
+        int(fields.get("attempts", 0)),
+        NodeState.TIMED_OUT if timed_out else NodeState.FAILED,
+    )
+
+
+def _run(run: RunHistory, how: str) -> Run:
+    fields = run.fields
+    began = _began(run)
+    slots = [commit.slot for commit in run.commits] + [int(failed.get("slot", -1)) for failed in run.failures]
+    seconds = [commit.duration_seconds for commit in run.commits]
+    seconds += [float(failed.get("seconds", 0.0)) for failed in run.failures]
+    return Run(
+        started_unix=began,
+        wall_seconds=max(0.0, run.updated_unix - began),
+        how="finished" if run.ended is not None else how,
+        n_slots=int(fields.get("slots", 0)) or max(1, max(slots, default=0) + 1),
+        n_completed=len(run.commits),
+        n_failed=len(run.failures),
+        busy_seconds=sum(seconds),
+        cpu_seconds=sum(commit.cpu_seconds for commit in run.commits)
+        + sum(float(failed.get("cpu", 0.0)) for failed in run.failures),
+        host=str(fields.get("host", "")),
+        pid=int(fields.get("pid", 0)),
+    )
+
+
+def _critical(dag: DAG, positions: array[int], nodes: list[Node], attempts: list[Attempt]) -> list[CriticalStep]:
+    lasts = [nodes[position].last for position in positions]
+    seconds = [attempts[last].duration_seconds if last >= 0 else 0.0 for last in lasts]
+    remaining = remaining_seconds(dag, seconds)
+    steps: list[CriticalStep] = []
+    before: Attempt | None = None
+    ahead: Sequence[int] = range(len(dag))
+    while ahead and remaining[node := max(ahead, key=remaining.__getitem__)] > 0:
+        attempt = attempts[lasts[node]] if lasts[node] >= 0 else None
+        waited = None
+        if attempt is not None and before is not None and attempt.run == before.run:
+            waited = max(0.0, attempt.start_seconds - before.start_seconds - before.duration_seconds)
+        steps.append(CriticalStep(positions[node], seconds[node], waited))
+        before = attempt
+        ahead = dag.child_indices(node)
+    return steps
+
+
+def _edges(dag: DAG, order: list[int], positions: array[int]) -> Edges:
+    offsets, parents = array("Q", [0]), array("I")
+    for i in order:
+        parents.extend(positions[parent] for parent in dag.parent_indices(i))
+        offsets.append(len(parents))
+    return Edges(offsets, parents)
+
+
+def _notices(
+    history: History, dag: DAG | None, known: DAG | None, n_known: int, attempts: Sequence[Attempt]
+) -> list[str]:
+    view = history.view
+    notices = []
+    if dag is None:
+        notices.append(
+            "The edges of the DAG are not known here, so there is no critical path and nothing between the boxes: "
+            "pass the file or module of the job with `--dag`."
+        )
+        if int(view.run.get("total", 0)) > n_known:
+            notices.append("Nodes that never ran are counted, and not listed: their names are not recorded.")
+    elif known is None:
+        notices.append(
+            "The given DAG lacks nodes of the checkpoint, so it is another one, and its edges are not shown."
+        )
+    if view.damage:
+        notices.append(f"{len(view.damage)} stretches of the journal are damaged; what stood there is missing here.")
+    if any(attempt.attempts > 1 for attempt in attempts):
+        notices.append("Of nodes that were retried, the last attempt of each run is recorded and shown.")
+    return notices
+
+
+def _keep_within_limits(report: Report) -> None:
+    if report.edges is not None and len(report.edges.parents) > MAX_EDGES:
+        report.notices.append(f"The DAG has {len(report.edges.parents):,} edges, too many for a page: none is shown.")
+        report.edges = None
+    if len(report.attempts) > MAX_ATTEMPTS:
+        _keep_longest(report)
+
+
+def _keep_longest(report: Report) -> None:
+    attempts = report.attempts
+    ranked = sorted(
+        range(len(attempts)),
+        key=lambda at: (attempts[at].outcome == NodeState.COMPLETED, -attempts[at].duration_seconds),
+    )
+    kept = sorted(ranked[:MAX_ATTEMPTS])
+    moved = {at: position for position, at in enumerate(kept)}
+    report.notices.append(
+        f"Of {len(attempts):,} attempts the {len(kept):,} longest are shown, and those that failed before all others."
+    )
+    report.attempts = [attempts[at] for at in kept]
+    report.nodes = [Node(node.name, node.state, node.level, moved.get(node.last, -1)) for node in report.nodes]

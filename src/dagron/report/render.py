@@ -1,0 +1,220 @@
+"""From a report to one HTML file that opens without a network.
+
+Names, tracebacks and all else that comes from a job are hostile text. Three things stand between them and the page:
+Jinja escapes whatever the template puts in; the data block is JSON without `<`, `>` and `&`, and the scripts put text
+in with `textContent` only; and the page's own Content-Security-Policy lets no script run but those whose hashes it
+names, and nothing be loaded from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from dagron.report.model import CriticalStep, Group, NodeState, Report
+
+__all__ = ["MAX_STEPS", "render"]
+
+MAX_STEPS = 100
+"""Nodes of the critical path that are listed."""
+
+_LIBRARIES = ("dispatch", "timer", "color", "ease", "interpolate", "selection", "transition", "drag", "zoom", "array")
+_SCRIPTS = ("data", "timeline", "graph", "nodes")
+
+_COLUMNS = (
+    ("name", "Node"),
+    ("state", "State"),
+    ("run", "Run"),
+    ("slot", "Worker"),
+    ("attempts", "Attempts"),
+    ("duration", "Took"),
+    ("cpu", "CPU time"),
+    ("share", "CPU"),
+    ("rss", "Peak memory"),
+    ("size", "Result"),
+)
+
+_STATES = list(NodeState)
+
+# Control characters, and those that are not seen or turn text around: a name cannot look like another one.
+_INVISIBLE = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff"
+_NOT_FOR_TEXT = re.compile(f"[{_INVISIBLE}]")
+_NOT_FOR_A_LINE = re.compile(rf"[{_INVISIBLE}\t\n]")
+
+
+def render(report: Report) -> str:
+    """Return the page. It holds only characters that UTF-8 can encode."""
+    environment = Environment(autoescape=True, trim_blocks=True)
+    environment.filters.update(
+        duration=_duration,
+        visible=lambda text: _NOT_FOR_A_LINE.sub(_escaped, text),
+        visible_text=lambda text: _NOT_FOR_TEXT.sub(_escaped, text),
+        when=_when,
+    )
+    scripts = _scripts()
+    css = environment.from_string(_read("page/page.css")).render(n_states=len(_STATES))
+    counts = report.counts()
+    longest = sorted(range(len(report.critical)), key=lambda at: -report.critical[at].duration_seconds)[:MAX_STEPS]
+    return environment.from_string(_read("page/page.html")).render(
+        report=report,
+        directory=_NOT_FOR_A_LINE.sub(_escaped, report.directory),
+        how=_how(report),
+        policy=_policy(scripts, css),
+        css=Markup(css),
+        scripts=[Markup(script) for script in scripts],
+        data=Markup(_data(report)),
+        counts=list(counts.items()),
+        complete=counts[NodeState.COMPLETED] == report.total,
+        states=_STATES,
+        shares=_shares(list(counts.values())),
+        facts=_facts(report),
+        columns=_COLUMNS,
+        critical=[report.critical[at] for at in sorted(longest)],
+    )
+
+
+def _read(name: str) -> str:
+    return files("dagron.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _scripts() -> list[str]:
+    libraries = [_read(f"vendor/d3-{name}.min.js") for name in _LIBRARIES] + [_read("vendor/dagre.min.js")]
+    own = [_read(f"page/{name}.js") for name in _SCRIPTS]
+    # A map of the source would be asked for as a file beside the page.
+    return [re.sub(r"\n//# sourceMappingURL=.*", "", text).strip() for text in (*libraries, *own)]
+
+
+def _policy(scripts: Iterable[str], css: str) -> str:
+    def source(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    hashes = " ".join(source(script) for script in scripts)
+    nothing_else = "default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:"
+    return f"{nothing_else}; script-src {hashes}; style-src {source(css)}"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+def _figures(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, factor in (("µs", 1e6), ("ms", 1e3)):
+        if 0 < seconds < 1000 / factor:
+            return f"{_figures(seconds * factor)} {unit}"
+    if seconds < 60:
+        return f"{_figures(seconds)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _bytes(n: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if n < 1024:
+            return f"{_figures(n)} {unit}"
+        n /= 1024
+    return f"{_figures(n)} TiB"
+
+
+def _when(unix_seconds: float) -> str:
+    return (
+        f"{datetime.fromtimestamp(unix_seconds, UTC):%Y-%m-%d %H:%M:%S} UTC" if unix_seconds else "at an unknown time"
+    )
+
+
+def _how(report: Report) -> str:
+    if not report.runs:
+        return "no run is recorded"
+    return f"{len(report.runs)} {'run' if len(report.runs) == 1 else 'runs'}, the last one {report.runs[-1].how}"
+
+
+def _shares(counts: Sequence[int]) -> list[tuple[float, float, int]]:
+    total = sum(counts) or 1
+    shares, x = [], 0.0
+    for number, count in enumerate(counts):
+        if count:
+            width = max(5.0, 1000 * count / total)  # one failure among many thousand nodes is to be seen
+            shares.append((round(x, 2), round(width, 2), number))
+            x += width
+    return shares
+
+
+def _facts(report: Report) -> list[tuple[str, str, str]]:
+    runs = report.runs
+    wall = sum(run.wall_seconds for run in runs)
+    cpu = sum(run.cpu_seconds for run in runs)
+    available = sum(run.wall_seconds * run.n_slots for run in runs)
+    facts = [
+        ("Nodes", f"{report.total:,}", ""),
+        ("Time of all runs", _duration(wall), ""),
+        ("CPU time", _duration(cpu), "User and system time of attempts; that of killed workers is not known"),
+    ]
+    if available:
+        facts.append(
+            ("CPU efficiency", f"{100 * cpu / available:.0f} %", "CPU time as a share of slots times wall time")
+        )
+    if report.critical:
+        facts.append(("Critical path", _duration(report.critical_seconds), "The longest chain of nodes"))
+    if report.attempts:
+        peak = max(report.attempts, key=lambda attempt: attempt.peak_rss_bytes)
+        name = _NOT_FOR_A_LINE.sub(_escaped, report.nodes[peak.node].name)
+        facts.append(("Peak memory of a worker", _bytes(peak.peak_rss_bytes), name))
+        last = {attempt.node: attempt.result_bytes for attempt in report.attempts}
+        facts.append(("Results", _bytes(sum(last.values())), "Size of the pickled results"))
+    return facts
+
+
+def _data(report: Report) -> str:
+    attempts, edges = report.attempts, report.edges
+    fields: dict[str, Any] = {
+        "states": [state.value for state in _STATES],
+        "runs": [
+            {"wall": round(run.wall_seconds, 6), "slots": run.n_slots, "how": run.how, "started": run.started_unix}
+            for run in report.runs
+        ],
+        "nodes": {
+            "name": [node.name for node in report.nodes],
+            "state": [_STATES.index(node.state) for node in report.nodes],
+            "last": [node.last for node in report.nodes],
+        },
+        "attempts": {
+            "run": [attempt.run for attempt in attempts],
+            "node": [attempt.node for attempt in attempts],
+            "slot": [attempt.slot for attempt in attempts],
+            "start": [round(attempt.start_seconds, 6) for attempt in attempts],
+            "duration": [round(attempt.duration_seconds, 6) for attempt in attempts],
+            "cpu": [round(attempt.cpu_seconds, 6) for attempt in attempts],
+            "rss": [attempt.peak_rss_bytes for attempt in attempts],
+            "size": [attempt.result_bytes for attempt in attempts],
+            "attempts": [attempt.attempts for attempt in attempts],
+            "outcome": [_STATES.index(attempt.outcome) for attempt in attempts],
+        },
+        "group": _group(report.group),
+        "edges": {"offsets": edges.offsets.tolist(), "parents": edges.parents.tolist()} if edges is not None else None,
+        "critical": _positions(report.critical),
+    }
+    text = json.dumps(fields, separators=(",", ":"))
+    # Inside of a script element only `</` and `<!--` mean something, but nothing is lost by having no `<` at all.
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _group(group: Group) -> dict[str, Any]:
+    parts = [_group(part) for part in group.parts]
+    return {"label": group.label, "start": group.start, "end": group.end, "parts": parts}
+
+
+def _positions(steps: Sequence[CriticalStep]) -> list[int]:
+    return [step.node for step in steps]
