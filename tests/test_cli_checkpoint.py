@@ -285,10 +285,10 @@ def test_show_has_the_end_of_what_a_completed_node_has_printed(tmp_path, monkeyp
     executor = dagron.CheckpointExecutor(dag, "ckpt", max_workers=1, durability="process", pass_output=False)
     executor.execute({"a": lambda: print("\n".join(f"line {i} \x1b[2J" for i in range(2000)))})
     text = command("show", "ckpt", "a").stdout
-    assert "\nstdout, the last 20 lines of 29 kB; --full shows more\nline 1980 \n" in text
+    assert "\nstdout, the last 20 lines of 28.2 KiB; --full shows more\nline 1980 \n" in text
     assert text.endswith("\nline 1999 \n")
     assert "\nline 1979 \n" in command("show", "ckpt", "a", "--full").stdout
-    assert json.loads(command("show", "ckpt", "a", "--json").stdout)["stdout_bytes"] == 25890
+    assert json.loads(command("show", "ckpt", "a", "--json").stdout)["stdout_bytes"] == 28890
 
 
 def test_show_value_prints_the_result_and_nothing_else(shared):

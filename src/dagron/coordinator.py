@@ -82,7 +82,7 @@ class Failure:
         self.slot = slot
         self.printed = _printed_fields(printed)
         self.stderr = last_lines(printed.stderr)
-        self.lost = lost
+        self.lost = lost._replace(printed=Printed()) if lost is not None else None  # its texts are much shorter
         self.status = "failed"
 
     def error(self, node: str) -> BaseException:
