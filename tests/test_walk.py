@@ -38,9 +38,9 @@ class Walk:
         self.lines = [line for line in WALK.splitlines() if line]
         self.gate = directory / "gate"
         # One part waits to be let through, so that the kill is certainly in the middle of the run.
-        assert "time.sleep(0.05)" in JOB
+        assert "time.sleep(0.1)" in JOB
         wait = f"while i == 47 and not __import__('os').path.exists({str(self.gate)!r}): time.sleep(0.01)"
-        (directory / "job.py").write_text(JOB.replace("time.sleep(0.05)", wait))
+        (directory / "job.py").write_text(JOB.replace("time.sleep(0.1)", wait))
 
     def line(self, begin):
         """The next line, which has to begin so: its command, and its comment."""
@@ -93,7 +93,7 @@ def test_a_new_user_gets_through_the_first_ten_minutes(tmp_path, all_dead_in):
 
     command, _ = walk.line("dagron run")
     command, _, rest = command.partition(" & ")
-    assert rest == "sleep 1; kill -9 $!"
+    assert rest == "sleep 2; kill -9 $!"
     process = walk.start(command)
     deadline = time.monotonic() + 100
     while len(walk.completed) < 10:
