@@ -117,7 +117,10 @@ def test_a_new_user_gets_through_the_first_ten_minutes(tmp_path, all_dead_in):
     assert "50 nodes" in out
     broken = "return i * i // (i != 7)"
     number = 1 + [line.strip() for line in (tmp_path / "job.py").read_text().splitlines()].index(broken)
-    for said in ("".join(walk.do("dagron run")), walk.do("dagron show")[0], "".join(walk.do("dagron debug"))):
+    ran, shown, debugged = (walk.do(f"dagron {verb}") for verb in ("run", "show", "debug"))
+    assert "digest" not in shown[0]  # of the result that was taken away
+    assert "recorded: it failed with ZeroDivisionError" in debugged[1]
+    for said in map("".join, (ran, shown, debugged)):
         assert "part[07]" in said
         assert "ZeroDivisionError" in said
         assert re.search(rf"job\.py\W+(line )?{number}\b", said)

@@ -135,12 +135,11 @@ def _announce(call: Call, view: View, where: str) -> None:
 def _recorded_end(view: View, name: str) -> str:
     from dagron.cli.summary import shown_error
 
-    if (commit := view.commits.get(name) or view.stale.get(name)) is not None:
-        return f"it completed in {commit.duration_seconds:.3g} s"
-    failure = view.failures.get(name)
-    if failure is None:
-        return "nothing; it has not run"
-    return f"it failed with {shown_error(str(failure.get('type', '')), str(failure.get('message', '')))}"
+    commit = view.commits.get(name)
+    if commit is None and (failure := view.failures.get(name)) is not None:
+        return f"it failed with {shown_error(str(failure.get('type', '')), str(failure.get('message', '')))}"
+    commit = commit or view.stale.get(name)
+    return "nothing; it has not run" if commit is None else f"it completed in {commit.duration_seconds:.3g} s"
 
 
 def _make(call: Call, view: View, *, post_mortem: bool) -> ExitCode:

@@ -100,7 +100,8 @@ def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool
     if dag is not None:
         parents, children = dag.parents(name), dag.children(name)
     failure: dict[str, Any] = view.failures.get(name, {})
-    commit = view.commits.get(name) or view.stale.get(name)
+    # A result that was taken away is no result of an attempt that has failed since.
+    commit = view.commits.get(name) or (None if failure else view.stale.get(name))
     printed = printed_by(view, directory, name, signing_key())
     return NodeDetails(
         figures,
