@@ -15,13 +15,17 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 ENV = {**os.environ, "PYTHONPATH": SRC}
 
-PAGES = {path.name: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]}
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+}
 
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+# What a block says that it needs, such as another engine to compare with, may not be installed.
 ALL_BLOCKS = {
-    f"{name}-{i}": block
+    f"{name}-{i}": found
     for name, text in PAGES.items()
-    for i, block in enumerate(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    for i, found in enumerate(re.findall(r"```python(?: needs=(\w+))?\n(.*?)```", text, re.DOTALL))
 }
 
 
@@ -32,15 +36,17 @@ def marked(marker):
     return found[1]
 
 
-@pytest.mark.parametrize("block", ALL_BLOCKS.values(), ids=ALL_BLOCKS)
-def test_each_python_block_runs_as_a_script(block, tmp_path):
+@pytest.mark.parametrize(("needed", "block"), ALL_BLOCKS.values(), ids=ALL_BLOCKS)
+def test_each_python_block_runs_as_a_script(needed, block, tmp_path):
+    if needed:
+        pytest.importorskip(needed)
     (tmp_path / "block.py").write_text(block)
     done = subprocess.run(
         [sys.executable, "-W", "error", "block.py"], cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
     # A comment behind a print says what it prints, on the first run before a comma, with ... for what differs.
-    for shown in re.findall(r"^print\(.*\)\s+# (.*)$", block, re.MULTILINE):
+    for shown in re.findall(r"^ *print\(.*\)\s+# (.*)$", block, re.MULTILINE):
         pattern = re.escape(shown.split(", and")[0]).replace(re.escape("..."), ".*")
         assert re.search(pattern, done.stdout), (shown, done.stdout)
 
@@ -99,8 +105,15 @@ def test_the_two_commands_need_only_python_and_pip():
         assert all(part.strip().startswith((".venv/bin/", "python3 -m venv")) for part in command.split("&&"))
 
 
+def anchors(path):
+    """What the headings of a page can be linked by, as GitHub makes it of them."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_every_file_that_a_page_links_to_exists(page):
-    directory = ROOT if page == "README.md" else ROOT / "docs"
-    for target in re.findall(r"\]\(([^)#:]+)\)", PAGES[page]):
-        assert (directory / target).exists(), target
+def test_what_a_page_links_to_exists(page):
+    for target, anchor in re.findall(r"\]\(([^):#]*)(?:#([\w-]+))?\)", PAGES[page]):
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), (target, anchor)

@@ -121,6 +121,7 @@ class Failure:
             "started": started,
             "seconds": seconds,
             "cpu": cpu,
+            "system": self.outcome.system_seconds if self.outcome is not None else 0.0,
             "memory": memory,
             "inputs": inputs,
             **self.printed,

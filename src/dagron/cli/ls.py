@@ -116,7 +116,7 @@ def shown_nodes(nodes: Sequence[NodeFigures], width: int | None) -> str:
             shown_name(node.name),
             str(node.attempts) if node.attempts > 1 else "",
             shown_seconds(node.duration_seconds) if node.started_unix else "",
-            shown_seconds(node.cpu_seconds) if node.result_bytes else "",
+            shown_seconds(node.cpu_seconds) if node.result_bytes or node.cpu_seconds else "",
             shown_bytes(node.peak_rss_bytes) if node.peak_rss_bytes else "",
             shown_bytes(node.result_bytes) if node.result_bytes else "",
             node.error,

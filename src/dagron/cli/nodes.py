@@ -46,6 +46,8 @@ class NodeFigures:
         peak_rss_bytes: Peak resident memory of the worker up to its end.
         result_bytes: Size of the pickled result.
         error: The type and the first line of the message, if it failed.
+        system_seconds: The part of `cpu_seconds` that was spent in the system; the rest was in user mode.
+        ended_unix: When the last attempt ended; 0.0 if it has not, or that is not known.
     """
 
     name: str
@@ -58,6 +60,8 @@ class NodeFigures:
     peak_rss_bytes: int = 0
     result_bytes: int = 0
     error: str = ""
+    system_seconds: float = 0.0
+    ended_unix: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,22 +150,27 @@ def _of_commit(commit: Commit, state: NodeState) -> NodeFigures:
         commit.cpu_seconds,
         commit.peak_rss_bytes,
         commit.size,
+        system_seconds=commit.system_seconds,
+        ended_unix=commit.started_unix + commit.duration_seconds,
     )
 
 
 def _of_failure(name: str, fields: Mapping[str, Any]) -> NodeFigures:
     from dagron.cli.summary import shown_error
 
+    started, seconds = float(fields.get("started", 0.0)), float(fields.get("seconds", 0.0))
     return NodeFigures(
         name,
         "timed_out" if fields.get("status") == "timed_out" else "failed",
         int(fields.get("attempts", 0)),
         int(fields.get("slot", -1)),
-        float(fields.get("started", 0.0)),
-        float(fields.get("seconds", 0.0)),
+        started,
+        seconds,
         float(fields.get("cpu", 0.0)),
         int(fields.get("memory", 0)),
         error=shown_error(str(fields.get("type", "")), str(fields.get("message", ""))),
+        system_seconds=float(fields.get("system", 0.0)),
+        ended_unix=started + seconds,
     )
 
 

@@ -46,6 +46,7 @@ class RunRequest:
     node_timeout: float | None
     retries: int
     inline: bool
+    pin_cpus: bool
     output: bool
     show: tuple[str, ...]
     trace: Path | None
@@ -131,6 +132,7 @@ def _execute(job: Job, request: RunRequest) -> ExecutionResult:
             pool="inline" if request.inline else "process",
             retries=request.retries,
             timeout=request.node_timeout,
+            pin_cpus=request.pin_cpus,
             progress=observer,
             pass_output=request.output,
         )
@@ -266,6 +268,9 @@ def run(
     inline: Annotated[
         bool, typer.Option("--inline", help="Run the tasks one by one in this process, for debuggers.")
     ] = False,
+    pin_cpus: Annotated[
+        bool, typer.Option("--pin-cpus", help="Bind each worker to a processor of its own, for measurements.")
+    ] = False,
     output: Annotated[
         bool, typer.Option("--output/--no-output", help="Show what tasks print. `dagron show` has its end in any case.")
     ] = True,
@@ -316,6 +321,7 @@ def run(
         node_timeout=node_timeout,
         retries=retries,
         inline=inline,
+        pin_cpus=pin_cpus,
         output=output,
         show=tuple(show or ()),
         trace=trace,

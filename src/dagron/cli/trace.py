@@ -46,7 +46,8 @@ def trace_of(view: View) -> ExecutionTrace:
         if fields.get("started"):
             outcome = "timed_out" if fields.get("status") == "timed_out" else "raised"
             slot, attempts = max(0, int(fields["slot"])), int(fields["attempts"])
-            spans.append(Span(name, slot, attempts, float(fields["started"]), float(fields["seconds"]), outcome))
+            began, seconds, cpu = (float(fields.get(key, 0.0)) for key in ("started", "seconds", "cpu"))
+            spans.append(Span(name, slot, attempts, began, seconds, outcome, cpu))
     start = min((span.start_unix for span in spans), default=float(view.run.get("at", 0.0)))
     n_slots = max((span.slot for span in spans), default=0) + 1
     return ExecutionTrace(n_slots, start, spans)
