@@ -429,6 +429,8 @@ ALLOWED = {
     },
     "report.render": {"report.model"},
     "jobs": set(),
+    "jobs.betweenness": {"flow"},
+    "jobs.chess_perft": {"flow"},
     "jobs.stdlib_analysis": {"graph"},
     "__main__": {"cli"},
     "testing": set(),

@@ -141,6 +141,7 @@ class Outcome(NamedTuple):
 _PATIENCE_SECONDS = 0.01
 """A batch that takes longer than this was taken for shorter: what it has is reported, and the rest is given back."""
 
+_AFTER_PEAK = Outcome._fields.index("retryable")
 _NO_FAILURE = ("", "", "")
 _NOTHING_MORE = (False, _NO_FAILURE, None, (), 0)  # retryable, failure, printed, inputs, pid
 
@@ -151,17 +152,38 @@ _PACKED = struct.Struct("<QBBxxxxxxQ32sddddQB")
 
 def pack_outcome(outcome: Outcome) -> bytes:
     """Return an outcome as bytes for the board. A pickled tuple would take three times as long."""
-    item, kind, storage, size, digest, data, temp_name, started, duration, cpu, peak, *rest, system = outcome
-    plain = not (temp_name or rest[0] or rest[2]) and rest[1] is _NO_FAILURE
+    (
+        item,
+        kind,
+        storage,
+        size,
+        digest,
+        data,
+        temp_name,
+        started,
+        duration,
+        cpu,
+        peak,
+        again,
+        failure,
+        printed,
+        _,
+        _,
+        system,
+    ) = outcome
+    plain = not (temp_name or again or printed) and failure is _NO_FAILURE
     head = _PACKED.pack(item, kind, storage, size, digest, started, duration, cpu, system, peak, plain)
-    return head + (data if plain else pickle.dumps((data, temp_name, rest), 5))
+    return head + (data if plain else pickle.dumps((data, temp_name, outcome[_AFTER_PEAK:-1]), 5))
 
 
 def unpack_outcome(packed: bytes) -> Outcome:
     """Return what `pack_outcome` was given."""
     item, kind, storage, size, digest, started, duration, cpu, system, peak, plain = _PACKED.unpack_from(packed)
     rest = packed[_PACKED.size :]
-    data, temp_name, more = (rest, "", _NOTHING_MORE) if plain else pickle.loads(rest)
+    if plain:
+        fields = (item, kind, storage, size, digest, rest, "", started, duration, cpu, peak, *_NOTHING_MORE, system)
+        return Outcome._make(fields)
+    data, temp_name, more = pickle.loads(rest)
     return Outcome._make(
         (item, kind, storage, size, digest, data, temp_name, started, duration, cpu, peak, *more, system)
     )
