@@ -429,7 +429,7 @@ tasks = {"bad": bad, "after": lambda: note("after")}
 
 @pytest.mark.parametrize("option", ["--timeout", "--node-timeout"])
 def test_a_run_that_exceeds_a_time_limit_ends_with_1_and_says_so(cli, log, option):
-    ended = cli("run", cli.write(GATED), option, "0.5", expect=1)
+    ended = cli("run", cli.write(GATED), option, "3", expect=1)
     assert "1 of 2 nodes completed, 1 timed out" in ended.err
 
 
