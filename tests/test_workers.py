@@ -295,7 +295,7 @@ class TestDeath:
         original = ProcessPool.submit
         monkeypatch.setattr(ProcessPool, "submit", submit)
         # Else the coordinator might find the time to write all of them itself.
-        monkeypatch.setattr(CheckpointStore, "tend", lambda self: False)
+        monkeypatch.setattr(CheckpointStore, "tend", lambda self, *_: False)
         names = [f"n{i:04}" for i in range(1000)]
 
         def work(i):
