@@ -398,11 +398,12 @@ class TestReaders:
         none = 0
         try:
             while process.poll() is None:
-                info = executor(ckpt).checkpoint_info()
-                if info is None:
-                    none += 1
-                else:
-                    told.add(info.total_nodes, len(info.completed_nodes), info.failed_nodes, info.completed_nodes)
+                for _ in range(20):  # a look of the command line takes as long as so many
+                    info = executor(ckpt).checkpoint_info()
+                    if info is None:
+                        none += 1
+                    else:
+                        told.add(info.total_nodes, len(info.completed_nodes), info.failed_nodes, info.completed_nodes)
                 try:
                     json.loads((ckpt / META).read_text(encoding="ascii"))
                 except FileNotFoundError:
