@@ -57,14 +57,18 @@ def _write_all(fd: int, data: bytes | memoryview) -> None:
         written += os.write(fd, memoryview(data)[written:])
 
 
-def _open_to_overwrite(path: str) -> int:
-    """Open a regular file and make it empty; refuse one that has a second name, such as a backup made of hard links."""
+def _open_to_overwrite(path: str, size: int) -> int:
+    """Open a regular file that is to have `size` bytes, and cut it to one at most.
+
+    One that has a second name, such as a backup made of hard links, is refused.
+    """
     fd = os.open(path, os.O_WRONLY | _NOFOLLOW | _NONBLOCK | _BINARY)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise OSError(errno.EINVAL, "not a file of its own", path)
-        os.ftruncate(fd, 0)
+        # Not to nothing: after that ext4 would flush the new bytes when the file is closed (`auto_da_alloc`).
+        os.ftruncate(fd, min(1, status.st_size, size))
     except OSError:
         os.close(fd)
         raise
@@ -300,10 +304,10 @@ def write_view(path: str, data: bytes, *, exists: bool) -> None:
             others were deleted costs ten times as much.
 
     On crash:
-        The file is missing, empty or whole; its size tells which.
+        The file is missing, empty, a byte long or whole; its size tells which.
     """
     try:
-        fd = _open_to_overwrite(path) if exists else os.open(path, _CREATE, _FILE_MODE)
+        fd = _open_to_overwrite(path, len(data)) if exists else os.open(path, _CREATE, _FILE_MODE)
     except OSError:
         # The other way round than expected, or something in our place that is not to be written to: make it free.
         _remove(path)
