@@ -38,6 +38,34 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS = [
+    Mutation(
+        "memory",
+        "checkpoint/files.py",
+        "access=mmap.ACCESS_COPY",
+        "access=mmap.ACCESS_READ",
+        "tests/test_buffers.py -k private",
+    ),
+    Mutation(
+        "nothing",
+        "workers/child.py",
+        "            self.copies_refused = True\n",
+        "            pass\n",
+        "tests/test_workers.py -k says_so_and_writes_no_more",
+    ),
+    Mutation(
+        "nothing",
+        "checkpoint/commits.py",
+        '            fields["before"] = first\n',
+        "            pass\n",
+        "tests/test_store.py -k workers_write_the_rest",
+    ),
+    Mutation(
+        "limits",
+        "state.py",
+        "or running[0] in self._exclusive)",
+        ")",
+        "tests/test_state.py -k Exclusive",
+    ),
     # --- nothing recorded is ever redone
     Mutation(
         "redone",
