@@ -77,12 +77,15 @@ def put(text: str) -> None:
             raise OutputError("standard output", error.strerror or str(error)) from error
 
 
-def write_file(path: Path, text: str) -> None:
-    """Write what was asked for to a file.
+def write_file(path: Path | None, text: str) -> None:
+    """Write what was asked for to a file; with None to standard output, as `put`.
 
     Raises:
         OutputError: It cannot be written.
     """
+    if path is None:
+        put(text)
+        return
     try:
         path.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from dagron.cli.ending import carry_out, put, write_file
+from dagron.cli.ending import carry_out, write_file
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.nodes import NodeFigures, node_figures, running_now
 from dagron.cli.reading import Where, directory_of, read_checkpoint, recorded_dag
@@ -72,10 +72,7 @@ def export(
         nodes = list(node_figures(view, recorded_dag(view), running_now(directory_of(where), view), time.time()))
         chosen = format or (Format.JSON if output is not None and output.suffix == ".json" else Format.CSV)
         text = as_csv(nodes) if chosen is Format.CSV else json.dumps([asdict(node) for node in nodes], indent=1) + "\n"
-        if output is None:
-            put(text)
-        else:
-            write_file(output, text)
+        write_file(output, text)
         return ExitCode.OK
 
     carry_out(work)

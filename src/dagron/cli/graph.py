@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dagron.cli.drawing import Drawing, as_dot, as_mermaid
-from dagron.cli.ending import carry_out, put, write_file
+from dagron.cli.ending import carry_out, write_file
 from dagron.cli.exit_codes import ExitCode, NoCheckpointError, UsageError
 from dagron.cli.nodes import node_figures, running_now
 from dagron.cli.reading import DagFrom, Where, dag_for, directory_of, read_checkpoint
@@ -120,10 +120,7 @@ def graph(
         drawing = drawing_of(dag, states, around or (), depth, max_nodes)
         chosen = format or (_OF_SUFFIX.get(output.suffix, Format.MERMAID) if output is not None else Format.MERMAID)
         text = {Format.MERMAID: as_mermaid, Format.DOT: as_dot, Format.SVG: as_svg}[chosen](drawing)
-        if output is None:
-            put(text)
-        else:
-            write_file(output, text)
+        write_file(output, text)
         return ExitCode.OK
 
     carry_out(work)
