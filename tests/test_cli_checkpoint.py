@@ -21,7 +21,7 @@ from dagron.checkpoint import structure
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.store import CheckpointStore
 from dagron.checkpoint.view import read_view
-from dagron.cli import app
+from dagron.cli import build_app
 from dagron.cli.ls import SortKey, selected
 from dagron.cli.nodes import STATES, NodeFigures, matches
 from dagron.serialize import FILE_MODULE
@@ -90,7 +90,7 @@ def _signals_and_path_as_they_were(monkeypatch):
 
 
 def command(*arguments, expect=0, stdin=None):
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
+    result = CliRunner().invoke(build_app(), [str(argument) for argument in arguments], input=stdin)
     assert result.exit_code == expect, f"{result.output}\n{result.exception!r}"
     return result
 
@@ -597,7 +597,7 @@ def test_the_list_of_commands_is_complete_and_says_what_each_is_for():
 
 def test_completion_for_a_shell_can_be_shown():
     environment = {"_DAGRON_COMPLETE": "complete_bash", "COMP_WORDS": "dagron st", "COMP_CWORD": "1"}
-    result = CliRunner().invoke(app, [], prog_name="dagron", env=environment)
+    result = CliRunner().invoke(build_app(), [], prog_name="dagron", env=environment)
     assert result.stdout.split() == ["status"]
 
 

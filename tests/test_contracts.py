@@ -412,7 +412,8 @@ ALLOWED = {
     # The edges.
     "__init__": {"callbacks", "errors", "executor", "flow", "graph", "node", "results", "task", "trace"},
     "notebook": set(),
-    "progress": {"callbacks", "notebook"},
+    "progress": {"callbacks", "notebook", "shown"},
+    "shown": set(),
     "report": set(),
     "report.model": set(),
     "report.grouping": {"report.model"},

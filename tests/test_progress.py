@@ -15,7 +15,8 @@ from rich.console import Console
 from dagron.callbacks import RunningNode, RunSnapshot
 from dagron.executor import CheckpointExecutor
 from dagron.graph import DAG
-from dagron.progress import ProgressBar, bar_cells, glyphs_for, shown_duration, shown_name
+from dagron.progress import ProgressBar
+from dagron.shown import bar_cells, glyphs_for, shown_duration, shown_name
 
 
 def at(seconds, completed=0, *, total=100, restored=0, failed=0, skipped=0, cancelled=0, running=()):

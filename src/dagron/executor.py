@@ -15,7 +15,17 @@ from dagron.callbacks import ExecutionCallbacks, RunObserver
 from dagron.checkpoint.claim import check_directory
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.store import CheckpointStore, Durability
-from dagron.checkpoint.view import JOURNAL, META, View, check_journal, checkpoint_path, iso_time, read_view
+from dagron.checkpoint.view import (
+    JOURNAL,
+    META,
+    SIGNING_KEY_VARIABLE,
+    View,
+    check_journal,
+    checkpoint_path,
+    iso_time,
+    read_view,
+)
+from dagron.checkpoint.view import signing_key as key_of_environment
 from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError, OptionError
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts
@@ -42,8 +52,6 @@ _STATUS = {
     Phase.SKIPPED: NodeStatus.SKIPPED,
     Phase.CANCELLED: NodeStatus.CANCELLED,
 }
-
-SIGNING_KEY_VARIABLE = "DAGRON_SIGNING_KEY"
 
 
 def _can_be_a_path(text: str) -> bool:
@@ -152,7 +160,7 @@ class CheckpointExecutor:
         self._pin_cpus = pin_cpus and can_pin()
         self._kill_grace_seconds = kill_grace_seconds
         if signing_key is None:
-            signing_key = os.fsencode(os.environ.get(SIGNING_KEY_VARIABLE, "")) or None
+            signing_key = key_of_environment()
             if signing_key is not None and len(signing_key) > 64:
                 raise OptionError(SIGNING_KEY_VARIABLE, "...", "1 to 64 bytes")
         self._key = signing_key

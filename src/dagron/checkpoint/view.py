@@ -37,6 +37,7 @@ __all__ = [
     "JOURNAL",
     "LOCK",
     "META",
+    "SIGNING_KEY_VARIABLE",
     "View",
     "check_journal",
     "checkpoint_path",
@@ -47,7 +48,10 @@ __all__ = [
     "printed_by",
     "read_on",
     "read_view",
+    "signing_key",
 ]
+
+SIGNING_KEY_VARIABLE = "DAGRON_SIGNING_KEY"
 
 _KINDS = frozenset(Kind)
 
@@ -486,3 +490,8 @@ def checkpoint_path(checkpoint_dir: str | os.PathLike[str]) -> Path:
     except OSError as error:
         reason = f"the working directory cannot be found: {error.strerror or error}"
         raise CheckpointDirectoryError(path, reason) from error
+
+
+def signing_key() -> bytes | None:
+    """Return the signing key that the environment gives, or None."""
+    return os.fsencode(os.environ.get(SIGNING_KEY_VARIABLE, "")) or None

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from dagron.checkpoint.view import View, signing_key
 from dagron.cli.ending import carry_out, say
 from dagron.cli.exit_codes import ExitCode, UsageError
-from dagron.cli.reading import Where, checkpoint_dir_of, directory_of, read_checkpoint, signing_key
-from dagron.progress import shown_name
+from dagron.cli.reading import Where, checkpoint_dir_of, directory_of, read_checkpoint
+from dagron.shown import shown_name
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format import Commit
-    from dagron.checkpoint.view import View
     from dagron.cli.load import Job
     from dagron.task import Binding
 

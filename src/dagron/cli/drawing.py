@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from dagron.progress import shown_name
+from dagron.shown import shown_name
 
 __all__ = ["COLOURS", "Drawing", "as_dot", "as_mermaid"]
 

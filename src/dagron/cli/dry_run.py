@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from dagron.cli.table import shown_seconds
-from dagron.progress import shown_name
+from dagron.shown import shown_name
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory

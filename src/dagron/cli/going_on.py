@@ -52,8 +52,7 @@ def goes_on(directory: str, *, resume: bool, fresh: bool) -> bool:
 
 def _check_that_nobody_holds(directory: str) -> None:
     from dagron.checkpoint.store import CheckpointStore
-    from dagron.checkpoint.view import checkpoint_path
-    from dagron.cli.reading import signing_key
+    from dagron.checkpoint.view import checkpoint_path, signing_key
 
     # The lock knows better: the process may have ended that run and live on, as a notebook does.
     store = CheckpointStore(checkpoint_path(directory), signing_key=signing_key())

@@ -16,7 +16,7 @@ from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.nodes import STATES, NodeFigures, matches, node_figures, running_now
 from dagron.cli.reading import AsJson, Where, directory_of, read_checkpoint, recorded_dag
 from dagron.cli.table import Column, shown_bytes, shown_seconds, table, terminal_width
-from dagron.progress import shown_name
+from dagron.shown import shown_name
 
 __all__ = ["EPILOG", "SortKey", "ls", "selected", "shown_nodes"]
 

@@ -27,7 +27,6 @@ __all__ = [
     "directory_of",
     "read_checkpoint",
     "recorded_dag",
-    "signing_key",
     "state_of_run",
 ]
 
@@ -59,16 +58,9 @@ DagFrom = Annotated[
 ]
 
 
-def signing_key() -> bytes | None:
-    """Return the key that the environment gives, as `CheckpointExecutor` takes it."""
-    from dagron.executor import SIGNING_KEY_VARIABLE
-
-    return os.fsencode(os.environ.get(SIGNING_KEY_VARIABLE, "")) or None
-
-
 def checkpoint_dir_of(where: str) -> str:
     """Return the checkpoint directory that is meant: `where` itself, or that of a target that was run."""
-    from dagron.cli.load import default_checkpoint_dir
+    from dagron.cli.target import default_checkpoint_dir
 
     if where and not os.path.isdir(where):
         try:
@@ -95,7 +87,7 @@ def read_checkpoint(where: str) -> View:
         NoCheckpointError: There is none.
         CheckpointError: There is one that cannot be read.
     """
-    from dagron.checkpoint.view import read_view
+    from dagron.checkpoint.view import read_view, signing_key
     from dagron.errors import CheckpointDirectoryError
 
     try:

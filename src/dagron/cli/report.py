@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dagron.checkpoint.view import signing_key
 from dagron.cli.ending import carry_out, say, write_file
 from dagron.cli.exit_codes import ExitCode, NoCheckpointError, UsageError
 from dagron.cli.reading import (
@@ -17,7 +18,6 @@ from dagron.cli.reading import (
     directory_of,
     read_checkpoint,
     recorded_dag,
-    signing_key,
     state_of_run,
 )
 

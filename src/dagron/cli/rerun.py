@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dagron.checkpoint.view import View, signing_key
 from dagron.cli.ending import carry_out, put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.nodes import matches
-from dagron.cli.reading import AsJson, DagFrom, Where, dag_for, directory_of, read_checkpoint, signing_key
-from dagron.progress import shown_name
+from dagron.cli.reading import AsJson, DagFrom, Where, dag_for, directory_of, read_checkpoint
+from dagron.shown import shown_name
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.view import View
     from dagron.graph import DAG
 
 __all__ = ["EPILOG", "rerun", "to_run_again"]

@@ -306,8 +306,8 @@ def run(
     terminal, that is an error (exit code 2). Messages go to stderr, and so does what tasks print; stdout has only
     what --show or --json asks for.
     """
-    from dagron.cli.load import default_checkpoint_dir
     from dagron.cli.summary import resume_command
+    from dagron.cli.target import default_checkpoint_dir
 
     request = RunRequest(
         target=target,

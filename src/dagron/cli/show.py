@@ -7,21 +7,19 @@ import json
 import pprint
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from dagron.checkpoint.view import View, printed_by, signing_key
 from dagron.cli.ending import carry_out, put
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.nodes import STATES, NodeFigures, node_figures, running_now
 from dagron.cli.output import NOT_FOR_A_LINE
-from dagron.cli.reading import AsJson, Where, directory_of, read_checkpoint, recorded_dag, signing_key
+from dagron.cli.reading import AsJson, Where, directory_of, read_checkpoint, recorded_dag
 from dagron.cli.table import shown_bytes, shown_seconds, shown_time, styled, styled_state
 from dagron.failures import folded, last_own_frame
-from dagron.progress import shown_name
-
-if TYPE_CHECKING:
-    from dagron.checkpoint.view import View
+from dagron.shown import shown_name
 
 __all__ = ["EPILOG", "NodeDetails", "details_of", "no_such_node", "show"]
 
@@ -87,8 +85,6 @@ def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool
         UsageError: There is no such node.
         CheckpointDamagedError: Its result is damaged.
     """
-    from dagron.checkpoint.view import printed_by
-
     view = read_checkpoint(where)
     dag = recorded_dag(view)
     directory = directory_of(where)

@@ -132,7 +132,7 @@ def _failed_node(fields: dict[str, Any]) -> FailedNode:
 
 def shown_status(status: CheckpointStatus, encoding: str | None, now_unix: float) -> str:
     """Return a status as text of several lines."""
-    from dagron.progress import bar_cells, glyphs_for, shown_name
+    from dagron.shown import bar_cells, glyphs_for, shown_name
 
     glyphs = glyphs_for(encoding)
     (full,) = bar_cells([status.completed], status.total, _BAR_WIDTH)
@@ -176,14 +176,14 @@ def _shown_state(status: CheckpointStatus) -> str:
 
 def _shown_failure(failed: FailedNode) -> str:
     from dagron.cli.summary import shown_error
-    from dagron.progress import shown_name
+    from dagron.shown import shown_name
 
     attempts = f" (attempt {failed.attempts})" if failed.attempts > 1 else ""
     return f"{shown_name(failed.name)}{attempts}: {shown_error(failed.type, failed.message)}"
 
 
 def _shown_now(now: Now, now_unix: float) -> str:
-    from dagron.progress import shown_name
+    from dagron.shown import shown_name
 
     memory = f", {shown_bytes(now.memory_bytes)}" if now.memory_bytes else ""
     return f"{shown_name(now.name)}: {shown_seconds(max(0.0, now_unix - now.started_unix))}{memory}"

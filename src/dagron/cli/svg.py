@@ -12,7 +12,7 @@ from statistics import fmean as mean
 from xml.sax.saxutils import escape
 
 from dagron.cli.drawing import COLOURS, Drawing
-from dagron.progress import shown_name
+from dagron.shown import shown_name
 
 __all__ = ["as_svg"]
 

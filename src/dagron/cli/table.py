@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from dagron.progress import glyphs_for, shown_bytes, shown_duration, shown_name
+from dagron.shown import glyphs_for, shown_bytes, shown_duration, shown_name
 
 __all__ = [
     "STYLES",

@@ -6,11 +6,12 @@ import json
 from dataclasses import asdict
 
 from dagron.checkpoint.verify import Finding
+from dagron.checkpoint.view import signing_key
 from dagron.cli.ending import carry_out, put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode
-from dagron.cli.reading import AsJson, Where, checkpoint_dir_of, directory_of, read_checkpoint, signing_key
+from dagron.cli.reading import AsJson, Where, checkpoint_dir_of, directory_of, read_checkpoint
 from dagron.cli.table import shown_bytes
-from dagron.progress import shown_name
+from dagron.shown import shown_name
 
 __all__ = ["EPILOG", "verify"]
 

@@ -6,15 +6,12 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
+from dagron.checkpoint.view import View, read_on, signing_key
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode
-from dagron.cli.reading import directory_of, read_checkpoint, signing_key
+from dagron.cli.reading import directory_of, read_checkpoint
 from dagron.cli.status import CheckpointStatus, shown_status, status_of
-
-if TYPE_CHECKING:
-    from dagron.checkpoint.view import View
 
 __all__ = ["watch"]
 
@@ -42,7 +39,6 @@ def watch(where: str, interval_seconds: float, *, as_json: bool) -> ExitCode:
 
 
 def _next(where: str, view: View, interval_seconds: float) -> View:
-    from dagron.checkpoint.view import read_on
 
     time.sleep(interval_seconds)
     found = read_on(view, directory_of(where), signing_key())

@@ -1,0 +1,36 @@
+"""What a target of `dagron run` names, without loading it: a file or a module, perhaps with a flow behind a colon."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["default_checkpoint_dir", "is_file_target", "split_target"]
+
+
+def split_target(target: str) -> tuple[str, str]:
+    """Return the file or module of a target, and the name of the flow behind a colon; empty if there is none."""
+    source, colon, attribute = target.rpartition(":")
+    if colon and source and attribute.isidentifier() and not os.path.isfile(target):
+        return source, attribute
+    return target, ""
+
+
+def is_file_target(target: str) -> bool:
+    """Tell whether a target, without a colon, is the path of a file rather than the name of a module."""
+    return target.endswith(".py") or "/" in target or os.sep in target or os.path.isfile(target)
+
+
+def _target_stem(target: str) -> str:
+    """Return the short name of a target.
+
+    That is the name of the file without its suffix, or the last part of the module's; with that of a flow behind it.
+    """
+    source, attribute = split_target(target)
+    stem = Path(source).stem if is_file_target(source) else source.rpartition(".")[2]
+    return f"{stem}.{attribute}" if attribute else stem
+
+
+def default_checkpoint_dir(target: str) -> str:
+    """Return where the checkpoint of a target is unless the user says otherwise."""
+    return os.path.join("checkpoints", _target_stem(target))

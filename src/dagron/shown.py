@@ -1,0 +1,80 @@
+"""Names, durations, sizes and bars as text, for the progress of a run, the command line and the report."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Glyphs", "bar_cells", "glyphs_for", "shown_bytes", "shown_duration", "shown_name"]
+
+
+class Glyphs(NamedTuple):
+    """The characters that a bar is made of."""
+
+    full: str
+    rest: str
+    ellipsis: str
+    separator: str
+
+
+_UNICODE = Glyphs("━", "─", "…", " · ")
+_ASCII = Glyphs("#", "-", "...", ", ")
+
+
+def glyphs_for(encoding: str | None) -> Glyphs:
+    """Return the best characters that an encoding has."""
+    try:
+        "".join(_UNICODE).encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return _ASCII
+    return _UNICODE
+
+
+def shown_name(name: str, width: int = 0, ellipsis: str = "…") -> str:
+    """Return a name that is safe on a terminal, also if it contains line breaks or escape sequences.
+
+    Args:
+        name: Any text.
+        width: Characters that it may take; what is longer loses its middle, as ends tell names apart. 0 for any.
+        ellipsis: What stands for the middle.
+    """
+    if not name.isprintable():
+        name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+    if not width or len(name) <= width:
+        return name
+    kept = max(2, width - len(ellipsis))
+    head = kept // 3
+    return f"{name[:head]}{ellipsis}{name[len(name) - kept + head :]}"
+
+
+def shown_duration(seconds: float) -> str:
+    """Return a duration as `m:ss`, `h:mm:ss` or `3 d 4:05:06`."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    if not hours:
+        return f"{minute}:{second:02}"
+    days, hour = divmod(hours, 24)
+    return f"{f'{days} d ' if days else ''}{hour}:{minute:02}:{second:02}"
+
+
+def shown_bytes(n: int) -> str:
+    """Return a size: `512 B`, then with one decimal up to `TiB`."""
+    if n < 1024:
+        return f"{n} B"
+    size = float(n)
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:.1f} TiB"
+
+
+def bar_cells(counts: list[int], total: int, width: int) -> list[int]:
+    """Return how many of `width` cells each count takes; together never more than `width`."""
+    cells, so_far, before = [], 0, 0
+    for count in counts:
+        so_far += count
+        # Rounded down, so that the bar is full only when everything is done.
+        upto = min(width, width * so_far // total) if total else width
+        cells.append(upto - before)
+        before = upto
+    return cells
