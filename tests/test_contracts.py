@@ -631,6 +631,10 @@ class TestLight:
         code = f"import dagron; dagron.CheckpointExecutor(dagron.DAG(['a']), {str(tmp_path)!r}).checkpoint_info()"
         assert not set(self.heavy) & set(self.loaded(code))
 
+    def test_what_the_server_forks_workers_from_loads_no_more_than_they_need(self):
+        loaded = set(self.loaded("import dagron.workers.child, dagron.workers.context"))
+        assert not {"filelock", "json", "pathlib", "psutil", "rich", "typer"} & loaded
+
 
 # --- names ----------------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import MutableMapping
-from pathlib import Path
 
 __all__ = ["THREAD_VARIABLES", "available_cpus", "can_pin", "limit_threads", "pin", "spread_cpus"]
 
@@ -18,7 +17,7 @@ THREAD_VARIABLES = (
 )
 """What OpenMP and the usual libraries for linear algebra read when they are loaded."""
 
-_TOPOLOGY = Path("/sys/devices/system/cpu")
+_TOPOLOGY = "/sys/devices/system/cpu"
 
 
 def can_pin() -> bool:
@@ -33,7 +32,7 @@ def available_cpus() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def spread_cpus(topology: Path = _TOPOLOGY) -> list[int]:
+def spread_cpus(topology: str | os.PathLike[str] = _TOPOLOGY) -> list[int]:
     """Return the processors that this process may use, those that share a core with an earlier one last."""
     seen: set[str] = set()
     first: list[int] = []
@@ -45,9 +44,10 @@ def spread_cpus(topology: Path = _TOPOLOGY) -> list[int]:
     return first + second
 
 
-def _core_of(cpu: int, topology: Path) -> str:
+def _core_of(cpu: int, topology: str | os.PathLike[str]) -> str:
     try:
-        return (topology / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip()
+        with open(os.path.join(topology, f"cpu{cpu}", "topology", "thread_siblings_list")) as file:
+            return file.read().strip()
     except OSError:
         return str(cpu)  # not told: a core of its own
 
