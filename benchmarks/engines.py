@@ -11,6 +11,7 @@ import graphlib
 import os
 import pickle
 import queue
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dagron import DAG, CheckpointExecutor
-from tasks import wait, work
+from tasks import wait, work, work_of
 
 START_UPS = int(os.environ.get("DAGRON_BENCH_START_UPS", "5"))
 """How often what is to be taken off is measured; the median counts."""
@@ -179,29 +180,18 @@ def parsl(slots: int) -> Iterator[Run]:
     from parsl.executors import HighThroughputExecutor
     from parsl.providers import LocalProvider
 
-    executor = HighThroughputExecutor(
-        label="htex", max_workers_per_node=slots, address="127.0.0.1", provider=LocalProvider(max_blocks=1)
-    )
-    memoizer = BasicMemoizer(checkpoint_mode="task_exit")
+    # Its workers import what tasks are made of, and know only the path that they are given.
+    provider = LocalProvider(max_blocks=1, worker_init=f"export PYTHONPATH={shlex.quote(os.path.dirname(__file__))}")
+    executor = HighThroughputExecutor(label="htex", max_workers_per_node=slots, address="127.0.0.1", provider=provider)
     config = Config(
         executors=[executor],
-        memoizer=memoizer,
+        memoizer=BasicMemoizer(checkpoint_mode="task_exit"),
         run_dir=str(fresh_directory()),
         usage_tracking=0,
         initialize_logging=False,
     )
     engine.load(config)
-
-    @engine.python_app(cache=True)  # type: ignore[untyped-decorator]
-    def app(name: str, seconds: float, *parents: object) -> None:
-        import time
-
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            pass
-
-    for future in [app(f"warm {i}", 0.01) for i in range(4 * slots)]:
-        future.result()
+    app = engine.python_app(work_of, cache=True)
     n_runs = 0
 
     def run(graph: Graph, seconds: float) -> float:
@@ -216,6 +206,7 @@ def parsl(slots: int) -> Iterator[Run]:
         return time.perf_counter() - began
 
     try:
+        run({f"warm {i}": [] for i in range(4 * slots)}, 0.01)
         yield run
     finally:
         engine.dfk().cleanup()

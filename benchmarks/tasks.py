@@ -12,6 +12,11 @@ def work(seconds: float, *parents: object) -> None:
         pass
 
 
+def work_of(name: str, seconds: float, *parents: object) -> None:
+    """Use CPU for so long, as a task that is known by its name."""
+    work(seconds)
+
+
 def wait(seconds: float) -> None:
     """Use no CPU for so long."""
     time.sleep(seconds)
