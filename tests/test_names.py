@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dagron.checkpoint.files import TEMP_PREFIX, TEMP_SUFFIX
-from dagron.checkpoint.names import MAX_STEM, SUFFIX, FileNames
+from dagron.checkpoint.names import MAX_STEM, SUFFIX, FileNames, _stem, plain_file_name
 from dagron.checkpoint.view import JOURNAL, LOCK, META
 
 # The names that Windows keeps for devices, from "Naming Files, Paths, and Namespaces"; a device is also meant if an
@@ -55,6 +55,15 @@ sets_of_names = st.sets(names_strategy, max_size=12).map(
         names | {n.swapcase() for n in names} | {n.lower() for n in names} | {n.upper() for n in names}
     )
 )
+
+
+@given(names_strategy)
+@example("a" * MAX_STEM)
+@example("a" * (MAX_STEM + 1))
+@example("Conquest")
+@example("line\n")
+def test_a_name_that_is_ordinary_at_a_glance_has_the_file_that_the_rules_give_it(name):
+    assert plain_file_name(name) == _stem(name) + SUFFIX
 
 
 class TestAnySetOfNames:

@@ -77,8 +77,18 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], defa
     pairs: dict[tuple[int, int], tuple[Any, Any]] = {}
     uses: dict[int, int] = {}
     chosen: list[tuple[Any, Any]] = []
+    # The policy, kind and pair of a task that takes no inputs, and so is the same for every node that has it.
+    alike: dict[int, tuple[Policy, int, tuple[Any, Any]]] = {}
     for index, name in enumerate(dag.nodes):
         task = tasks[name]
+        if (same := alike.get(id(task))) is not None:
+            policy, kind, shared = same
+            plan.bindings.append(NO_INPUTS)
+            plan.policies.append(policy)
+            plan.kinds.append(kind)
+            chosen.append(shared)
+            uses[id(shared)] += 1
+            continue
         options = task if isinstance(task, Task) else None
         fn: Any = options.fn if options is not None else task
         found = known.get(id(fn))
@@ -105,11 +115,11 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], defa
                 if not parents:
                     bound_alone[id(parameters)] = binding
             plan.bindings.append(binding)
-        if options is None:
-            plan.policies.append(default_policy)
-        else:
+        policy = default_policy
+        if options is not None:
             policy = _policy(options, defaults)
-            plan.policies.append(policies.setdefault(policy, policy))
+            policy = policies.setdefault(policy, policy)
+        plan.policies.append(policy)
         plan.kinds.append(kind)
         retry_on = defaults.retry_on if options is None or options.retry_on is None else options.retry_on
         ids = id(fn), id(retry_on)
@@ -118,6 +128,8 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], defa
             pair = pairs[ids] = (fn, retry_on)
         chosen.append(pair)
         uses[id(pair)] = uses.get(id(pair), 0) + 1
+        if not parameters:
+            alike[id(task)] = policy, kind, pair
     plan.tasks = pickle_tasks(zip(dag.nodes, chosen, strict=True), uses)
     return plan
 

@@ -106,6 +106,8 @@ _KEYED = 1
 # the name
 _COMMIT = struct.Struct("<BxhIQ32s16sQddddQI")
 
+_INLINE = int(Storage.INLINE)
+
 _WINDOW = 1 << 20
 """Bytes that a reader asks for at once."""
 
@@ -309,13 +311,14 @@ def decode_commit(record: Record) -> Commit:
     )
     end = _COMMIT.size + length
     name = str(body[_COMMIT.size : end], "utf-8", "surrogatepass")
-    offset = record.payload_offset if storage == Storage.INLINE else -1
+    offset = record.payload_offset if storage == _INLINE else -1
     without: tuple[str, ...] = ()
     special = temp = ""
     if len(body) > end:
         extra = _decode_json(body[end:])
         without, special, temp = tuple(extra.get("without", ())), extra.get("file", ""), extra.get("temp", "")
-    return Commit(
+    # As `Commit(...)` would, at half of its cost; a checkpoint has one for each node.
+    fields = (
         name,
         storage,
         slot,
@@ -335,6 +338,7 @@ def decode_commit(record: Record) -> Commit:
         record.sequence,
         system,
     )
+    return tuple.__new__(Commit, fields)
 
 
 def decode_json(record: Record) -> dict[str, Any]:

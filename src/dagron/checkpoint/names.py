@@ -40,6 +40,10 @@ MAX_STEM = 180
 _PLAIN = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9_. -]*[A-Za-z0-9_.-])?", re.ASCII)
 _DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9]) *(?:\..*)?", re.ASCII | re.IGNORECASE)
 _DEVICE_STARTS = frozenset({"con", "prn", "aux", "nul", "com", "lpt"})
+# A name that stands for itself, seen at a glance: those that the rules leave as they are, but for some.
+_is_ordinary = re.compile(
+    rf"(?!(?i:con|prn|aux|nul|com|lpt))[A-Za-z0-9_-](?:[A-Za-z0-9_. -]{{0,{MAX_STEM - 2}}}[A-Za-z0-9_.-])?", re.ASCII
+).fullmatch
 _SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-. ")
 
 
@@ -66,9 +70,13 @@ def _stem(name: str) -> str:
 
 
 @functools.lru_cache(maxsize=4096)  # a commit asks several times for the name of its file
+def _escaped_file_name(name: str) -> str:
+    return _stem(name) + SUFFIX
+
+
 def plain_file_name(name: str) -> str:
     """Return the file name of a node that has no rival."""
-    return _stem(name) + SUFFIX
+    return f"{name}{SUFFIX}" if _is_ordinary(name) else _escaped_file_name(name)
 
 
 class FileNames:

@@ -54,6 +54,8 @@ __all__ = [
 SIGNING_KEY_VARIABLE = "DAGRON_SIGNING_KEY"
 
 _KINDS = frozenset(Kind)
+_COMMITTED, _INLINE = int(Kind.COMMITTED), int(Storage.INLINE)
+"""As plain numbers, because each record is compared with them."""
 
 _TIMES = -62_135_596_800, 253_402_300_800
 """The years 1 to 9999 in seconds since the epoch: those that can be shown."""
@@ -127,7 +129,7 @@ class View:
     updated_unix: float = 0.0
 
     def _apply(self, record: Record) -> None:
-        if record.kind == Kind.COMMITTED:
+        if record.kind == _COMMITTED:
             commit = decode_commit(record)
             if commit.special_name:  # a plain one is safe by its making
                 checked_file_name(commit.special_name)
@@ -146,8 +148,9 @@ class View:
             self.lost.pop(name, None)
             if self.printed:
                 self.printed.pop(name, None)
-            if commit.storage == Storage.INLINE:
-                self.lagging.pop(name, None)  # to the end: they are in the order of their records
+            if commit.storage == _INLINE:
+                if self.lagging:
+                    self.lagging.pop(name, None)  # to the end: they are in the order of their records
                 self.lagging[name] = record.sequence
             at = commit.started_unix + commit.duration_seconds
         elif record.kind == Kind.DAG_RECORDED:
