@@ -29,6 +29,7 @@ from dagron.checkpoint.view import JOURNAL, LOCK, META
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 OURS = {JOURNAL, LOCK, META}
+CAMPAIGN = pytest.mark.campaign
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the ways of Linux")
 
 
@@ -296,7 +297,19 @@ def limited(directory, ran, limit_bytes, pool, large_bytes):
     """Run the job where no file may become larger; the workers inherit the limit."""
     import resource
 
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, most))
+    try:
+        return ended_job(directory, ran, pool, large_bytes)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
+def limited_in_turn(all_arguments):
+    return [limited(*arguments) for arguments in all_arguments]
+
+
+def ended_job(directory, ran, pool, large_bytes):
     note = note_in(ran)
     job = Job(directory, note, pool=pool)
     try:
@@ -318,16 +331,17 @@ def in_a_process_of_its_own(function, *arguments):
 
 
 @ON_LINUX
-@pytest.mark.parametrize("limit_bytes", [0, 300, 1_000, 20_000, 30_000, 50_000])
-def test_a_limit_that_the_journal_meets_is_an_error_that_says_so(ckpt, log, limit_bytes):
+def test_a_limit_that_the_journal_meets_is_an_error_that_says_so(tmp_path, log):
     """Relies on CPython, which ignores SIGXFSZ, so that the write fails; and on `append`, which says so."""
-    ended = in_a_process_of_its_own("limited", ckpt, log.directory, limit_bytes, "inline", 10)
-    assert ended["error"] == "CommitError"
-    assert os.strerror(errno.EFBIG) in ended["text"]
-    job = Job(ckpt, log.note)
-    job.reported = ended["reported"]
-    assert limit_bytes < 30_000 or job.completed()
-    job.check_way_on(log)
+    limits_bytes = (0, 300, 1_000, 20_000, 30_000, 50_000)
+    all_arguments = [(tmp_path / f"ckpt-{limit}", log.directory, limit, "inline", 10) for limit in limits_bytes]
+    for limit_bytes, ended in zip(limits_bytes, in_a_process_of_its_own("limited_in_turn", all_arguments), strict=True):
+        assert ended["error"] == "CommitError", limit_bytes
+        assert os.strerror(errno.EFBIG) in ended["text"], limit_bytes
+        job = Job(tmp_path / f"ckpt-{limit_bytes}", log.note)
+        job.reported = ended["reported"]
+        assert limit_bytes < 30_000 or job.completed(), limit_bytes
+        job.check_way_on(log, limit_bytes)
 
 
 @ON_LINUX
@@ -854,15 +868,18 @@ def remove_journal(directory):
     (directory / JOURNAL).unlink()
 
 
-@pytest.mark.parametrize(("pool", "callbacks"), [("process", True), ("process", False), ("inline", False)])
+WAYS_TO_TAKE_AWAY = [remove, move, empty, exchange, remove_journal]
+
+
 @pytest.mark.parametrize(
-    "take_away",
+    ("take_away", "pool", "callbacks"),
     [
-        remove,
-        move,
-        empty,
-        exchange,
-        remove_journal,
+        # In processes, with callbacks for every second of them.
+        pytest.param(
+            take_away, pool, callbacks, marks=() if pool == "inline" or callbacks == (i % 2 == 0) else CAMPAIGN
+        )
+        for i, take_away in enumerate(WAYS_TO_TAKE_AWAY)
+        for pool, callbacks in (("process", True), ("process", False), ("inline", False))
     ],
 )
 def test_a_run_whose_directory_is_taken_away_does_not_go_on_as_if_it_were_there(ckpt, log, take_away, pool, callbacks):
@@ -902,7 +919,7 @@ def test_a_run_whose_directory_is_taken_away_does_not_go_on_as_if_it_were_there(
     info = executor.checkpoint_info()
     completed = [] if info is None else info.completed_nodes
     before = log.counts()
-    result = executor.resume(tasks)
+    result = CheckpointExecutor(dag, ckpt, pool="inline").resume(tasks)
     assert result["last"].result == 40_000
     assert {name: log.count(name) - before.get(name, 0) for name in tasks} == {
         name: int(name not in completed) for name in tasks
