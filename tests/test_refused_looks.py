@@ -97,7 +97,7 @@ THERE = ["nothing", "a checkpoint"]
 
 
 def cases():
-    """Every use meets every error, with a checkpoint or without one; ENOENT, which can be no error at all, with both."""
+    """Every use meets every error, with a checkpoint or without one; ENOENT, which may be no error, with both."""
     for use, number, there in itertools.product(USES, NUMBERS, THERE):
         i, j, k = [*USES].index(use), NUMBERS.index(number), THERE.index(there)
         marks = () if number == errno.ENOENT or (i + j + k) % 2 == 0 else pytest.mark.campaign
