@@ -212,9 +212,7 @@ class TestInTheirPlace:
         scene.attempt(lambda: getattr(scene.executor(), how)(scene.tasks()))
         scene.everything_is_well()
 
-    @pytest.mark.parametrize("how", ["execute", "resume"])
-    @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("name", PLACES)
+    @in_every_place("how", ["execute", "resume"])
     def test_before_a_further_run(self, scene, name, kind, how):
         scene.executor().execute(scene.tasks(c=breaks))
         scene.plant(name, kind)

@@ -109,7 +109,7 @@ def test_the_kill_demonstration_gives_the_report_of_an_undisturbed_run(tmp_path)
     assert "kill -9" in demonstration
     # As the README has it, but with this interpreter, and with fewer files so that it is quick.
     (tmp_path / "small.py").write_text(
-        "from dagron.jobs import stdlib_analysis as job\ndag, tasks = job.build(job.FILES[::12], job.LIBRARY_ROOT)\n"
+        "from dagron.jobs import stdlib_analysis as job\ndag, tasks = job.build(job.FILES[::24], job.LIBRARY_ROOT)\n"
     )
     command = f'"{sys.executable}" -m dagron'
     script = re.sub(r"^dagron ", f"{command} ", demonstration, flags=re.MULTILINE)
@@ -120,7 +120,7 @@ def test_the_kill_demonstration_gives_the_report_of_an_undisturbed_run(tmp_path)
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=100)
     assert "small" in done.stdout or "ckpt-demo" in done.stdout, done.stderr
     once = subprocess.run(
-        ["bash", "-c", f"{command} run small.py -d undisturbed --show report"],
+        ["bash", "-c", f"{command} run small.py -d undisturbed --inline --show report"],
         cwd=tmp_path,
         env=ENV,
         capture_output=True,

@@ -324,17 +324,11 @@ class TestDeath:
         # If the worker had the next node in hand already, that one was lost; nothing else was.
         assert result.succeeded == 3 or isinstance(result["killer"].error, dagron.WorkerLostError)
 
-    def test_unpickling_that_kills_is_the_nodes_own_death(self, ckpt):
+    def test_pickling_and_unpickling_that_kill_are_the_nodes_own_death(self, ckpt):
         class Bomb:
             def __reduce__(self):
                 return os._exit, (9,)
 
-        bomb = Bomb()
-        result = run(nodes("a", "b"), ckpt, {"a": lambda: bomb, "b": lambda: 1})
-        assert isinstance(result["a"].error, dagron.WorkerLostError)
-        assert result["b"].result == 1
-
-    def test_pickling_a_result_that_kills_is_the_nodes_own_death(self, ckpt):
         def make():
             class Bomb:
                 def __reduce__(self):
@@ -342,9 +336,11 @@ class TestDeath:
 
             return Bomb()
 
-        result = run(nodes("a", "b"), ckpt, {"a": make, "b": lambda: 1})
+        bomb = Bomb()
+        result = run(nodes("a", "b", "c"), ckpt, {"a": lambda: bomb, "b": make, "c": lambda: 1})
         assert isinstance(result["a"].error, dagron.WorkerLostError)
-        assert result["b"].result == 1
+        assert isinstance(result["b"].error, dagron.WorkerLostError)
+        assert result["c"].result == 1
 
 
 ORPHANS = """
