@@ -86,14 +86,10 @@ class Cli:
 
     def __init__(self, directory, pycache):
         self.directory = directory
-        # As a user has it, and much faster than to compile everything anew for each command.
-        self.environment = {
-            **os.environ,
-            "PYTHONPATH": SOURCE,
-            "PYTHONPYCACHEPREFIX": str(pycache),
-            "PYTHONDONTWRITEBYTECODE": "",
-            "PYTHONUNBUFFERED": "",
-        }
+        self.environment = {**os.environ, "PYTHONPATH": SOURCE, "PYTHONUNBUFFERED": ""}
+        if sys.dont_write_bytecode:
+            # As a user has it, and much faster than to compile everything anew for each command.
+            self.environment |= {"PYTHONPYCACHEPREFIX": str(pycache), "PYTHONDONTWRITEBYTECODE": ""}
 
     def write(self, text, name="job.py"):
         (self.directory / name).write_text(PRELUDE + text)
@@ -118,7 +114,7 @@ class Cli:
 
 
 class Ended:
-    def __init__(self, out, err, pid=0):
+    def __init__(self, out, err, pid):
         self.out, self.err, self.pid = out, err, pid
 
 
@@ -138,7 +134,9 @@ def eventually(fact, process=None):
 
 @pytest.fixture(scope="session")
 def pycache(tmp_path_factory):
-    return tmp_path_factory.mktemp("pycache")
+    """One for all processes of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pycache"
 
 
 @pytest.fixture
@@ -148,7 +146,7 @@ def cli(tmp_path, log, pycache):
 
 @pytest.fixture
 def here(cli, monkeypatch, capfd):
-    """The command in this process, which is faster: for what ends before anything is run."""
+    """The command in this process, which is faster: for what depends on no process of its own."""
     monkeypatch.chdir(cli.directory)
     monkeypatch.setattr(sys, "path", sys.path[:])
     numbers = (signal.SIGINT, signal.SIGTERM)
@@ -160,10 +158,12 @@ def here(cli, monkeypatch, capfd):
             main()
         out, err = capfd.readouterr()
         assert exit.value.code == expect, f"exit code {exit.value.code}\n{out}\n{err}"
-        return Ended(out, err)
+        return Ended(out, err, os.getpid())
 
     yield call
-    sys.modules.pop(FILE_MODULE, None)
+    for name, module in list(sys.modules.items()):
+        if name == FILE_MODULE or (getattr(module, "__file__", None) or "").startswith(f"{cli.directory}{os.sep}"):
+            del sys.modules[name]
     for number, handler in zip(numbers, handlers, strict=True):
         signal.signal(number, handler)
 
@@ -191,7 +191,7 @@ def test_a_run_in_which_every_node_completes_ends_with_0_says_so_on_stderr_and_p
     assert (cli.directory / "checkpoints" / "job" / "second.pkl").exists()
 
 
-def test_show_prints_a_text_as_it_is_and_other_values_prettily_and_in_the_order_asked_for(cli):
+def test_show_prints_a_text_as_it_is_and_other_values_prettily_and_in_the_order_asked_for(cli, here):
     text = """
 tasks = {
     "text": lambda: "two\\nlines\\n",
@@ -199,7 +199,7 @@ tasks = {
     "data": lambda: {"b": list(range(40)), "a": None},
 }
 """
-    ended = cli("run", cli.write(text), "--show", "text", "--show", "open", "--show", "data", expect=0)
+    ended = here("run", cli.write(text), "--inline", "--show", "text", "--show", "open", "--show", "data", expect=0)
     assert ended.out.startswith("two\nlines\nno line break\n{'a': None,\n 'b': [0,\n")
 
 
@@ -245,11 +245,11 @@ def test_a_shown_result_that_stdout_does_not_take_is_an_error_and_a_reader_that_
     assert "Traceback" not in ended.err
 
 
-def test_a_module_is_run_by_its_name_from_the_working_directory(cli):
+def test_a_module_is_run_by_its_name_from_the_working_directory(cli, here):
     (cli.directory / "jobs").mkdir()
     (cli.directory / "jobs" / "__init__.py").touch()
     cli.write("tasks = {'a': lambda: __name__}", "jobs/nightly.py")
-    ended = cli("run", "jobs.nightly", "--show", "a", expect=0)
+    ended = here("run", "jobs.nightly", "--inline", "--show", "a", expect=0)
     assert ended.out == "jobs.nightly\n"
     assert (cli.directory / "checkpoints" / "nightly").is_dir()
 
@@ -263,20 +263,20 @@ tasks = {"a": lambda *rest: f"after {rest}", "b": lambda: "b"}
     assert here("run", cli.write(text), "--inline", "--show", "a", expect=0).out == "after ('b',)\n"
 
 
-def test_the_directory_of_the_checkpoint_can_be_chosen(cli):
-    ended = cli("run", cli.write(CHAIN), "-d", "else/where", expect=0)
+def test_the_directory_of_the_checkpoint_can_be_chosen(cli, here):
+    ended = here("run", cli.write(CHAIN), "--inline", "-d", "else/where", expect=0)
     assert "else/where" in ended.err
     assert not (cli.directory / "checkpoints").exists()
     assert cli.status("else/where").completed == 2
 
 
-def test_a_trace_is_a_json_file_with_a_span_for_every_attempt(cli):
-    cli("run", cli.write(CHAIN), "--trace", "trace.json", expect=0)
+def test_a_trace_is_a_json_file_with_a_span_for_every_attempt(cli, here):
+    here("run", cli.write(CHAIN), "--trace", "trace.json", expect=0)
     events = json.loads((cli.directory / "trace.json").read_text())["traceEvents"]
     assert {event["name"] for event in events if event["ph"] == "B"} == {"first", "second"}
 
 
-def test_retries_and_workers_are_passed_on(cli, log):
+def test_retries_and_workers_are_passed_on(cli, here, log):
     text = """
 def flaky():
     note("flaky")
@@ -287,12 +287,12 @@ def flaky():
 
 tasks = {"flaky": flaky}
 """
-    cli("run", cli.write(text), "--retries", "1", "--workers", "1", expect=0)
+    here("run", cli.write(text), "--retries", "1", "--workers", "1", expect=0)
     assert log.count("flaky") == 2
 
 
-def test_inline_runs_the_tasks_in_the_process_of_the_command(cli, log):
-    ended = cli("run", cli.write(CHAIN), "--inline", expect=0)
+def test_inline_runs_the_tasks_in_the_process_of_the_command(cli, here, log):
+    ended = here("run", cli.write(CHAIN), "--inline", expect=0)
     assert log.pids("first") == log.pids("second") == [ended.pid]
 
 
@@ -323,17 +323,18 @@ tasks = {"point": lambda: Point(), "same": same}
 def test_the_main_block_of_the_file_does_not_run_and_no_cached_copy_of_it_is_left(cli):
     cli.write("value = 1", "neighbour.py")
     text = CHAIN + '\nimport neighbour\nif __name__ == "__main__":\n    raise SystemExit("main ran")\n'
-    cli("run", cli.write(text), expect=0, env={"PYTHONPYCACHEPREFIX": str(cli.directory / "cache")})
-    cached = [path.name for path in (cli.directory / "cache").rglob("*.pyc") if str(cli.directory) in str(path.parent)]
+    cli("run", cli.write(text), expect=0)
+    caches = Path(cli.environment.get("PYTHONPYCACHEPREFIX") or "/") / cli.directory.relative_to("/")
+    cached = [path.name for path in caches.rglob("*.pyc")]
     assert any(name.startswith("neighbour.") for name in cached)
     assert not any(name.startswith("job.") for name in cached)
 
 
-def test_the_file_sees_itself_as_argv_and_imports_its_neighbours_also_in_the_workers(cli):
+def test_the_file_sees_itself_as_argv_and_imports_its_neighbours_also_in_the_workers(cli, here):
     (cli.directory / "sub").mkdir()
     (cli.directory / "sub" / "neighbour.py").write_text("def value():\n    return 'from the neighbour'\n")
     cli.write("import neighbour\nARGV = sys.argv\ntasks = {'a': lambda: f'{neighbour.value()} {ARGV}'}", "sub/job.py")
-    assert cli("run", "sub/job.py", "--show", "a", expect=0).out == "from the neighbour ['sub/job.py']\n"
+    assert here("run", "sub/job.py", "--show", "a", expect=0).out == "from the neighbour ['sub/job.py']\n"
 
 
 def test_the_traceback_of_a_file_that_raises_begins_in_that_file(cli, here):
@@ -396,8 +397,8 @@ def test_a_command_that_cannot_be_meant_ends_with_2_and_runs_nothing(cli, here, 
     assert log.counts() == {}
 
 
-def test_a_failed_node_ends_with_1_its_error_and_remote_traceback_are_shown_and_what_to_do(cli, log):
-    ended = cli("run", cli.write(FAILING), "-w", "1", expect=1)
+def test_a_failed_node_ends_with_1_its_error_and_remote_traceback_are_shown_and_what_to_do(cli, here, log):
+    ended = here("run", cli.write(FAILING), "-w", "1", expect=1)
     assert "1 of 3 nodes completed, 1 failed, 1 skipped" in ended.err
     assert "dagron: bad: ValueError: no use for 1 ...\n" in ended.err
     assert "in bad\n" in ended.err  # a frame of the traceback
@@ -428,8 +429,8 @@ tasks = {"bad": bad, "after": lambda: note("after")}
 
 
 @pytest.mark.parametrize("option", ["--timeout", "--node-timeout"])
-def test_a_run_that_exceeds_a_time_limit_ends_with_1_and_says_so(cli, log, option):
-    ended = cli("run", cli.write(GATED), option, "3", expect=1)
+def test_a_run_that_exceeds_a_time_limit_ends_with_1_and_says_so(cli, here, log, option):
+    ended = here("run", cli.write(GATED), option, "3", expect=1)
     assert "1 of 2 nodes completed, 1 timed out" in ended.err
 
 
@@ -452,7 +453,7 @@ def test_a_worker_that_cannot_be_started_ends_with_4_in_one_line(cli):
     assert "Traceback" not in ended.err
 
 
-def test_what_nobody_expected_ends_with_4_and_a_traceback(cli):
+def test_what_nobody_expected_ends_with_4_and_a_traceback(cli, here):
     text = """
 class Odd(dict):
     def __len__(self):
@@ -461,7 +462,7 @@ class Odd(dict):
 import dagron
 dag, tasks = dagron.DAG(["a"], []), Odd(a=lambda: 1)
 """
-    ended = cli("run", cli.write(text), expect=4)
+    ended = here("run", cli.write(text), "--inline", expect=4)
     assert "RuntimeError: odd" in ended.err
     assert "please report it" in ended.err.splitlines()[-1]
 
@@ -483,37 +484,37 @@ def test_every_error_of_dagron_has_an_exit_code_of_its_kind():
 # --- going on, and starting again --------------------------------------------------------------------------------
 
 
-def test_resuming_what_is_complete_runs_nothing_again_however_often(cli, log):
-    cli("run", cli.write(CHAIN), expect=0)
+def test_resuming_what_is_complete_runs_nothing_again_however_often(cli, here, log):
+    here("run", cli.write(CHAIN), "--inline", expect=0)
     for _ in range(2):
-        ended = cli("run", "job.py", "--resume", "--show", "second", expect=0)
+        ended = here("run", "job.py", "--inline", "--resume", "--show", "second", expect=0)
         assert ended.out == "22\n"
         assert "2 of 2 nodes completed (2 restored)" in ended.err
     assert log.counts() == {"first": 1, "second": 1}
 
 
-def test_resuming_after_a_failure_runs_only_what_has_no_result(cli, log):
-    cli("run", cli.write(FAILING), expect=1)
+def test_resuming_after_a_failure_runs_only_what_has_no_result(cli, here, log):
+    here("run", cli.write(FAILING), "--inline", expect=1)
     cli.write(FAILING.replace("raise ValueError", "return "))
-    cli("run", "job.py", "-r", expect=0)
+    here("run", "job.py", "--inline", "-r", expect=0)
     assert log.counts() == {"good": 1, "bad": 2, "after": 1}
 
 
-def test_resuming_where_there_is_no_checkpoint_runs_everything(cli, log):
-    cli("run", cli.write(CHAIN), "--resume", expect=0)
+def test_resuming_where_there_is_no_checkpoint_runs_everything(cli, here, log):
+    here("run", cli.write(CHAIN), "--inline", "--resume", expect=0)
     assert log.counts() == {"first": 1, "second": 1}
 
 
 def test_a_checkpoint_is_superseded_only_with_fresh(cli, here, log):
     here("run", cli.write(FAILING), "--inline", expect=1)
-    ended = here("run", "job.py", expect=2)
+    ended = here("run", "job.py", "--inline", expect=2)
     assert ended.err == (
         f"dagron: error: '{os.path.join('checkpoints', 'job')}' holds a checkpoint with 1/3 nodes completed, 1 failed; "
         "pass --resume to go on or --fresh to start again\n"
     )
     assert log.counts() == {"good": 1, "bad": 1}
     assert cli.status().completed == 1
-    cli("run", "job.py", "--fresh", expect=1)
+    here("run", "job.py", "--inline", "--fresh", expect=1)
     assert log.counts() == {"good": 2, "bad": 2}
 
 
@@ -531,7 +532,7 @@ def test_a_damaged_checkpoint_ends_with_3_and_fresh_starts_again(cli, here, log)
         ended = here(*command, expect=3)
         assert "damaged" in ended.err
         assert "Traceback" not in ended.err
-    cli("run", "job.py", "--fresh", expect=0)
+    here("run", "job.py", "--inline", "--fresh", expect=0)
     assert log.counts() == {"first": 1, "second": 1}
 
 
@@ -605,8 +606,8 @@ def test_status_shows_a_run_while_it_goes_on_and_that_it_was_killed_after_it_was
 
 
 def test_status_shows_failures_costs_and_the_number_of_runs(cli, here):
-    cli("run", cli.write(FAILING), "--durability", "process", expect=1)
-    cli("run", "job.py", "--resume", expect=1)
+    here("run", cli.write(FAILING), "--inline", "--durability", "process", expect=1)
+    here("run", "job.py", "--inline", "--resume", expect=1)
     found = json.loads(here("status", "checkpoints/job", "--json", expect=0).out)
     assert found["state"] == "finished"
     assert found["runs"] == 2
@@ -629,7 +630,7 @@ class Trap:
 
 tasks = {"trap": lambda: Trap()}
 """
-    cli("run", cli.write(text), expect=0)
+    here("run", cli.write(text), "--inline", expect=0)
     here("status", "checkpoints/job", "--json", expect=0)
     assert "1/1" in here("status", "checkpoints/job", expect=0).out
     assert not (cli.directory / "sprung").exists()
@@ -660,10 +661,11 @@ tasks = {"odd\x1b]0;title\x07\nname": fail}
 # --- progress ----------------------------------------------------------------------------------------------------
 
 
-def test_without_a_terminal_there_is_no_progress_unless_it_is_asked_for(cli):
+def test_without_a_terminal_there_is_no_progress_unless_it_is_asked_for(cli, here, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
     job = cli.write(CHAIN)
-    assert "nodes done" not in cli("run", job, env={"FORCE_COLOR": "1"}, expect=0).err
-    err = cli("run", job, "--fresh", "--progress", env={"FORCE_COLOR": "1"}, expect=0).err
+    assert "nodes done" not in here("run", job, "--inline", expect=0).err
+    err = here("run", job, "--inline", "--fresh", "--progress", expect=0).err
     assert err.startswith("dagron: 0/2 nodes done\n")
     assert "dagron: 2/2 nodes done" in err
     assert "\x1b" not in err
@@ -737,8 +739,8 @@ def test_help_says_how_it_is_used_and_what_every_exit_code_means(here):
     assert set(MEANINGS) == set(ExitCode)
 
 
-def test_version_prints_the_version(cli):
-    assert cli("--version", expect=0).out == f"dagron {dagron.__version__}\n"
+def test_version_prints_the_version(cli, here):
+    assert here("--version", expect=0).out == f"dagron {dagron.__version__}\n"
 
 
 def test_importing_dagron_imports_neither_rich_nor_typer():

@@ -78,20 +78,21 @@ class TestCheckpoint:
 
     def test_resume_repeats_nothing(self, ckpt, log):
         tasks = {name: (lambda name=name: log.note(name)) for name in "abcd"}
-        run(diamond(), ckpt, tasks)
+        run(diamond(), ckpt, tasks, pool="inline")
         result = run(diamond(), ckpt, tasks, "resume")
         assert (result.succeeded, result.restored) == (4, 4)
         assert log.counts() == {"a": 1, "b": 1, "c": 1, "d": 1}
 
     def test_execute_starts_afresh_and_removes_files_of_nodes_that_are_gone(self, ckpt, log):
-        run(diamond(), ckpt, {name: (lambda: 1) for name in "abcd"})
+        run(diamond(), ckpt, {name: (lambda: 1) for name in "abcd"}, pool="inline")
         run(chain("a", "x"), ckpt, {"a": lambda: log.note("a"), "x": lambda: 2})
         assert log.count("a") == 1
         assert sorted(p.name for p in ckpt.glob("*.pkl")) == ["a.pkl", "x.pkl"]
 
     def test_the_result_of_a_new_execute_replaces_the_old_file(self, ckpt):
-        for value in ("first, and longer", "second", b"x" * 100_000, 4):
-            run(chain("a"), ckpt, {"a": lambda value=value: value})
+        values = [("first, and longer", "inline"), ("second", "inline"), (b"x" * 100_000, "process"), (4, "process")]
+        for value, pool in values:
+            run(chain("a"), ckpt, {"a": lambda value=value: value}, pool=pool)
             assert pickle.loads((ckpt / "a.pkl").read_bytes()) == value
 
     def test_resume_runs_what_failed_and_keeps_the_rest(self, ckpt, log):
@@ -103,7 +104,7 @@ class TestCheckpoint:
                 "d": lambda: log.note("d"),
             }
 
-        first = run(diamond(), ckpt, tasks(False))
+        first = run(diamond(), ckpt, tasks(False), pool="inline")
         assert (first.succeeded, first.failed, first.skipped) == (2, 1, 1)
         info = CheckpointExecutor(diamond(), ckpt).checkpoint_info()
         assert (sorted(info.completed_nodes), info.failed_nodes, info.total_nodes) == (["a", "c"], ["b"], 4)
@@ -114,8 +115,8 @@ class TestCheckpoint:
     def test_a_resume_that_fails_again_forgets_nothing(self, ckpt, log):
         dag = DAG.builder().add_edges([("src", "a"), ("src", "b"), ("src", "c")]).build()
         tasks = {name: (lambda name=name: log.note(name)) for name in ("src", "b", "c")}
-        for how in ("execute", "resume", "resume"):
-            result = run(dag, ckpt, {**tasks, "a": lambda: 1 / 0}, how)
+        for how, pool in (("execute", "inline"), ("resume", "inline"), ("resume", "process")):
+            result = run(dag, ckpt, {**tasks, "a": lambda: 1 / 0}, how, pool=pool)
             assert (result.succeeded, result.failed) == (3, 1)
         assert log.counts() == {"b": 1, "c": 1, "src": 1}
 
@@ -124,7 +125,7 @@ class TestCheckpoint:
         assert (result.succeeded, result.restored) == (2, 0)
 
     def test_clear_checkpoint_leaves_other_peoples_files(self, ckpt):
-        executor = CheckpointExecutor(chain("a"), ckpt)
+        executor = CheckpointExecutor(chain("a"), ckpt, pool="inline")
         executor.execute({"a": lambda: 1})
         (ckpt / "notes.txt").write_text("mine")
         (ckpt / "mine.pkl").write_text("mine")
@@ -144,7 +145,7 @@ class TestCheckpoint:
 
 class TestChangedDag:
     def test_a_new_node_runs_and_a_vanished_one_is_ignored(self, ckpt, log):
-        run(chain("a", "b"), ckpt, {"a": lambda: 1, "b": lambda: log.note("b")})
+        run(chain("a", "b"), ckpt, {"a": lambda: 1, "b": lambda: log.note("b")}, pool="inline")
         dag = DAG.builder().add_node("a").add_node("new").add_edge("a", "new").build()
         result = run(dag, ckpt, {"a": lambda: log.note("a"), "new": lambda a: a + 1}, "resume")
         assert (result.succeeded, result.restored) == (2, 1)
@@ -154,11 +155,11 @@ class TestChangedDag:
         before = DAG.builder().add_edges([("a", "b"), ("b", "c"), ("a", "other")]).build()
         after = DAG.builder().add_edges([("a", "b"), ("x", "b"), ("b", "c"), ("a", "other")]).build()
         tasks = {name: (lambda name=name: log.note(name)) for name in ("a", "b", "c", "other")}
-        run(before, ckpt, tasks)
+        run(before, ckpt, tasks, pool="inline")
         result = run(after, ckpt, {**tasks, "x": lambda: 1}, "resume")
         assert result.succeeded == 5
         assert log.counts() == {"a": 1, "b": 2, "c": 2, "other": 1}
-        run(after, ckpt, {**tasks, "x": lambda: 1}, "resume")
+        run(after, ckpt, {**tasks, "x": lambda: 1}, "resume", pool="inline")
         assert log.counts() == {"a": 1, "b": 2, "c": 2, "other": 1}
 
 
@@ -174,10 +175,10 @@ class TestNoStaleChild:
                 "same": lambda q: log.note("same"),
             }
 
-        first = run(dag, ckpt, tasks(lambda: 1 / 0, 1), fail_fast=False)
+        first = run(dag, ckpt, tasks(lambda: 1 / 0, 1), fail_fast=False, pool="inline")
         assert (first.failed, first.succeeded) == (1, 3)
         # The parent fails again: nothing changed for q.
-        run(dag, ckpt, tasks(lambda: 1 / 0, 1), "resume", fail_fast=False)
+        run(dag, ckpt, tasks(lambda: 1 / 0, 1), "resume", fail_fast=False, pool="inline")
         assert log.count("q") == 1
         second = run(dag, ckpt, tasks(lambda: 42, 43), "resume", fail_fast=False)
         assert (second["q"].result, second["r"].result) == (43, 43)
@@ -189,7 +190,7 @@ class TestNoStaleChild:
         def tasks(p):
             return {"p": p, "q": lambda: (log.note("q"), 1)[1], "r": lambda q: (log.note("r"), q)[1]}
 
-        run(dag, ckpt, tasks(lambda: 1 / 0), fail_fast=False)
+        run(dag, ckpt, tasks(lambda: 1 / 0), fail_fast=False, pool="inline")
         result = run(dag, ckpt, tasks(lambda: 42), "resume", fail_fast=False)
         assert log.counts() == {"q": 2, "r": 1}
         assert (result.succeeded, result.restored) == (3, 1)
@@ -204,19 +205,19 @@ class TestNoStaleChild:
                 "c": lambda: log.note("c"),
             }
 
-        run(dag, ckpt, tasks(b"1"))
+        run(dag, ckpt, tasks(b"1"), pool="inline")
         (ckpt / "a.pkl").unlink()
         result = run(dag, ckpt, tasks(b"2"), "resume")
         assert (result.succeeded, result.restored) == (3, 2)
         assert log.counts() == {"a": 2, "b": 1, "c": 1}
         assert "a.pkl" in caplog.text
-        run(dag, ckpt, tasks(b"3"), "resume")
+        run(dag, ckpt, tasks(b"3"), "resume", pool="inline")
         assert log.counts() == {"a": 2, "b": 1, "c": 1}
 
     def test_a_damaged_input_is_named_and_made_again_by_the_next_resume(self, ckpt, log):
         dag = chain("a", "b")
         tasks = {"a": lambda: (log.note("a"), bytes(50_000))[1], "b": lambda a: 1 / 0}
-        run(dag, ckpt, tasks)
+        run(dag, ckpt, tasks, pool="inline")
         data = bytearray((ckpt / "a.pkl").read_bytes())
         data[30_000] ^= 1
         (ckpt / "a.pkl").write_bytes(data)
@@ -224,7 +225,7 @@ class TestNoStaleChild:
         damaged = run(dag, ckpt, tasks, "resume")
         assert damaged["b"].status is NodeStatus.FAILED
         assert "a.pkl" in str(damaged["b"].error)
-        mended = run(dag, ckpt, tasks, "resume")
+        mended = run(dag, ckpt, tasks, "resume", pool="inline")
         assert (mended["b"].result, log.count("a")) == (50_000, 2)
 
 
@@ -279,14 +280,16 @@ class TestFailures:
         assert result["c"].result == 2
         assert not (ckpt / "b.pkl").exists()
 
-    @pytest.mark.parametrize("raised", [SystemExit(0), KeyboardInterrupt(), GeneratorExit()])
-    def test_no_exception_of_a_task_ends_the_run(self, ckpt, raised):
-        def breaks():
+    def test_no_exception_of_a_task_ends_the_run(self, ckpt):
+        def breaks(raised):
             raise raised
 
-        result = run(chain("a", "b"), ckpt, {"a": lambda: 1, "b": breaks})
-        assert type(result["b"].error) is type(raised)
-        assert result["a"].result == 1
+        all_raised = {"b": SystemExit(0), "c": KeyboardInterrupt(), "d": GeneratorExit()}
+        dag = DAG.builder().add_edge("a", "b").add_edge("a", "c").add_edge("a", "d").add_node("e").build()
+        tasks = {name: (lambda raised=raised: breaks(raised)) for name, raised in all_raised.items()}
+        result = run(dag, ckpt, {"a": lambda: 1, "e": lambda: 2, **tasks}, max_workers=1)
+        assert {name: type(result[name].error) for name in all_raised} == {n: type(e) for n, e in all_raised.items()}
+        assert (result["a"].result, result["e"].result) == (1, 2)
 
 
 class TestRetries:
@@ -324,7 +327,7 @@ class TestCancelling:
         first = run(chain("a", "b", "c"), ckpt, tasks, callbacks=callbacks, cancel_event=event)
         assert (first.succeeded, first.cancelled) == (1, 2)
         assert isinstance(first["c"].error, dagron.NodeCancelledError)
-        second = run(chain("a", "b", "c"), ckpt, {**tasks, "b": lambda: 1}, "resume")
+        second = run(chain("a", "b", "c"), ckpt, {**tasks, "b": lambda: 1}, "resume", pool="inline")
         assert (second.succeeded, second.restored, log.count("a")) == (3, 1, 1)
 
     def test_the_timeout_of_a_run_kills_what_runs(self, ckpt):
@@ -389,7 +392,7 @@ class TestCallbacks:
     def test_on_restore_names_what_was_taken_from_the_checkpoint(self, ckpt):
         restored = []
         tasks = {"a": lambda: 1, "b": lambda: 2}
-        run(chain("a", "b"), ckpt, tasks)
+        run(chain("a", "b"), ckpt, tasks, pool="inline")
         run(chain("a", "b"), ckpt, tasks, "resume", callbacks=ExecutionCallbacks(on_restore=restored.append))
         assert restored == ["a", "b"]
 

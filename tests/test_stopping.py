@@ -4,6 +4,7 @@ What the tests lean on in the source is said in each class.
 """
 
 import asyncio
+import itertools
 import multiprocessing
 import os
 import signal
@@ -372,7 +373,7 @@ class TestCancel:
         """Resume; what was kept is not repeated, and the rest is done."""
         before = log.counts()
         assert sorted(executor(self.DAG, ckpt).checkpoint_info().completed_nodes) == sorted(kept)
-        result = executor(self.DAG, ckpt).resume(self.tasks(log))
+        result = executor(self.DAG, ckpt, pool="inline").resume(self.tasks(log))
         assert (result.succeeded, result.restored) == (4, len(kept))
         assert {name: log.count(name) - before.get(name, 0) for name in self.DAG.nodes} == {
             name: int(name not in kept) for name in self.DAG.nodes
@@ -423,9 +424,9 @@ class TestCancel:
         self.resumed(ckpt, log, kept)
 
     def test_while_nodes_are_committed_each_is_either_kept_or_cancelled(self, ckpt, log, mark):
-        names = [f"n{i:03}" for i in range(400)]
+        names = [f"n{i:03}" for i in range(200)]
         tasks = {name: (lambda name=name: log.note(name)) for name in names}
-        for n in (1, 50, 200):
+        for n in (1, 25, 100):
 
             class After:
                 def is_set(self, n=n):
@@ -434,11 +435,11 @@ class TestCancel:
             result = executor(nodes(*names), ckpt).execute(tasks, cancel_event=After())
             kept = executor(nodes(*names), ckpt).checkpoint_info().completed_nodes
             assert sorted(kept) == [name for name in names if result[name].status is NodeStatus.COMPLETED]
-            assert (len(kept), result.cancelled) == (result.succeeded, 400 - len(kept))
+            assert (len(kept), result.cancelled) == (result.succeeded, 200 - len(kept))
             assert all(log.count(name) == 1 for name in kept)
             before = log.counts()
-            result = executor(nodes(*names), ckpt).resume(tasks)
-            assert (result.succeeded, result.restored) == (400, len(kept))
+            result = executor(nodes(*names), ckpt, pool="inline").resume(tasks)
+            assert (result.succeeded, result.restored) == (200, len(kept))
             assert all(log.count(name) == before.get(name, 0) + (name not in kept) for name in names)
             for name in names:
                 os.remove(os.path.join(log.directory, name))
@@ -478,7 +479,7 @@ class TestCancel:
         assert result["second"].status.value == ended[phase]
         assert "the run took longer than 1.5 s" in str(result["second"].error)
         assert log.count("second") == (0 if phase == "stopped while idle" else 1)
-        result = executor(dag, ckpt).resume({"first": first, "second": lambda: 2})
+        result = executor(dag, ckpt, pool="inline").resume({"first": first, "second": lambda: 2})
         assert (result.succeeded, result.restored, log.count("first")) == (2, 1, 1)
 
 
@@ -537,7 +538,7 @@ if __name__ == "__main__":
         dag, "checkpoints/job", callbacks, max_workers=2, durability="process", kill_grace_seconds=600.0
     )
     cancel_event = CancelEvent() if PHASE == "ignoring" else None
-    getattr(executor, sys.argv[1])(tasks, cancel_event=cancel_event)
+    executor.execute(tasks, cancel_event=cancel_event)
     note("over")
 """
 
@@ -579,13 +580,13 @@ class Job:
         self.directory, self.how = directory, how
         self.mark = uuid.uuid4().hex
         self.log = RunLog(directory / "log")
+        self.checkpoint = directory / "checkpoints" / "job"
         (directory / "job.py").write_text(JOB)
 
-    def start(self, phase, verb="execute", env=None):
-        command = ["job.py", verb]
+    def start(self, phase, env=None):
+        command = ["job.py"]
         if self.how == "cli":
             command = ["-m", "dagron", "run", "job.py", "--workers", "2", "--durability", "process"]
-            command += ["--resume"] if verb == "resume" else []
         env = {
             **os.environ,
             "PYTHONPATH": SOURCE,
@@ -606,7 +607,7 @@ class Job:
         )
 
     def kept(self):
-        info = CheckpointExecutor(nodes("any"), self.directory / "checkpoints" / "job").checkpoint_info()
+        info = CheckpointExecutor(nodes("any"), self.checkpoint).checkpoint_info()
         return set(info.completed_nodes) if info is not None else set()
 
     def check_the_end(self, process, number):
@@ -637,20 +638,25 @@ class Job:
             assert err == ""
 
     def check_the_resume(self):
+        """In this process, which is quick; that a stopped command goes on as it says is a test of the command line."""
         kept, before = self.kept(), self.log.counts()
-        process = self.start("none", "resume")
-        _, err = process.communicate(timeout=60)
-        assert process.returncode == 0, err
+        job = {"__name__": "job"}
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setenv("DAGRON_TEST_HERE", self.log.directory)
+            patched.setenv("DAGRON_TEST_PHASE", "none")
+            exec(JOB, job)
+        result = executor(job["dag"], self.checkpoint, pool="inline").resume(job["tasks"])
+        assert (result.succeeded, result.restored) == (302, len(kept))
         assert len(self.kept()) == 302
         after = self.log.counts()
         assert {name: after[name] - before.get(name, 0) for name in self.kept()} == {
             name: int(name not in kept) for name in self.kept()
         }
-        assert marked(self.mark) == []
 
 
-@pytest.fixture(params=["library", "cli"])
+@pytest.fixture
 def job(request, tmp_path):
+    """A job that runs as the parameter says, which the test gives."""
     return Job(tmp_path / "job", request.param)
 
 
@@ -670,21 +676,43 @@ PHASES = {
     "callback": lambda log: log.count("callback"),
     "closing": lambda log: log.count("end"),
 }
+HOWS = ("library", "cli")
+SIGNALS = {
+    "ctrl-c-to-the-process": (to_the_process, signal.SIGINT),
+    "ctrl-c-to-the-group": (to_the_group, signal.SIGINT),
+    "sigterm": (to_the_process, signal.SIGTERM),
+}
+MOMENTS_MS = range(0, 400, 40)
+
+
+def cases(*axes, chosen):
+    """Every combination of the values of these axes; those whose positions are not chosen are for the campaign."""
+    made = []
+    for positions in itertools.product(*map(range, map(len, axes))):
+        values = [axis[position] for axis, position in zip(axes, positions, strict=True)]
+        marks = () if chosen(*positions) else pytest.mark.campaign
+        made.append(pytest.param(*values, id="-".join(map(str, values)), marks=marks))
+    return made
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found by their environment")
 class TestSignals:
     """Leans on `Interrupts` holding the signal back, on `pool.close()`, and for the command line on `Stopped`."""
 
-    @pytest.mark.parametrize("phase", PHASES)
+    # Every signal in every phase, and either of them in both ways to run. The command line has no callbacks.
     @pytest.mark.parametrize(
-        ("send", "number"),
-        [(to_the_process, signal.SIGINT), (to_the_group, signal.SIGINT), (to_the_process, signal.SIGTERM)],
-        ids=["ctrl-c-to-the-process", "ctrl-c-to-the-group", "sigterm"],
+        ("job", "sent", "phase"),
+        [
+            case
+            for case in cases(
+                HOWS, [*SIGNALS], [*PHASES], chosen=lambda i, j, k: [*PHASES][k] == "callback" or (i + j + k) % 2 == 0
+            )
+            if not {"cli", "callback"} <= set(case.values)
+        ],
+        indirect=["job"],
     )
-    def test_a_signal_ends_it_in_every_phase(self, job, phase, send, number):
-        if job.how == "cli" and phase == "callback":
-            pytest.skip("the command line has no callbacks")
+    def test_a_signal_ends_it_in_every_phase(self, job, sent, phase):
+        send, number = SIGNALS[sent]
         process = job.start(phase)
         wait_for(lambda: PHASES[phase](job.log) or process.poll() is not None)
         send(process, number)
@@ -692,7 +720,7 @@ class TestSignals:
 
     # Phases that nothing outside shows, such as the start of the workers, are met by trying one moment after the other.
     @pytest.mark.parametrize(
-        "ms", [pytest.param(i, marks=[pytest.mark.campaign] * (i % 80 > 0)) for i in range(0, 400, 40)]
+        ("job", "ms"), cases(HOWS, MOMENTS_MS, chosen=lambda i, j: j % 4 == 2 * i), indirect=["job"]
     )
     def test_ctrl_c_ends_it_at_every_moment_of_its_start(self, job, ms):
         process = job.start("running")
@@ -708,7 +736,11 @@ class TestSignals:
         to_the_group(process, signal.SIGINT)
         job.check_the_end(process, signal.SIGINT)
 
-    @pytest.mark.parametrize("phase", ["running", "committing", "closing"])
+    @pytest.mark.parametrize(
+        ("job", "phase"),
+        cases(HOWS, ["running", "committing", "closing"], chosen=lambda i, j: j == 2 or i != j),
+        indirect=["job"],
+    )
     def test_a_burst_of_ctrl_c_ends_it_and_the_checkpoint_goes_on(self, job, phase):
         process = job.start(phase)
         wait_for(lambda: PHASES[phase](job.log))
@@ -727,7 +759,7 @@ class TestSignals:
             assert 1 <= err.count("Traceback") <= 3, err
         job.check_the_resume()
 
-    @pytest.mark.parametrize("line", [pytest.param(i, marks=[pytest.mark.campaign] * (i % 12 > 0)) for i in range(70)])
+    @pytest.mark.parametrize("line", [pytest.param(i, marks=[pytest.mark.campaign] * (i % 20 > 0)) for i in range(70)])
     def test_a_second_ctrl_c_at_any_line_that_closes_the_pool_ends_the_process(self, tmp_path, line):
         job = Job(tmp_path / "job", "library")  # the command line lets the second one end the process at once
         # The last task hangs in what it registered with atexit, so only the end of the server ends its worker.
