@@ -90,7 +90,9 @@ def _signals_and_path_as_they_were(monkeypatch):
 
 
 def command(*arguments, expect=0, stdin=None):
-    result = CliRunner().invoke(build_app(), [str(argument) for argument in arguments], input=stdin)
+    # As `main` does: to load all commands takes longer than most of them.
+    app = build_app(arguments[:1]) if arguments[0] in VERBS else build_app()
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
     assert result.exit_code == expect, f"{result.output}\n{result.exception!r}"
     return result
 
