@@ -14,6 +14,7 @@ import random
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -469,10 +470,14 @@ def when(life, n, state):
 
 
 def explore(life, left, effort, *, boot=1, seed=0, one_in=1):
-    """Check the states, or each of so many; return how many these were."""
+    """Check the states, or the first and each of so many after every operation; return how many these were."""
     n_states = 0
+    n_after = Counter()
     with machine(boot):
-        for n, legal, state in itertools.islice(crashes(life, effort, seed), 0, None, one_in):
+        for n, legal, state in crashes(life, effort, seed):
+            n_after[n] += 1
+            if n_after[n] % one_in != 1 % one_in:
+                continue
             n_states += 1
             left.make(state)
             try:
