@@ -692,7 +692,7 @@ class TestLosingPowerAfterAKill:
                 life.take_over(legal)
                 life.commit(d=data(650, 20), e=data(20, 21))  # small ones, which need no sync of the directory
                 life.end()
-            n_states += explore(life, left, LEAST, one_in=6)
+            n_states += explore(life, left, LEAST, one_in=10)
         assert n_deaths >= 35
         count(n_states, 30 * n_deaths)
 
