@@ -1527,17 +1527,17 @@ class TestRandomRuns:
                 assert str(state.cause_of(node)) in case.dag.ancestors(str(node))
 
     @given(cases())
-    @many(120)
+    @many(60)
     def test_every_node_ends_as_its_fate_and_its_parents_say(self, case):
         self.check_outcome(case)
 
     @given(cases(lost=True))
-    @many(120)
+    @many(60)
     def test_every_node_ends_as_its_fate_and_its_parents_say_also_where_results_were_lost(self, case):
         self.check_outcome(case)
 
     @given(cases(lost=True, cancel=True))
-    @many(120)
+    @many(60)
     def test_a_cancelled_run_ends_with_every_node_final_and_every_commit_kept(self, case):
         simulation = Simulation(case).run()
         state = simulation.state

@@ -724,17 +724,31 @@ def live(path, monkeypatch, calls):
     return [None], False
 
 
-def deaths(tmp_path, monkeypatch):
-    """Every death there is: the directory that it leaves, and the states that are legal there."""
+@pytest.fixture(scope="module")
+def all_deaths(tmp_path_factory):
+    """Every death there is: when, the directory that it leaves, and the states that are legal there."""
+    tmp_path = tmp_path_factory.mktemp("deaths")
     whole = Syscalls()
-    assert live(tmp_path / "whole", monkeypatch, whole) == ([None], False)
-    assert names_in(tmp_path / "whole") == set()
-    for die_at, name in enumerate(whole.made):
-        for half in (False, True) if name == "write" else (False,):
-            path = tmp_path / f"died-{die_at}-{half}"
-            states, died = live(path, monkeypatch, Syscalls(die_at, half))
-            assert died
-            yield f"{name}, call {die_at}" + (", half done" if half else ""), path, states
+    found = []
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert live(tmp_path / "whole", monkeypatch, whole) == ([None], False)
+        assert names_in(tmp_path / "whole") == set()
+        for die_at, name in enumerate(whole.made):
+            for half in (False, True) if name == "write" else (False,):
+                path = tmp_path / f"died-{die_at}-{half}"
+                states, died = live(path, monkeypatch, Syscalls(die_at, half))
+                assert died
+                found.append((f"{name}, call {die_at}" + (", half done" if half else ""), path, states))
+    return found
+
+
+@pytest.fixture
+def deaths(all_deaths, tmp_path):
+    """All of them, each with a copy of the directory, if there is one."""
+    for _, path, _ in all_deaths:
+        if path.exists():
+            shutil.copytree(path, tmp_path / path.name)
+    return [(when, tmp_path / path.name, states) for when, path, states in all_deaths]
 
 
 def state_of(path):
@@ -751,16 +765,16 @@ def digests(state):
 
 
 class TestDyingAtEverySystemCall:
-    def test_the_state_is_the_one_before_or_after_the_step_or_a_prefix_of_its_group(self, tmp_path, monkeypatch):
+    def test_the_state_is_the_one_before_or_after_the_step_or_a_prefix_of_its_group(self, deaths):
         n = 0
-        for when, path, states in deaths(tmp_path, monkeypatch):
+        for when, path, states in deaths:
             found = state_of(path)
             assert found in list(map(digests, states)), when
             n += 1
         assert n > 60
 
-    def test_the_next_run_has_every_result_and_every_file_and_repeats_nothing(self, tmp_path, monkeypatch):
-        for when, path, _ in deaths(tmp_path, monkeypatch):
+    def test_the_next_run_has_every_result_and_every_file_and_repeats_nothing(self, deaths):
+        for when, path, _ in deaths:
             before = state_of(path)
             made = CheckpointStore(path, durability="process")
             made.open()
@@ -774,9 +788,9 @@ class TestDyingAtEverySystemCall:
             found = {name: digest((path / f"{name}.pkl").read_bytes()) for name in commits}
             assert found == (before or {}), f"the files of small results, {when}"
 
-    def test_cleared_afterwards_nothing_of_ours_is_left(self, tmp_path, monkeypatch):
+    def test_cleared_afterwards_nothing_of_ours_is_left(self, deaths):
         left = {}
-        for when, path, _ in deaths(tmp_path, monkeypatch):
+        for when, path, _ in deaths:
             path.mkdir(exist_ok=True)
             (path / "theirs.txt").write_bytes(b"theirs")
             had_any = state_of(path) is not None
@@ -787,9 +801,9 @@ class TestDyingAtEverySystemCall:
                 left[when] = names_in(path)
         assert left == {}
 
-    def test_a_new_execute_removes_what_the_dead_left(self, tmp_path, monkeypatch):
+    def test_a_new_execute_removes_what_the_dead_left(self, deaths):
         left = {}
-        for when, path, _ in deaths(tmp_path, monkeypatch):
+        for when, path, _ in deaths:
             execute(path)
             if names_in(path) != {"a.pkl", "b.pkl", *OUR_OWN}:
                 left[when] = names_in(path)
