@@ -4,7 +4,8 @@ Every run is recorded once; then, for a crash after each of its operations, the 
 are made in a directory and opened. All tests here together try some 27,000 states; each prints its number. A thorough
 search runs with `-m campaign`.
 
-Each sync in `files` and `store` has a test here that fails without it; the docstrings say which.
+Each sync that a promise leans on has a test here that fails without it; the docstrings say which. Those behind the
+records of a run's start and end only spare the next run work.
 """
 
 import itertools
