@@ -247,6 +247,30 @@ def _read_plain(directory: str, i: int) -> float:
     return float(np.load(f"{directory}/{i}.npy").sum())
 
 
+def _bytes_of(size: int) -> bytes:
+    return os.urandom(1) * size
+
+
+def results(engine: str, n: int, mb: float) -> Figures:
+    """Nodes that return so many bytes each: what they add to the memory of the coordinating process at its peak."""
+    import concurrent.futures
+
+    n, size = int(n), int(float(mb) * 1e6)
+    if engine == "bare pool":
+        with concurrent.futures.ProcessPoolExecutor(SLOTS) as pool:
+            list(pool.map(work, [0.01] * 4))
+            with _Peak() as peak:
+                for future in concurrent.futures.as_completed([pool.submit(_bytes_of, size) for _ in range(n)]):
+                    assert len(future.result()) == size
+    else:
+        dag = independent(n)
+        durability: Any = engine.removeprefix("dagron ")
+        executor = CheckpointExecutor(dag, fresh_directory() / "ckpt", max_workers=SLOTS, durability=durability)
+        with _Peak() as peak:
+            timed(executor, dict.fromkeys(dag.nodes, partial(_bytes_of, size)))
+    return {"growth_mb": peak.bytes / 1e6}
+
+
 def broadcast(n: int, mb: float) -> Figures:
     """One array read by many children, to the same with a memory map of a plain file."""
     import concurrent.futures
@@ -346,7 +370,20 @@ def starting(n: int = 9) -> Figures:
 
 CASES: dict[str, Callable[..., Figures]] = {
     case.__name__: case
-    for case in (noop, over_an_old_one, closures, efficiency, cpu, trace, arrays, broadcast, resume, memory, starting)
+    for case in (
+        noop,
+        over_an_old_one,
+        closures,
+        efficiency,
+        cpu,
+        trace,
+        arrays,
+        results,
+        broadcast,
+        resume,
+        memory,
+        starting,
+    )
 }
 
 

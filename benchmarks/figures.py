@@ -1,7 +1,8 @@
 """Draw the figures and write the tables of docs/performance.md: `python benchmarks/figures.py RESULTS.json`.
 
-Three figures, as SVG beside the page: efficiency against the length of a task, cost per node against the number of
-nodes, and efficiency of the peers. The tables stand between markers in the page; what is outside of them stays.
+Four figures, as SVG beside the page: efficiency against granularity for dependent and for independent tasks, cost per
+node against the number of nodes, and memory of the coordinator against the size of results. The tables stand between
+markers in the page; what is outside of them stays.
 """
 
 from __future__ import annotations
@@ -82,6 +83,32 @@ def draw_cost(runs: Runs, path: Path) -> bool:
     return True
 
 
+def draw_memory(runs: Runs, path: Path) -> bool:
+    """Draw what results of some size add to the coordinator's memory; return whether it was measured."""
+    import matplotlib.pyplot as plt
+
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name, turns in runs.items():
+        match = re.fullmatch(r"results (.+) \d+ (\S+)", name)
+        if match and turns:
+            growth = statistics.median(turn["growth_mb"] for turn in turns)
+            lines.setdefault(match[1], []).append((float(match[2]), growth))
+    if not lines:
+        return False
+    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
+    for i, (engine, points) in enumerate(lines.items()):
+        color, style = LINES.get(engine, (f"C{2 + i}", "-"))
+        axes.plot(*zip(*sorted(points), strict=True), color=color, linestyle=style, marker="o", label=engine)
+    axes.set_xscale("log")
+    axes.set_yscale("symlog", linthresh=1.0)
+    axes.set_xlabel("size of each of 30 results, MB")
+    axes.set_ylabel("growth of the coordinating process at its peak, MB")
+    axes.legend(fontsize="small")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+    return True
+
+
 def table_of_bounds(report: dict[str, Any]) -> str:
     """Return what was measured beside what is aimed at, as a table."""
     rows = ["| figure | measured | aim |", "|---|---:|---:|"]
@@ -141,6 +168,7 @@ def main() -> None:
     draw_efficiency(runs, "stencil_1d", page.with_name("efficiency-stencil.svg"))
     draw_efficiency(runs, "independent", page.with_name("efficiency-independent.svg"))
     draw_cost(runs, page.with_name("cost-per-node.svg"))
+    draw_memory(runs, page.with_name("memory-of-results.svg"))
     text = page.read_text(encoding="utf-8")
     text = put(text, "bounds", table_of_bounds(report))
     text = put(text, "engines", table_of_engines(runs))

@@ -66,6 +66,12 @@ def cases(*, smoke: bool, peers: bool, traces: Path | None) -> list[Case]:
     if importlib.util.find_spec("numpy") is not None:
         found += [("arrays", {"n": 2, "mb": 1} if few else {"n": 40, "mb": 25})]
         found += [("broadcast", {"n": 3, "mb": 1} if few else {"n": 200, "mb": 200})]
+    sizes_mb = (0.01,) if few else (0.01, 0.1, 1, 10, 50)
+    found += [
+        ("results", {"engine": engine, "n": 2 if few else 30, "mb": mb})
+        for engine in (OURS[0], "bare pool")
+        for mb in sizes_mb
+    ]
     found += [("resume", {"n": 50 if few else 100_000}), ("memory", {"n": 50 if few else 200_000})]
     found.append(("starting", {"n": 1 if few else 9}))
     return found
