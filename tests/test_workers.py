@@ -344,8 +344,9 @@ class TestDeath:
 
 
 ORPHANS = """
-    import ctypes, multiprocessing, os, subprocess, sys, time, dagron
+    import ctypes, multiprocessing, os, signal, subprocess, sys, time, dagron
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in the background
     directory = sys.argv[1]
 
     def note(name):
