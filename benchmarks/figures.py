@@ -56,17 +56,19 @@ def draw_efficiency(runs: Runs, shape: str, path: Path) -> bool:
     return True
 
 
-def draw_cost(runs: Runs, path: Path) -> bool:
-    """Draw the cost of a no-op node against the number of nodes; return whether it was measured."""
+def _lines(runs: Runs, pattern: str, key: str) -> dict[str, list[tuple[float, float]]]:
+    """Return by engine the sizes in the names of its cases, and the median that each has of a figure."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name, turns in runs.items():
+        match = re.fullmatch(pattern, name)
+        if match and turns:
+            lines.setdefault(match[1], []).append((float(match[2]), statistics.median(turn[key] for turn in turns)))
+    return lines
+
+
+def _draw_lines(lines: dict[str, list[tuple[float, float]]], path: Path, x: str, y: str, *, from_zero: bool) -> bool:
     import matplotlib.pyplot as plt
 
-    lines: dict[str, list[tuple[int, float]]] = {}
-    for name, turns in runs.items():
-        match = re.fullmatch(r"noop (.+) (\d+)", name)
-        if match and turns:
-            lines.setdefault(match[1], []).append(
-                (int(match[2]), statistics.median(turn["us_per_node"] for turn in turns))
-            )
     if not lines:
         return False
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
@@ -74,40 +76,30 @@ def draw_cost(runs: Runs, path: Path) -> bool:
         color, style = LINES.get(engine, (f"C{2 + i}", "-"))
         axes.plot(*zip(*sorted(points), strict=True), color=color, linestyle=style, marker="o", label=engine)
     axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("independent no-op nodes")
-    axes.set_ylabel("µs per node")
+    if from_zero:
+        axes.set_yscale("symlog", linthresh=1.0)
+        axes.set_ylim(bottom=0.0)
+    else:
+        axes.set_yscale("log")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     axes.legend(fontsize="small")
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
     return True
+
+
+def draw_cost(runs: Runs, path: Path) -> bool:
+    """Draw the cost of a no-op node against the number of nodes; return whether it was measured."""
+    lines = _lines(runs, r"noop (.+) (\d+)", "us_per_node")
+    return _draw_lines(lines, path, "independent no-op nodes", "µs per node", from_zero=False)
 
 
 def draw_memory(runs: Runs, path: Path) -> bool:
     """Draw what results of some size add to the coordinator's memory; return whether it was measured."""
-    import matplotlib.pyplot as plt
-
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for name, turns in runs.items():
-        match = re.fullmatch(r"results (.+) \d+ (\S+)", name)
-        if match and turns:
-            growth = statistics.median(turn["growth_mb"] for turn in turns)
-            lines.setdefault(match[1], []).append((float(match[2]), growth))
-    if not lines:
-        return False
-    figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
-    for i, (engine, points) in enumerate(lines.items()):
-        color, style = LINES.get(engine, (f"C{2 + i}", "-"))
-        axes.plot(*zip(*sorted(points), strict=True), color=color, linestyle=style, marker="o", label=engine)
-    axes.set_xscale("log")
-    axes.set_yscale("symlog", linthresh=1.0)
-    axes.set_ylim(bottom=0.0)
-    axes.set_xlabel("size of each of 30 results, MB")
-    axes.set_ylabel("growth of the coordinator at its peak, MB")
-    axes.legend(fontsize="small")
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
-    return True
+    lines = _lines(runs, r"results (.+) \d+ (\S+)", "growth_mb")
+    x, y = "size of each of 30 results, MB", "growth of the coordinator at its peak, MB"
+    return _draw_lines(lines, path, x, y, from_zero=True)
 
 
 def table_of_bounds(report: dict[str, Any]) -> str:

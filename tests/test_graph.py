@@ -547,7 +547,7 @@ def test_a_task_with_an_attribute_fn_is_no_wrapper():
 
 # --- size ------------------------------------------------------------------------------------------------------------
 
-LARGE = 40_000
+LARGE = 100_000
 
 
 @pytest.fixture(scope="module")
