@@ -85,7 +85,7 @@ MUTATIONS = [
         "redone",
         "checkpoint/store.py",
         "        self._commits, self._stale, self._failures = old.commits, old.stale, old.failures\n",
-        "        self._commits, self._stale, self._failures = {}, old.stale, old.failures\n",
+        "        self._commits, self._stale, self._failures = PackedCommits(), old.stale, old.failures\n",
         "tests/test_store.py -k TestReopening",
     ),
     # --- any instant is a legal place to die
@@ -210,7 +210,7 @@ MUTATIONS = [
     Mutation(
         "damage",
         "checkpoint/view.py",
-        "        if not _TIMES[0] <= at < _TIMES[1]:\n",
+        "        if not _FIRST_TIME <= at < _LAST_TIME:\n",
         "        if False:\n",
         "tests/test_forged.py -k absurd",
     ),

@@ -63,8 +63,8 @@ def write(*items, key=None, checkpoint_id=ID):
     for first, second in items:
         begin = len(journal)
         if isinstance(first, Commit):
-            frame, size = writer.commit(first, second)
-            assert size == len(frame)
+            frame, body = writer.commit(first, second)
+            assert frame.endswith(body)
             journal += frame + second
         else:
             journal += writer.event(first, second)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dagron import CheckpointExecutor
 from dagron.checkpoint.format import Commit
+from dagron.checkpoint.packed import PackedCommits
 from dagron.checkpoint.store import CheckpointStore
 from dagron.graph import DAG
 from dagron.restore import RestorePlan, plan_restore
@@ -31,7 +32,7 @@ def commit(dag, name, without=()):
 def plan(dag, completed, *, before=None, stale=(), without=None, same_structure=None):
     """Plan a resume of `dag` after a run of `before` in which the nodes `completed` did."""
     before = before or dag
-    commits = {name: commit(before, name, (without or {}).get(name, ())) for name in completed}
+    commits = PackedCommits(commit(before, name, (without or {}).get(name, ())) for name in completed)
     if same_structure is None:
         same_structure = dag.structure_digest() == before.structure_digest()
     return plan_restore(dag, commits, stale, same_structure=same_structure)

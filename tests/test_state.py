@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagron.checkpoint.format import Commit as CommitRecord
+from dagron.checkpoint.packed import PackedCommits
 from dagron.critical import Durations
 from dagron.errors import InternalError
 from dagron.events import (
@@ -1248,7 +1249,7 @@ class Case:
         """What an earlier run left: as `plan_restore` would have it, whatever it is."""
         dag = self.dag
         there, bad = draw(flags), draw(flags)
-        commits, stale = {}, []
+        commits, stale = [], []
         for node in dag.order:
             name, parents = dag.name_of(node), dag.parent_indices(node)
             # Without lost results a node has a commit only if each of its parents has one, is stale, or had failed.
@@ -1259,8 +1260,8 @@ class Case:
                 stale.append(name)
             else:
                 without = tuple(dag.name_of(p) for p in failed)
-                commits[name] = CommitRecord(name, 0, 0, 1, 0, b"", b"", 0.0, 0.0, 0.0, 0, without)
-        self.plan = plan_restore(dag, commits, stale, same_structure=True)
+                commits.append(CommitRecord(name, 0, 0, 1, 0, b"", b"", 0.0, 0.0, 0.0, 0, without))
+        self.plan = plan_restore(dag, PackedCommits(commits), stale, same_structure=True)
         # Only of these does anybody ask whether they differ: the children of the others are restored anyway.
         self.has_old = {*map(dag.index_of, stale), *self.plan.held}
 

@@ -467,8 +467,11 @@ def _recorded_seconds(dag: DAG, view: View | None) -> array[float] | None:
     """Return how long each node took when it last completed, NaN where that is not known; None if nowhere."""
     if view is None or not (view.commits or view.stale):
         return None
-    known = {**view.stale, **view.commits}
-    return array("d", [known[name].duration_seconds if name in known else math.nan for name in dag.nodes])
+    seconds = view.commits.seconds(dag.nodes)
+    for name in view.stale:
+        if name in dag and math.isnan(seconds[node := dag.index_of(name)]):
+            seconds[node] = view.stale[name].duration_seconds
+    return seconds
 
 
 def _end_leftovers(store: CheckpointStore) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dagron.checkpoint.format import Commit
+from dagron.checkpoint.packed import PackedCommits
 from dagron.graph import DAG
 
 __all__ = ["RestorePlan", "plan_restore"]
@@ -27,9 +28,7 @@ class RestorePlan:
     outdated: list[int] = field(default_factory=list)
 
 
-def plan_restore(
-    dag: DAG, commits: Mapping[str, Commit], stale: Collection[str], *, same_structure: bool
-) -> RestorePlan:
+def plan_restore(dag: DAG, commits: PackedCommits, stale: Collection[str], *, same_structure: bool) -> RestorePlan:
     """Decide what a resume restores.
 
     Args:
@@ -44,7 +43,7 @@ def plan_restore(
     plan = RestorePlan()
     if not commits:
         return plan
-    if same_structure and not stale and not any(commit.without for commit in commits.values()):
+    if same_structure and not stale and not commits.ran_without_some():
         plan.restored = [i for i, name in enumerate(dag.nodes) if name in commits]
         return plan
     outdated: set[int] = set()

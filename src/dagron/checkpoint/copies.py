@@ -19,7 +19,7 @@ class Copy(NamedTuple):
     """A copy that is to be written.
 
     Attributes:
-        sequence: The number of the record that holds the result; 0 for one that an earlier run has left to do.
+        sequence: The number of the record that holds the result.
         commit: What it is a copy of.
         data: Its bytes; None if only the journal has them.
     """

@@ -13,6 +13,7 @@ import secrets
 import time
 from array import array
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,8 @@ from dagron.checkpoint.commits import Commits, PendingCommit, open_journal, refu
 from dagron.checkpoint.copies import Copy
 from dagron.checkpoint.files import AppendFile, DirectoryLock, is_temporary
 from dagron.checkpoint.format import Commit, Kind, RecordWriter, encode_header
-from dagron.checkpoint.names import SUFFIX, FileNames
+from dagron.checkpoint.names import SUFFIX, FileNames, plain_file_name
+from dagron.checkpoint.packed import PackedCommits
 from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.structure import digest_of, encode_dag
 from dagron.checkpoint.view import JOURNAL, LOCK, META, View, check_journal, is_recognized, read_view
@@ -146,7 +148,7 @@ class CheckpointStore(Commits):
         structure: bytes,
         edges: tuple[array[int], array[int]] | None = None,
         n_slots: int = 0,
-    ) -> dict[str, Commit]:
+    ) -> PackedCommits:
         """Recover the directory and begin a run.
 
         Args:
@@ -157,7 +159,8 @@ class CheckpointStore(Commits):
             n_slots: Slots of the run, for those who ask how well they were used; 0 if it is not known.
 
         Returns:
-            The commits that can be restored: those of `view` whose bytes are there. The others are in `lost`.
+            The commits that can be restored: those of `view` whose bytes are there. The others are in `lost`. They are
+            what this object goes on with, so what is invalidated is in them no more.
 
         Guarantees:
             A fresh journal replaces the old one in one step; old result files stay until they are written over or
@@ -181,14 +184,14 @@ class CheckpointStore(Commits):
                     self._own(old.files & self._present)
                 self._begin_fresh(structure, record)
             else:
-                known = {**old.stale, **old.commits}
                 # A file in lower case that is plain needs no mention.
                 recorded = {
-                    name: commit.file_name
-                    for name, commit in known.items()
-                    if commit.special_name or name != name.lower()
+                    name: known.file_of(name)
+                    for known in (old.stale, old.commits)
+                    for name in known
+                    if name in known.special or name != name.lower()
                 }
-                self._names = FileNames({**dict.fromkeys(nodes), **dict.fromkeys(known)}, recorded)
+                self._names = FileNames(dict.fromkeys(chain(nodes, old.stale, old.commits)), recorded)
                 self._run_nodes = frozenset(nodes)
                 absent = [name for name in (*old.commits, *old.failures) if name not in self._run_nodes]
                 if digest_of(old.recorded) == structure:
@@ -198,7 +201,7 @@ class CheckpointStore(Commits):
             self.directory.remove_all(filter(is_temporary, sizes))
         except OSError as error:
             raise self._commit_error(error) from error
-        return {name: commit for name, commit in self._commits.items() if name not in self.lost}
+        return self._commits
 
     def _refuse_foreign(self, nodes: Sequence[str]) -> None:
         """Refuse to write over files that the journal does not know.
@@ -211,8 +214,12 @@ class CheckpointStore(Commits):
             return
         if old.run.get("boot") != boot_id():
             return
-        unknown = self._present - old.files
-        if unknown:
+        # Nearly all are the plain files of commits. (What has a % may be the plain file of another name.)
+        known, special, end = old.commits.names, old.commits.special, -len(SUFFIX)
+        unknown = {
+            file for file in self._present if (name := file[:end]) not in known or name in special or "%" in name
+        }
+        if unknown and (unknown := unknown - old.files):
             names = FileNames(nodes)
             foreign = unknown.intersection(map(names.file_name, nodes))
             if foreign:
@@ -267,9 +274,14 @@ class CheckpointStore(Commits):
         # synced, also if the run had ended. What the last run left when the machine went on is whole: nothing but a
         # kill interrupted it.
         restarted = old.run.get("boot") != boot_id()
-        for commit in self._commits.values():
+        # Nearly all have a plain file of the right size; only the others are decoded.
+        suspects = list(self._commits.special)
+        for name, sequence, size in self._commits.inline():
+            if restarted or sequence >= old.lagging_from or sizes.get(plain_file_name(name)) != size:
+                suspects.append(name)
+        for commit in sorted(map(self._commits.__getitem__, suspects), key=lambda commit: commit.sequence):
             verify = restarted and (old.ended is None or commit.storage == Storage.INLINE)
-            self._recover(commit, sizes, lagging=commit.name in old.lagging, verify=verify)
+            self._recover(commit, sizes, lagging=old.is_lagging(commit), verify=verify)
         self._own(old.owned & self._present)
         # Both before the record that lets the next look, after a kill in here, be less thorough than this one.
         if self.lost:
@@ -302,7 +314,7 @@ class CheckpointStore(Commits):
             except CheckpointDamagedError:
                 pass
             else:
-                self._copies.add(Copy(0, commit, None))
+                self._copies.add(Copy(commit.sequence, commit, None))
                 return
         path = self.directory.path_to(file_name)
         logger.warning("%s is missing or damaged; node %r runs again, and nothing else", path, commit.name)
@@ -330,9 +342,9 @@ class CheckpointStore(Commits):
         try:
             self.write_copies()
             # Before the record of the end: what stands under these names behind it is somebody else's.
-            stale = self._owned.union(commit.file_name for commit in self._stale.values())
+            stale = self._owned | self._stale.files()
             if stale:
-                self.directory.remove_all(stale.difference(commit.file_name for commit in self._commits.values()))
+                self.directory.remove_all(stale - self._commits.files())
             if self.worker_lost:
                 self.directory.remove_all(filter(is_temporary, self.directory.names()))
             if self._power:

@@ -56,7 +56,7 @@ def _verify_commit(directory: Directory, view: View, commit: Commit, key: bytes 
         if commit.temp_name and not _file_problem(directory, commit, commit.temp_name, key):
             return None  # recorded and not yet renamed
         return Finding(name, file, error.reason, True)
-    if commit.storage == Storage.INLINE and name not in view.lagging:
+    if commit.storage == Storage.INLINE and not view.is_lagging(commit):
         reason = _file_problem(directory, commit, file, key)
         if reason:
             return Finding(name, file, f"{reason}; the journal has the result", False)

@@ -23,12 +23,13 @@ from dagron.checkpoint.format import (
     Header,
     Kind,
     Record,
-    decode_commit,
     decode_header,
     decode_json,
+    glance_at_commit,
     scan,
 )
 from dagron.checkpoint.names import JOURNAL, LOCK, META, SUFFIX, plain_file_name
+from dagron.checkpoint.packed import PackedCommits
 from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.structure import RecordedDag, decode_dag, digest_of
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, FormatVersionError
@@ -54,10 +55,10 @@ __all__ = [
 SIGNING_KEY_VARIABLE = "DAGRON_SIGNING_KEY"
 
 _KINDS = frozenset(Kind)
-_COMMITTED, _INLINE = int(Kind.COMMITTED), int(Storage.INLINE)
-"""As plain numbers, because each record is compared with them."""
+_COMMITTED = int(Kind.COMMITTED)
+"""As a plain number, because the kind of each record is compared with it."""
 
-_TIMES = -62_135_596_800, 253_402_300_800
+_FIRST_TIME, _LAST_TIME = -62_135_596_800.0, 253_402_300_800.0
 """The years 1 to 9999 in seconds since the epoch: those that can be shown."""
 
 _META_MAX_BYTES = 2**28
@@ -86,8 +87,8 @@ class View:
         namespace: The namespace of these process ids.
         owned: Files that we have written and that belong to no commit any more; they may be reused or deleted.
         removed: Files of stale commits that a run deleted at its end.
-        lagging: Completed nodes whose `.pkl` copy may be missing or that of an older result, with the sequence number
-            of the record that holds the result.
+        lagging_from: Of INLINE results in records with this number or a higher one, the `.pkl` copy may be missing or
+            that of an older result; see `is_lagging`.
         stale: Commits that no longer apply although nothing has replaced them yet.
         cleared: The checkpoint is being deleted.
         structure: `DAG.structure_digest()`, in hexadecimal, of the DAG that the commits were last compared with.
@@ -104,7 +105,7 @@ class View:
     """
 
     checkpoint_id: bytes
-    commits: dict[str, Commit] = field(default_factory=dict)
+    commits: PackedCommits = field(default_factory=PackedCommits)
     failures: dict[str, dict[str, Any]] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
     ended: dict[str, Any] | None = None
@@ -114,13 +115,13 @@ class View:
     namespace: str = ""
     owned: set[str] = field(default_factory=set)
     removed: set[str] = field(default_factory=set)
-    lagging: dict[str, int] = field(default_factory=dict)
-    stale: dict[str, Commit] = field(default_factory=dict)
+    lagging_from: int = 0
+    stale: PackedCommits = field(default_factory=PackedCommits)
     cleared: bool = False
     structure: str = ""
     absent: set[str] = field(default_factory=set)
     recorded: bytes = b""
-    lost: dict[str, Commit] = field(default_factory=dict)
+    lost: PackedCommits = field(default_factory=PackedCommits)
     printed: dict[str, tuple[int, int]] = field(default_factory=dict)
     damage: list[Damage] = field(default_factory=list)
     sequence: int = 0
@@ -129,30 +130,26 @@ class View:
     updated_unix: float = 0.0
 
     def _apply(self, record: Record) -> None:
+        sequence = record.sequence
         if record.kind == _COMMITTED:
-            commit = decode_commit(record)
-            if commit.special_name:  # a plain one is safe by its making
-                checked_file_name(commit.special_name)
-            if commit.temp_name and not is_temporary(commit.temp_name):
-                raise ValueError(f"{commit.temp_name!r} is no name of a temporary file")
-            name = commit.name
-            if name in self.commits or name in self.stale:
+            name, at, special = glance_at_commit(record.body)
+            commits = self.commits
+            if name in commits.names or name in self.stale.names:
                 # Taken out first, so that the order is that of the last commits.
-                for old in (self.commits.pop(name, None), self.stale.pop(name, None)):
+                for old in (commits.pop(name), self.stale.pop(name)):
                     if old is not None:
                         self.owned.add(old.file_name)
-            self.commits[name] = commit
+            commits.add(name, record.body, record.payload_offset, sequence, special=special)
+            if special:
+                _check_names(commits[name])
             if self.removed:
-                self.removed.discard(commit.file_name)
-            self.failures.pop(name, None)
-            self.lost.pop(name, None)
+                self.removed.discard(commits.file_of(name))
+            if self.failures:
+                self.failures.pop(name, None)
+            if self.lost.names:
+                self.lost.pop(name)
             if self.printed:
                 self.printed.pop(name, None)
-            if commit.storage == _INLINE:
-                if self.lagging:
-                    self.lagging.pop(name, None)  # to the end: they are in the order of their records
-                self.lagging[name] = record.sequence
-            at = commit.started_unix + commit.duration_seconds
         elif record.kind == Kind.DAG_RECORDED:
             self.recorded = record.body
             at = 0.0
@@ -170,9 +167,9 @@ class View:
             elif record.kind == Kind.INVALIDATED:
                 for name in fields["names"]:
                     self._invalidate(name)
-                    if fields["lost"] and (lost := self.stale.pop(name, None)) is not None:
-                        self.owned.add(lost.file_name)
-                        self.lost[name] = lost
+                    if fields["lost"] and name in self.stale:
+                        self.owned.add(self.stale.file_of(name))
+                        self.stale.move(name, self.lost)
                 if "structure" in fields:
                     self.structure, self.absent = fields["structure"], set(fields["absent"])
             elif record.kind == Kind.RUN_STARTED:
@@ -193,45 +190,31 @@ class View:
             elif record.kind == Kind.RUN_ENDED:
                 self.ended = fields
                 self.processes = {}
-                self.lagging.clear()
+                self.lagging_from = sequence
                 # The files of these were deleted before this was written.
                 self.owned.clear()
-                self.removed = {commit.file_name for commit in self.stale.values()}
+                self.removed = self.stale.files()
             elif record.kind == Kind.VIEWS_WRITTEN:
-                self._written(fields.get("before"))
+                self.lagging_from = max(self.lagging_from, min(index(fields.get("before", sequence)), sequence))
             elif record.kind == Kind.CLEARED:
                 self._forget(fields["owns"])
                 self.cleared = True
         else:
             at = 0.0
-        if not _TIMES[0] <= at < _TIMES[1]:
+        if not _FIRST_TIME <= at < _LAST_TIME:
             raise ValueError(f"{at!r} is no time")
-        self.updated_unix = max(self.updated_unix, at)
-        self.sequence = record.sequence
+        if at > self.updated_unix:
+            self.updated_unix = at
+        self.sequence = sequence
         self.valid_size = record.payload_offset + record.payload_size
 
     def _invalidate(self, name: str) -> None:
-        commit = self.commits.pop(name, None)
-        if commit is not None:
-            self.stale[name] = commit
-
-    def _written(self, before: int | None) -> None:
-        if before is None:
-            self.lagging.clear()
-            return
-        written = []
-        for name, sequence in self.lagging.items():
-            if sequence >= before:
-                break
-            written.append(name)
-        for name in written:
-            del self.lagging[name]
+        self.commits.move(name, self.stale)
 
     def _forget(self, owns: list[str]) -> None:
         self.commits.clear()
         self.failures.clear()
         self.stale.clear()
-        self.lagging.clear()
         self.lost.clear()
         self.printed.clear()
         self.owned = {checked_file_name(name) for name in owns}
@@ -249,9 +232,11 @@ class View:
     @property
     def files(self) -> set[str]:
         """Every file that is ours, whether it exists or not."""
-        files = {commit.file_name for commit in self.commits.values()}
-        files.update(commit.file_name for commit in self.stale.values() if commit.file_name not in self.removed)
-        return files | self.owned
+        return self.commits.files() | (self.stale.files() - self.removed) | self.owned
+
+    def is_lagging(self, commit: Commit) -> bool:
+        """Tell whether the `.pkl` copy of a completed node may be missing or that of an older result."""
+        return commit.storage == Storage.INLINE and commit.sequence >= self.lagging_from
 
 
 def _open_journal(directory: Directory, key: bytes | None) -> tuple[ReadFile, Header] | None:
@@ -468,6 +453,13 @@ def files_of_damaged(directory: Directory, key: bytes | None) -> set[str]:
     except (OSError, CheckpointDamagedError):
         pass  # then what the snapshot says has to do
     return files
+
+
+def _check_names(commit: Commit) -> None:
+    if commit.special_name:  # a plain one is safe by its making
+        checked_file_name(commit.special_name)
+    if commit.temp_name and not is_temporary(commit.temp_name):
+        raise ValueError(f"{commit.temp_name!r} is no name of a temporary file")
 
 
 def checked_file_name(name: str) -> str:

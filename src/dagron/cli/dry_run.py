@@ -14,6 +14,7 @@ from dagron.shown import shown_name
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
     from dagron.checkpoint.format import Commit
+    from dagron.checkpoint.packed import PackedCommits
     from dagron.checkpoint.view import View
     from dagron.cli.load import Job
     from dagron.graph import DAG
@@ -71,6 +72,7 @@ def forecast(job: Job, checkpoint_dir: str, *, fresh: bool) -> Forecast:
         TaskDefinitionError: As a run.
         CheckpointError: There is a checkpoint that cannot be read.
     """
+    from dagron.checkpoint.packed import PackedCommits
     from dagron.cli.exit_codes import NoCheckpointError
     from dagron.cli.reading import directory_of, read_checkpoint
     from dagron.plan import Defaults, plan_run
@@ -82,7 +84,7 @@ def forecast(job: Job, checkpoint_dir: str, *, fresh: bool) -> Forecast:
         view = None if fresh else read_checkpoint(checkpoint_dir)
     except NoCheckpointError:
         view = None
-    restore, commits = RestorePlan(), {}
+    restore, commits = RestorePlan(), PackedCommits()
     if view is not None:
         commits = _present(view, directory_of(checkpoint_dir))
         same = view.structure == dag.structure_digest().hex() and not view.damage
@@ -99,18 +101,20 @@ def forecast(job: Job, checkpoint_dir: str, *, fresh: bool) -> Forecast:
     )
 
 
-def _present(view: View, directory: Directory) -> dict[str, Commit]:
+def _present(view: View, directory: Directory) -> PackedCommits:
     from dagron.checkpoint.storage import Storage
 
     try:
         sizes = directory.sizes()
     except OSError:
         sizes = {}
-    return {
-        name: commit
-        for name, commit in view.commits.items()
-        if commit.storage == Storage.INLINE or commit.size in (sizes.get(commit.file_name), sizes.get(commit.temp_name))
-    }
+    lost = [
+        name
+        for name in view.commits.special
+        if (commit := view.commits[name]).storage == Storage.FILE
+        and commit.size not in (sizes.get(commit.file_name), sizes.get(commit.temp_name))
+    ]
+    return view.commits.without(lost)
 
 
 def _seconds(known: Mapping[str, Commit], name: str) -> float:
