@@ -39,7 +39,14 @@ __all__ = ["CancelEvent", "Coordinator", "Failure"]
 _CANCEL_POLL_SECONDS = 0.05
 _TEND_SECONDS = 1.0
 _OUTPUT_SECONDS = 0.2
+
 _COPIES_PER_ITEM = 2
+_SHORT_SECONDS = 0.05
+"""A slot that is expected to be busy for no longer is given copies to write behind that."""
+
+_LULL_SECONDS = 0.002
+"""What has to pass without anything to do before copies are written here."""
+
 
 _PRINTED_BUDGET_CHARACTERS = 64 * 2**20
 """Of what nodes print that complete, this much is recorded in a run; a journal has to be read to be resumed."""
@@ -237,13 +244,13 @@ class Coordinator:
         commands: list[ev.Command] = []
         for item in happened:
             commands += self._on_returned(item, now) if isinstance(item, Returned) else self._on_lost(item, now)
-        if state.wake_at is not None and state.wake_at <= now:
+        if (due := state.wake_at) is not None and due <= now:
             commands += state.handle(ev.TimeReached(now))
         commands += self._cancelled(now)
         self._carry_out(commands)
         if now >= self._output_due and self._pool is not None:
             self._hand_on_output(self._pool)
-        if self._watch.seconds_to_next(now) == 0.0:
+        if (due := self._watch.due) is not None and due <= now:
             self._watch.tell("run_moved", self._pool, self._call)
 
     def _hand_on_output(self, pool: WorkerPool) -> None:
@@ -258,26 +265,22 @@ class Coordinator:
 
     def _wait(self) -> list[Returned | Lost]:
         pool = self._pool
-        if pool is not None:
-            happened = pool.wait(0)
+        if pool is not None and self._store.lags:
+            # Between short nodes there is no time for what may lag behind; their workers have it.
+            happened = pool.wait(_LULL_SECONDS)
             if happened:
                 return happened
-        # Nothing to hand on, so the workers are busy: the time for what may lag behind.
         while self._store.tend(self._running_fields):
             happened = pool.wait(0) if pool is not None else []
             if happened:
                 return happened
-        now = time.monotonic()
-        limits = [_TEND_SECONDS]
-        limits += [due - now for due in (self._state.wake_at, self._deadline) if due is not None]
+        seconds = _TEND_SECONDS if pool is None else _OUTPUT_SECONDS
         if self._cancel_event is not None:
-            limits.append(_CANCEL_POLL_SECONDS)
-        observed_in = self._watch.seconds_to_next(now)
-        if observed_in is not None:
-            limits.append(observed_in)
-        if pool is not None:
-            limits.append(_OUTPUT_SECONDS)
-        seconds = max(0.0, min(limits))
+            seconds = _CANCEL_POLL_SECONDS
+        now = time.monotonic()
+        for due in (self._state.wake_at, self._deadline, self._watch.due):
+            if due is not None:
+                seconds = min(seconds, max(0.0, due - now))
         if pool is None or not self._state.n_running:
             with self._interrupts.allowed():
                 time.sleep(seconds)
@@ -476,8 +479,9 @@ class Coordinator:
             with self._interrupts.allowed():
                 pool.submit(slot, items)
         else:
-            # Several are short ones, of which there may be a flood: then the time of this process is what is scarce.
-            copies = store.copies_for(slot, _COPIES_PER_ITEM * len(items)) if len(items) > 1 else []
+            # With short nodes the time of this process is what is scarce.
+            short = self._state.expected_seconds(slot) <= _SHORT_SECONDS
+            copies = store.copies_for(slot, _COPIES_PER_ITEM * len(items)) if short else []
             pool.submit(slot, items, copies)
             started = pool.new_processes()
             if started:

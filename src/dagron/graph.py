@@ -9,6 +9,7 @@ arrays, grouped by child and by parent: 12 bytes an edge, and no object per node
 from __future__ import annotations
 
 import difflib
+import functools
 import operator
 import reprlib
 import sys
@@ -445,6 +446,7 @@ def _unknown(name: str, names: Sequence[str], context: str) -> UnknownNodeError:
     return UnknownNodeError(name, context)
 
 
+@functools.lru_cache(maxsize=4096)  # siblings have the same parents
 def _length_prefixed(name: str) -> bytes:
     # surrogatepass, because any string is a name, and os.listdir returns some with lone surrogates.
     encoded = name.encode("utf-8", "surrogatepass")

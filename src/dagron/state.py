@@ -233,6 +233,8 @@ class RunState:
     @property
     def wake_at(self) -> float | None:
         """When `TimeReached` is due; None if nothing waits for time."""
+        if not self._limited and not self._backoff:
+            return None
         due = min((slot.check_at for slot in self.slots if slot.batches and not slot.killed), default=math.inf)
         if self._backoff:
             due = min(due, self._backoff[0][0])
@@ -255,6 +257,10 @@ class RunState:
     def failing_as(self, node: int) -> Phase:
         """Return what a node becomes once its failure is committed."""
         return self._failing[node]
+
+    def expected_seconds(self, slot: int) -> float:
+        """Return how long a slot is expected to be busy with all that it has; infinity if that is not known."""
+        return self.slots[slot].estimate
 
     def held_children(self, node: int) -> list[int]:
         """Return the children whose restoration still depends on this node."""
@@ -317,7 +323,7 @@ class RunState:
         slot = self._slot(index)
         reported = [item.node for item in ended] + ([] if running is None else [running]) + list(unstarted)
         known = [*slot.nodes()] if lost else [*next(iter(slot.batches), ())]
-        if sorted(reported) != sorted(known) or (not known and not lost):
+        if (reported != known and sorted(reported) != sorted(known)) or (not known and not lost):
             raise InternalError(f"slot {index} has {known} and reported {reported}")
 
     def _slot(self, index: int) -> _Slot:
@@ -530,23 +536,27 @@ class RunState:
             slot.check_at = math.inf
 
     def _fill(self, now: float, out: list[Command]) -> None:
-        if len(self._ready) > 1:  # else there is nothing to choose
-            self._ready.reorder(self.graph)
+        ready, slots = self._ready, self.slots
+        if not ready:
+            return
+        if len(ready) > 1:  # else there is nothing to choose
+            ready.reorder(self.graph)
         # Idle slots first, so that two ready nodes never queue up in one slot beside an idle one; then the slot that is
         # expected to be idle next.
         for depth in range(MAX_BATCHES):
-            slots = list(enumerate(self.slots))
+            order: Sequence[int] = range(len(slots))
             if depth:
-                slots.sort(key=lambda item: item[1].estimate)
-            for index, slot in slots:
-                if not self._ready or self._must_wait():
+                order = sorted(order, key=lambda index: slots[index].estimate)
+            for index in order:
+                slot = slots[index]
+                if len(slot.batches) != depth or slot.killed:
+                    continue
+                if self._must_wait():
                     return
-                if (
-                    len(slot.batches) == depth
-                    and not slot.killed
-                    and (depth == 0 or self._ready.may_prefetch(slot.estimate))
-                ):
+                if depth == 0 or ready.may_prefetch(slot.estimate):
                     self._dispatch(index, slot, now, out)
+                    if not ready:
+                        return
 
     def _must_wait(self) -> bool:
         """Tell whether what comes next has to wait for the end of what runs, because one of them is exclusive."""

@@ -92,9 +92,10 @@ class Watch:
 
     # --- who wants to know ------------------------------------------------------------------------------------------
 
-    def seconds_to_next(self, now: float) -> float | None:
-        """Return in how many seconds the observer is to be told again; None if there is none."""
-        return None if self._observer is None else max(0.0, self._due - now)
+    @property
+    def due(self) -> float | None:
+        """When the observer is to be told again, on `time.monotonic`; None if there is none."""
+        return None if self._observer is None else self._due
 
     def tell(self, what: str, pool: Pool | None, call: Callable[..., None]) -> None:
         """Tell the observer how far the run is.

@@ -35,7 +35,7 @@ _COPIES_AT_ONCE = 8
 """Copies that are written before it is asked whether something else is to be done."""
 
 _COPIES_TO_RECORD = 1000
-"""Copies that workers have written before it is recorded which are left."""
+"""Copies that are written, or a second passes, before it is recorded which are left: a resume writes them again."""
 
 
 class PendingCommit(NamedTuple):
@@ -284,6 +284,8 @@ class Commits:
         """Write the `.pkl` copies of all small results that lag behind the journal."""
         if self._copies:
             self._write(self._copies.take_all())
+        if self._n_unrecorded:
+            self._record_copies()
 
     def copies_for(self, slot: int, n: int) -> list[tuple[str, bytes, bool]]:
         """Give copies to the worker of a slot: up to `n` of what `Directory.write_view` takes."""
@@ -299,12 +301,7 @@ class Commits:
     def copied(self, slot: int, n: int) -> None:
         """Note that a worker has written the first `n` copies of what its slot was given."""
         self._copies.written(slot, n)
-        self._n_unrecorded += n
-        if self._n_unrecorded >= _COPIES_TO_RECORD:
-            try:
-                self._record_copies()
-            except OSError as error:
-                raise self._commit_error(error) from error
+        self._note_copies(n)
 
     def not_copied(self, slot: int) -> None:
         """Note that a worker will not write the copies that its slot was given."""
@@ -321,17 +318,24 @@ class Commits:
                 self._clear_the_way(file_name)
                 self.directory.write_view(file_name, data, exists=file_name in self._present)
                 self._present.add(file_name)
-            if not self._copies:
-                self._record_copies()
         except OSError as error:
             raise self._commit_error(error) from error
+        self._note_copies(len(copies))
+
+    def _note_copies(self, n: int) -> None:
+        self._n_unrecorded += n
+        if self._n_unrecorded >= _COPIES_TO_RECORD:
+            self._record_copies()
 
     def _record_copies(self) -> None:
         fields: dict[str, Any] = {"at": time.time()}
         if (first := self._copies.first_sequence) is not None:
             fields["before"] = first
         self._n_unrecorded = 0
-        self._append(self._writer.event(Kind.VIEWS_WRITTEN, fields))
+        try:
+            self._append(self._writer.event(Kind.VIEWS_WRITTEN, fields))
+        except OSError as error:
+            raise self._commit_error(error) from error
 
     def write_meta(self, running: Sequence[dict[str, Any]] = (), *, ended: bool = False) -> None:
         """Replace `_meta.json`; `running` says what the slots run, for those who look from outside."""
@@ -363,6 +367,11 @@ class Commits:
         # Its cost grows with the number of nodes; this keeps it at 2 % of the run.
         self._meta_due = time.monotonic() + max(1.0, 50 * (time.monotonic() - started))
 
+    @property
+    def lags(self) -> bool:
+        """Whether there are copies that `tend` would write."""
+        return self._copies.n_waiting > 0
+
     def tend(self, running: Callable[[], Sequence[dict[str, Any]]] = tuple) -> bool:
         """Do some of what is due and may wait, and return whether there is more of it.
 
@@ -375,6 +384,8 @@ class Commits:
         if copies:
             self._write(copies)
         if time.monotonic() >= self._meta_due:
+            if self._n_unrecorded:
+                self._record_copies()
             try:
                 self.write_meta(running())
             except OSError as error:

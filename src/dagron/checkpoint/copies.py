@@ -44,6 +44,11 @@ class Copies:
     def __bool__(self) -> bool:
         return bool(self._waiting) or any(self._given.values())
 
+    @property
+    def n_waiting(self) -> int:
+        """How many nobody has been given."""
+        return len(self._waiting)
+
     def add(self, copy: Copy) -> None:
         """Note one that is later than all others."""
         self._waiting.append(copy)
