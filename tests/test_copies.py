@@ -20,7 +20,17 @@ class Model(RuleBasedStateMachine):
         self.copies = Copies()
         self.sequence = 0
         self.waiting = set()
-        self.given = {0: [], 1: [], 2: []}
+        self.given = {0: [], 1: [], 2: []}  # what each worker is going to write, in order
+        self.back = set()  # of these, what was taken back from it
+        self.first = {}
+
+    def given_to(self, slot):
+        return [sequence for sequence in self.given[slot] if (slot, sequence) not in self.back]
+
+    def taken_from(self, slot):
+        taken = self.given_to(slot)
+        self.back.update((slot, sequence) for sequence in taken)
+        return set(taken)
 
     @rule(n=COUNTS)
     def add(self, n):
@@ -47,23 +57,34 @@ class Model(RuleBasedStateMachine):
         n = min(n, len(self.given[slot]))
         if n:
             self.copies.written(slot, n)
+            self.back.difference_update((slot, sequence) for sequence in self.given[slot][:n])
             del self.given[slot][:n]
 
     @rule(slot=SLOTS)
     def take_back(self, slot):
         self.copies.take_back(slot)
-        self.waiting |= set(self.given[slot])
+        self.waiting |= set(self.given_to(slot))
+        self.back.difference_update((slot, sequence) for sequence in self.given[slot])
         self.given[slot] = []
+
+    @rule()
+    def take_back_overdue(self):
+        self.copies.take_back_overdue()
+        first = {slot: min(self.given_to(slot), default=None) for slot in self.given}
+        for slot, sequence in first.items():
+            if sequence is not None and self.first.get(slot) == sequence:
+                self.waiting |= self.taken_from(slot)
+        self.first = first
 
     @rule()
     def take_all(self):
         taken = [copy.sequence for copy in self.copies.take_all()]
-        assert taken == sorted(self.waiting.union(*self.given.values()))
-        self.waiting, self.given = set(), {0: [], 1: [], 2: []}
+        assert taken == sorted(self.waiting.union(*map(self.taken_from, self.given)))
+        self.waiting = set()
 
     @invariant()
     def nothing_is_forgotten(self):
-        left = self.waiting.union(*self.given.values())
+        left = self.waiting.union(*map(self.given_to, self.given))
         assert bool(self.copies) == bool(left)
         assert self.copies.n_bytes == sum(sequence % 7 for sequence in self.waiting)
         assert self.copies.first_sequence == min(left, default=None)

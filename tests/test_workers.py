@@ -312,6 +312,28 @@ class TestDeath:
         assert len(expected) == (495 if how == "dies" else 500)
         assert {path.name: pickle.loads(path.read_bytes()) for path in ckpt.glob("*.pkl")} == expected
 
+    def test_a_copy_does_not_wait_for_a_node_that_is_longer_than_its_like(self, ckpt, monkeypatch):
+        given = []
+        original = ProcessPool.submit
+
+        def submit(self, slot, items, copies=()):
+            given.append([name for name, _, _ in copies])
+            original(self, slot, items, copies)
+
+        monkeypatch.setattr(ProcessPool, "submit", submit)
+
+        def work(i, *parents):
+            deadline = time.monotonic() + 20
+            while i == 9 and not (ckpt / "n8.pkl").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            return (ckpt / "n8.pkl").exists()
+
+        tasks = {f"n{i}": (lambda *parents, i=i: work(i, *parents)) for i in range(10)}
+        dag = DAG.builder().add_edges((f"n{i}", f"n{i + 1}") for i in range(9)).build()
+        result = run(dag, ckpt, tasks, max_workers=1)
+        assert given[-1] == ["n8.pkl"], "its worker is to write this one behind the node that waits for it"
+        assert result["n9"].result
+
     def test_a_worker_killed_while_idle_costs_nothing(self, ckpt, log):
         def killer():
             for pid in log.pids("first"):

@@ -384,6 +384,7 @@ class Commits:
         if copies:
             self._write(copies)
         if time.monotonic() >= self._meta_due:
+            self._copies.take_back_overdue()
             if self._n_unrecorded:
                 self._record_copies()
             try:

@@ -40,6 +40,8 @@ class Copies:
         self.n_bytes = 0
         self._waiting: deque[Copy] = deque()  # by sequence
         self._given: dict[int, deque[Copy]] = {}
+        self._taken_back: dict[int, int] = {}  # of those that a worker may write all the same, by slot
+        self._first: dict[int, Copy] = {}
 
     def __bool__(self) -> bool:
         return bool(self._waiting) or any(self._given.values())
@@ -63,7 +65,7 @@ class Copies:
     def take_all(self) -> list[Copy]:
         """Remove and return all, also those that were given to slots: the caller writes them, perhaps once more."""
         for slot in list(self._given):
-            self.take_back(slot)
+            self._take_back(slot)
         return self.take(len(self._waiting))
 
     def give(self, slot: int, n: int) -> list[Copy]:
@@ -76,16 +78,35 @@ class Copies:
 
     def written(self, slot: int, n: int) -> None:
         """Note that a worker has written the first `n` of what its slot was given."""
-        given = self._given[slot]
-        for _ in range(n):
+        n_back = min(n, self._taken_back.get(slot, 0))
+        if n_back:
+            self._taken_back[slot] -= n_back
+        given = self._given.get(slot, deque())
+        for _ in range(n - n_back):
             given.popleft()
 
     def take_back(self, slot: int) -> None:
         """Note that a worker will not write what its slot was given."""
+        self._take_back(slot)
+        self._taken_back.pop(slot, None)
+
+    def _take_back(self, slot: int) -> None:
         copies = self._given.pop(slot, None)
         if copies:
+            self._taken_back[slot] = self._taken_back.get(slot, 0) + len(copies)
             self.n_bytes += sum(len(copy.data or b"") for copy in copies)
             self._waiting = deque(sorted((*copies, *self._waiting), key=lambda copy: copy.sequence))
+
+    def take_back_overdue(self) -> None:
+        """Take back what slots have been given before the last call and have not written any of since.
+
+        Their workers run a node that takes longer than was expected, and write them, once more, when it has ended.
+        """
+        first = {slot: copies[0] for slot, copies in self._given.items() if copies}
+        for slot, copy in first.items():
+            if self._first.get(slot) is copy:
+                self._take_back(slot)
+        self._first = first
 
     @property
     def first_sequence(self) -> int | None:
