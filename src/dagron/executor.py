@@ -324,7 +324,8 @@ class CheckpointExecutor:
                     if not same:
                         absent = [name for name in commits if name not in dag]
                         store.reconcile([dag.name_of(node) for node in restore.outdated], absent, structure)
-                recorded_seconds = _recorded_seconds(dag, previous)
+                is_all_there = len(restore.restored) == len(dag)
+                recorded_seconds = None if is_all_there else _recorded_seconds(dag, previous)
                 state = RunState(
                     dag,
                     policies=plan.policies,

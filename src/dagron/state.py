@@ -206,7 +206,7 @@ class RunState:
         self._backoff: list[tuple[float, int]] = []
         priorities = [policy.priority for policy in policies]
         durations = Durations(kinds, recorded_seconds)
-        different = set(policies)
+        different = {id(policy): policy for policy in policies}.values()  # nearly always a few objects for all nodes
         self._exclusive: frozenset[int] = frozenset()
         if any(policy.exclusive for policy in different):
             self._exclusive = frozenset(node for node, policy in enumerate(policies) if policy.exclusive)
