@@ -5,6 +5,7 @@ Decides nothing: that is `state`'s. The only place that sees the state, the chec
 
 from __future__ import annotations
 
+import logging
 import pickle
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +37,8 @@ from dagron.workers.processes import pid_namespace
 
 __all__ = ["CancelEvent", "Coordinator", "Failure"]
 
+logger = logging.getLogger("dagron")
+
 _CANCEL_POLL_SECONDS = 0.05
 _TEND_SECONDS = 1.0
 _OUTPUT_SECONDS = 0.2
@@ -46,6 +49,9 @@ _SHORT_SECONDS = 0.05
 
 _LULL_SECONDS = 0.002
 """What has to pass without anything to do before copies are written here."""
+
+_GROUP_SECONDS = 0.002
+"""How long outcomes that nobody waits for may wait for others to share their flush."""
 
 
 _PRINTED_BUDGET_CHARACTERS = 64 * 2**20
@@ -198,7 +204,9 @@ class Coordinator:
         self._deadline = None if timeout is None else self._began + timeout
         self._cancel_event = cancel_event
         self._interrupts = interrupts
-        self._outcomes: dict[int, tuple[int, Outcome]] = {}
+        self._outcomes: dict[int, tuple[int, Outcome]] = {}  # of completed attempts, until they are committed
+        self._to_commit: list[int] = []
+        self._commit_by = 0.0
         self._killed_for: dict[int, ev.Kill] = {}
         self._memory_seen: dict[int, int] = {}
         self._output_due = 0.0
@@ -227,6 +235,10 @@ class Coordinator:
             while not state.finished:
                 self._interrupts.check()
                 self._step()
+        except BaseException as error:
+            if self._outcomes and not isinstance(error, CommitError):
+                self._commit_the_rest()
+            raise
         finally:
             pool, self._pool = self._pool, None
             try:
@@ -247,6 +259,8 @@ class Coordinator:
         if (due := state.wake_at) is not None and due <= now:
             commands += state.handle(ev.TimeReached(now))
         commands += self._cancelled(now)
+        if self._to_commit and self._commit_by <= now:
+            commands.append(ev.Commit(()))
         self._carry_out(commands)
         if now >= self._output_due and self._pool is not None:
             self._hand_on_output(self._pool)
@@ -268,7 +282,7 @@ class Coordinator:
         if pool is not None and self._store.lags:
             # Between short nodes there is no time for what may lag behind; their workers have it.
             happened = pool.wait(_LULL_SECONDS)
-            if happened:
+            if happened or self._to_commit:
                 return happened
         while self._store.tend(self._running_fields):
             happened = pool.wait(0) if pool is not None else []
@@ -278,7 +292,8 @@ class Coordinator:
         if self._cancel_event is not None:
             seconds = _CANCEL_POLL_SECONDS
         now = time.monotonic()
-        for due in (self._state.wake_at, self._deadline, self._watch.due):
+        commit_by = self._commit_by if self._to_commit else None
+        for due in (self._state.wake_at, self._deadline, self._watch.due, commit_by):
             if due is not None:
                 seconds = min(seconds, max(0.0, due - now))
         if pool is None or not self._state.n_running:
@@ -441,7 +456,11 @@ class Coordinator:
                         memory = (seen.memory_bytes, seen.before_bytes)
                         more += state.handle(ev.SlotObserved(slot, observed, seen.seconds, time.monotonic(), *memory))
             # Whatever came in together is committed together: one append and one flush for all of it.
-            if completed or failed:
+            if completed and not self._to_commit:
+                self._commit_by = time.monotonic() + _GROUP_SECONDS
+            self._to_commit += completed
+            if failed or (self._to_commit and not self._may_wait()):
+                completed, self._to_commit = self._to_commit, []
                 changed = self._commit(completed)
                 self._record(failed)
                 self._watch.settled([*completed, *failed])
@@ -450,6 +469,13 @@ class Coordinator:
             for command in here:
                 self._dispatch(command.slot, command.nodes)
             commands = more
+
+    def _may_wait(self) -> bool:
+        """Tell whether a commit may wait for more outcomes: nobody waits for it, and something is running."""
+        if not self._store.flushes or self._pool is None or self._pool.runs_here:
+            return False
+        state = self._state
+        return time.monotonic() < self._commit_by and state.n_running > 0 and not state.frees_a_child(self._to_commit)
 
     def _workers(self) -> WorkerPool:
         if self._pool is None:
@@ -524,6 +550,13 @@ class Coordinator:
             store.invalidate(outdated, "a parent's result changed")
         store.commit(pending, doubtful)
         return changed
+
+    def _commit_the_rest(self) -> None:
+        """Commit what has come in when something cuts the run short."""
+        try:
+            self._commit([*self._outcomes])
+        except CommitError as error:
+            logger.warning("%s; the last nodes that completed run again", error)
 
     def _failed_parents(self, node: int) -> tuple[str, ...]:
         if not self.failures:

@@ -262,6 +262,16 @@ class RunState:
         """Return how long a slot is expected to be busy with all that it has; infinity if that is not known."""
         return self.slots[slot].estimate
 
+    def frees_a_child(self, nodes: Iterable[int]) -> bool:
+        """Tell whether a node could start once these, which are COMMITTING, are committed."""
+        left: dict[int, int] = {}
+        for node in nodes:
+            for child in self.graph.child_indices(node):
+                left[child] = n = left.get(child, self.pending[child]) - 1
+                if not n and self.phase[child] == Phase.WAITING:
+                    return True
+        return False
+
     def held_children(self, node: int) -> list[int]:
         """Return the children whose restoration still depends on this node."""
         return [child for child in self.graph.child_indices(node) if child in self._held]
