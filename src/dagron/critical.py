@@ -48,6 +48,7 @@ class Durations:
         self._kinds = kinds
         self._recorded = recorded
         self._means: dict[int, tuple[float, int]] = {}
+        self._total = 0.0
         self._n = 0
         self._n_used = 0
         self._new_kind = False
@@ -61,6 +62,7 @@ class Durations:
         kind = self._kinds[node]
         total, n = self._means.get(kind, (0.0, 0))
         self._means[kind] = (total + seconds, n + 1)
+        self._total += seconds
         self._n += 1
         if not n:
             self._new_kind = True
@@ -71,6 +73,11 @@ class Durations:
             return None
         seconds = self._recorded[node]
         return None if math.isnan(seconds) else seconds
+
+    @property
+    def mean_seconds(self) -> float:
+        """The mean of all that is known; 0 if nothing is."""
+        return self._total / self._n if self._n else 0.0
 
     def of_kind(self) -> dict[int, float]:
         """Return the mean of each kind of which a node is known."""
@@ -88,8 +95,7 @@ class Durations:
             return False
         if not self._new_kind and self._n < 2 * self._n_used:
             return False
-        mean = sum(total for total, _ in self._means.values()) / self._n
-        return mean / n_slots * _SHARE >= _NODE_SECONDS
+        return self.mean_seconds / n_slots * _SHARE >= _NODE_SECONDS
 
     def expected(self) -> array[float]:
         """Return the expected seconds of every node, and take what is known by now for used."""

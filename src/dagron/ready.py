@@ -101,6 +101,16 @@ class ReadyNodes:
         """The node that comes next; there must be one."""
         return self._by_rank[self._heap[0]]
 
+    @property
+    def first_seconds(self) -> float:
+        """How long that node is expected to take: if none of its kind has been measured, as long as any node so far."""
+        seconds = self._estimate(self.first)
+        return self._durations.mean_seconds if math.isinf(seconds) else seconds
+
+    def comes_before_all(self, node: int) -> bool:
+        """Tell whether a node that is not here would come first; there must be one that is."""
+        return self._rank[node] < self._heap[0]
+
     def push(self, node: int) -> None:
         """Add a node."""
         heapq.heappush(self._heap, self._rank[node])

@@ -25,6 +25,8 @@ Invariants, numbered as in the tests:
 5.  The run is finished if and only if every node is settled, no slot has work, and nothing is being committed.
 6.  A slot has at most `MAX_BATCHES` batches.
 7.  An exclusive node is in a slot only while no other node is in any.
+8.  A slot that could work is empty beside a ready node only while a completed node is being committed, or because one
+    of the two is exclusive.
 """
 
 from __future__ import annotations
@@ -61,11 +63,14 @@ from dagron.events import (
     Started,
     TimeReached,
 )
-from dagron.ready import ReadyNodes
+from dagron.ready import BATCH_SECONDS, ReadyNodes
 
 __all__ = ["Graph", "Phase", "Policy", "RunState"]
 
 MAX_BATCHES = 2
+
+COMMITS_WORTH_WAITING = 50
+"""A slot waits for a commit that makes a more urgent node ready, instead of taking one that lasts so many commits."""
 
 MEMORY_SECONDS = (0.005, 0.1)
 """The shortest and the longest time between two looks at the memory of a slot that has a limit."""
@@ -204,6 +209,9 @@ class RunState:
         self._failing: dict[int, Phase] = {}
         self._rng = rng or random.Random(0)
         self._backoff: list[tuple[float, int]] = []
+        self._completing: set[int] = set()
+        self._completing_since = 0.0
+        self._commit_seconds = 0.0
         priorities = [policy.priority for policy in policies]
         durations = Durations(kinds, recorded_seconds)
         different = set(policies)
@@ -338,6 +346,9 @@ class RunState:
                 self._failed(node, end, retryable, now, failed)
         self.committing += len(completed) + len(failed)
         if completed:
+            if not self._completing:
+                self._completing_since = now
+            self._completing.update(completed)
             out.append(Commit(tuple(completed)))
         if failed:
             out.append(RecordFailures(tuple(failed)))
@@ -371,6 +382,10 @@ class RunState:
                 raise InternalError(f"node {node} was committed in phase {Phase(self.phase[node]).name}")
         self.committing -= len(event.nodes)
         self.changed.update(event.changed)
+        if self._completing:
+            self._completing.difference_update(event.nodes)
+            took = event.now - self._completing_since
+            self._commit_seconds = max(took, self._commit_seconds + 0.2 * (took - self._commit_seconds))
         restored: list[int] = []
         for node in event.nodes:
             self._held.pop(node, None)
@@ -534,6 +549,7 @@ class RunState:
             self._ready.reorder(self.graph)
         # Idle slots first, so that two ready nodes never queue up in one slot beside an idle one; then the slot that is
         # expected to be idle next.
+        n_kept_free = self._n_worth_waiting()
         for depth in range(MAX_BATCHES):
             slots = list(enumerate(self.slots))
             if depth:
@@ -541,12 +557,31 @@ class RunState:
             for index, slot in slots:
                 if not self._ready or self._must_wait():
                     return
-                if (
-                    len(slot.batches) == depth
-                    and not slot.killed
-                    and (depth == 0 or self._ready.may_prefetch(slot.estimate))
-                ):
+                if len(slot.batches) != depth or slot.killed:
+                    continue
+                if depth == 0 and n_kept_free:
+                    n_kept_free -= 1
+                elif depth == 0 or self._ready.may_prefetch(slot.estimate):
                     self._dispatch(index, slot, now, out)
+
+    def _n_worth_waiting(self) -> int:
+        """Return how many empty slots should wait for children of what is being committed.
+
+        A child that comes before all that are ready would else wait until one of these has ended, which may take
+        longer than the commit by orders of magnitude. On one slot the run would end at the same time.
+        """
+        if len(self.slots) == 1 or not self._completing or not self._ready:
+            return 0
+        if all(slot.batches for slot in self.slots):
+            return 0
+        if self._ready.first_seconds <= max(BATCH_SECONDS, COMMITS_WORTH_WAITING * self._commit_seconds):
+            return 0
+        pending: dict[int, int] = {}
+        for node in self._completing:
+            for child in self.graph.child_indices(node):
+                if self.phase[child] == Phase.WAITING:
+                    pending[child] = pending.get(child, self.pending[child]) - 1
+        return sum(self._ready.comes_before_all(child) for child, n in pending.items() if not n)
 
     def _must_wait(self) -> bool:
         """Tell whether what comes next has to wait for the end of what runs, because one of them is exclusive."""
@@ -587,6 +622,8 @@ class RunState:
         self._require(5, self.finished == (all(settled) and not in_slots and not self.committing))
         self._require(6, all(len(slot.batches) <= MAX_BATCHES for slot in self.slots))
         self._require(7, len(in_slots) == 1 or self._exclusive.isdisjoint(in_slots))
+        empty = any(not slot.batches and not slot.killed for slot in self.slots)
+        self._require(8, not empty or not self._ready or bool(self._completing) or self._must_wait())
 
     def _require(self, number: int, holds: bool) -> None:
         if not holds:
