@@ -45,9 +45,9 @@ def test_what_remains_is_the_longest_chain(case):
 
 
 class TestDurations:
-    def test_expected_is_what_was_recorded_else_the_mean_of_the_kind_else_of_all_kinds(self):
+    def test_expected_is_what_was_recorded_else_the_mean_of_the_kind_else_that_of_the_longest_kind(self):
         durations = Durations([0, 0, 0, 1, 2], [4.0, NAN, 2.0, 9.0, NAN])
-        assert list(durations.expected()) == [4.0, 3.0, 2.0, 9.0, 6.0]
+        assert list(durations.expected()) == [4.0, 3.0, 2.0, 9.0, 9.0]
 
     def test_without_anything_to_tell_nodes_apart_no_look_is_worth_it(self):
         durations = Durations([0, 0])
@@ -115,6 +115,29 @@ class TestOrder:
         assert started.index(11) < 8
         assert started.index(12) < 8
         assert end <= 12.0
+
+    #  The last node is long, and the only one of its kind.
+    KINDS = (*[0] * 12, 1)
+
+    def test_one_node_of_each_unknown_kind_goes_first(self):
+        end, started = simulated(13, (), [1.0] * 12 + [6.0], self.KINDS)
+        assert started == [0, 12, *range(1, 12)]
+        assert end == 9.0
+        _, started = simulated(13, ((0, 12),), [1.0] * 13, self.KINDS)
+        assert started.index(12) == 2
+
+    def test_a_kind_that_an_earlier_run_has_met_is_not_unknown(self):
+        recorded = [1.0] * 12 + [0.5]
+        _, started = simulated(13, (), recorded, self.KINDS, recorded=recorded)
+        assert started[-1] == 12
+
+    def test_a_priority_comes_before_an_unknown_kind(self):
+        _, started = simulated(13, (), [1.0] * 13, self.KINDS, priorities=[*[1] * 6, *[0] * 7])
+        assert started[:6] == list(range(6))
+
+    def test_on_one_slot_an_unknown_kind_keeps_its_place(self):
+        _, started = simulated(13, (), [1.0] * 13, self.KINDS, n_slots=1)
+        assert started == list(range(13))
 
     def test_a_priority_comes_before_the_longest_chain(self):
         priorities = [0] * 13 + [0]

@@ -2,7 +2,7 @@
 
 Of the nodes that are ready, the one with the longest chain behind it goes first ("critical path first", HLFET in the
 survey of Kwok and Ahmad, ACM Computing Surveys 31(4), 1999). The chain is measured in expected seconds: what the node
-itself took in an earlier run, else the mean of nodes of its kind so far, else the mean of all.
+itself took in an earlier run, else the mean of its kind so far, else that of the kind with the longest mean.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ class Durations:
     def expected(self) -> array[float]:
         """Return the expected seconds of every node, and take what is known by now for used."""
         means = self.of_kind()
-        typical = sum(means.values()) / len(means) if means else 0.0
+        longest = max(means.values(), default=0.0)  # what leads to an unknown kind had better be early
         self._n_used, self._new_kind = self._n, False
-        found = array("d", [means.get(kind, typical) for kind in self._kinds])
+        found = array("d", [means.get(kind, longest) for kind in self._kinds])
         if self._recorded is not None:
             for node, seconds in enumerate(self._recorded):
                 if not math.isnan(seconds):
