@@ -1,6 +1,6 @@
 """The benchmark runs, and its graphs and bounds are right; what it measures is not asserted here."""
 
-import importlib.util
+import dataclasses
 import json
 import math
 import os
@@ -9,21 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from workflows import benchmark_module, shapes, traces
 
 import dagron
 
 ROOT = Path(__file__).parent.parent
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-shapes, traces = load("shapes"), load("traces")
+simulation = benchmark_module("simulated")
 
 
 def test_every_case_runs_at_its_smallest_size(tmp_path):
@@ -79,3 +72,28 @@ def test_the_window_bound_is_the_longest_chain_or_what_must_fit_beside_it(tmp_pa
     assert trace.window_bound(2) == 4.0  # 1, then 3 beside 2
     assert trace.window_bound(1) == 6.0
     assert trace.scaled(12.0).window_bound(1) == pytest.approx(12.0)
+
+
+def test_schedules_that_know_nothing_and_all():
+    seconds = {"a": 1.0, "b": 1.0, "c": 1.0, "d": 3.0}
+    trace = traces.Trace("four", {node: [] for node in seconds}, seconds, dict.fromkeys(seconds, "kind"))
+    assert trace.list_schedule(2, known=False) == 4.0
+    assert trace.list_schedule(2, known=True) == trace.lower_bound(2) == 3.0
+    assert trace.graham_bound(2) == 4.5
+    chain = dataclasses.replace(trace, parents={"a": ["d"], "b": ["a"], "c": ["b"], "d": []})
+    assert chain.list_schedule(2, known=False) == chain.lower_bound(2) == chain.graham_bound(2) == 6.0
+
+
+def test_a_simulated_run_says_how_long_a_node_waited_beside_an_empty_slot():
+    # Node 0 shows its kind to be short, so 1 and 2 are sent together; but 1 is long, and the other slot is empty soon.
+    dag = dagron.DAG(["0", "1", "2", "3"], [("0", "1"), ("0", "2"), ("0", "3")])
+    run = simulation.simulated(dag, [1e-6, 2.0, 0.5, 0.5], [0, 0, 0, 0])
+    assert run.end == pytest.approx(2.5)
+    assert run.held_up == pytest.approx(1.5)
+    assert simulation.simulated(dag, [1.0, 2.0, 0.5, 0.5], [0, 0, 0, 0]).held_up == 0.0
+
+
+def test_simulated_runs_of_a_directory(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["simulated.py", str(write_trace(tmp_path)), "--slots", "1"])
+    simulation.main()
+    assert capsys.readouterr().out.splitlines()[1].split() == ["three", "3", *["1.0000"] * 4]
