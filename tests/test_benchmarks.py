@@ -16,7 +16,7 @@ import dagron
 ROOT = Path(__file__).parent.parent
 
 
-simulation = benchmark_module("simulated")
+figures, run, simulation = map(benchmark_module, ("figures", "run", "simulated"))
 
 
 def test_every_case_runs_at_its_smallest_size(tmp_path):
@@ -97,3 +97,25 @@ def test_simulated_runs_of_a_directory(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["simulated.py", str(write_trace(tmp_path)), "--slots", "1"])
     simulation.main()
     assert capsys.readouterr().out.splitlines()[1].split() == ["three", "3", *["1.0000"] * 4]
+
+
+class TestReport:
+    def test_words_are_whole_ones(self):
+        assert run.chosen_by(["ray"], "efficiency ray stencil_1d 4 50")
+        assert not run.chosen_by(["ray"], "arrays 40 25")
+        assert run.chosen_by(["dask", "hic"], "trace hic-dirt02-001 20.0")
+        assert run.chosen_by(["stencil"], "efficiency dask.distributed stencil_1d 4 50")
+        assert run.chosen_by(["dagron power"], "noop dagron power 2000")
+        assert not run.chosen_by(["noop 2000"], "noop dagron power 2000")
+
+    def test_a_merged_report_keeps_the_conditions_of_each_case(self):
+        def report(name, disk, value):
+            where = {name: {"date": "2026-01-01", "file_system": disk}}
+            return {"versions": {name: "1"}, "cores": 2, "conditions": where, "runs": {name: [value]}}
+
+        both = run.merged(report("a", "tmpfs", 1), report("b", "ext4", 2))
+        both = run.merged(both, report("c", "ext4", 3))
+        assert both["runs"] == {"a": [1], "b": [2], "c": [3]}
+        assert both["versions"].keys() == both["runs"].keys()
+        assert "Measured on 2026-01-01 on 2 shared cores, ext4 (tmpfs: a), with" in figures.conditions(both)
+        assert run.merged(both, report("a", "ext4", 4))["runs"]["a"] == [4]
