@@ -14,6 +14,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from traces import short_name
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 Runs = dict[str, list[dict[str, Any]]]
@@ -114,6 +116,17 @@ def _median(runs: Runs, name: str, key: str, form: str) -> str:
     return format(statistics.median(values), form) if values else "-"
 
 
+def table_of_traces(runs: Runs) -> str:
+    """Return the recorded workflows, one a row: runs beside schedules without overhead, to the window bound."""
+    rows = ["| workflow | nodes | first run | knows nothing | rerun | knows all |", "|---|---:|---:|---:|---:|---:|"]
+    for name in runs:
+        if name.startswith("trace "):
+            keys = ("first_ratio", "fifo_ratio", "rerun_ratio", "known_ratio")
+            cells = [_median(runs, name, "nodes", "g"), *(_median(runs, name, key, ".3f") for key in keys)]
+            rows.append(f"| {short_name(name.split()[1])} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def table_of_engines(runs: Runs) -> str:
     """Return the engines side by side, as a table of medians."""
     rows = ["| engine | no-op node, µs | METG(50 %) stencil, µs | METG(50 %) independent, µs |", "|---|---:|---:|---:|"]
@@ -174,6 +187,7 @@ def main() -> None:
     draw_memory(runs, page.with_name("memory-of-results.svg"))
     text = page.read_text(encoding="utf-8")
     text = put(text, "bounds", table_of_bounds(report))
+    text = put(text, "traces", table_of_traces(runs))
     text = put(text, "engines", table_of_engines(runs))
     text = put(text, "conditions", conditions(report))
     page.write_text(text, encoding="utf-8")

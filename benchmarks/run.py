@@ -26,6 +26,7 @@ from typing import Any
 
 import dagron
 from engines import ENGINES, installed
+from traces import short_name
 
 HERE = Path(__file__).parent
 
@@ -157,10 +158,15 @@ def bounds(runs: Runs, *, few: bool = False) -> list[tuple[str, float, float]]:
             text = f"METG {shape}, dagron {durability}, to the bare pool"
             add(text, aim, name, "metg_us", f"efficiency bare pool {size}")
     add("64 x 0.25 s of CPU: wall to half of the CPU time", 1.02, "cpu 64", "ratio")
-    for name in runs:
-        if name.startswith("trace "):
-            add(f"{name}: first run, to the window bound", 1.05, name, "first_ratio")
-            add(f"{name}: rerun, to the window bound", 1.03, name, "rerun_ratio")
+    for text, key, aim in (("first run", "first_ratio", 1.05), ("rerun", "rerun_ratio", 1.03)):
+        medians = [
+            (statistics.median(turn[key] for turn in turns), short_name(name.split()[1]))
+            for name, turns in runs.items()
+            if name.startswith("trace ") and turns
+        ]
+        if medians:
+            worst, name = max(medians)
+            found.append((f"recorded workflows, {text}, to the window bound: the worst, {name}", worst, aim))
     add("40 x 25 MB: growth of the coordinator, MB", 64, "arrays 40 25", "coordinator_growth_mb")
     add("40 x 25 MB: time to that of plain files", 1.0, "arrays 40 25", "inverse_ratio")
     add("200 MB read by 200 children, to a memory map", 1.3, "broadcast 200 200", "ratio")

@@ -105,6 +105,11 @@ class Trace:
         return best
 
 
+def short_name(name: str) -> str:
+    """Return the name of a recorded workflow without the machine and the number of the recording."""
+    return re.sub(r"-(chameleon|dirt02)|-\d{3}$", "", name)
+
+
 def load_trace(path: Path) -> Trace:
     """Read a trace. The category of a node is its name up to the first number that stands for itself."""
     workflow = json.loads(path.read_text(encoding="utf-8"))["workflow"]

@@ -119,3 +119,21 @@ class TestReport:
         assert both["versions"].keys() == both["runs"].keys()
         assert "Measured on 2026-01-01 on 2 shared cores, ext4 (tmpfs: a), with" in figures.conditions(both)
         assert run.merged(both, report("a", "ext4", 4))["runs"]["a"] == [4]
+
+    def test_of_the_recorded_workflows_the_worst_counts_and_each_has_a_row(self):
+        def turn(first, rerun):
+            return {"nodes": 3, "first_ratio": first, "fifo_ratio": 1.1, "rerun_ratio": rerun, "known_ratio": 1.0}
+
+        runs = {
+            "trace big-chameleon-9p-001 20.0": [turn(1.2, 1.01), turn(1.4, 1.03), turn(1.3, 1.02)],
+            "trace small-dirt02-001 20.0": [turn(1.1, 1.05)],
+        }
+        text = "recorded workflows, {}, to the window bound: the worst, {}"
+        assert run.bounds(runs) == [
+            (text.format("first run", "big-9p"), 1.3, 1.05),
+            (text.format("rerun", "small"), 1.05, 1.03),
+        ]
+        assert figures.table_of_traces(runs).splitlines()[2:] == [
+            "| big-9p | 3 | 1.300 | 1.100 | 1.020 | 1.000 |",
+            "| small | 3 | 1.100 | 1.100 | 1.050 | 1.000 |",
+        ]
