@@ -202,7 +202,7 @@ class TestStart:
         run.start()
         assert run.returned(0, completed(0)) == [Commit((0,)), Dispatch(0, (2,))]
 
-    @pytest.mark.parametrize(("commit_seconds", "waits"), [(0.001, True), (0.1, False)])
+    @pytest.mark.parametrize(("commit_seconds", "waits"), [(0.001, True), (0.5, False)])
     def test_a_slot_does_not_wait_for_a_commit_that_takes_long_beside_the_nodes(self, commit_seconds, waits):
         run = Run(6, [(1, 5)], policies={5: Policy(priority=1)}, n_slots=2)
         run.start()

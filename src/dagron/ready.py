@@ -120,14 +120,16 @@ class ReadyNodes:
 
     def push(self, node: int) -> None:
         """Add a node."""
-        place = self._place(node)
-        if place < 0:
-            self._unmet.remove(self._kinds[node])
+        place = self._rank[node]
+        if self._unmet:
+            place = self._place(node)
+            if place < 0:
+                self._unmet.remove(self._kinds[node])
         heapq.heappush(self._heap, place)
 
     def _place(self, node: int) -> int:
         rank = self._rank[node]
-        if not self._unmet or self._kinds[node] not in self._unmet:
+        if self._kinds[node] not in self._unmet:
             return rank
         if self._priorities is not None and self._priorities[node] != self._highest:
             return rank

@@ -69,7 +69,7 @@ __all__ = ["Graph", "Phase", "Policy", "RunState"]
 
 MAX_BATCHES = 2
 
-COMMITS_WORTH_WAITING = 50
+COMMITS_WORTH_WAITING = 20
 """A slot waits for a commit that makes a more urgent node ready, instead of taking one that lasts so many commits."""
 
 MEMORY_SECONDS = (0.005, 0.1)
@@ -385,7 +385,7 @@ class RunState:
         if self._completing:
             self._completing.difference_update(event.nodes)
             took = event.now - self._completing_since
-            self._commit_seconds = max(took, self._commit_seconds + 0.2 * (took - self._commit_seconds))
+            self._commit_seconds += 0.2 * (took - self._commit_seconds)
         restored: list[int] = []
         for node in event.nodes:
             self._held.pop(node, None)
