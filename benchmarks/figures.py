@@ -14,6 +14,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from traces import short_name
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 Runs = dict[str, list[dict[str, Any]]]
@@ -109,22 +111,33 @@ def table_of_bounds(report: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def _median(runs: Runs, name: str, key: str, form: str) -> str:
+    values = [turn[key] for turn in runs.get(name, []) if turn.get(key) is not None]
+    return format(statistics.median(values), form) if values else "-"
+
+
+def table_of_traces(runs: Runs) -> str:
+    """Return the recorded workflows, one a row: runs beside schedules without overhead, to the window bound."""
+    rows = ["| workflow | nodes | first run | knows nothing | rerun | knows all |", "|---|---:|---:|---:|---:|---:|"]
+    for name in runs:
+        if name.startswith("trace "):
+            keys = ("first_ratio", "fifo_ratio", "rerun_ratio", "known_ratio")
+            cells = [_median(runs, name, "nodes", "g"), *(_median(runs, name, key, ".3f") for key in keys)]
+            rows.append(f"| {short_name(name.split()[1])} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def table_of_engines(runs: Runs) -> str:
     """Return the engines side by side, as a table of medians."""
     rows = ["| engine | no-op node, µs | METG(50 %) stencil, µs | METG(50 %) independent, µs |", "|---|---:|---:|---:|"]
-
-    def median(name: str, key: str) -> str:
-        values = [turn[key] for turn in runs.get(name, []) if turn[key] is not None]
-        return f"{statistics.median(values):,.0f}" if values else "-"
-
     engines = [
         name.removeprefix("noop ").removesuffix(" 10000") for name in runs if re.fullmatch("noop .* 10000", name)
     ]
     for engine in engines:
         cells = (
-            median(f"noop {engine} 10000", "us_per_node"),
-            median(f"efficiency {engine} stencil_1d 4 50", "metg_us"),
-            median(f"efficiency {engine} independent 8 50", "metg_us"),
+            _median(runs, f"noop {engine} 10000", "us_per_node", ",.0f"),
+            _median(runs, f"efficiency {engine} stencil_1d 4 50", "metg_us", ",.0f"),
+            _median(runs, f"efficiency {engine} independent 8 50", "metg_us", ",.0f"),
         )
         rows.append(f"| {engine} | {' | '.join(cells)} |")
     return "\n".join(rows)
@@ -134,10 +147,20 @@ def conditions(report: dict[str, Any]) -> str:
     """Return where and when it was measured, as a sentence."""
     turns = max(len(found) for found in report["runs"].values())
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    dates, disks = _mostly(report, "date"), _mostly(report, "file_system")
     return (
-        f"Measured on {report['date']} on {report['cores']} shared cores, {report['file_system']}, with 2 slots; "
-        f"medians of {turns} turns or fewer. Versions: {versions}."
+        f"Measured on {dates} on {report['cores']} shared cores, {disks}, with 2 slots; medians of {turns} turns or "
+        f"fewer. Versions: {versions}."
     )
+
+
+def _mostly(report: dict[str, Any], key: str) -> str:
+    """Return the condition of the most cases, and those of others with their names in brackets."""
+    cases: dict[str, list[str]] = {}
+    for name, found in report["conditions"].items():
+        cases.setdefault(found[key], []).append(name)
+    usual, *others = sorted(cases, key=lambda value: -len(cases[value]))
+    return usual + "".join(f" ({value}: {', '.join(cases[value])})" for value in others)
 
 
 def put(text: str, marker: str, content: str) -> str:
@@ -164,6 +187,7 @@ def main() -> None:
     draw_memory(runs, page.with_name("memory-of-results.svg"))
     text = page.read_text(encoding="utf-8")
     text = put(text, "bounds", table_of_bounds(report))
+    text = put(text, "traces", table_of_traces(runs))
     text = put(text, "engines", table_of_engines(runs))
     text = put(text, "conditions", conditions(report))
     page.write_text(text, encoding="utf-8")

@@ -1,6 +1,6 @@
 """The benchmark runs, and its graphs and bounds are right; what it measures is not asserted here."""
 
-import importlib.util
+import dataclasses
 import json
 import math
 import os
@@ -9,21 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from workflows import benchmark_module, shapes, traces
 
 import dagron
 
 ROOT = Path(__file__).parent.parent
 
 
-def load(name):
-    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-shapes, traces = load("shapes"), load("traces")
+figures, run, simulation = map(benchmark_module, ("figures", "run", "simulated"))
 
 
 def test_every_case_runs_at_its_smallest_size(tmp_path):
@@ -79,3 +72,68 @@ def test_the_window_bound_is_the_longest_chain_or_what_must_fit_beside_it(tmp_pa
     assert trace.window_bound(2) == 4.0  # 1, then 3 beside 2
     assert trace.window_bound(1) == 6.0
     assert trace.scaled(12.0).window_bound(1) == pytest.approx(12.0)
+
+
+def test_schedules_that_know_nothing_and_all():
+    seconds = {"a": 1.0, "b": 1.0, "c": 1.0, "d": 3.0}
+    trace = traces.Trace("four", {node: [] for node in seconds}, seconds, dict.fromkeys(seconds, "kind"))
+    assert trace.list_schedule(2, known=False) == 4.0
+    assert trace.list_schedule(2, known=True) == trace.lower_bound(2) == 3.0
+    assert trace.graham_bound(2) == 4.5
+    chain = dataclasses.replace(trace, parents={"a": ["d"], "b": ["a"], "c": ["b"], "d": []})
+    assert chain.list_schedule(2, known=False) == chain.lower_bound(2) == chain.graham_bound(2) == 6.0
+
+
+def test_a_simulated_run_says_how_long_a_node_waited_beside_an_empty_slot():
+    # Node 0 shows its kind to be short, so 1 and 2 are sent together; but 1 is long, and the other slot is empty soon.
+    dag = dagron.DAG(["0", "1", "2", "3"], [("0", "1"), ("0", "2"), ("0", "3")])
+    run = simulation.simulated(dag, [1e-6, 2.0, 0.5, 0.5], [0, 0, 0, 0])
+    assert run.end == pytest.approx(2.5)
+    assert run.held_up == pytest.approx(1.5)
+    assert simulation.simulated(dag, [1.0, 2.0, 0.5, 0.5], [0, 0, 0, 0]).held_up == 0.0
+
+
+def test_simulated_runs_of_a_directory(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["simulated.py", str(write_trace(tmp_path)), "--slots", "1"])
+    simulation.main()
+    assert capsys.readouterr().out.splitlines()[1].split() == ["three", "3", *["1.0000"] * 4]
+
+
+class TestReport:
+    def test_words_are_whole_ones(self):
+        assert run.chosen_by(["ray"], "efficiency ray stencil_1d 4 50")
+        assert not run.chosen_by(["ray"], "arrays 40 25")
+        assert run.chosen_by(["dask", "hic"], "trace hic-dirt02-001 20.0")
+        assert run.chosen_by(["stencil"], "efficiency dask.distributed stencil_1d 4 50")
+        assert run.chosen_by(["dagron power"], "noop dagron power 2000")
+        assert not run.chosen_by(["noop 2000"], "noop dagron power 2000")
+
+    def test_a_merged_report_keeps_the_conditions_of_each_case(self):
+        def report(name, disk, value):
+            where = {name: {"date": "2026-01-01", "file_system": disk}}
+            return {"versions": {name: "1"}, "cores": 2, "conditions": where, "runs": {name: [value]}}
+
+        both = run.merged(report("a", "tmpfs", 1), report("b", "ext4", 2))
+        both = run.merged(both, report("c", "ext4", 3))
+        assert both["runs"] == {"a": [1], "b": [2], "c": [3]}
+        assert both["versions"].keys() == both["runs"].keys()
+        assert "Measured on 2026-01-01 on 2 shared cores, ext4 (tmpfs: a), with" in figures.conditions(both)
+        assert run.merged(both, report("a", "ext4", 4))["runs"]["a"] == [4]
+
+    def test_of_the_recorded_workflows_the_worst_counts_and_each_has_a_row(self):
+        def turn(first, rerun):
+            return {"nodes": 3, "first_ratio": first, "fifo_ratio": 1.1, "rerun_ratio": rerun, "known_ratio": 1.0}
+
+        runs = {
+            "trace big-chameleon-9p-001 20.0": [turn(1.2, 1.01), turn(1.4, 1.03), turn(1.3, 1.02)],
+            "trace small-dirt02-001 20.0": [turn(1.1, 1.05)],
+        }
+        text = "recorded workflows, {}, to the window bound: the worst, {}"
+        assert run.bounds(runs) == [
+            (text.format("first run", "big-9p"), 1.3, 1.05),
+            (text.format("rerun", "small"), 1.05, 1.03),
+        ]
+        assert figures.table_of_traces(runs).splitlines()[2:] == [
+            "| big-9p | 3 | 1.300 | 1.100 | 1.020 | 1.000 |",
+            "| small | 3 | 1.100 | 1.100 | 1.050 | 1.000 |",
+        ]

@@ -1,21 +1,23 @@
-"""Critical-path priorities: the chains are right, and of what is ready the longest goes first.
+"""Critical-path priorities: the chains are right, of what is ready the longest goes first, and runs keep their bounds.
 
 Leans on `remaining_seconds`, `Durations` and `ReadyNodes.reorder`.
 """
 
-import heapq
 import math
 import random
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from workflows import STRUCTURES, benchmark_module, shapes, workflow
 
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
 from dagron.critical import Durations, remaining_seconds
-from dagron.events import AttemptEnded, BatchReturned, Committed, Dispatch, End, Started
-from dagron.state import Policy, RunState
+from dagron.ready import BATCH_SECONDS, PATIENT_SECONDS
+
+simulation = benchmark_module("simulated")
 
 NAN = math.nan
 
@@ -45,9 +47,9 @@ def test_what_remains_is_the_longest_chain(case):
 
 
 class TestDurations:
-    def test_expected_is_what_was_recorded_else_the_mean_of_the_kind_else_of_all_kinds(self):
+    def test_expected_is_what_was_recorded_else_the_mean_of_the_kind_else_that_of_the_longest_kind(self):
         durations = Durations([0, 0, 0, 1, 2], [4.0, NAN, 2.0, 9.0, NAN])
-        assert list(durations.expected()) == [4.0, 3.0, 2.0, 9.0, 6.0]
+        assert list(durations.expected()) == [4.0, 3.0, 2.0, 9.0, 9.0]
 
     def test_without_anything_to_tell_nodes_apart_no_look_is_worth_it(self):
         durations = Durations([0, 0])
@@ -66,30 +68,10 @@ class TestDurations:
             assert fewest <= looks <= most
 
 
-def simulated(n, edges, seconds, kinds, recorded=None, n_slots=2, priorities=None):
+def simulated(n, edges, seconds, kinds, recorded=None, **options):
     """Run a state on slots that take exactly so long; return when it ends, and the nodes as they were started."""
-    policies = [Policy(priority=priority) for priority in priorities or [0] * n]
-    state = RunState(dag_of(n, edges), policies=policies, kinds=kinds, n_slots=n_slots, recorded_seconds=recorded)
-    queues = [[] for _ in range(n_slots)]
-    ends, started, now = [], [], 0.0
-    commands = state.handle(Started(now))
-    while True:
-        for command in commands:
-            if isinstance(command, Dispatch):
-                queues[command.slot].append(command.nodes)
-                if len(queues[command.slot]) == 1:
-                    heapq.heappush(ends, (now + sum(seconds[i] for i in command.nodes), command.slot))
-                    started += command.nodes
-        if state.finished:
-            return now, started
-        now, slot = heapq.heappop(ends)
-        nodes = queues[slot].pop(0)
-        if queues[slot]:
-            heapq.heappush(ends, (now + sum(seconds[i] for i in queues[slot][0]), slot))
-            started += queues[slot][0]
-        ended = [AttemptEnded(node, End.COMPLETED, False, seconds[node]) for node in nodes]
-        commands = state.handle(BatchReturned(slot, ended, (), now))
-        commands += state.handle(Committed(nodes, (), now))
+    run = simulation.simulated(dag_of(n, edges), seconds, kinds, recorded, **options)
+    return run.end, run.started
 
 
 class TestOrder:
@@ -116,6 +98,29 @@ class TestOrder:
         assert started.index(12) < 8
         assert end <= 12.0
 
+    #  The last node is long, and the only one of its kind.
+    KINDS = (*[0] * 12, 1)
+
+    def test_one_node_of_each_unknown_kind_goes_first(self):
+        end, started = simulated(13, (), [1.0] * 12 + [6.0], self.KINDS)
+        assert started == [0, 12, *range(1, 12)]
+        assert end == 9.0
+        _, started = simulated(13, ((0, 12),), [1.0] * 13, self.KINDS)
+        assert started.index(12) == 2
+
+    def test_a_kind_that_an_earlier_run_has_met_is_not_unknown(self):
+        recorded = [1.0] * 12 + [0.5]
+        _, started = simulated(13, (), recorded, self.KINDS, recorded=recorded)
+        assert started[-1] == 12
+
+    def test_a_priority_comes_before_an_unknown_kind(self):
+        _, started = simulated(13, (), [1.0] * 13, self.KINDS, priorities=[*[1] * 6, *[0] * 7])
+        assert started[:6] == list(range(6))
+
+    def test_on_one_slot_an_unknown_kind_keeps_its_place(self):
+        _, started = simulated(13, (), [1.0] * 13, self.KINDS, n_slots=1)
+        assert started == list(range(13))
+
     def test_a_priority_comes_before_the_longest_chain(self):
         priorities = [0] * 13 + [0]
         priorities[5] = 1
@@ -141,6 +146,43 @@ class TestOrder:
         seconds = list(self.SECONDS)
         _, started = simulated(self.N, self.EDGES, seconds, [0] * self.N, recorded=seconds, n_slots=1)
         assert started == list(range(14))
+
+
+@pytest.mark.parametrize("n_slots", [2, 3])
+@pytest.mark.parametrize("structure", [*STRUCTURES, *shapes.PARENTS])
+class TestBounds:
+    SEEDS = range(5)
+
+    def test_no_run_beats_the_window_bound_or_exceeds_grahams_by_more_than_batches_add(self, structure, n_slots):
+        for seed in self.SEEDS:
+            trace = workflow(structure, seed)
+            for rerun in (False, True):
+                run = simulation.simulated_trace(trace, rerun=rerun, n_slots=n_slots)
+                assert sorted(run.started) == list(range(len(trace.parents)))
+                least = max(trace.lower_bound(n_slots), trace.window_bound(n_slots))
+                assert least <= run.end * (1 + 1e-9)
+                assert run.end <= simulation.upper_bound(trace, run, n_slots) * (1 + 1e-9)
+
+    def test_a_rerun_is_near_the_best_that_the_critical_path_gives(self, structure, n_slots):
+        for seed in self.SEEDS:
+            trace = workflow(structure, seed)
+            end = simulation.simulated_trace(trace, rerun=True, n_slots=n_slots).end
+            best = max(trace.window_bound(n_slots), trace.list_schedule(n_slots, known=True))
+            assert end <= 1.03 * best
+
+    def test_with_durations_known_batches_add_little_for_each_node_of_the_longest_path(self, structure, n_slots):
+        # Each node of the chain that Graham counts waits in a slot beside an empty one at most for the batch before it,
+        # which was expected to take PATIENT_SECONDS at most, and for the rest of its own.
+        for seed in self.SEEDS:
+            trace = workflow(structure, seed)
+            end = simulation.simulated_trace(trace, rerun=True, n_slots=n_slots).end
+            waits = (1 - 1 / n_slots) * depth(trace) * (PATIENT_SECONDS + BATCH_SECONDS)
+            assert end <= (trace.graham_bound(n_slots) + waits) * (1 + 1e-9)
+
+
+def depth(trace):
+    """Nodes of the path that has the most."""
+    return max(replace(trace, seconds=dict.fromkeys(trace.seconds, 1)).remaining().values())
 
 
 def test_a_rerun_starts_with_what_took_longest(ckpt):

@@ -185,6 +185,33 @@ class TestStart:
         assert run.committed(0) == []
         assert run.returned(0, completed(1)) == [Commit((1,)), Dispatch(0, (3,))]
 
+    #  Node 4 comes before all others and is ready once 0 is committed; 2 is ready before.
+    URGENT = (5, [(0, 4)])
+
+    def test_a_slot_waits_for_a_commit_that_makes_a_more_urgent_node_ready(self):
+        run = Run(*self.URGENT, policies={4: Policy(priority=1)}, n_slots=2)
+        run.start()
+        assert run.returned(0, completed(0)) == [Commit((0,))]
+        assert run.committed(0) == [Dispatch(0, (4,))]
+        assert run.returned(1, completed(1)) == [Commit((1,)), Dispatch(1, (2,))]
+
+    def test_a_slot_does_not_wait_for_a_child_that_comes_later_or_has_another_parent(self):
+        run = Run(*self.URGENT, n_slots=2)
+        run.start()
+        assert run.returned(0, completed(0)) == [Commit((0,)), Dispatch(0, (2,))]
+        run = Run(5, [(0, 4), (1, 4)], policies={4: Policy(priority=1)}, n_slots=2)
+        run.start()
+        assert run.returned(0, completed(0)) == [Commit((0,)), Dispatch(0, (2,))]
+
+    @pytest.mark.parametrize(("commit_seconds", "waits"), [(0.001, True), (0.5, False)])
+    def test_a_slot_does_not_wait_for_a_commit_that_takes_long_beside_the_nodes(self, commit_seconds, waits):
+        run = Run(6, [(1, 5)], policies={5: Policy(priority=1)}, n_slots=2)
+        run.start()
+        run.returned(0, completed(0))
+        run.committed(0, now=commit_seconds)
+        later = [] if waits else [Dispatch(1, (3,))]
+        assert run.returned(1, completed(1), now=1.0) == [Commit((1,)), *later]
+
     def test_if_all_are_restored_nothing_is_commanded(self):
         run = Run(2, [(0, 1)], restored=[0, 1])
         assert run.start() == []
@@ -219,20 +246,20 @@ class TestCompleted:
         assert run.complete(0, 0) == []
         assert run.complete(1, 1) == [Dispatch(0, (2,))]
 
-    def test_who_waits_for_a_commit_is_known(self):
+    def test_whether_a_node_waits_for_a_commit_is_known(self):
         run = Run(5, [(0, 3), (1, 3), (1, 4), (2, 4)], n_slots=3)
         run.start()
         run.returned(0, completed(0))
-        assert not run.state.frees_a_child([0])  # a leaf's parents are not all there
+        assert not run.state.waits_for_commits  # 3 has another parent
         run.returned(1, completed(1))
-        assert not run.state.frees_a_child([1])
-        assert run.state.frees_a_child([0, 1])
+        assert run.state.waits_for_commits
         run.committed(0, 1)
+        assert not run.state.waits_for_commits
         run.returned(2, completed(2))
-        assert run.state.frees_a_child([2])
+        assert run.state.waits_for_commits
         assert run.committed(2) == [Dispatch(1, (4,))]
         run.returned(0, completed(3))
-        assert not run.state.frees_a_child([3])
+        assert not run.state.waits_for_commits
 
     def test_the_slot_is_filled_before_the_commit(self):
         run = Run(2)

@@ -475,7 +475,7 @@ class Coordinator:
         if not self._store.flushes or self._pool is None or self._pool.runs_here:
             return False
         state = self._state
-        return time.monotonic() < self._commit_by and state.n_running > 0 and not state.frees_a_child(self._to_commit)
+        return time.monotonic() < self._commit_by and state.n_running > 0 and not state.waits_for_commits
 
     def _workers(self) -> WorkerPool:
         if self._pool is None:

@@ -2,7 +2,7 @@
 
 Of the nodes that are ready, the one with the longest chain behind it goes first ("critical path first", HLFET in the
 survey of Kwok and Ahmad, ACM Computing Surveys 31(4), 1999). The chain is measured in expected seconds: what the node
-itself took in an earlier run, else the mean of nodes of its kind so far, else the mean of all.
+itself took in an earlier run, else the mean of its kind so far, else that of the kind with the longest mean.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Durations:
         self._kinds = kinds
         self._recorded = recorded
         self._means: dict[int, tuple[float, int]] = {}
+        self._total = 0.0
         self._n = 0
         self._n_used = 0
         self._new_kind = False
@@ -61,6 +62,7 @@ class Durations:
         kind = self._kinds[node]
         total, n = self._means.get(kind, (0.0, 0))
         self._means[kind] = (total + seconds, n + 1)
+        self._total += seconds
         self._n += 1
         if not n:
             self._new_kind = True
@@ -71,6 +73,11 @@ class Durations:
             return None
         seconds = self._recorded[node]
         return None if math.isnan(seconds) else seconds
+
+    @property
+    def mean_seconds(self) -> float:
+        """The mean of all that is known; 0 if nothing is."""
+        return self._total / self._n if self._n else 0.0
 
     def of_kind(self) -> dict[int, float]:
         """Return the mean of each kind of which a node is known."""
@@ -88,15 +95,14 @@ class Durations:
             return False
         if not self._new_kind and self._n < 2 * self._n_used:
             return False
-        mean = sum(total for total, _ in self._means.values()) / self._n
-        return mean / n_slots * _SHARE >= _NODE_SECONDS
+        return self.mean_seconds / n_slots * _SHARE >= _NODE_SECONDS
 
     def expected(self) -> array[float]:
         """Return the expected seconds of every node, and take what is known by now for used."""
         means = self.of_kind()
-        typical = sum(means.values()) / len(means) if means else 0.0
+        longest = max(means.values(), default=0.0)  # what leads to an unknown kind had better be early
         self._n_used, self._new_kind = self._n, False
-        found = array("d", [means.get(kind, typical) for kind in self._kinds])
+        found = array("d", [means.get(kind, longest) for kind in self._kinds])
         if self._recorded is not None:
             for node, seconds in enumerate(self._recorded):
                 if not math.isnan(seconds):

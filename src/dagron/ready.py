@@ -1,8 +1,8 @@
 """The nodes that could start: which comes first, how long it is expected to take, how many make a batch. Pure.
 
 A batch amortises the round trip to a worker, and makes whoever waits for one of its nodes wait for all. So only what is
-known to be short is sent together; what has not been measured yet goes alone. Order: the higher priority, then the
-longer chain of work behind a node (`critical`), then the lower node.
+known to be short is sent together; what has not been measured yet goes alone. Order: the higher priority, then one node
+of each kind that has not been met, then the longer chain of work behind a node (`critical`), then the lower node.
 """
 
 from __future__ import annotations
@@ -58,9 +58,15 @@ class ReadyNodes:
         self._batching = batching
         self._durations = Durations(kinds) if durations is None else durations
         self._estimates: dict[int, float] = {}
-        # The heap holds ranks, so that comparing its entries is comparing small integers.
+        # The heap holds ranks, so that comparing its entries is comparing small integers. What goes before all has its
+        # rank less n: as an index of `_by_rank` that is the same.
         self._heap: list[int] = []
         self._priorities = priorities if any(priorities) else None
+        self._highest = max(priorities, default=0)
+        # An unknown kind may be long, so one of it goes first: it is under way early then, and the others find their
+        # place. On one slot the order changes nothing.
+        unmet = set(kinds) if n_slots > 1 else set()
+        self._unmet = unmet.difference(self._durations.of_kind()) if len(unmet) > 1 else set()
         n = len(priorities)
         self._by_rank: Sequence[int] = range(n)
         self._rank: Sequence[int] = range(n)
@@ -88,9 +94,10 @@ class ReadyNodes:
         """Bring the nodes into the order of the chains behind them, if that may have changed and is worth its cost."""
         if not self._durations.worth_a_look(self._n_slots):
             return
-        waiting = [self._by_rank[rank] for rank in self._heap]
+        waiting = [(self._by_rank[place], place < 0) for place in self._heap]
         self._order_by(remaining_seconds(graph, self._durations.expected()))
-        self._heap = [self._rank[node] for node in waiting]
+        n = len(self._kinds)
+        self._heap = [self._rank[node] - n if before_all else self._rank[node] for node, before_all in waiting]
         heapq.heapify(self._heap)
 
     def __len__(self) -> int:
@@ -101,9 +108,32 @@ class ReadyNodes:
         """The node that comes next; there must be one."""
         return self._by_rank[self._heap[0]]
 
+    @property
+    def first_seconds(self) -> float:
+        """How long that node is expected to take: if none of its kind has been measured, as long as any node so far."""
+        seconds = self._estimate(self.first)
+        return self._durations.mean_seconds if math.isinf(seconds) else seconds
+
+    def comes_before_all(self, node: int) -> bool:
+        """Tell whether a node that is not here would come first; there must be one that is."""
+        return self._place(node) < self._heap[0]
+
     def push(self, node: int) -> None:
         """Add a node."""
-        heapq.heappush(self._heap, self._rank[node])
+        place = self._rank[node]
+        if self._unmet:
+            place = self._place(node)
+            if place < 0:
+                self._unmet.remove(self._kinds[node])
+        heapq.heappush(self._heap, place)
+
+    def _place(self, node: int) -> int:
+        rank = self._rank[node]
+        if self._kinds[node] not in self._unmet:
+            return rank
+        if self._priorities is not None and self._priorities[node] != self._highest:
+            return rank
+        return rank - len(self._kinds)
 
     def clear(self) -> None:
         """Forget all nodes."""

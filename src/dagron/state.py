@@ -25,6 +25,8 @@ Invariants, numbered as in the tests:
 5.  The run is finished if and only if every node is settled, no slot has work, and nothing is being committed.
 6.  A slot has at most `MAX_BATCHES` batches.
 7.  An exclusive node is in a slot only while no other node is in any.
+8.  A slot that could work is empty beside a ready node only while a completed node is being committed, or because one
+    of the two is exclusive.
 """
 
 from __future__ import annotations
@@ -61,11 +63,14 @@ from dagron.events import (
     Started,
     TimeReached,
 )
-from dagron.ready import ReadyNodes
+from dagron.ready import BATCH_SECONDS, ReadyNodes
 
 __all__ = ["Graph", "Phase", "Policy", "RunState"]
 
 MAX_BATCHES = 2
+
+COMMITS_WORTH_WAITING = 20
+"""A slot waits for a commit that makes a more urgent node ready, instead of taking one that lasts so many commits."""
 
 MEMORY_SECONDS = (0.005, 0.1)
 """The shortest and the longest time between two looks at the memory of a slot that has a limit."""
@@ -204,6 +209,9 @@ class RunState:
         self._failing: dict[int, Phase] = {}
         self._rng = rng or random.Random(0)
         self._backoff: list[tuple[float, int]] = []
+        self._completing: set[int] = set()
+        self._completing_since = 0.0
+        self._commit_seconds = 0.0
         priorities = [policy.priority for policy in policies]
         durations = Durations(kinds, recorded_seconds)
         different = {id(policy): policy for policy in policies}.values()  # nearly always a few objects for all nodes
@@ -262,15 +270,10 @@ class RunState:
         """Return how long a slot is expected to be busy with all that it has; infinity if that is not known."""
         return self.slots[slot].estimate
 
-    def frees_a_child(self, nodes: Iterable[int]) -> bool:
-        """Tell whether a node could start once these, which are COMMITTING, are committed."""
-        left: dict[int, int] = {}
-        for node in nodes:
-            for child in self.graph.child_indices(node):
-                left[child] = n = left.get(child, self.pending[child]) - 1
-                if not n and self.phase[child] == Phase.WAITING:
-                    return True
-        return False
+    @property
+    def waits_for_commits(self) -> bool:
+        """Whether a node could start once all that is being committed is."""
+        return next(self._freed(), None) is not None
 
     def held_children(self, node: int) -> list[int]:
         """Return the children whose restoration still depends on this node."""
@@ -354,6 +357,9 @@ class RunState:
                 self._failed(node, end, retryable, now, failed)
         self.committing += len(completed) + len(failed)
         if completed:
+            if not self._completing:
+                self._completing_since = now
+            self._completing.update(completed)
             out.append(Commit(tuple(completed)))
         if failed:
             out.append(RecordFailures(tuple(failed)))
@@ -387,6 +393,10 @@ class RunState:
                 raise InternalError(f"node {node} was committed in phase {Phase(self.phase[node]).name}")
         self.committing -= len(event.nodes)
         self.changed.update(event.changed)
+        if self._completing:
+            self._completing.difference_update(event.nodes)
+            took = event.now - self._completing_since
+            self._commit_seconds += 0.2 * (took - self._commit_seconds)
         restored: list[int] = []
         for node in event.nodes:
             self._held.pop(node, None)
@@ -553,6 +563,7 @@ class RunState:
             ready.reorder(self.graph)
         # Idle slots first, so that two ready nodes never queue up in one slot beside an idle one; then the slot that is
         # expected to be idle next.
+        n_kept_free = self._n_worth_waiting()
         for depth in range(MAX_BATCHES):
             order: Sequence[int] = range(len(slots))
             if depth:
@@ -563,10 +574,36 @@ class RunState:
                     continue
                 if self._must_wait():
                     return
-                if depth == 0 or ready.may_prefetch(slot.estimate):
+                if depth == 0 and n_kept_free:
+                    n_kept_free -= 1
+                elif depth == 0 or ready.may_prefetch(slot.estimate):
                     self._dispatch(index, slot, now, out)
                     if not ready:
                         return
+
+    def _n_worth_waiting(self) -> int:
+        """Return how many empty slots should wait for children of what is being committed.
+
+        A child that comes before all that are ready would else wait until one of these has ended, which may take
+        longer than the commit by orders of magnitude. On one slot the run would end at the same time.
+        """
+        if len(self.slots) == 1 or not self._completing or not self._ready:
+            return 0
+        if all(slot.batches for slot in self.slots):
+            return 0
+        if self._ready.first_seconds <= max(BATCH_SECONDS, COMMITS_WORTH_WAITING * self._commit_seconds):
+            return 0
+        return sum(map(self._ready.comes_before_all, self._freed()))
+
+    def _freed(self) -> Iterator[int]:
+        """Yield the nodes that can start once all that is being committed is."""
+        pending: dict[int, int] = {}
+        for node in self._completing:
+            for child in self.graph.child_indices(node):
+                if self.phase[child] == Phase.WAITING:
+                    pending[child] = n = pending.get(child, self.pending[child]) - 1
+                    if not n:
+                        yield child
 
     def _must_wait(self) -> bool:
         """Tell whether what comes next has to wait for the end of what runs, because one of them is exclusive."""
@@ -607,6 +644,8 @@ class RunState:
         self._require(5, self.finished == (all(settled) and not in_slots and not self.committing))
         self._require(6, all(len(slot.batches) <= MAX_BATCHES for slot in self.slots))
         self._require(7, len(in_slots) == 1 or self._exclusive.isdisjoint(in_slots))
+        empty = any(not slot.batches and not slot.killed for slot in self.slots)
+        self._require(8, not empty or not self._ready or bool(self._completing) or self._must_wait())
 
     def _require(self, number: int, holds: bool) -> None:
         if not holds:
