@@ -12,30 +12,26 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from dagron import events as ev
+from dagron.attempts import Failure, error_of_loss, printed_fields
 from dagron.callbacks import ExecutionCallbacks, call_back
 from dagron.checkpoint import format as fmt
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 from dagron.errors import (
     CheckpointDamagedError,
     CommitError,
-    MemoryLimitExceededError,
-    NodeTimeoutError,
-    WorkerLostError,
 )
-from dagron.failures import shown_origin
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts
-from dagron.output import hand_on, last_lines, printed_text
+from dagron.output import hand_on
 from dagron.plan import RunPlan
-from dagron.serialize import load_exception
 from dagron.state import Phase, RunState
 from dagron.trace import ExecutionTrace, Span
 from dagron.watch import Watch
 from dagron.workers.child import Item, Outcome, OutcomeKind
-from dagron.workers.pool import Lost, Printed, Returned, WorkerPool
+from dagron.workers.pool import Lost, Returned, WorkerPool
 from dagron.workers.processes import pid_namespace
 
-__all__ = ["CancelEvent", "Coordinator", "Failure"]
+__all__ = ["CancelEvent", "Coordinator"]
 
 logger = logging.getLogger("dagron")
 
@@ -64,90 +60,6 @@ class CancelEvent(Protocol):
     def is_set(self) -> bool:
         """Whether the run is to stop."""
         ...
-
-
-class Failure:
-    """Why the last attempt of a node gave no result; the exception itself is made when it is asked for.
-
-    Args:
-        outcome: What the worker said; None if it is lost.
-        error: Why, if the worker is lost.
-        attempt: Which attempt.
-        slot: The slot that made it.
-        printed: The end of what it wrote.
-        lost: If the worker is lost, what was lost with it.
-    """
-
-    __slots__ = ("_error", "attempt", "lost", "outcome", "printed", "slot", "status", "stderr")
-
-    def __init__(
-        self,
-        outcome: Outcome | None,
-        error: BaseException | None,
-        attempt: int,
-        slot: int,
-        printed: Printed,
-        lost: Lost | None = None,
-    ) -> None:
-        self.outcome = outcome
-        self._error = error
-        self.attempt = attempt
-        self.slot = slot
-        self.printed = _printed_fields(printed)
-        self.stderr = last_lines(printed.stderr)
-        self.lost = lost._replace(printed=Printed()) if lost is not None else None  # its texts are much shorter
-        self.status = "failed"
-
-    def error(self, node: str) -> BaseException:
-        """Return the exception. Unpickling it runs code that it names."""
-        if self._error is None:
-            assert self.outcome is not None
-            self._error = load_exception(node, self.outcome.data, *self.outcome.failure)
-            where = "\n  ".join([f"node {node!r}, attempt {self.attempt}", *shown_origin(self.fields(node))])
-            try:
-                BaseException.add_note(self._error, where)
-            except Exception:
-                pass  # it lets nothing be set
-        return self._error
-
-    def fields(self, node: str) -> dict[str, Any]:
-        """Return what a FAILED record says."""
-        cpu, inputs = 0.0, tuple[tuple[str, str], ...]()
-        if self.outcome is not None:
-            kind, message, text = self.outcome.failure
-            started, seconds, cpu = self.outcome.started_unix, self.outcome.duration_seconds, self.outcome.cpu_seconds
-            memory, pid, inputs = self.outcome.peak_rss_bytes, self.outcome.pid, self.outcome.inputs
-        else:
-            kind, message, text = type(self._error).__name__, str(self._error), ""
-            assert self.lost is not None
-            seconds, memory, pid = self.lost.seconds, self.lost.peak_rss_bytes or 0, self.lost.pid
-            started = self.lost.ended_unix - seconds
-        return {
-            "name": node,
-            "status": self.status,
-            "type": kind,
-            "message": message,
-            "traceback": text,
-            "attempts": self.attempt,
-            "slot": self.slot,
-            "pid": pid,
-            "started": started,
-            "seconds": seconds,
-            "cpu": cpu,
-            "system": self.outcome.system_seconds if self.outcome is not None else 0.0,
-            "memory": memory,
-            "inputs": inputs,
-            **self.printed,
-        }
-
-
-def _printed_fields(printed: Printed) -> dict[str, Any]:
-    return {
-        "stdout": printed_text(printed.stdout),
-        "stderr": printed_text(printed.stderr),
-        "stdout_bytes": printed.stdout_bytes,
-        "stderr_bytes": printed.stderr_bytes,
-    }
 
 
 class Coordinator:
@@ -342,23 +254,13 @@ class Coordinator:
 
     def _take_loss(self, item: Lost, node: int, kill: ev.Kill | None) -> None:
         name, attempt, policy = self._dag.name_of(node), self._state.attempts[node], self._plan.policies[node]
-        error: BaseException
-        end = kill.end if kill is not None and kill.node == node else None
-        if end == ev.End.TIMED_OUT:
-            assert policy.timeout is not None
-            error, outcome = NodeTimeoutError(name, attempt, policy.timeout), "timed_out"
-        elif end == ev.End.OUT_OF_MEMORY:
-            assert policy.memory_limit is not None
-            seen = self._memory_seen.get(item.slot, 0)
-            error, outcome = MemoryLimitExceededError(name, attempt, policy.memory_limit, seen), "out_of_memory"
-        else:
-            error = WorkerLostError(name, attempt, item.exit_code, item.peak_rss_bytes, last_lines(item.printed.stderr))
-            outcome = "lost" if kill is None else "cancelled"
+        end = kill.end if kill is not None and kill.node == node else ev.End.LOST
+        error = error_of_loss(name, attempt, policy, item, end, self._memory_seen.get(item.slot, 0))
         self.failures[node] = Failure(None, error, attempt, item.slot, item.printed, item)
         self._watch.attempt_ended(node, item.seconds, completed=False)
         if self._trace is not None:
-            began = item.ended_unix - item.seconds
-            self._trace.spans.append(Span(name, item.slot, attempt, began, item.seconds, outcome))
+            how = "cancelled" if kill is not None and end == ev.End.LOST else end.name.lower()
+            self._trace.spans.append(Span(name, item.slot, attempt, item.ended_unix - item.seconds, item.seconds, how))
 
     def _take_outcome(self, slot: int, outcome: Outcome) -> ev.AttemptEnded:
         node = outcome.item - 1
@@ -395,7 +297,7 @@ class Coordinator:
     def _take_printed(self, slot: int, node: int, outcome: Outcome) -> None:
         if self._printed_characters < _PRINTED_BUDGET_CHARACTERS:
             # Now, because the memory that it is in is given back.
-            printed = self._printed[node] = _printed_fields(self._workers().printed_by(slot, outcome))
+            printed = self._printed[node] = printed_fields(self._workers().printed_by(slot, outcome))
             self._printed_characters += len(printed["stdout"]) + len(printed["stderr"])
 
     def _forget_damaged(self, node: int) -> None:

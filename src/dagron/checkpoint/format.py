@@ -53,7 +53,7 @@ about its children. With `lost` the commit is forgotten instead, and the childre
 `fresh` takes everything away. CLEARED means that the checkpoint is being deleted: there is no checkpoint, but the files
 it lists are ours; a writer that cannot flush it cuts it off again. WORKERS_STARTED names processes of the run, so that
 what a killed run could not end is found. DAG_RECORDED has the nodes and edges of a DAG: of that of the last run if its
-digest is `dag` of RUN_STARTED. FAILED says of the last attempt of a node what `coordinator.Failure.fields` has.
+digest is `dag` of RUN_STARTED. FAILED says of the last attempt of a node what `attempts.Failure.fields` has.
 PRINTED has what the attempt of the last COMMITTED record of its node wrote to its standard streams, if it wrote
 anything: `stdout` and `stderr`, the end of each as text, and `stdout_bytes` and `stderr_bytes`, how much it was in all.
 
