@@ -1,6 +1,5 @@
 """A real checkpoint, damaged in every file at every place: right values, or an error that names the file."""
 
-import hashlib
 import os
 import pickle
 import random
@@ -15,6 +14,7 @@ from dagron.checkpoint import blobs
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format import HEADER_SIZE, Damage, Kind, Record, decode_header, decode_json, scan
+from dagron.checkpoint.storage import Digests, Storage
 from dagron.checkpoint.view import JOURNAL, LOCK, META, files_of_damaged, read_view
 from dagron.errors import CheckpointDamagedError
 from dagron.serialize import dump_result
@@ -575,23 +575,24 @@ def test_a_checkpoint_of_which_only_the_results_are_left_is_not_touched(complete
 class TestVerifiedOnce:
     """Leans on `VerifiedFiles.has` comparing the identity of the file."""
 
+    PLAIN = Digests(None, sha256=True)
     DATA = bytes(range(256)) * 400
 
     def blob(self, directory):
         (directory / "a.pkl").write_bytes(self.DATA)
-        return BlobFile("a.pkl", len(self.DATA), hashlib.blake2b(self.DATA, digest_size=32).digest())
+        return BlobFile("a.pkl", len(self.DATA), self.PLAIN.of(self.DATA, Storage.FILE), Storage.FILE)
 
     def test_a_file_that_was_compared_is_not_compared_again(self, tmp_path, monkeypatch):
         blob, verified = self.blob(tmp_path), VerifiedFiles()
-        assert bytes(read_blob(tmp_path, blob, None, verified)) == self.DATA
-        monkeypatch.setattr(blobs, "_digest_of", lambda *_: pytest.fail("it was compared again"))
-        assert bytes(read_blob(tmp_path, blob, None, verified)) == self.DATA
+        assert bytes(read_blob(tmp_path, blob, self.PLAIN, verified)) == self.DATA
+        monkeypatch.setattr(Digests, "of", lambda *_: pytest.fail("it was compared again"))
+        assert bytes(read_blob(tmp_path, blob, self.PLAIN, verified)) == self.DATA
 
     @pytest.mark.parametrize("how", ["in place", "replaced", "cut"])
     def test_one_that_was_changed_since_is(self, tmp_path, how):
         blob, verified = self.blob(tmp_path), VerifiedFiles()
         os.utime(tmp_path / "a.pkl", (1, 1))  # its times are coarse, and this test is quick
-        read_blob(tmp_path, blob, None, verified)
+        read_blob(tmp_path, blob, self.PLAIN, verified)
         damaged = bytes([self.DATA[0] ^ 1]) + self.DATA[1 : -1 if how == "cut" else None]
         if how == "replaced":
             (tmp_path / "other").write_bytes(damaged)
@@ -599,23 +600,24 @@ class TestVerifiedOnce:
         else:
             (tmp_path / "a.pkl").write_bytes(damaged)
         with pytest.raises(CheckpointDamagedError):
-            read_blob(tmp_path, blob, None, verified)
+            read_blob(tmp_path, blob, self.PLAIN, verified)
 
     def test_what_this_process_wrote_itself_is_not_compared_either(self, tmp_path, monkeypatch):
         verified = VerifiedFiles()
-        made = dump_result("node", self.DATA, tmp_path, None, durable=False, verified=verified)
+        made = dump_result("node", self.DATA, tmp_path, self.PLAIN, durable=False, verified=verified)
         os.replace(tmp_path / made.temp_name, tmp_path / "a.pkl")  # as the coordinator does
-        blob = BlobFile("a.pkl", made.size, made.digest)
-        monkeypatch.setattr(blobs, "_digest_of", lambda *_: pytest.fail("it was compared"))
-        assert pickle.loads(read_blob(tmp_path, blob, None, verified)) == self.DATA
+        blob = BlobFile("a.pkl", made.size, made.digest, made.storage)
+        monkeypatch.setattr(Digests, "of", lambda *_: pytest.fail("it was compared"))
+        assert pickle.loads(read_blob(tmp_path, blob, self.PLAIN, verified)) == self.DATA
 
     def test_with_a_key_it_is_compared_each_time(self, tmp_path):
         blob, verified = self.blob(tmp_path), VerifiedFiles()
-        keyed = blob._replace(digest=hashlib.blake2b(self.DATA, digest_size=32, key=b"key").digest())
-        read_blob(tmp_path, keyed, b"key", verified)
+        digests = Digests(b"key", sha256=True)
+        keyed = blob._replace(digest=digests.of(self.DATA, Storage.FILE))
+        read_blob(tmp_path, keyed, digests, verified)
         wrong = keyed._replace(digest=bytes(32))
         with pytest.raises(CheckpointDamagedError):
-            read_blob(tmp_path, wrong, b"key", verified)
+            read_blob(tmp_path, wrong, digests, verified)
 
     def test_what_is_remembered_is_bounded(self, tmp_path):
         verified = VerifiedFiles()

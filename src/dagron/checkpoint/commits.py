@@ -13,14 +13,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dagron.checkpoint.blobs import BlobFile, load_result
+from dagron.checkpoint.blobs import BlobFile, blob_file, load_result
 from dagron.checkpoint.copies import Copies, Copy
 from dagron.checkpoint.files import AppendFile, Directory
-from dagron.checkpoint.format import FORMAT_VERSION, Commit, Kind, RecordWriter
+from dagron.checkpoint.format import Commit, Kind, RecordWriter, version_of
 from dagron.checkpoint.names import FileNames, plain_file_name
-from dagron.checkpoint.storage import Storage
+from dagron.checkpoint.storage import Digests, Storage
 from dagron.checkpoint.view import JOURNAL, META, View, iso_time
 from dagron.errors import CheckpointDamagedError, CheckpointGoneError, CommitError
+from dagron.processor import has_sha256
 
 __all__ = ["Commits", "PendingCommit", "open_journal", "refusal"]
 
@@ -84,11 +85,13 @@ class Commits:
 
     Attributes:
         directory: The directory.
+        digests: How results are digested: as the checkpoint says, or in a new one as is quickest here.
         lost: Completed nodes whose result is gone or damaged.
     """
 
     def __init__(self, path: Path, *, power: bool, key: bytes | None) -> None:
         self.directory = Directory(path)
+        self.digests = Digests(key, has_sha256())
         self.lost: set[str] = set()
         self._power = power
         self._key = key
@@ -320,7 +323,7 @@ class Commits:
                 if self._commits.get(commit.name) is not commit:
                     continue
                 if data is None:
-                    data = bytes(load_result(self.directory, commit, self._key))
+                    data = bytes(load_result(self.directory, commit, self.digests))
                 file_name = commit.file_name
                 self._clear_the_way(file_name)
                 self.directory.write_view(file_name, data, exists=file_name in self._present)
@@ -341,7 +344,7 @@ class Commits:
         """Replace `_meta.json`; `running` says what the slots run, for those who look from outside."""
         started = time.monotonic()
         meta = {
-            "format_version": FORMAT_VERSION,
+            "format_version": version_of(self.digests),
             "checkpoint_dir": str(self.directory.path),
             "total_nodes": self._total,
             "checkpoint_id": self._checkpoint_id.hex(),
@@ -441,7 +444,7 @@ class Commits:
         data = self._memory.get(commit.name)
         if data is not None and self._commits.get(commit.name) is commit:
             return data
-        return load_result(self.directory, commit, self._key)
+        return load_result(self.directory, commit, self.digests)
 
     def source(self, node: str) -> bytes | BlobFile:
         """Return a committed result for a worker: its bytes if it is small, else the file that has them.
@@ -454,7 +457,7 @@ class Commits:
         commit = self._commits[node]
         if commit.storage == Storage.INLINE:
             try:
-                return bytes(load_result(self.directory, commit, self._key))
+                return bytes(load_result(self.directory, commit, self.digests))
             except CheckpointDamagedError:
                 pass
-        return BlobFile(commit.file_name, commit.size, commit.digest)
+        return blob_file(commit)

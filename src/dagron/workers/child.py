@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
 from dagron.checkpoint.buffers import out_of_band
 from dagron.checkpoint.files import write_view
+from dagron.checkpoint.storage import Digests
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
 from dagron.parts import SharedParts
 from dagron.serialize import describe_exception, dump_exception, dump_result
@@ -56,21 +57,17 @@ class WorkerSetup(NamedTuple):
 
     Attributes:
         directory: Where results go.
-        key: The signing key, or None.
+        digests: How they are digested; with the signing key, if there is one.
         durable: Whether results have to survive a loss of power.
         n_threads: What libraries that use threads of their own may use; None to leave it to them.
         cpus: The processor of each slot; empty to leave it to the system.
     """
 
     directory: str
-    key: bytes | None
+    digests: Digests
     durable: bool
     n_threads: int | None = None
     cpus: tuple[int, ...] = ()
-
-    def __repr__(self) -> str:
-        key = "None" if self.key is None else "..."  # which is a secret
-        return f"WorkerSetup(directory={self.directory!r}, key={key}, durable={self.durable})"
 
 
 class Item(NamedTuple):
@@ -212,7 +209,7 @@ _verified = VerifiedFiles()
 def _load_input(source: bytes | BlobFile, setup: WorkerSetup) -> Any:
     if isinstance(source, bytes):
         return pickle.loads(source)
-    data = read_blob(setup.directory, source, setup.key, _verified)
+    data = read_blob(setup.directory, source, setup.digests, _verified)
     if isinstance(data, bytes):
         return pickle.loads(data)
     stream, buffers = out_of_band(data)
@@ -271,7 +268,9 @@ def run_item(
         value = _called(item.binding, fn, inputs)
         inputs = []  # their memory is better used for pickling
         try:
-            blob = dump_result(item.node, value, setup.directory, setup.key, durable=setup.durable, verified=_verified)
+            blob = dump_result(
+                item.node, value, setup.directory, setup.digests, durable=setup.durable, verified=_verified
+            )
         except OSError as error:
             kind_name, message, text = describe_exception(error)
             kind, failure = OutcomeKind.DISK, (kind_name, error.strerror or message, text)
