@@ -573,7 +573,7 @@ def test_a_checkpoint_of_which_only_the_results_are_left_is_not_touched(complete
 
 
 class TestVerifiedOnce:
-    """Leans on `VerifiedFiles.has` comparing the identity of the file."""
+    """Leans on `read_blob` and `VerifiedFiles.has` comparing the identity of the file."""
 
     PLAIN = Digests(None, sha256=True)
     DATA = bytes(range(256)) * 400
@@ -602,13 +602,44 @@ class TestVerifiedOnce:
         with pytest.raises(CheckpointDamagedError):
             read_blob(tmp_path, blob, self.PLAIN, verified)
 
-    def test_what_this_process_wrote_itself_is_not_compared_either(self, tmp_path, monkeypatch):
-        verified = VerifiedFiles()
-        made = dump_result("node", self.DATA, tmp_path, self.PLAIN, durable=False, verified=verified)
-        os.replace(tmp_path / made.temp_name, tmp_path / "a.pkl")  # as the coordinator does
-        blob = BlobFile("a.pkl", made.size, made.digest, made.storage)
+    def written(self, directory, digests):
+        made = dump_result("node", self.DATA, directory, digests, durable=False)
+        os.replace(directory / made.temp_name, directory / "a.pkl")  # as the coordinator does
+        return BlobFile("a.pkl", made.size, made.digest, made.storage, made.identity)
+
+    def test_what_a_worker_of_this_run_wrote_is_not_compared_either(self, tmp_path, monkeypatch):
+        blob = self.written(tmp_path, self.PLAIN)
         monkeypatch.setattr(Digests, "of", lambda *_: pytest.fail("it was compared"))
-        assert pickle.loads(read_blob(tmp_path, blob, self.PLAIN, verified)) == self.DATA
+        assert pickle.loads(read_blob(tmp_path, blob, self.PLAIN)) == self.DATA
+
+    @pytest.mark.parametrize("how", ["in place", "copied"])
+    def test_once_it_is_another_file_or_written_to_it_is(self, tmp_path, how):
+        blob = self.written(tmp_path, self.PLAIN)
+        data = (tmp_path / "a.pkl").read_bytes()
+        if how == "copied":
+            (tmp_path / "other").write_bytes(data)
+            os.utime(tmp_path / "other", ns=(blob.identity[-1],) * 2)
+            os.replace(tmp_path / "other", tmp_path / "a.pkl")
+            assert pickle.loads(read_blob(tmp_path, blob, self.PLAIN)) == self.DATA
+        (tmp_path / "a.pkl").write_bytes(data[:-1] + b"!")
+        os.utime(tmp_path / "a.pkl", ns=(blob.identity[-1] + 1,) * 2)  # its times are coarse, and this test is quick
+        with pytest.raises(CheckpointDamagedError):
+            read_blob(tmp_path, blob, self.PLAIN)
+
+    def test_with_a_key_what_a_worker_wrote_is_compared_all_the_same(self, tmp_path):
+        digests = Digests(b"key", sha256=True)
+        blob = self.written(tmp_path, digests)
+        assert pickle.loads(read_blob(tmp_path, blob, digests)) == self.DATA
+        with pytest.raises(CheckpointDamagedError):
+            read_blob(tmp_path, blob._replace(digest=bytes(32)), digests)
+
+    def test_a_result_that_was_made_again_is_read_as_it_is_now(self, tmp_path):
+        dag = DAG(["a", "b"], [("a", "b")])
+        for pool in ("inline", "process"):
+            executor = CheckpointExecutor(dag, tmp_path / pool, pool=pool, max_workers=2)
+            for i in range(3):
+                tasks = {"a": lambda i=i: self.DATA * (i + 1), "b": lambda a: len(a)}
+                assert executor.execute(tasks)["b"].result == len(self.DATA) * (i + 1)
 
     def test_with_a_key_it_is_compared_each_time(self, tmp_path):
         blob, verified = self.blob(tmp_path), VerifiedFiles()

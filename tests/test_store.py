@@ -210,6 +210,22 @@ class TestCommitting:
         made.commit([large(ckpt, "a")])
         assert made._memory == {}
         assert made.source("a") == BlobFile("a.pkl", len(LARGE), digest(LARGE), Storage.FILE)
+
+    def test_a_large_result_is_what_it_was_when_its_worker_had_written_it(self, opened):
+        made = begin(opened)
+        for i in (1, 2):
+            made.commit([large(made.directory.path, "a")._replace(identity=(i,))])
+            assert made.source("a").identity == (i,)
+            made.invalidate(["a"], "for a test")
+        made.commit([small("a", 1)])
+        made.invalidate(["a"], "for a test")
+        made.commit([large(made.directory.path, "a")])
+        assert made.source("a").identity == ()
+        made.end({})
+        made.close()
+        again = opened()
+        again.begin(fresh=False, nodes=["a"], structure=STRUCTURE)
+        assert again.source("a").identity == ()
         assert bytes(made.load("a")) == LARGE
 
     def test_a_later_commit_of_a_node_replaces_the_earlier_one_and_counts_as_the_last(self, opened, ckpt):

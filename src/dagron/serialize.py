@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import cloudpickle
 
 from dagron.arguments import CallWithHoles
-from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink, VerifiedFiles
+from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink
 from dagron.checkpoint.storage import Digests, Storage
 from dagron.errors import HandleError, RemoteTraceback, ResultNotPicklableError, TaskFailedError, TaskNotPicklableError
 
@@ -281,9 +281,8 @@ def dump_result(
     digests: Digests,
     *,
     durable: bool,
-    verified: VerifiedFiles | None = None,
 ) -> Blob:
-    """Pickle what a task returned; a large one goes to a temporary file in `directory`, of which `verified` is told.
+    """Pickle what a task returned; a large one goes to a temporary file in `directory`.
 
     Raises:
         ResultNotPicklableError: It cannot be pickled; with the path to the culprit.
@@ -294,7 +293,7 @@ def dump_result(
         if len(data) <= INLINE_MAX_BYTES:
             return Blob(Storage.INLINE, len(data), digests.of(data, Storage.INLINE), data, "")
     for pickler in (_PlainPickler, _ByValuePickler):
-        sink = ResultSink(directory, digests, durable=durable, verified=verified)
+        sink = ResultSink(directory, digests, durable=durable)
         try:
             pickler(sink, _PROTOCOL, buffer_callback=sink.expect).dump(value)
             return sink.finish()

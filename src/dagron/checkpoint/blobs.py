@@ -46,25 +46,36 @@ _MAX_VERIFIED = 256
 
 
 class Blob(NamedTuple):
-    """A pickled result: `data` holds it if it is INLINE, `temp_name` names the file that does if it is FILE."""
+    """A pickled result: `data` holds it if it is INLINE, `temp_name` names the file that does if it is FILE.
+
+    `identity` is that of the file, as in `ReadFile`.
+    """
 
     storage: int
     size: int
     digest: bytes
     data: bytes
     temp_name: str
+    identity: tuple[int, ...] = ()
 
 
 class BlobFile(NamedTuple):
     """Where the bytes of a committed result stand, for a process that is to read them.
 
-    `storage` is that of the commit, which decides how they are digested: the file of an INLINE result is a copy.
+    Attributes:
+        file_name: The file.
+        size: Its bytes.
+        digest: Their digest.
+        storage: That of the commit, which decides how they are digested: the file of an INLINE result is a copy.
+        identity: What the file was, as in `ReadFile`, when a worker of this run had written and digested it; empty if
+            none has.
     """
 
     file_name: str
     size: int
     digest: bytes
     storage: int
+    identity: tuple[int, ...] = ()
 
 
 def blob_file(commit: Commit, file_name: str | None = None) -> BlobFile:
@@ -81,18 +92,14 @@ class ResultSink:
         directory: The checkpoint directory.
         digests: How results are digested.
         durable: Whether a file has to survive a loss of power when `finish` returns.
-        verified: Is told of the file: whoever has digested the bytes that it wrote need not do so again to read them.
 
     Attributes:
         refusal: What the disk said when it refused; None if it did not. Tells it from errors of what is pickled.
     """
 
-    def __init__(
-        self, directory: str | Path, digests: Digests, *, durable: bool, verified: VerifiedFiles | None = None
-    ) -> None:
+    def __init__(self, directory: str | Path, digests: Digests, *, durable: bool) -> None:
         self._directory = directory
         self._durable = durable
-        self._verified = verified
         self._digests = digests
         self._parts: list[bytes] = []
         self._size = 0
@@ -155,9 +162,7 @@ class ResultSink:
         except OSError as error:
             self.refusal = error
             raise
-        if self._verified is not None:
-            self._verified.add(self._file.identity, digest)
-        return Blob(Storage.FILE, self._size, digest, b"", name)
+        return Blob(Storage.FILE, self._size, digest, b"", name, self._file.identity)
 
     def discard(self) -> None:
         """Forget what was written and delete the file, if there is one."""
@@ -167,7 +172,7 @@ class ResultSink:
 
 
 class VerifiedFiles:
-    """Files whose digest this process has found, so that many children of one large result pay for it once.
+    """Files whose digest this process has found, so that many children of a result of an earlier run pay for it once.
 
     A file counts as the same only while its inode, its size and the time of its last change are the same.
     """
@@ -191,7 +196,8 @@ def read_blob(
 ) -> bytes | mmap.mmap:
     """Return the bytes of a result file after comparing their size and digest.
 
-    The digest is not compared again where `verified` has the file; with a key it always is.
+    The digest is not compared where the file is as a worker of this run has left it, nor again where `verified` has it;
+    with a key it always is.
 
     Large files are mapped privately rather than read, so that their buffers need not be copied (`out_of_band`); not
     with a key, because a mapping can still change after the check.
@@ -208,8 +214,11 @@ def read_blob(
             data = file.map() if file.size > INLINE_MAX_BYTES and not digests.key else file.read_at(0, file.size)
     except OSError as error:
         raise CheckpointDamagedError(path, 0, f"cannot read it: {error.strerror}") from error
-    if verified is not None and not digests.key and verified.has(file.identity, blob.digest):
-        return data
+    if not digests.key:
+        if blob.identity == file.identity:
+            return data
+        if verified is not None and verified.has(file.identity, blob.digest):
+            return data
     if not hmac.compare_digest(digests.of(data, blob.storage), blob.digest):
         raise CheckpointDamagedError(path, 0, "its digest is not the one that was committed")
     if verified is not None:

@@ -48,12 +48,14 @@ class PendingCommit(NamedTuple):
         data: The pickled result if its storage is INLINE.
         temp_name: The finished temporary file if its storage is FILE.
         printed: What it wrote to its standard streams, as a PRINTED record has it; None if nothing.
+        identity: That of the temporary file when its bytes had been written and digested; empty if nobody says so.
     """
 
     commit: Commit
     data: bytes
     temp_name: str
     printed: dict[str, Any] | None = None
+    identity: tuple[int, ...] = ()
 
 
 def refusal(error: OSError) -> str:
@@ -105,6 +107,7 @@ class Commits:
         self._failures: dict[str, dict[str, Any]] = {}
         self._memory: dict[str, bytes] = {}
         self._memory_bytes = 0
+        self._identities: dict[str, tuple[int, ...]] = {}
         self._copies = Copies()
         self._n_unrecorded = 0
         self._present: set[str] = set()
@@ -144,7 +147,7 @@ class Commits:
             chunks: list[bytes] = []
             offset = self._journal.size
             commits: list[Copy] = []
-            for commit, data, temp_name, _ in pending:
+            for commit, data, temp_name, _, _ in pending:
                 name = commit.name
                 file_name = self._names.file_name(name)
                 special = file_name if file_name != plain_file_name(name) else ""
@@ -167,13 +170,15 @@ class Commits:
             ]
             self._append(b"".join(chunks))
             self._sync()
-            for copy in commits:
+            for item, copy in zip(pending, commits, strict=True):
                 commit = copy.commit
                 if commit.temp_name:
                     self._clear_the_way(commit.file_name)
                     self.directory.publish(commit.temp_name, commit.file_name)
                     self._present.add(commit.file_name)
                 self._committed(copy)
+                if item.identity:
+                    self._identities[commit.name] = item.identity
             if self._copies.n_bytes > _COPIES_BUDGET_BYTES:
                 self.write_copies()
         except OSError as error:
@@ -198,6 +203,7 @@ class Commits:
                     self._owned.add(old.file_name)
             self._lost_commits.pop(name, None)
             self._memory.pop(name, None)
+            self._identities.pop(name, None)
         self._commits[name] = commit
         self.lost.discard(name)
         self._failures.pop(name, None)
@@ -460,4 +466,4 @@ class Commits:
                 return bytes(load_result(self.directory, commit, self.digests))
             except CheckpointDamagedError:
                 pass
-        return blob_file(commit)
+        return blob_file(commit)._replace(identity=self._identities.get(node, ()))

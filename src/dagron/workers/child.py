@@ -113,6 +113,7 @@ class Outcome(NamedTuple):
             it completed and wrote nothing.
         inputs: For one that raised: the names of its arguments with short texts of their values.
         pid: For one that failed: the process that made the attempt.
+        identity: As in `Blob`.
         system_seconds: The part of `cpu_seconds` that was spent in the system.
     """
 
@@ -132,6 +133,7 @@ class Outcome(NamedTuple):
     printed: tuple[int, int, int, int] | None = None
     inputs: tuple[tuple[str, str], ...] = ()
     pid: int = 0
+    identity: tuple[int, ...] = ()
     system_seconds: float = 0.0
 
 
@@ -140,7 +142,7 @@ _PATIENCE_SECONDS = 0.01
 
 _AFTER_PEAK = Outcome._fields.index("retryable")
 _NO_FAILURE = ("", "", "")
-_NOTHING_MORE = (False, _NO_FAILURE, None, (), 0)  # retryable, failure, printed, inputs, pid
+_NOTHING_MORE = (False, _NO_FAILURE, None, (), 0, ())  # retryable, failure, printed, inputs, pid, identity
 
 # item, kind, storage, size, digest, started, duration, cpu, system, peak rss, whether `data` is all that follows, or a
 # pickle
@@ -164,6 +166,7 @@ def pack_outcome(outcome: Outcome) -> bytes:
         again,
         failure,
         printed,
+        _,
         _,
         _,
         system,
@@ -268,9 +271,7 @@ def run_item(
         value = _called(item.binding, fn, inputs)
         inputs = []  # their memory is better used for pickling
         try:
-            blob = dump_result(
-                item.node, value, setup.directory, setup.digests, durable=setup.durable, verified=_verified
-            )
+            blob = dump_result(item.node, value, setup.directory, setup.digests, durable=setup.durable)
         except OSError as error:
             kind_name, message, text = describe_exception(error)
             kind, failure = OutcomeKind.DISK, (kind_name, error.strerror or message, text)
@@ -306,6 +307,7 @@ def run_item(
         None,
         shown,
         os.getpid() if kind != OutcomeKind.COMPLETED else 0,
+        blob.identity if blob is not None else (),
         system_after - system_before,
     )
 
