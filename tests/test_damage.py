@@ -633,6 +633,23 @@ class TestVerifiedOnce:
         with pytest.raises(CheckpointDamagedError):
             read_blob(tmp_path, blob._replace(digest=bytes(32)), digests)
 
+    def test_a_result_that_is_damaged_in_the_run_that_made_it_reaches_no_worker(self, tmp_path):
+        def damage(name, _):
+            if name == "a":
+                path = tmp_path / "ckpt" / "a.pkl"
+                data = bytearray(path.read_bytes())
+                data[-100] ^= 1
+                path.write_bytes(data)
+                os.utime(path, (1, 1))
+
+        children = [f"c{i}" for i in range(4)]
+        tasks = {"a": lambda: self.DATA, **dict.fromkeys(children, lambda a: len(a))}
+        callbacks = dagron.ExecutionCallbacks(on_complete=damage)
+        dag = DAG(list(tasks), [("a", child) for child in children])
+        executor = CheckpointExecutor(dag, tmp_path / "ckpt", callbacks, fail_fast=False, max_workers=2)
+        result = executor.execute(tasks)
+        assert {type(result[child].error) for child in children} == {CheckpointDamagedError}
+
     def test_a_result_that_was_made_again_is_read_as_it_is_now(self, tmp_path):
         dag = DAG(["a", "b"], [("a", "b")])
         for pool in ("inline", "process"):

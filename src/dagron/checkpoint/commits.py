@@ -455,12 +455,13 @@ class Commits:
     def source(self, node: str) -> bytes | BlobFile:
         """Return a committed result for a worker: its bytes if it is small, else the file that has them.
 
-        Of a small result that is damaged in all of its places it is the file, too: its reader finds the damage.
+        Of a small result that is damaged in all of its places, and of any that this run has found damaged, it is the
+        file, too: its reader finds the damage.
         """
         data = self._memory.get(node)
         if data is not None:
             return data
-        commit = self._commits[node]
+        commit = self._commits.get(node) or self._lost_commits[node]
         if commit.storage == Storage.INLINE:
             try:
                 return bytes(load_result(self.directory, commit, self.digests))
