@@ -90,7 +90,7 @@ COMPLETED = Outcome(
     "outcome",
     [
         COMPLETED,
-        COMPLETED._replace(data=b"", temp_name="file", storage=1, size=2**40),
+        COMPLETED._replace(data=b"", temp_name="file", storage=1, size=2**40, identity=(2**64 - 1, 2, 3, -4)),
         COMPLETED._replace(printed=(0, 5, 7, 7)),
         FAILED,
         FAILED._replace(inputs=(("x", "1"),), pid=4),

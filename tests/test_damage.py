@@ -1,6 +1,5 @@
 """A real checkpoint, damaged in every file at every place: right values, or an error that names the file."""
 
-import hashlib
 import os
 import pickle
 import random
@@ -15,6 +14,7 @@ from dagron.checkpoint import blobs
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format import HEADER_SIZE, Damage, Kind, Record, decode_header, decode_json, scan
+from dagron.checkpoint.storage import Digests, Storage
 from dagron.checkpoint.view import JOURNAL, LOCK, META, files_of_damaged, read_view
 from dagron.errors import CheckpointDamagedError
 from dagron.serialize import dump_result
@@ -573,25 +573,26 @@ def test_a_checkpoint_of_which_only_the_results_are_left_is_not_touched(complete
 
 
 class TestVerifiedOnce:
-    """Leans on `VerifiedFiles.has` comparing the identity of the file."""
+    """Leans on `read_blob` and `VerifiedFiles.has` comparing the identity of the file."""
 
+    PLAIN = Digests(None, sha256=True)
     DATA = bytes(range(256)) * 400
 
     def blob(self, directory):
         (directory / "a.pkl").write_bytes(self.DATA)
-        return BlobFile("a.pkl", len(self.DATA), hashlib.blake2b(self.DATA, digest_size=32).digest())
+        return BlobFile("a.pkl", len(self.DATA), self.PLAIN.of(self.DATA, Storage.FILE), Storage.FILE)
 
     def test_a_file_that_was_compared_is_not_compared_again(self, tmp_path, monkeypatch):
         blob, verified = self.blob(tmp_path), VerifiedFiles()
-        assert bytes(read_blob(tmp_path, blob, None, verified)) == self.DATA
-        monkeypatch.setattr(blobs, "_digest_of", lambda *_: pytest.fail("it was compared again"))
-        assert bytes(read_blob(tmp_path, blob, None, verified)) == self.DATA
+        assert bytes(read_blob(tmp_path, blob, self.PLAIN, verified)) == self.DATA
+        monkeypatch.setattr(Digests, "of", lambda *_: pytest.fail("it was compared again"))
+        assert bytes(read_blob(tmp_path, blob, self.PLAIN, verified)) == self.DATA
 
     @pytest.mark.parametrize("how", ["in place", "replaced", "cut"])
     def test_one_that_was_changed_since_is(self, tmp_path, how):
         blob, verified = self.blob(tmp_path), VerifiedFiles()
         os.utime(tmp_path / "a.pkl", (1, 1))  # its times are coarse, and this test is quick
-        read_blob(tmp_path, blob, None, verified)
+        read_blob(tmp_path, blob, self.PLAIN, verified)
         damaged = bytes([self.DATA[0] ^ 1]) + self.DATA[1 : -1 if how == "cut" else None]
         if how == "replaced":
             (tmp_path / "other").write_bytes(damaged)
@@ -599,23 +600,72 @@ class TestVerifiedOnce:
         else:
             (tmp_path / "a.pkl").write_bytes(damaged)
         with pytest.raises(CheckpointDamagedError):
-            read_blob(tmp_path, blob, None, verified)
+            read_blob(tmp_path, blob, self.PLAIN, verified)
 
-    def test_what_this_process_wrote_itself_is_not_compared_either(self, tmp_path, monkeypatch):
-        verified = VerifiedFiles()
-        made = dump_result("node", self.DATA, tmp_path, None, durable=False, verified=verified)
-        os.replace(tmp_path / made.temp_name, tmp_path / "a.pkl")  # as the coordinator does
-        blob = BlobFile("a.pkl", made.size, made.digest)
-        monkeypatch.setattr(blobs, "_digest_of", lambda *_: pytest.fail("it was compared"))
-        assert pickle.loads(read_blob(tmp_path, blob, None, verified)) == self.DATA
+    def written(self, directory, digests):
+        made = dump_result("node", self.DATA, directory, digests, durable=False)
+        os.replace(directory / made.temp_name, directory / "a.pkl")  # as the coordinator does
+        return BlobFile("a.pkl", made.size, made.digest, made.storage, made.identity)
+
+    def test_what_a_worker_of_this_run_wrote_is_not_compared_either(self, tmp_path, monkeypatch):
+        blob = self.written(tmp_path, self.PLAIN)
+        monkeypatch.setattr(Digests, "of", lambda *_: pytest.fail("it was compared"))
+        assert pickle.loads(read_blob(tmp_path, blob, self.PLAIN)) == self.DATA
+
+    @pytest.mark.parametrize("how", ["in place", "copied"])
+    def test_once_it_is_another_file_or_written_to_it_is(self, tmp_path, how):
+        blob = self.written(tmp_path, self.PLAIN)
+        data = (tmp_path / "a.pkl").read_bytes()
+        if how == "copied":
+            (tmp_path / "other").write_bytes(data)
+            os.utime(tmp_path / "other", ns=(blob.identity[-1],) * 2)
+            os.replace(tmp_path / "other", tmp_path / "a.pkl")
+            assert pickle.loads(read_blob(tmp_path, blob, self.PLAIN)) == self.DATA
+        (tmp_path / "a.pkl").write_bytes(data[:-1] + b"!")
+        os.utime(tmp_path / "a.pkl", ns=(blob.identity[-1] + 1,) * 2)  # its times are coarse, and this test is quick
+        with pytest.raises(CheckpointDamagedError):
+            read_blob(tmp_path, blob, self.PLAIN)
+
+    def test_with_a_key_what_a_worker_wrote_is_compared_all_the_same(self, tmp_path):
+        digests = Digests(b"key", sha256=True)
+        blob = self.written(tmp_path, digests)
+        assert pickle.loads(read_blob(tmp_path, blob, digests)) == self.DATA
+        with pytest.raises(CheckpointDamagedError):
+            read_blob(tmp_path, blob._replace(digest=bytes(32)), digests)
+
+    def test_a_result_that_is_damaged_in_the_run_that_made_it_reaches_no_worker(self, tmp_path):
+        def damage(name, _):
+            if name == "a":
+                path = tmp_path / "ckpt" / "a.pkl"
+                data = bytearray(path.read_bytes())
+                data[-100] ^= 1
+                path.write_bytes(data)
+                os.utime(path, (1, 1))
+
+        children = [f"c{i}" for i in range(4)]
+        tasks = {"a": lambda: self.DATA, **dict.fromkeys(children, lambda a: len(a))}
+        callbacks = dagron.ExecutionCallbacks(on_complete=damage)
+        dag = DAG(list(tasks), [("a", child) for child in children])
+        executor = CheckpointExecutor(dag, tmp_path / "ckpt", callbacks, fail_fast=False, max_workers=2)
+        result = executor.execute(tasks)
+        assert {type(result[child].error) for child in children} == {CheckpointDamagedError}
+
+    def test_a_result_that_was_made_again_is_read_as_it_is_now(self, tmp_path):
+        dag = DAG(["a", "b"], [("a", "b")])
+        for pool in ("inline", "process"):
+            executor = CheckpointExecutor(dag, tmp_path / pool, pool=pool, max_workers=2)
+            for i in range(3):
+                tasks = {"a": lambda i=i: self.DATA * (i + 1), "b": lambda a: len(a)}
+                assert executor.execute(tasks)["b"].result == len(self.DATA) * (i + 1)
 
     def test_with_a_key_it_is_compared_each_time(self, tmp_path):
         blob, verified = self.blob(tmp_path), VerifiedFiles()
-        keyed = blob._replace(digest=hashlib.blake2b(self.DATA, digest_size=32, key=b"key").digest())
-        read_blob(tmp_path, keyed, b"key", verified)
+        digests = Digests(b"key", sha256=True)
+        keyed = blob._replace(digest=digests.of(self.DATA, Storage.FILE))
+        read_blob(tmp_path, keyed, digests, verified)
         wrong = keyed._replace(digest=bytes(32))
         with pytest.raises(CheckpointDamagedError):
-            read_blob(tmp_path, wrong, b"key", verified)
+            read_blob(tmp_path, wrong, digests, verified)
 
     def test_what_is_remembered_is_bounded(self, tmp_path):
         verified = VerifiedFiles()

@@ -1,6 +1,7 @@
 """The bytes of the journal: version 1 is pinned, and no damage ever turns into a record that was not written."""
 
 import hashlib
+import hmac
 import json
 import pickle
 import struct
@@ -24,7 +25,7 @@ from dagron.checkpoint.format import (
     encode_header,
     scan,
 )
-from dagron.checkpoint.storage import Storage, result_digest
+from dagron.checkpoint.storage import Digests, Storage
 
 ID = bytes(range(16))
 DIGEST = bytes(range(100, 132))
@@ -58,7 +59,7 @@ def read(journal, key=None, checkpoint_id=ID):
 def write(*items, key=None, checkpoint_id=ID):
     """A journal of events `(kind, fields)` and commits `(commit, payload)`, and where each record begins and ends."""
     writer = RecordWriter(checkpoint_id, key)
-    journal = encode_header(checkpoint_id, key)
+    journal = encode_header(checkpoint_id, Digests(key))
     spans = []
     for first, second in items:
         begin = len(journal)
@@ -182,7 +183,7 @@ COMMITTED_B = Commit(
 
 class TestGolden:
     def test_it_decodes(self):
-        assert decode_header(GOLDEN, None) == (1, False, ID)
+        assert decode_header(GOLDEN, None) == (1, False, ID, False)
         started, a, b, failed, invalidated, ended, cleared = read(GOLDEN)
         assert [r.kind for r in (started, a, b, failed, invalidated, ended, cleared)] == [1, 2, 2, 3, 4, 5, 6]
         assert [r.sequence for r in (started, a, b, failed, invalidated, ended, cleared)] == [1, 2, 3, 4, 5, 6, 7]
@@ -210,7 +211,7 @@ class TestGolden:
         assert journal.hex() == GOLDEN.hex()
 
     def test_keyed_it_decodes_with_its_key_and_is_what_is_written(self):
-        assert decode_header(GOLDEN_KEYED, b"key") == (1, True, ID)
+        assert decode_header(GOLDEN_KEYED, b"key") == (1, True, ID, False)
         [record] = read(GOLDEN_KEYED, b"key")
         assert decode_json(record) == {"at": 9.0}
         assert write((Kind.RUN_ENDED, {"at": 9.0}), key=b"key")[0].hex() == GOLDEN_KEYED.hex()
@@ -237,9 +238,56 @@ class TestGolden:
 
     def test_the_digest_of_a_result_is_blake2b_256_keyed_with_the_signing_key(self):
         for key in (None, b"key"):
-            digest = result_digest(key)
-            digest.update(b"result")
-            assert digest.digest() == hashlib.blake2b(b"result", digest_size=32, key=key or b"").digest()
+            expected = hashlib.blake2b(b"result", digest_size=32, key=key or b"").digest()
+            assert {Digests(key).of(b"result", storage) for storage in Storage} == {expected}
+
+
+class TestVersion2:
+    """Leans on `version_of` and `_FLAGS`."""
+
+    def test_is_version_1_with_a_flag(self):
+        journal, _ = write(*SEVERAL)
+        header = encode_header(ID, Digests(None, sha256=True))
+        assert header[:32] == b"dagronJ\n" + struct.pack("<II", 2, 2) + ID
+        assert header[32:] == hashlib.blake2b(header[:32], digest_size=16).digest()
+        assert decode_header(header, None) == (2, False, ID, True)
+        assert read(header + journal[HEADER_SIZE:]) == read(journal)
+
+    def test_is_keyed_like_version_1(self):
+        header = encode_header(ID, Digests(b"key", sha256=True))
+        assert header[:32] == b"dagronJ\n" + struct.pack("<II", 2, 3) + ID
+        assert header[32:] == hashlib.blake2b(header[:32], digest_size=16, key=b"key").digest()
+        assert decode_header(header, b"key") == (2, True, ID, True)
+
+    def test_is_refused_by_a_reader_of_version_1(self, monkeypatch):
+        monkeypatch.setattr(fmt, "FORMAT_VERSION", 1)
+        found = decode_header(encode_header(ID, Digests(None, sha256=True)), None)
+        assert found.version > 1
+        assert decode_header(GOLDEN, None).version == 1
+
+    def test_the_digest_of_a_file_result_is_sha_256_or_hmac_with_the_signing_key(self):
+        for key in (None, b"key"):
+            digests = Digests(key, sha256=True)
+            inline = hashlib.blake2b(b"result", digest_size=32, key=key or b"").digest()
+            file = hmac.digest(key, b"result", "sha256") if key else hashlib.sha256(b"result").digest()
+            assert digests.of(b"result", Storage.INLINE) == inline
+            assert digests.of(b"result", Storage.FILE) == file
+
+    @pytest.mark.parametrize("key", [None, b"key"])
+    @pytest.mark.parametrize("version", [0, 1, 2])
+    def test_a_version_has_its_flags_and_no_others(self, version, key):
+        known = {0: 0, 1: 1, 2: 3}[version]
+        for flags in (*range(8), 1 << 31):
+            head = b"dagronJ\n" + struct.pack("<II", version, flags) + ID
+            header = head + hashlib.blake2b(head, digest_size=16, key=key or b"").digest()
+            if bool(key) is not bool(flags & 1):
+                with pytest.raises(ValueError, match="sign"):
+                    decode_header(header, key)
+            elif flags & ~known:
+                with pytest.raises(ValueError, match="flags that version"):
+                    decode_header(header, key)
+            else:
+                assert decode_header(header, key) == (version, bool(key), ID, bool(flags & 2))
 
 
 # --- what is written is what is read -----------------------------------------------------------------------------
@@ -323,19 +371,19 @@ class TestRoundTrip:
 
     def test_a_writer_goes_on_with_the_number_that_it_is_given(self):
         writer = RecordWriter(ID, None, sequence=41)
-        journal = encode_header(ID, None) + writer.event(Kind.RUN_ENDED, {})
+        journal = encode_header(ID, Digests(None)) + writer.event(Kind.RUN_ENDED, {})
         missing, record = read(journal)
         assert (missing, record.sequence) == (Damage(HEADER_SIZE, 0), 42)
 
     @settings(deadline=None)
-    @given(st.binary(min_size=16, max_size=16), keys)
-    def test_a_header_keeps_the_checkpoint_id(self, checkpoint_id, key):
-        header = encode_header(checkpoint_id, key)
+    @given(st.binary(min_size=16, max_size=16), keys, st.booleans())
+    def test_a_header_keeps_the_checkpoint_id(self, checkpoint_id, key, sha256):
+        header = encode_header(checkpoint_id, Digests(key, sha256))
         assert len(header) == HEADER_SIZE == 48
-        assert decode_header(header, key) == (FORMAT_VERSION, key is not None, checkpoint_id)
+        assert decode_header(header, key) == (1 + sha256, key is not None, checkpoint_id, sha256)
 
     def test_an_empty_journal_has_no_records(self):
-        assert read(encode_header(ID, None)) == []
+        assert read(encode_header(ID, Digests(None))) == []
 
     def test_what_is_appended_while_a_reader_is_at_work_is_not_looked_at(self):
         journal, spans = write(*SEVERAL)
@@ -429,15 +477,16 @@ class TestFlippedBits:
             found = flipped(journal, bit)[record.payload_offset : record.payload_offset + record.payload_size]
             assert hashlib.blake2b(found, digest_size=32).digest() != decode_commit(record).digest
 
-    def test_every_flip_in_the_header_is_refused_or_tells_a_newer_version(self):
-        header = encode_header(ID, None)
+    @pytest.mark.parametrize("sha256", [False, True])
+    def test_every_flip_in_the_header_is_refused_or_tells_a_newer_version(self, sha256):
+        header = encode_header(ID, Digests(None, sha256))
         for bit in range(len(header) * 8):
             try:
                 found = decode_header(flipped(header, bit), None)
             except ValueError:
                 continue
             assert found.version > FORMAT_VERSION, f"bit {bit}"
-            assert 64 < bit < 96, "only the bits of the version may tell a version"
+            assert 64 <= bit < 96, "only the bits of the version may tell a version"
 
     @given(
         st.lists(
@@ -507,7 +556,7 @@ class TestEmbeddedJournals:
         writer = RecordWriter(ID, None)
         frame, _ = writer.commit(commit_of("a", bytes(100)), bytes(100))
         later = writer.event(Kind.RUN_ENDED, {"at": 9.0})
-        journal = encode_header(ID, None) + frame + later
+        journal = encode_header(ID, Digests(None)) + frame + later
         assert read(journal) == [
             Damage(HEADER_SIZE, len(frame)),
             Record(Kind.RUN_ENDED, 2, HEADER_SIZE + len(frame), b'{"at": 9.0}', len(journal), 0),
@@ -553,7 +602,7 @@ class TestHeader:
     @pytest.mark.parametrize("length", range(HEADER_SIZE))
     def test_one_that_is_cut_short_is_refused(self, length):
         with pytest.raises(ValueError, match=r"does not begin like a journal|cut short"):
-            decode_header(encode_header(ID, None)[:length], None)
+            decode_header(encode_header(ID, Digests(None))[:length], None)
 
     @settings(deadline=None)
     @given(st.binary(max_size=100))
@@ -581,7 +630,7 @@ class TestWindows:
         monkeypatch.setattr(fmt, "_WINDOW", window)
         last = RecordWriter(ID, None, sequence=1).event(Kind.RUN_ENDED, {})
         for garbage in range(1, 60):
-            journal = encode_header(ID, None) + b"\xb7" * garbage + last
+            journal = encode_header(ID, Digests(None)) + b"\xb7" * garbage + last
             damage, record = read(journal)
             assert (damage, record.offset) == (Damage(HEADER_SIZE, garbage), HEADER_SIZE + garbage)
 

@@ -201,11 +201,9 @@ def commit(name, result=b"r"):
 
 
 def digest_of(result):
-    from dagron.checkpoint.storage import result_digest
+    from dagron.checkpoint.storage import Digests, Storage
 
-    digest = result_digest(None)
-    digest.update(result)
-    return digest.digest()
+    return Digests(None).of(result, Storage.INLINE)
 
 
 def checkpoint(*names, identity=b"one", **fields):

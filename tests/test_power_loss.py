@@ -28,7 +28,7 @@ import dagron
 from dagron.checkpoint import files, store
 from dagron.checkpoint.files import TempFile
 from dagron.checkpoint.format import Commit
-from dagron.checkpoint.storage import Storage, result_digest
+from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 from dagron.checkpoint.view import JOURNAL, META
 
@@ -200,10 +200,9 @@ class Life:
         self._step(lambda: self.store.commit(pending), *changes)
 
     def _pending(self, name, value, *, is_large):
-        digest = result_digest()
-        digest.update(value)
         storage = Storage.FILE if is_large else Storage.INLINE
-        commit = Commit(name, storage, 0, 1, len(value), digest.digest(), bytes(16), 1.0, 0.5, 0.25, 4096)
+        digest = self.store.digests.of(value, storage)
+        commit = Commit(name, storage, 0, 1, len(value), digest, bytes(16), 1.0, 0.5, 0.25, 4096)
         if not is_large:
             return PendingCommit(commit, value, "")
         temp = TempFile(self.path)

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import dagron
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, BlobFile, read_blob
-from dagron.checkpoint.storage import Storage
+from dagron.checkpoint.storage import Digests, Storage
 from dagron.errors import (
     NodeError,
     RemoteTraceback,
@@ -47,13 +47,13 @@ SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
 
 def dumped(value, directory, **options):
-    return dump_result("node", value, directory, None, **{"durable": False, **options})
+    return dump_result("node", value, directory, Digests(None), **{"durable": False, **options})
 
 
 def bytes_of(blob, directory, key=None):
     if blob.storage == Storage.INLINE:
         return blob.data
-    return bytes(read_blob(directory, BlobFile(blob.temp_name, blob.size, blob.digest), key))
+    return bytes(read_blob(directory, BlobFile(blob.temp_name, blob.size, blob.digest, blob.storage), Digests(key)))
 
 
 def round_trip(value, directory):
@@ -131,7 +131,7 @@ class TestResults:
     )
     @settings(deadline=None)
     def test_any_plain_value_comes_back_as_it_was(self, value):
-        blob = dump_result("node", value, "/nonexistent", None, durable=False)
+        blob = dump_result("node", value, "/nonexistent", Digests(None), durable=False)
         assert pickle.loads(blob.data) == value
         assert blob.size == len(blob.data)
         assert blob.digest == hashlib.blake2b(blob.data, digest_size=32).digest()
@@ -145,7 +145,7 @@ class TestResults:
     @pytest.mark.parametrize("value", [1, "x", [1], Point(1)], ids=repr)
     def test_the_digest_is_keyed(self, value, tmp_path):
         plain = dumped(value, tmp_path)
-        keyed = dump_result("node", value, tmp_path, b"key", durable=False)
+        keyed = dump_result("node", value, tmp_path, Digests(b"key"), durable=False)
         assert keyed.data == plain.data
         assert keyed.digest == hashlib.blake2b(plain.data, digest_size=32, key=b"key").digest()
         assert keyed.digest != plain.digest
@@ -331,11 +331,12 @@ def python(text, *args, input=None):
 EMIT = """
 import pickle, sys, tempfile
 from pathlib import Path
+from dagron.checkpoint.storage import Digests
 from dagron.serialize import TaskPickler, dump_result
 
 def emit(value):
     with tempfile.TemporaryDirectory() as directory:
-        blob = dump_result("node", value, Path(directory), None, durable=False)
+        blob = dump_result("node", value, Path(directory), Digests(None), durable=False)
         data = blob.data or (Path(directory) / blob.temp_name).read_bytes()
     sys.stdout.buffer.write(data)
 """
@@ -711,11 +712,12 @@ class TestDeepRecursion:
         script = textwrap.dedent(self.SHAPES) + textwrap.dedent(f"""
             import os, sys
             from pathlib import Path
+            from dagron.checkpoint.storage import Digests
             from dagron.errors import ResultNotPicklableError
             from dagron.serialize import dump_result
             value = {shape}(100_000)
             try:
-                dump_result("node", value, Path(sys.argv[1]), None, durable=False)
+                dump_result("node", value, Path(sys.argv[1]), Digests(None), durable=False)
             except ResultNotPicklableError as error:
                 assert "recursion" in str(error).lower(), error
             else:

@@ -21,12 +21,13 @@ import pytest
 import dagron
 from dagron import DAG, CheckpointExecutor
 from dagron.checkpoint import commits, files, store, view
-from dagron.checkpoint.blobs import BlobFile
+from dagron.checkpoint.blobs import INLINE_MAX_BYTES, BlobFile
 from dagron.checkpoint.files import AppendFile, Directory, TempFile
 from dagron.checkpoint.format import Commit, Kind, RecordWriter
-from dagron.checkpoint.storage import Storage, result_digest
+from dagron.checkpoint.storage import Digests, Storage
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 from dagron.checkpoint.view import JOURNAL, LOCK, META, read_view
+from dagron.processor import has_sha256
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 OUR_OWN = {JOURNAL, LOCK, META}
@@ -54,14 +55,15 @@ def opened(ckpt):
         made.close()
 
 
-def digest(data, key=None):
-    found = result_digest(key)
-    found.update(data)
-    return found.digest()
+def digest(data, key=None, storage=None):
+    if storage is None:
+        storage = Storage.FILE if len(data) > INLINE_MAX_BYTES else Storage.INLINE
+    return Digests(key, has_sha256()).of(data, storage)
 
 
 def commit_fields(name, data, storage, without=(), key=None):
-    return Commit(name, storage, 0, 1, len(data), digest(data, key), FINGERPRINT, 1.0, 0.5, 0.25, 4096, without)
+    digested = digest(data, key, storage)
+    return Commit(name, storage, 0, 1, len(data), digested, FINGERPRINT, 1.0, 0.5, 0.25, 4096, without)
 
 
 def small(name, value, **options):
@@ -211,7 +213,23 @@ class TestCommitting:
         made = begin(opened)
         made.commit([large(ckpt, "a")])
         assert made._memory == {}
-        assert made.source("a") == BlobFile("a.pkl", len(LARGE), digest(LARGE))
+        assert made.source("a") == BlobFile("a.pkl", len(LARGE), digest(LARGE), Storage.FILE)
+
+    def test_a_large_result_is_what_it_was_when_its_worker_had_written_it(self, opened):
+        made = begin(opened)
+        for i in (1, 2):
+            made.commit([large(made.directory.path, "a")._replace(identity=(i,))])
+            assert made.source("a").identity == (i,)
+            made.invalidate(["a"], "for a test")
+        made.commit([small("a", 1)])
+        made.invalidate(["a"], "for a test")
+        made.commit([large(made.directory.path, "a")])
+        assert made.source("a").identity == ()
+        made.end({})
+        made.close()
+        again = opened()
+        again.begin(fresh=False, nodes=["a"], structure=STRUCTURE)
+        assert again.source("a").identity == ()
         assert bytes(made.load("a")) == LARGE
 
     def test_a_later_commit_of_a_node_replaces_the_earlier_one_and_counts_as_the_last(self, opened, ckpt):
@@ -512,7 +530,8 @@ class TestReopening:
         made.end({})
         found = json.loads((ckpt / META).read_text(encoding="ascii"))
         assert (found["completed_nodes"], found["failed_nodes"], found["total_nodes"]) == (["a", "b\ud800"], ["c"], 3)
-        assert (found["state"], found["format_version"], found["run"]["pid"]) == ("ended", 1, os.getpid())
+        assert (found["state"], found["run"]["pid"]) == ("ended", os.getpid())
+        assert found["format_version"] == 1 + has_sha256()
         assert datetime.fromisoformat(found["timestamp"]).tzinfo is not None
 
     def test_files_and_directory_are_ours_alone(self, opened, ckpt):
@@ -1246,7 +1265,7 @@ class TestRefusals:
         scribble(ckpt / JOURNAL, 8, struct.pack("<I", 7))
         (ckpt / LOCK).unlink()
         before = contents(ckpt)
-        with pytest.raises(dagron.FormatVersionError, match=r"format 7.* up to 1"):
+        with pytest.raises(dagron.FormatVersionError, match=r"format 7.* up to 2"):
             every_use(ckpt)[use]()
         assert contents(ckpt) == before
 
@@ -1331,7 +1350,7 @@ WRITER = """
 import hashlib, pickle, sys
 from pathlib import Path
 from dagron.checkpoint.format import Commit
-from dagron.checkpoint.storage import Storage, result_digest
+from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 
 def small(name, value):

@@ -38,6 +38,7 @@ from dagron.checkpoint.format import (
     scan,
 )
 from dagron.checkpoint.names import JOURNAL, LOCK, META
+from dagron.checkpoint.storage import Digests
 from dagron.checkpoint.store import CheckpointStore
 from dagron.workers.child import WorkerSetup
 
@@ -376,10 +377,9 @@ def forge_small(ckpt, canary):
 def forge_small_and_its_digest(ckpt, canary):
     record = next(r for r in records_of(ckpt) if is_commit(r) and decode_commit(r).name == "s")
     commit = decode_commit(record)
-    digest = blobs.result_digest()
-    digest.update(forged(canary, commit.size))
+    digest = Digests(None).of(forged(canary, commit.size), commit.storage)
     forge_small(ckpt, canary)
-    overwrite(ckpt / JOURNAL, digest.digest(), record.offset + RECORD_SIZE + record.body.index(commit.digest))
+    overwrite(ckpt / JOURNAL, digest, record.offset + RECORD_SIZE + record.body.index(commit.digest))
 
 
 def put_files(ckpt, saved):
@@ -591,15 +591,15 @@ class TestAttacks:
         result = executor(ckpt).resume(tasks(reads=fails))
         size = (ckpt / "a.pkl").stat().st_size
 
-        def digest_of(data, key, real=blobs._digest_of):
-            found = real(data, key)
+        def digest_of(digests, data, storage, real=Digests.of):
+            found = real(digests, data, storage)
             if len(data) == size:
                 for name in ("a.pkl", "b.pkl"):
                     overwrite(ckpt / name, forged(canary, size))
             return found
 
         told = {}
-        monkeypatch.setattr(blobs, "_digest_of", digest_of)
+        monkeypatch.setattr(Digests, "of", digest_of)
         if reader == "NodeResult.result":
             assert result["a"].result == large(1)
         elif reader == "a child":
@@ -717,7 +717,7 @@ class TestTheKey:
 
     def test_is_not_shown_by_what_a_worker_is_started_with(self, ckpt):
         # Loggers, debuggers and crash reports print the variables of a frame.
-        assert not self.is_in(repr(WorkerSetup(Path(ckpt), self.SECRET, True)))
+        assert not self.is_in(repr(WorkerSetup(str(ckpt), Digests(self.SECRET), True)))
 
 
 class TestExceptions:

@@ -17,6 +17,7 @@ import pytest
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus, Task, coordinator
 from dagron.checkpoint.files import AppendFile, Directory
+from dagron.checkpoint.storage import Digests
 from dagron.checkpoint.store import CheckpointStore
 from dagron.checkpoint.view import read_view
 from dagron.task import NO_INPUTS
@@ -227,7 +228,7 @@ class TestDeath:
     def test_a_death_right_behind_a_batch_waits_until_the_batch_is_dealt_with(self, ckpt):
         # Told of both at once, the coordinator would send a batch after the first, and the second would not know of it.
         ckpt.mkdir()
-        pool = ProcessPool(1, WorkerSetup(ckpt, None, durable=False))
+        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(None), durable=False))
         try:
             task, death = (cloudpickle.dumps((fn, ())) for fn in (lambda: 1, lambda: os._exit(3)))
             pool.submit(0, [Item(1, "a", task, (), NO_INPUTS, ())])
@@ -243,7 +244,7 @@ class TestDeath:
 
     def test_a_batch_that_turns_out_to_be_long_reports_what_it_has_and_gives_back_the_rest(self, ckpt):
         ckpt.mkdir()
-        pool = ProcessPool(1, WorkerSetup(ckpt, None, durable=False))
+        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(None), durable=False))
         try:
             short, long = (cloudpickle.dumps((fn, ())) for fn in (lambda: 1, lambda: time.sleep(0.05)))
             tasks = enumerate([short, long, short, short], 1)
@@ -255,7 +256,7 @@ class TestDeath:
 
     def test_copies_are_written_behind_their_batch_and_told_with_the_next(self, ckpt):
         ckpt.mkdir()
-        pool = ProcessPool(1, WorkerSetup(ckpt, None, durable=False))
+        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(None), durable=False))
         try:
             task = cloudpickle.dumps((lambda: 1, ()))
             items = [Item(i, f"n{i}", task, (), NO_INPUTS, ()) for i in range(1, 4)]
@@ -274,7 +275,7 @@ class TestDeath:
     def test_a_worker_that_cannot_write_copies_says_so_and_writes_no_more(self, ckpt):
         ckpt.mkdir()
         (ckpt / "taken.pkl").mkdir()
-        pool = ProcessPool(1, WorkerSetup(ckpt, None, durable=False))
+        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(None), durable=False))
         try:
             task = cloudpickle.dumps((lambda: 1, ()))
             told = []

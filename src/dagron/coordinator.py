@@ -445,7 +445,7 @@ class Coordinator:
             if store.differs(commit, in_doubt=in_doubt):
                 changed.add(node)
             printed = self._printed.pop(node, None) if self._printed else None
-            pending.append(PendingCommit(commit, outcome.data, outcome.temp_name, printed))
+            pending.append(PendingCommit(commit, outcome.data, outcome.temp_name, printed, outcome.identity))
         # Before the commit: a kill between the two must not leave a child that took the old result.
         outdated = [dag.name_of(child) for node in changed for child in state.held_children(node)]
         if outdated:

@@ -36,6 +36,7 @@ from dagron.trace import ExecutionTrace
 from dagron.workers.cores import available_cpus, can_pin, spread_cpus
 
 if TYPE_CHECKING:
+    from dagron.checkpoint.storage import Digests
     from dagron.coordinator import CancelEvent, Coordinator
     from dagron.workers.pool import WorkerPool
 
@@ -296,7 +297,7 @@ class CheckpointExecutor:
         trace = ExecutionTrace(self._n_slots(), time.time()) if self._enable_tracing else None
         defaults = Defaults(self._retries, self._retry_delay, self._retry_on, self._timeout, self._memory_limit)
         store = self._store()
-        pool = _LazyPool(self._start_pool)
+        pool = _LazyPool(lambda: self._start_pool(store.digests))
         with Interrupts() as interrupts:
             try:
                 if fresh and len(dag):
@@ -372,11 +373,11 @@ class CheckpointExecutor:
     def _n_slots(self) -> int:
         return 1 if self._pool == "inline" else self._max_workers
 
-    def _start_pool(self) -> WorkerPool:
+    def _start_pool(self, digests: Digests) -> WorkerPool:
         from dagron.workers.child import WorkerSetup
         from dagron.workers.pool import InlinePool, ProcessPool
 
-        setup = WorkerSetup(str(self._path), self._key, self._durability == "power")
+        setup = WorkerSetup(str(self._path), digests, self._durability == "power")
         if self._pool == "inline":
             return InlinePool(setup)
         setup = setup._replace(n_threads=max(1, len(available_cpus()) // self._max_workers))

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import cloudpickle
 
 from dagron.arguments import CallWithHoles
-from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink, VerifiedFiles
-from dagron.checkpoint.storage import Storage, result_digest
+from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink
+from dagron.checkpoint.storage import Digests, Storage
 from dagron.errors import HandleError, RemoteTraceback, ResultNotPicklableError, TaskFailedError, TaskNotPicklableError
 
 if TYPE_CHECKING:
@@ -278,12 +278,11 @@ def dump_result(
     node: str,
     value: Any,
     directory: str | Path,
-    key: bytes | None,
+    digests: Digests,
     *,
     durable: bool,
-    verified: VerifiedFiles | None = None,
 ) -> Blob:
-    """Pickle what a task returned; a large one goes to a temporary file in `directory`, of which `verified` is told.
+    """Pickle what a task returned; a large one goes to a temporary file in `directory`.
 
     Raises:
         ResultNotPicklableError: It cannot be pickled; with the path to the culprit.
@@ -292,11 +291,9 @@ def dump_result(
     if type(value) in _ATOMS and _is_small(value):
         data = pickle.dumps(value, _PROTOCOL)
         if len(data) <= INLINE_MAX_BYTES:
-            digest = result_digest(key)
-            digest.update(data)
-            return Blob(Storage.INLINE, len(data), digest.digest(), data, "")
+            return Blob(Storage.INLINE, len(data), digests.of(data, Storage.INLINE), data, "")
     for pickler in (_PlainPickler, _ByValuePickler):
-        sink = ResultSink(directory, key, durable=durable, verified=verified)
+        sink = ResultSink(directory, digests, durable=durable)
         try:
             pickler(sink, _PROTOCOL, buffer_callback=sink.expect).dump(value)
             return sink.finish()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dagron.checkpoint.buffers import BufferTable
 from dagron.checkpoint.files import ReadFile, TempFile
 from dagron.checkpoint.names import JOURNAL
-from dagron.checkpoint.storage import Storage, result_digest
+from dagron.checkpoint.storage import Digest, Digests, Storage
 from dagron.errors import CheckpointDamagedError
 
 if TYPE_CHECKING:
@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
     from dagron.checkpoint.format import Commit
 
-__all__ = ["INLINE_MAX_BYTES", "Blob", "BlobFile", "ResultSink", "VerifiedFiles", "load_result", "read_blob"]
+__all__ = [
+    "INLINE_MAX_BYTES",
+    "Blob",
+    "BlobFile",
+    "ResultSink",
+    "VerifiedFiles",
+    "blob_file",
+    "load_result",
+    "read_blob",
+]
 
 INLINE_MAX_BYTES = 16 * 1024
 """Results up to this size ride in the journal; larger ones get a file, written by the worker.
@@ -37,46 +46,65 @@ _MAX_VERIFIED = 256
 
 
 class Blob(NamedTuple):
-    """A pickled result: `data` holds it if it is INLINE, `temp_name` names the file that does if it is FILE."""
+    """A pickled result: `data` holds it if it is INLINE, `temp_name` names the file that does if it is FILE.
+
+    `identity` is that of the file, as in `ReadFile`.
+    """
 
     storage: int
     size: int
     digest: bytes
     data: bytes
     temp_name: str
+    identity: tuple[int, ...] = ()
 
 
 class BlobFile(NamedTuple):
-    """Where the bytes of a committed result stand, for a process that is to read them."""
+    """Where the bytes of a committed result stand, for a process that is to read them.
+
+    Attributes:
+        file_name: The file.
+        size: Its bytes.
+        digest: Their digest.
+        storage: That of the commit, which decides how they are digested: the file of an INLINE result is a copy.
+        identity: What the file was, as in `ReadFile`, when a worker of this run had written and digested it; empty if
+            none has.
+    """
 
     file_name: str
     size: int
     digest: bytes
+    storage: int
+    identity: tuple[int, ...] = ()
+
+
+def blob_file(commit: Commit, file_name: str | None = None) -> BlobFile:
+    """Return the file of a commit, or another one that is to have the same bytes."""
+    return BlobFile(commit.file_name if file_name is None else file_name, commit.size, commit.digest, commit.storage)
 
 
 class ResultSink:
-    """A write-only file for a pickler: digests what passes, keeps it in memory, and moves to a file when it grows.
+    """A write-only file for a pickler: keeps what passes in memory, and moves to a file when it grows.
+
+    Only then is it known how it is to be digested.
 
     Args:
         directory: The checkpoint directory.
-        key: The signing key, or None.
+        digests: How results are digested.
         durable: Whether a file has to survive a loss of power when `finish` returns.
-        verified: Is told of the file: whoever has digested the bytes that it wrote need not do so again to read them.
 
     Attributes:
         refusal: What the disk said when it refused; None if it did not. Tells it from errors of what is pickled.
     """
 
-    def __init__(
-        self, directory: str | Path, key: bytes | None, *, durable: bool, verified: VerifiedFiles | None = None
-    ) -> None:
+    def __init__(self, directory: str | Path, digests: Digests, *, durable: bool) -> None:
         self._directory = directory
         self._durable = durable
-        self._verified = verified
-        self._digest = result_digest(key)
+        self._digests = digests
         self._parts: list[bytes] = []
         self._size = 0
         self._file: TempFile | None = None
+        self._digest: Digest | None = None
         self._buffers = BufferTable()
         self.refusal: OSError | None = None
 
@@ -93,7 +121,6 @@ class ResultSink:
         return len(data)
 
     def _put(self, data: bytes | memoryview) -> None:
-        self._digest.update(data)
         self._size += len(data)
         if self._size <= INLINE_MAX_BYTES:
             self._parts.append(bytes(data))
@@ -101,13 +128,19 @@ class ResultSink:
         try:
             if self._file is None:
                 self._file = TempFile(self._directory)
-                for part in self._parts:
-                    self._file.write(part)
+                self._digest = self._digests.new(Storage.FILE)
+                self._put_in_file(b"".join(self._parts))
                 self._parts.clear()
-            self._file.write(data)
+            self._put_in_file(data)
         except OSError as error:
             self.refusal = error
             raise
+
+    def _put_in_file(self, data: bytes | memoryview) -> None:
+        assert self._file is not None
+        assert self._digest is not None
+        self._digest.update(data)
+        self._file.write(data)
 
     def finish(self) -> Blob:
         """Return what was written.
@@ -120,17 +153,16 @@ class ResultSink:
         """
         if table := self._buffers.encode():
             self._put(table)
+        if self._file is None or self._digest is None:
+            data = b"".join(self._parts)
+            return Blob(Storage.INLINE, self._size, self._digests.of(data, Storage.INLINE), data, "")
         digest = self._digest.digest()
-        if self._file is not None:
-            try:
-                name = self._file.finish(durable=self._durable)
-            except OSError as error:
-                self.refusal = error
-                raise
-            if self._verified is not None:
-                self._verified.add(self._file.identity, digest)
-            return Blob(Storage.FILE, self._size, digest, b"", name)
-        return Blob(Storage.INLINE, self._size, digest, b"".join(self._parts), "")
+        try:
+            name = self._file.finish(durable=self._durable)
+        except OSError as error:
+            self.refusal = error
+            raise
+        return Blob(Storage.FILE, self._size, digest, b"", name, self._file.identity)
 
     def discard(self) -> None:
         """Forget what was written and delete the file, if there is one."""
@@ -140,7 +172,7 @@ class ResultSink:
 
 
 class VerifiedFiles:
-    """Files whose digest this process has found, so that many children of one large result pay for it once.
+    """Files whose digest this process has found, so that many children of a result of an earlier run pay for it once.
 
     A file counts as the same only while its inode, its size and the time of its last change are the same.
     """
@@ -160,11 +192,12 @@ class VerifiedFiles:
 
 
 def read_blob(
-    directory: str | Path, blob: BlobFile, key: bytes | None, verified: VerifiedFiles | None = None
+    directory: str | Path, blob: BlobFile, digests: Digests, verified: VerifiedFiles | None = None
 ) -> bytes | mmap.mmap:
     """Return the bytes of a result file after comparing their size and digest.
 
-    The digest is not compared again where `verified` has the file; with a key it always is.
+    The digest is not compared where the file is as a worker of this run has left it, nor again where `verified` has it;
+    with a key it always is.
 
     Large files are mapped privately rather than read, so that their buffers need not be copied (`out_of_band`); not
     with a key, because a mapping can still change after the check.
@@ -178,19 +211,22 @@ def read_blob(
             if file.size != blob.size:
                 reason = f"it has {file.size} bytes instead of {blob.size}"
                 raise CheckpointDamagedError(path, min(file.size, blob.size), reason)
-            data = file.map() if file.size > INLINE_MAX_BYTES and not key else file.read_at(0, file.size)
+            data = file.map() if file.size > INLINE_MAX_BYTES and not digests.key else file.read_at(0, file.size)
     except OSError as error:
         raise CheckpointDamagedError(path, 0, f"cannot read it: {error.strerror}") from error
-    if verified is not None and not key and verified.has(file.identity, blob.digest):
-        return data
-    if not hmac.compare_digest(_digest_of(data, key), blob.digest):
+    if not digests.key:
+        if blob.identity == file.identity:
+            return data
+        if verified is not None and verified.has(file.identity, blob.digest):
+            return data
+    if not hmac.compare_digest(digests.of(data, blob.storage), blob.digest):
         raise CheckpointDamagedError(path, 0, "its digest is not the one that was committed")
     if verified is not None:
         verified.add(file.identity, blob.digest)
     return data
 
 
-def load_result(directory: Directory, commit: Commit, key: bytes | None) -> bytes | memoryview:
+def load_result(directory: Directory, commit: Commit, digests: Digests) -> bytes | memoryview:
     """Return the bytes of a committed result after checking their digest.
 
     An INLINE result whose place in the journal is damaged is taken from its `.pkl`.
@@ -204,13 +240,7 @@ def load_result(directory: Directory, commit: Commit, key: bytes | None) -> byte
                 data = journal.read_at(commit.payload_offset, commit.size)
         except OSError:
             data = b""
-        if hmac.compare_digest(_digest_of(data, key), commit.digest):
+        if hmac.compare_digest(digests.of(data, Storage.INLINE), commit.digest):
             return data
-    blob = read_blob(directory.path, BlobFile(commit.file_name, commit.size, commit.digest), key)
+    blob = read_blob(directory.path, blob_file(commit), digests)
     return blob if isinstance(blob, bytes) else memoryview(blob)
-
-
-def _digest_of(data: bytes | mmap.mmap, key: bytes | None) -> bytes:
-    digest = result_digest(key)
-    digest.update(data)
-    return digest.digest()

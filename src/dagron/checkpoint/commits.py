@@ -13,15 +13,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dagron.checkpoint.blobs import BlobFile, load_result
+from dagron.checkpoint.blobs import BlobFile, blob_file, load_result
 from dagron.checkpoint.copies import Copies, Copy
 from dagron.checkpoint.files import AppendFile, Directory
-from dagron.checkpoint.format import FORMAT_VERSION, Commit, Kind, RecordWriter
+from dagron.checkpoint.format import Commit, Kind, RecordWriter, version_of
 from dagron.checkpoint.names import FileNames, plain_file_name
 from dagron.checkpoint.packed import PackedCommits
-from dagron.checkpoint.storage import Storage
+from dagron.checkpoint.storage import Digests, Storage
 from dagron.checkpoint.view import JOURNAL, META, View, iso_time
 from dagron.errors import CheckpointDamagedError, CheckpointGoneError, CommitError
+from dagron.processor import has_sha256
 
 __all__ = ["Commits", "PendingCommit", "open_journal", "refusal"]
 
@@ -46,12 +47,14 @@ class PendingCommit(NamedTuple):
         data: The pickled result if its storage is INLINE.
         temp_name: The finished temporary file if its storage is FILE.
         printed: What it wrote to its standard streams, as a PRINTED record has it; None if nothing.
+        identity: That of the temporary file when its bytes had been written and digested; empty if nobody says so.
     """
 
     commit: Commit
     data: bytes
     temp_name: str
     printed: dict[str, Any] | None = None
+    identity: tuple[int, ...] = ()
 
 
 def refusal(error: OSError) -> str:
@@ -83,11 +86,13 @@ class Commits:
 
     Attributes:
         directory: The directory.
+        digests: How results are digested: as the checkpoint says, or in a new one as is quickest here.
         lost: Completed nodes whose result is gone or damaged.
     """
 
     def __init__(self, path: Path, *, power: bool, key: bytes | None) -> None:
         self.directory = Directory(path)
+        self.digests = Digests(key, has_sha256())
         self.lost: set[str] = set()
         self._power = power
         self._key = key
@@ -101,6 +106,7 @@ class Commits:
         self._failures: dict[str, dict[str, Any]] = {}
         self._memory: dict[str, bytes] = {}
         self._memory_bytes = 0
+        self._identities: dict[str, tuple[int, ...]] = {}
         self._copies = Copies()
         self._n_unrecorded = 0
         self._present: set[str] = set()
@@ -140,7 +146,7 @@ class Commits:
             chunks: list[bytes] = []
             offset = self._journal.size
             committed: list[tuple[Copy, bytes, int]] = []
-            for commit, data, temp_name, _ in pending:
+            for commit, data, temp_name, _, _ in pending:
                 name = commit.name
                 file_name = self._names.file_name(name)
                 special = file_name if file_name != plain_file_name(name) else ""
@@ -161,13 +167,15 @@ class Commits:
             ]
             self._append(b"".join(chunks))
             self._sync()
-            for copy, body, payload_offset in committed:
+            for item, (copy, body, payload_offset) in zip(pending, committed, strict=True):
                 commit = copy.commit
                 if commit.temp_name:
                     self._clear_the_way(commit.file_name)
                     self.directory.publish(commit.temp_name, commit.file_name)
                     self._present.add(commit.file_name)
                 self._committed(copy, body, payload_offset)
+                if item.identity:
+                    self._identities[commit.name] = item.identity
             if self._copies.n_bytes > _COPIES_BUDGET_BYTES:
                 self.write_copies()
         except OSError as error:
@@ -192,6 +200,7 @@ class Commits:
                     self._owned.add(old.file_name)
             self._lost_commits.pop(name)
             self._memory.pop(name, None)
+            self._identities.pop(name, None)
         special = commit.storage != Storage.INLINE or bool(commit.special_name or commit.without)
         self._commits.add(name, body, payload_offset, sequence, special=special)
         self.lost.discard(name)
@@ -313,7 +322,7 @@ class Commits:
                 if self._commits.sequence_of(commit.name) != sequence:
                     continue
                 if data is None:
-                    data = bytes(load_result(self.directory, commit, self._key))
+                    data = bytes(load_result(self.directory, commit, self.digests))
                 file_name = commit.file_name
                 self._clear_the_way(file_name)
                 self.directory.write_view(file_name, data, exists=file_name in self._present)
@@ -341,7 +350,7 @@ class Commits:
         """Replace `_meta.json`; `running` says what the slots run, for those who look from outside."""
         started = time.monotonic()
         meta = {
-            "format_version": FORMAT_VERSION,
+            "format_version": version_of(self.digests),
             "checkpoint_dir": str(self.directory.path),
             "total_nodes": self._total,
             "checkpoint_id": self._checkpoint_id.hex(),
@@ -458,20 +467,21 @@ class Commits:
         data = self._memory.get(commit.name)
         if data is not None and self._commits.sequence_of(commit.name) == commit.sequence:
             return data
-        return load_result(self.directory, commit, self._key)
+        return load_result(self.directory, commit, self.digests)
 
     def source(self, node: str) -> bytes | BlobFile:
         """Return a committed result for a worker: its bytes if it is small, else the file that has them.
 
-        Of a small result that is damaged in all of its places it is the file, too: its reader finds the damage.
+        Of a small result that is damaged in all of its places, and of any that this run has found damaged, it is the
+        file, too: its reader finds the damage.
         """
         data = self._memory.get(node)
         if data is not None:
             return data
-        commit = self._commits[node]
+        commit = self._commits.get(node) or self._lost_commits[node]
         if commit.storage == Storage.INLINE:
             try:
-                return bytes(load_result(self.directory, commit, self._key))
+                return bytes(load_result(self.directory, commit, self.digests))
             except CheckpointDamagedError:
                 pass
-        return BlobFile(commit.file_name, commit.size, commit.digest)
+        return blob_file(commit)._replace(identity=self._identities.get(node, ()))

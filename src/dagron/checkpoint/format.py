@@ -7,8 +7,8 @@ Header (48 bytes)::
 
     offset  size
          0     8  magic, b"dagronJ\n"
-         8     4  format version, now 1
-        12     4  flags: bit 0 = keyed (a signing key is needed)
+         8     4  format version: 2 if bit 1 of the flags is set, else 1
+        12     4  flags: bit 0 = keyed (a signing key is needed), bit 1 = digests of FILE results are SHA-256, rest zero
         16    16  checkpoint id, random
         32    16  check: blake2b-128 over bytes 0..31, keyed with the signing key if bit 0 is set
 
@@ -25,8 +25,12 @@ Record::
                   payload: the pickled result, for a COMMITTED record whose storage is INLINE; else empty
 
 Valid if and only if the marker and the zeros are there, the sizes stay within the file, the check agrees, and the
-sequence number is above that of the last valid record. The payload is not under the check: the body holds its
-blake2b-256 digest, which is compared when the result is loaded.
+sequence number is above that of the last valid record. The payload is not under the check: the body holds the digest of
+the result, which is compared when the result is loaded.
+
+Digest of a result: blake2b-256, keyed like the header; of a FILE result, if bit 1 is set, SHA-256, or HMAC-SHA-256 with
+the signing key if bit 0 is set, too. Which of them it is stands in the header because it is decided once: from then on
+equal results have equal digests, on whatever machine they are made. Checks are always blake2b.
 
 Body of COMMITTED: the fields of `_COMMIT` below, the node's name in UTF-8, then, if there is something to say, a JSON
 object: `without`, the parents that had failed when the node ran; `file`, the name of its file if it is not the plain
@@ -57,7 +61,8 @@ digest is `dag` of RUN_STARTED. FAILED says of the last attempt of a node what `
 PRINTED has what the attempt of the last COMMITTED record of its node wrote to its standard streams, if it wrote
 anything: `stdout` and `stderr`, the end of each as text, and `stdout_bytes` and `stderr_bytes`, how much it was in all.
 
-Version rule: a reader refuses a version above its own, reads all below, and passes over kinds that it does not know.
+Version rule: a reader refuses a version above its own, reads all below, and passes over kinds that it does not know. It
+refuses flags that the version of the journal does not have; the only difference between versions 1 and 2 is bit 1.
 """
 
 from __future__ import annotations
@@ -72,7 +77,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from dagron.checkpoint.names import plain_file_name
-from dagron.checkpoint.storage import Storage
+from dagron.checkpoint.storage import Digests, Storage
 
 __all__ = [
     "FORMAT_VERSION",
@@ -92,9 +97,11 @@ __all__ = [
     "glance_at_commit",
     "scan",
     "unpack_commit",
+    "version_of",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The highest that is read."""
 MAGIC = b"dagronJ\n"
 MARKER = b"\xb7DG\xc3"
 
@@ -103,7 +110,9 @@ _RECORD = struct.Struct("<4sB3sIIQ")
 _CHECK_SIZE = 16
 HEADER_SIZE = _HEADER.size + _CHECK_SIZE
 RECORD_SIZE = _RECORD.size + _CHECK_SIZE
-_KEYED = 1
+_KEYED, _SHA256 = 1, 2
+_FLAGS = {1: _KEYED, 2: _KEYED | _SHA256}
+"""Those that each version has."""
 
 # storage, slot, attempts, size, digest, fingerprint, since, started, duration, cpu, system, peak rss, length of
 # the name
@@ -146,7 +155,7 @@ class Commit(NamedTuple):
         slot: The slot that ran it; -1 for the coordinator itself.
         attempts: Attempts made in that run, this one included.
         size: Bytes of the pickled result.
-        digest: blake2b-256 of the pickled result, keyed with the signing key if there is one.
+        digest: Of the pickled result, keyed with the signing key if there is one. See `Digests`.
         fingerprint: `DAG.parents_fingerprint` of the node when it ran.
         started_unix: When the attempt began, in seconds since the epoch.
         duration_seconds: How long the attempt took, including loading inputs and pickling the result.
@@ -194,6 +203,7 @@ class Header(NamedTuple):
     version: int
     keyed: bool
     checkpoint_id: bytes
+    sha256: bool
 
 
 class Record(NamedTuple):
@@ -222,10 +232,16 @@ def _check(key: bytes, *parts: bytes) -> bytes:
     return digest.digest()
 
 
-def encode_header(checkpoint_id: bytes, key: bytes | None) -> bytes:
+def version_of(digests: Digests) -> int:
+    """Return the format version of a checkpoint: the lowest that has what it needs."""
+    return 2 if digests.sha256 else 1
+
+
+def encode_header(checkpoint_id: bytes, digests: Digests) -> bytes:
     """Return the header of a new journal."""
-    head = _HEADER.pack(MAGIC, FORMAT_VERSION, _KEYED if key else 0, checkpoint_id)
-    return head + _check(key or b"", head)
+    flags = (_KEYED if digests.key else 0) | (_SHA256 if digests.sha256 else 0)
+    head = _HEADER.pack(MAGIC, version_of(digests), flags, checkpoint_id)
+    return head + _check(digests.key or b"", head)
 
 
 def decode_header(data: bytes, key: bytes | None) -> Header:
@@ -239,7 +255,7 @@ def decode_header(data: bytes, key: bytes | None) -> Header:
         raise ValueError("it does not begin like a journal")
     version = int.from_bytes(data[8:12], "little")
     if version > FORMAT_VERSION:
-        return Header(version, False, b"")
+        return Header(version, False, b"", False)
     if len(data) < HEADER_SIZE:
         raise ValueError("its header is cut short")
     _, _, flags, checkpoint_id = _HEADER.unpack_from(data)
@@ -250,7 +266,9 @@ def decode_header(data: bytes, key: bytes | None) -> Header:
         raise ValueError("a signing key was given, but it is not signed")
     if not hmac.compare_digest(_check(key or b"", data[: _HEADER.size]), data[_HEADER.size : HEADER_SIZE]):
         raise ValueError("the check of its header fails" + (" (or this is another signing key)" if key else ""))
-    return Header(version, keyed, checkpoint_id)
+    if flags & ~_FLAGS.get(version, 0):
+        raise ValueError(f"its header has flags that version {version} does not have: {flags:#x}")
+    return Header(version, keyed, checkpoint_id, bool(flags & _SHA256))
 
 
 class RecordWriter:

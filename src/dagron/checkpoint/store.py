@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from dagron.checkpoint.blobs import BlobFile, load_result, read_blob
+from dagron.checkpoint.blobs import blob_file, load_result, read_blob
 from dagron.checkpoint.claim import check_directory, check_lock_file, holder_of
 from dagron.checkpoint.clearing import clear
 from dagron.checkpoint.commits import Commits, PendingCommit, open_journal, refusal
@@ -245,7 +245,7 @@ class CheckpointStore(Commits):
         self._writer = RecordWriter(checkpoint_id, self._key)
         run = self._run_fields(fresh=True, structure=structure.hex(), dag=structure)
         fields = {**run, "owns": sorted(self._owned)}
-        content = encode_header(checkpoint_id, self._key) + self._writer.event(Kind.RUN_STARTED, fields)
+        content = encode_header(checkpoint_id, self.digests) + self._writer.event(Kind.RUN_STARTED, fields)
         if record:
             content += self._writer.dag(record)
         self.directory.replace(JOURNAL, content, durable=self._power)
@@ -266,7 +266,7 @@ class CheckpointStore(Commits):
         if self._power and old.ended is None:
             self._journal.renew(old.run_offset)
         self._sync()
-        self._checkpoint_id = old.checkpoint_id
+        self._checkpoint_id, self.digests = old.checkpoint_id, old.digests(self._key)
         self._writer = RecordWriter(old.checkpoint_id, self._key, old.sequence)
         self._commits, self._stale, self._failures = old.commits, old.stale, old.failures
         self._lost_commits = old.lost
@@ -310,7 +310,7 @@ class CheckpointStore(Commits):
             return
         if commit.storage == Storage.INLINE:
             try:
-                load_result(self.directory, commit, self._key)
+                load_result(self.directory, commit, self.digests)
             except CheckpointDamagedError:
                 pass
             else:
@@ -322,7 +322,7 @@ class CheckpointStore(Commits):
 
     def _is_damaged(self, commit: Commit, file_name: str) -> bool:
         try:
-            read_blob(self.directory.path, BlobFile(file_name, commit.size, commit.digest), self._key)
+            read_blob(self.directory.path, blob_file(commit, file_name), self.digests)
         except CheckpointDamagedError:
             return True
         return False
@@ -373,6 +373,7 @@ class CheckpointStore(Commits):
         try:
             self._journal = open_journal(self.directory, view, durable=self._power)
             self._checkpoint_id, self._total = view.checkpoint_id, int(view.run.get("total", 0))
+            self.digests = view.digests(self._key)
             self._writer = RecordWriter(view.checkpoint_id, self._key, view.sequence)
             self._commits, self._stale, self._failures, self._run = view.commits, view.stale, view.failures, view.run
             self.invalidate(names, reason)

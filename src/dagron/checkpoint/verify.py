@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dagron.checkpoint.blobs import BlobFile, load_result, read_blob
+from dagron.checkpoint.blobs import blob_file, load_result, read_blob
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format import Commit
-from dagron.checkpoint.storage import Storage
+from dagron.checkpoint.storage import Digests, Storage
 from dagron.checkpoint.view import JOURNAL, View
 from dagron.errors import CheckpointDamagedError
 
@@ -44,28 +44,29 @@ def verify(directory: Directory, view: View, key: bytes | None) -> Iterator[Find
         if not damage.size:
             reason = f"records are missing at offset {damage.offset}"
         yield Finding("", JOURNAL, f"{reason}; the nodes recorded there run again", True)
+    digests = view.digests(key)
     for commit in view.commits.values():
-        yield _verify_commit(directory, view, commit, key)
+        yield _verify_commit(directory, view, commit, digests)
 
 
-def _verify_commit(directory: Directory, view: View, commit: Commit, key: bytes | None) -> Finding | None:
+def _verify_commit(directory: Directory, view: View, commit: Commit, digests: Digests) -> Finding | None:
     name, file = commit.name, commit.file_name
     try:
-        load_result(directory, commit, key)
+        load_result(directory, commit, digests)
     except CheckpointDamagedError as error:
-        if commit.temp_name and not _file_problem(directory, commit, commit.temp_name, key):
+        if commit.temp_name and not _file_problem(directory, commit, commit.temp_name, digests):
             return None  # recorded and not yet renamed
         return Finding(name, file, error.reason, True)
     if commit.storage == Storage.INLINE and not view.is_lagging(commit):
-        reason = _file_problem(directory, commit, file, key)
+        reason = _file_problem(directory, commit, file, digests)
         if reason:
             return Finding(name, file, f"{reason}; the journal has the result", False)
     return None
 
 
-def _file_problem(directory: Directory, commit: Commit, file: str, key: bytes | None) -> str:
+def _file_problem(directory: Directory, commit: Commit, file: str, digests: Digests) -> str:
     try:
-        read_blob(directory.path, BlobFile(file, commit.size, commit.digest), key)
+        read_blob(directory.path, blob_file(commit, file), digests)
     except CheckpointDamagedError as error:
         return error.reason
     return ""

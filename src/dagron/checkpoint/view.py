@@ -30,7 +30,7 @@ from dagron.checkpoint.format import (
 )
 from dagron.checkpoint.names import JOURNAL, LOCK, META, SUFFIX, plain_file_name
 from dagron.checkpoint.packed import PackedCommits
-from dagron.checkpoint.storage import Storage
+from dagron.checkpoint.storage import Digests, Storage
 from dagron.checkpoint.structure import RecordedDag, decode_dag, digest_of
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, FormatVersionError
 
@@ -102,6 +102,7 @@ class View:
         valid_size: Where the torn tail begins; the size of the journal if there is none.
         size: The size of the journal.
         updated_unix: When the last record was written, in seconds since the epoch.
+        sha256: Whether FILE results are digested with SHA-256. See `digests`.
     """
 
     checkpoint_id: bytes
@@ -128,6 +129,7 @@ class View:
     valid_size: int = HEADER_SIZE
     size: int = 0
     updated_unix: float = 0.0
+    sha256: bool = False
 
     def _apply(self, record: Record) -> None:
         sequence = record.sequence
@@ -218,6 +220,10 @@ class View:
         self.lost.clear()
         self.printed.clear()
         self.owned = {checked_file_name(name) for name in owns}
+
+    def digests(self, key: bytes | None) -> Digests:
+        """Return how the results are digested, with the signing key with which this was read."""
+        return Digests(key, self.sha256)
 
     @property
     def completed(self) -> list[str]:
@@ -315,7 +321,7 @@ def read_view(
     file, header = opened
     with file:
         try:
-            return _read(directory, file, header.checkpoint_id, key, on_record)
+            return _read(directory, file, header, key, on_record)
         except OSError as error:
             raise _unreadable(directory, error) from error
 
@@ -333,7 +339,7 @@ def read_on(view: View, directory: Directory, key: bytes | None = None) -> View 
     with file:
         try:
             if header.checkpoint_id != view.checkpoint_id or file.size < view.valid_size:
-                return _read(directory, file, header.checkpoint_id, key)
+                return _read(directory, file, header, key)
             view.size = file.size
             return _read_into(view, directory, file, key)
         except OSError as error:
@@ -343,11 +349,12 @@ def read_on(view: View, directory: Directory, key: bytes | None = None) -> View 
 def _read(
     directory: Directory,
     file: ReadFile,
-    checkpoint_id: bytes,
+    header: Header,
     key: bytes | None,
     on_record: Callable[[Record], object] | None = None,
 ) -> View:
-    return _read_into(View(checkpoint_id, size=file.size), directory, file, key, on_record)
+    view = View(header.checkpoint_id, size=file.size, sha256=header.sha256)
+    return _read_into(view, directory, file, key, on_record)
 
 
 def _read_into(
@@ -449,7 +456,7 @@ def files_of_damaged(directory: Directory, key: bytes | None) -> set[str]:
     checkpoint_id, files = meta
     try:
         with directory.open_to_read(JOURNAL) as file:
-            files |= _read(directory, file, checkpoint_id, key).files
+            files |= _read_into(View(checkpoint_id, size=file.size), directory, file, key).files
     except (OSError, CheckpointDamagedError):
         pass  # then what the snapshot says has to do
     return files

@@ -100,7 +100,7 @@ def prepared_call(where: str, view: View, name: str, job: Job) -> Call:
     notes: list[str] = []
     for position in binding.consumed:
         commit = _recorded(view, parents[position], notes)
-        inputs.append(pickle.loads(load_result(directory, commit, signing_key())))
+        inputs.append(pickle.loads(load_result(directory, commit, view.digests(signing_key()))))
     return Call(name, fn, binding, inputs, notes)
 
 
@@ -172,7 +172,7 @@ def _compare(name: str, value: Any, view: View) -> ExitCode:
 
     with tempfile.TemporaryDirectory(prefix="dagron-debug-") as directory:
         try:
-            blob = dump_result(name, value, Path(directory), signing_key(), durable=False)
+            blob = dump_result(name, value, Path(directory), view.digests(signing_key()), durable=False)
         except ResultNotPicklableError as error:
             say(f"error: {error}")
             return ExitCode.NODES

@@ -45,7 +45,9 @@ class NodeDetails:
         parents: Its parents in the DAG of the last run; None if that is not recorded.
         children: Its children there.
         file: The file of its result; empty if it has none.
-        digest: blake2b-256 of the pickled result, in hexadecimal.
+        digest: Of the pickled result, in hexadecimal.
+        digest_algorithm: What that is: `blake2b-256` or `sha-256`; with a signing key `keyed blake2b-256` or
+            `hmac-sha-256`.
         value: The result as text; empty if there is none.
         traceback: Of its last attempt, if that failed.
         pid: The process that made that attempt; 0 if it is not known.
@@ -61,6 +63,7 @@ class NodeDetails:
     children: list[str] | None = None
     file: str = ""
     digest: str = ""
+    digest_algorithm: str = ""
     value: str = ""
     traceback: str = ""
     pid: int = 0
@@ -105,6 +108,7 @@ def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool
         children,
         file=str(directory.path / commit.file_name) if commit is not None else "",
         digest=commit.digest.hex() if commit is not None else "",
+        digest_algorithm=view.digests(signing_key()).name(commit.storage) if commit is not None else "",
         value=_value(where, view, name, full=full, unpickle=unpickle, plain=plain),
         traceback=str(failure.get("traceback", "")),
         pid=int(failure.get("pid", 0)),
@@ -132,7 +136,7 @@ def _value(where: str, view: View, name: str, *, full: bool, unpickle: bool, pla
         return ""
     if commit.size > MAX_PREVIEW_BYTES and not (full or unpickle):
         return f"<{shown_bytes(commit.size)}; --full loads it>"
-    data = load_result(directory_of(where), commit, signing_key())
+    data = load_result(directory_of(where), commit, view.digests(signing_key()))
     return _unpickled(data) if unpickle else preview(data, full=full, plain=plain)
 
 
@@ -167,7 +171,7 @@ def _shown_details(details: NodeDetails, *, full: bool) -> str:
         rows.append(("worker", f"slot {node.slot}{process}{memory}"))
     if details.file:
         rows.append(("result", f"{shown_bytes(node.result_bytes)} in {shown_name(details.file)}"))
-        rows.append(("digest", details.digest))
+        rows.append(("digest", f"{details.digest_algorithm} {details.digest}"))
     for label, names in (("parents", details.parents), ("children", details.children)):
         if names:
             rows.append((label, _shown_names(names)))

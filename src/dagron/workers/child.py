@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
 from dagron.checkpoint.buffers import out_of_band
 from dagron.checkpoint.files import write_view
+from dagron.checkpoint.storage import Digests
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
 from dagron.parts import SharedParts
 from dagron.serialize import describe_exception, dump_exception, dump_result
@@ -56,21 +57,17 @@ class WorkerSetup(NamedTuple):
 
     Attributes:
         directory: Where results go.
-        key: The signing key, or None.
+        digests: How they are digested; with the signing key, if there is one.
         durable: Whether results have to survive a loss of power.
         n_threads: What libraries that use threads of their own may use; None to leave it to them.
         cpus: The processor of each slot; empty to leave it to the system.
     """
 
     directory: str
-    key: bytes | None
+    digests: Digests
     durable: bool
     n_threads: int | None = None
     cpus: tuple[int, ...] = ()
-
-    def __repr__(self) -> str:
-        key = "None" if self.key is None else "..."  # which is a secret
-        return f"WorkerSetup(directory={self.directory!r}, key={key}, durable={self.durable})"
 
 
 class Item(NamedTuple):
@@ -116,6 +113,7 @@ class Outcome(NamedTuple):
             it completed and wrote nothing.
         inputs: For one that raised: the names of its arguments with short texts of their values.
         pid: For one that failed: the process that made the attempt.
+        identity: As in `Blob`.
         system_seconds: The part of `cpu_seconds` that was spent in the system.
     """
 
@@ -135,6 +133,7 @@ class Outcome(NamedTuple):
     printed: tuple[int, int, int, int] | None = None
     inputs: tuple[tuple[str, str], ...] = ()
     pid: int = 0
+    identity: tuple[int, ...] = ()
     system_seconds: float = 0.0
 
 
@@ -143,7 +142,7 @@ _PATIENCE_SECONDS = 0.01
 
 _AFTER_PEAK = Outcome._fields.index("retryable")
 _NO_FAILURE = ("", "", "")
-_NOTHING_MORE = (False, _NO_FAILURE, None, (), 0)  # retryable, failure, printed, inputs, pid
+_NOTHING_MORE = (False, _NO_FAILURE, None, (), 0, ())  # retryable, failure, printed, inputs, pid, identity
 
 # item, kind, storage, size, digest, started, duration, cpu, system, peak rss, whether `data` is all that follows, or a
 # pickle
@@ -167,6 +166,7 @@ def pack_outcome(outcome: Outcome) -> bytes:
         again,
         failure,
         printed,
+        _,
         _,
         _,
         system,
@@ -212,7 +212,7 @@ _verified = VerifiedFiles()
 def _load_input(source: bytes | BlobFile, setup: WorkerSetup) -> Any:
     if isinstance(source, bytes):
         return pickle.loads(source)
-    data = read_blob(setup.directory, source, setup.key, _verified)
+    data = read_blob(setup.directory, source, setup.digests, _verified)
     if isinstance(data, bytes):
         return pickle.loads(data)
     stream, buffers = out_of_band(data)
@@ -271,7 +271,7 @@ def run_item(
         value = _called(item.binding, fn, inputs)
         inputs = []  # their memory is better used for pickling
         try:
-            blob = dump_result(item.node, value, setup.directory, setup.key, durable=setup.durable, verified=_verified)
+            blob = dump_result(item.node, value, setup.directory, setup.digests, durable=setup.durable)
         except OSError as error:
             kind_name, message, text = describe_exception(error)
             kind, failure = OutcomeKind.DISK, (kind_name, error.strerror or message, text)
@@ -307,6 +307,7 @@ def run_item(
         None,
         shown,
         os.getpid() if kind != OutcomeKind.COMPLETED else 0,
+        blob.identity if blob is not None else (),
         system_after - system_before,
     )
 
