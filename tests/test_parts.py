@@ -10,6 +10,7 @@ import pickle
 import sys
 import textwrap
 import types
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import cloudpickle
@@ -17,6 +18,7 @@ import pytest
 
 from dagron import DAG, CheckpointExecutor, Task, TaskNotPicklableError
 from dagron.parts import SharedParts, pickle_tasks
+from dagron.plan import Defaults, plan_run
 
 # Or every worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -483,3 +485,40 @@ def test_a_run_of_closures_gives_each_its_own_also_after_a_death(ckpt, log, pool
     assert isinstance(tasks["0"], types.FunctionType)
     result = CheckpointExecutor(dag, ckpt, max_workers=2, pool=pool, retries=1, retry_delay=0.0).execute(tasks)
     assert [result[name].result for name in names] == [(2, int(name), len(BIG)) for name in names]
+
+
+class MadeWhenAsked(Mapping):
+    """Tasks that nobody else holds: of one that was let go another could have the id."""
+
+    def __init__(self, names):
+        self.names = names
+
+    def __getitem__(self, name):
+        i = int(name)
+        return Task(lambda: i, priority=i)
+
+    def __iter__(self):
+        return iter(self.names)
+
+    def __len__(self):
+        return len(self.names)
+
+
+def test_tasks_that_are_made_when_they_are_asked_for_stay_apart():
+    names = [str(i) for i in range(N)]
+    plan = plan_run(DAG.builder().add_nodes(names).build(), MadeWhenAsked(names), Defaults())
+    assert [policy.priority for policy in plan.policies] == list(range(N))
+    worker = SharedParts()
+    for i, (own, parts) in enumerate(zip(plan.tasks.own, plan.tasks.parts, strict=True)):
+        for part in parts:
+            worker.add(*part)
+        assert worker.load(own, tuple(part.number for part in parts))[0]() == i
+
+
+def test_equal_exceptions_of_many_tasks_are_one_part():
+    names = [str(i) for i in range(N)]
+    dag = DAG.builder().add_nodes(names).build()
+    # A tuple with something that is looked up is made anew each time.
+    tasks = {name: Task(functools.partial(work, name), retry_on=(OSError,)) for name in names}
+    plan = plan_run(dag, tasks, Defaults())
+    assert len({part.number for parts in plan.tasks.parts for part in parts}) == 3  # form, function, exceptions
