@@ -269,7 +269,7 @@ class _Parts:
         return self._pickler.dump(name, (fn, retry_on)), ()
 
     def _of_plain_values(self, fn: Any, retry_on: Any) -> tuple[Own, tuple[Part, ...]] | None:
-        """Return a task that consists of parts and plain values only; a tenth of the time that pickling it takes."""
+        """Return a task that consists of parts and plain values only; else None."""
         positional: Sequence[Any] | None
         by_name: dict[str, Any] | None
         cells: tuple[types.CellType, ...] = ()
