@@ -270,8 +270,8 @@ class TestWhatIsTakenAtAdd:
         held = {id(flow.tasks[node.name].args[0]) for node in nodes}
         assert len(held) == 1
         plan = plan_run(flow.dag, flow.tasks, Defaults())
-        assert max(len(task.data) for task in plan.tasks) < 1000
-        parts = {part.number: part for task in plan.tasks for part in task.parts}
+        assert max(len(pickle.dumps(own)) for own in plan.tasks.own) < 1000
+        parts = {part.number: part for parts in plan.tasks.parts for part in parts}
         assert sum(len(part.data) for part in parts.values()) < 2 * len(pickle.dumps(table))
 
     def test_other_objects_are_those_of_the_caller(self, flow):
@@ -935,9 +935,9 @@ class TestSize:
         stage = flow.map("s[{}]", lambda x, *, table: x, nodes, table=table)
         flow.add("all", total, stage)
         plan = plan_run(flow.dag, flow.tasks, Defaults())
-        assert sum(len(task.data) for task in plan.tasks[:-1]) < 300 * 2_000
-        assert len(plan.tasks[-1].data) < 20 * 1_000
-        parts = {part.number: len(part.data) for task in plan.tasks for part in task.parts}
+        assert sum(len(pickle.dumps(own)) for own in plan.tasks.own[:-1]) < 300 * 2_000
+        assert len(plan.tasks.own[-1]) < 20 * 1_000
+        parts = {part.number: len(part.data) for parts in plan.tasks.parts for part in parts}
         assert sum(parts.values()) < 2 * len(pickle.dumps(table))
         # They are expected to take the time of what they call.
         assert len(set(plan.kinds)) == 3

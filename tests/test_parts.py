@@ -1,17 +1,24 @@
 """What tasks have in common crosses once, and no task can tell.
 
-Leans on `pickle_tasks` and `SharedParts`; each test of a share fails if `_find_parts` finds nothing.
+Leans on `pickle_tasks` and `SharedParts`; each test of a share fails if `_Parts.find` finds nothing.
 """
 
+import enum
 import functools
+import os
+import pickle
 import sys
+import textwrap
 import types
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import cloudpickle
 import pytest
 
-from dagron import DAG, CheckpointExecutor, TaskNotPicklableError
+from dagron import DAG, CheckpointExecutor, Task, TaskNotPicklableError
 from dagron.parts import SharedParts, pickle_tasks
+from dagron.plan import Defaults, plan_run
 
 # Or every worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -22,22 +29,23 @@ N = 50
 
 def shipped(*callables):
     """Pickle tasks as a run does and load them as a worker does; return what arrives and the bytes that crossed."""
-    pairs = {id(fn): (fn, (Exception,)) for fn in callables}
-    tasks = [(f"n{i}", pairs[id(fn)]) for i, fn in enumerate(callables)]
-    counts = {}
-    for _, pair in tasks:
-        counts[id(pair)] = counts.get(id(pair), 0) + 1
-    pickled = pickle_tasks(tasks, counts)
+    distinct = {id(fn): fn for fn in callables}
+    n_nodes = [sum(other is fn for other in callables) for fn in distinct.values()]
+    retry_on = [(Exception,)] * len(distinct)
+    tasks = pickle_tasks([f"n{i}" for i in range(len(distinct))], list(distinct.values()), retry_on, n_nodes)
+    by_id = dict(zip(distinct, zip(tasks.own, tasks.parts, strict=True), strict=True))
     worker, n_bytes, known = SharedParts(), 0, set()
     arrived = []
-    for task in pickled:
-        for part in task.parts:
+    for fn in callables:
+        own, parts = by_id[id(fn)]
+        for part in parts:
             if part.number not in known:
                 known.add(part.number)
                 worker.add(*part)
                 n_bytes += len(part.data)
-        n_bytes += len(task.data)
-        fn, retry_on = worker.load(task.data, tuple(part.number for part in task.parts))
+        crossed = pickle.dumps((own, tuple(part.number for part in parts)), 5)
+        n_bytes += len(crossed)
+        fn, retry_on = worker.load(*pickle.loads(crossed))
         assert retry_on == (Exception,)
         arrived.append(fn)
     return arrived, n_bytes
@@ -183,6 +191,272 @@ class TestWhatATaskSees:
         assert all(fn() for fn in arrived)
 
 
+class Number(int):
+    pass
+
+
+class Pair(NamedTuple):
+    a: int
+    b: str
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+class Partial(functools.partial):
+    pass
+
+
+class Odd:
+    def __eq__(self, other):
+        raise ValueError("no truth in it")
+
+    __hash__ = None
+
+
+PLAIN = [0, -1, 2**80, True, False, None, -0.0, float("inf"), 1j, "", "text", "\ud800", b"", b"bytes", (), (1, ("a",))]
+PLAIN += [(1, 2.5, "x", b"y", None, True), tuple(range(100)), "l" * 5000, Number(3), Pair(1, "b"), Colour.RED]
+PLAIN += [(Number(3), 1), Ellipsis, int, len, range(3), frozenset({1})]
+
+
+class TestOwnValues:
+    @pytest.mark.parametrize("value", PLAIN, ids=lambda value: f"{value!r}"[:20])
+    def test_each_arrives_as_what_it_is(self, value):
+        def closure(_):
+            return lambda: value
+
+        def default(_):
+            return lambda a=value, *, b=value: (a, b)
+
+        made = [functools.partial(work, value, data=value) for _ in range(3)]
+        closures, _ = shipped(*map(closure, range(3)))
+        defaults, _ = shipped(*map(default, range(3)))
+        partials, _ = shipped(*made)
+        for fn, other, part in zip(closures, defaults, partials, strict=True):
+            for arrived in (fn(), *other(), *part.args, part.keywords["data"]):
+                assert repr(arrived) == repr(value)
+                assert type(arrived).__name__ == type(value).__name__
+            assert part.func(1, b"ab") == (1, 2)
+
+    @pytest.mark.parametrize("make", [lambda i: functools.partial(work, i, BIG), lambda i: lambda: (i, len(BIG))])
+    def test_little_crosses_beside_them(self, make):
+        arrived, n_bytes = shipped(*map(make, range(1000)))
+        assert [fn() for fn in arrived] == [(i, len(BIG)) for i in range(1000)]
+        assert n_bytes < len(BIG) + 2000 + 60 * 1000
+
+    def test_one_that_can_change_is_as_it_was_when_the_run_began(self):
+        counts = [[i] for i in range(3)]
+
+        def make(i):
+            mine = counts[i]
+            return lambda: mine
+
+        tasks = pickle_tasks(["a", "b", "c"], list(map(make, range(3))), [(Exception,)] * 3, [1, 1, 1])
+        for count in counts:
+            count.append(None)
+        worker = SharedParts()
+        for own, parts in zip(tasks.own, tasks.parts, strict=True):
+            for part in parts:
+                worker.add(*part)
+            fn, _ = worker.load(own, tuple(part.number for part in parts))
+            assert len(fn()) == 1
+
+    def test_one_text_in_two_places_is_one_object_and_so_is_a_tuple(self):
+        def make(i):
+            text, items = f"text {i}", (i, "x")
+            return lambda a=text, b=items: (a is text, b is items)
+
+        assert [fn() for fn in shipped(*map(make, range(3)))[0]] == [(True, True)] * 3
+
+    def test_a_copy_in_two_places_is_one_object_and_of_each_task_another(self):
+        held = Held(BIG)
+
+        def make(i):
+            return lambda a=held, *, b=held: (i, a, b, held)
+
+        seen = [fn() for fn in shipped(*map(make, range(3)))[0]]
+        assert [i for i, *_ in seen] == [0, 1, 2]
+        assert all(a is b is c for _, a, b, c in seen)
+        assert len({id(a) for _, a, _, _ in seen}) == 3
+        part, _ = shipped(*[functools.partial(work, held, held, i) for i in range(3)])
+        assert all(fn.args[0] is fn.args[1] for fn in part)
+        assert len({id(fn.args[0]) for fn in part}) == 3
+
+    def test_a_long_text_in_a_tuple_crosses_once(self):
+        text = "t" * 100_000
+
+        def make(i):
+            pair = (i, text)
+            return lambda: (pair[0], len(pair[1]), len(text))
+
+        arrived, n_bytes = shipped(*map(make, range(N)))
+        assert [fn() for fn in arrived] == [(i, 100_000, 100_000) for i in range(N)]
+        assert n_bytes < 100_000 + 400 * N
+
+    def test_no_two_tasks_have_one_form_that_are_put_together_in_different_ways(self):
+        def make(i, *values):
+            if i % 2:
+                return lambda a=values[0], /, b=values[1], *, c=values[2]: (a, b, c, i, values[3])
+            return functools.partial(lambda *args, **names: (args, names), *values[:i], **{f"k{i}": values[i]})
+
+        values = [1, BIG, [1, 2], "x", None, BIG.decode("latin-1"), {"data": BIG}]
+        made = [make(i, *values[k:], *values[:k]) for i in range(6) for k in range(7) for _ in range(2)]
+        for fn, arrived in zip(made, shipped(*made)[0], strict=True):
+            assert arrived() == fn()
+
+
+class TestOneCodeAndDifferentFunctions:
+    def test_names_documentation_and_annotations_of_each(self):
+        def make(i):
+            def fn() -> kinds[i]:
+                return i
+
+            fn.__name__ = f"fn{i}"
+            fn.__qualname__ = f"made.fn{i}"
+            fn.__doc__ = f"No. {i}."
+            return fn
+
+        kinds = [int, str, list[int], [Odd()], [Odd()]]
+        for change in ("__name__", "__qualname__", "__doc__", "__annotations__"):
+            made = [make(i) for i in range(5) for _ in range(3)]
+            for fn in made:
+                for name in {"__name__", "__qualname__", "__doc__", "__annotations__"} - {change}:
+                    setattr(fn, name, getattr(made[0], name) if name != "__annotations__" else {})
+            for fn, arrived in zip(made, shipped(*made)[0], strict=True):
+                assert arrived() == fn()
+                assert repr(getattr(arrived, change)).split(" at 0x")[0] == repr(getattr(fn, change)).split(" at 0x")[0]
+
+    def test_annotations_that_cannot_be_compared_are_kept(self):
+        def make(i):
+            def fn() -> Odd():
+                return i
+
+            return fn
+
+        for i, fn in enumerate(shipped(*map(make, range(3)))[0]):
+            assert fn() == i
+            assert type(fn.__annotations__["return"]).__name__ == "Odd"
+
+    def test_the_annotations_of_one_are_not_those_of_another(self):
+        def make(i):
+            def fn(a: int = 1):
+                return i
+
+            return fn
+
+        first, second = shipped(*map(make, range(2)))[0]
+        first.__annotations__["a"] = str
+        assert second.__annotations__ == {"a": int}
+
+    def test_attributes_that_only_some_have(self):
+        def make(i):
+            def fn():
+                return i
+
+            if i % 2:
+                fn.tag = i
+            return fn
+
+        assert [getattr(fn, "tag", None) for fn in shipped(*map(make, range(6)))[0]] == [None, 1, None, 3, None, 5]
+
+    def test_the_one_that_can_be_imported_is_imported(self):
+        copies = [
+            types.FunctionType(textwrap.dedent.__code__, textwrap.__dict__, "dedent", textwrap.dedent.__defaults__)
+            for _ in range(3)
+        ]
+        for copy in copies:
+            copy.__module__ = "textwrap"
+            copy.__qualname__ = "dedent"
+        arrived, _ = shipped(copies[0], textwrap.dedent, *copies[1:])
+        assert [fn is textwrap.dedent for fn in arrived] == [False, True, False, False]
+        assert all(fn("  a") == "a" for fn in arrived)
+
+    def test_defaults_and_variables_that_are_there_and_empty(self):
+        def make(i):
+            def fn(*, a=1):
+                return i, later
+
+            fn.__defaults__ = ()
+            fn.__kwdefaults__ = None if i % 2 else {}
+            if i > 100:
+                later = i
+            return fn
+
+        for i, fn in enumerate(shipped(*map(make, range(4)))[0]):
+            assert fn.__kwdefaults__ == (None if i % 2 else {})
+            assert not fn.__defaults__
+            with pytest.raises(NameError):
+                fn(a=1)
+
+    def test_one_that_holds_itself_holds_this_very_one(self):
+        def make(i):
+            def fn():
+                return fn, i, len(BIG)
+
+            return fn
+
+        arrived, _ = shipped(*map(make, range(3)))
+        assert all(fn()[0] is fn for fn in arrived)
+        assert [fn()[1] for fn in arrived] == [0, 1, 2]
+        made = list(map(make, range(3)))
+        arrived, _ = shipped(*made, *[functools.partial(fn) for fn in made])
+        assert all(fn()[0] is fn for fn in arrived[:3])
+        assert all(fn.func()[0] is fn.func for fn in arrived[3:])
+
+
+class TestPartials:
+    def test_attributes_and_the_class_of_one_are_kept(self):
+        made = [functools.partial(work, i) for i in range(3)] + [Partial(work, i) for i in range(3)]
+        made[1].tag = "tag"
+        arrived, _ = shipped(*made)
+        assert [type(fn).__name__ for fn in arrived] == ["partial"] * 3 + ["Partial"] * 3
+        assert [getattr(fn, "tag", None) for fn in arrived] == [None, "tag", *[None] * 4]
+        assert [fn() for fn in arrived] == [(0, 0), (1, 0), (2, 0)] * 2
+
+    @pytest.mark.parametrize("fn", [textwrap.dedent, len, os.path.basename, "a-b".join, str.upper, str, Number])
+    def test_what_can_be_imported_arrives_as_itself(self, fn):
+        arrived, _ = shipped(*[functools.partial(fn, "  1") for _ in range(3)])
+        expected = fn("  1")
+        assert [part() for part in arrived] == [expected] * 3
+        if fn in (textwrap.dedent, len, os.path.basename, str.upper, str):
+            assert all(part.func is fn for part in arrived)
+
+    def test_the_object_of_a_builtin_method_is_of_each_task_its_own(self):
+        for items in ([], list(range(10_000))):
+            n = len(items)
+            arrived, _ = shipped(*[functools.partial(items.append, i) for i in range(3)])
+            for fn in arrived:
+                fn()
+            assert [len(fn.func.__self__) for fn in arrived] == [n + 1] * 3
+
+    def test_a_function_that_has_a_default_that_it_changes_is_of_each_task_its_own(self):
+        def count(i, seen=[]):  # noqa: B006 - which is the point
+            seen.append(i)
+            return len(seen)
+
+        assert [fn() for fn in shipped(*[functools.partial(count, i) for i in range(3)])[0]] == [1, 1, 1]
+
+
+def test_closures_with_exceptions_of_their_own_are_tried_again_for_these(ckpt, log):
+    class Busy(Exception):
+        pass
+
+    def make(name):
+        def task():
+            log.note(name)
+            if log.count(name) == 1:
+                raise Busy
+            return name, len(BIG)
+
+        return task
+
+    names = [f"n{i}" for i in range(6)]
+    tasks = {name: Task(make(name), retry_on=(Busy,), retries=1, retry_delay=0.0) for name in names}
+    result = CheckpointExecutor(DAG.builder().add_nodes(names).build(), ckpt, max_workers=2).execute(tasks)
+    assert {name: result[name].result for name in names} == {name: (name, len(BIG)) for name in names}
+
+
 def test_what_cannot_be_pickled_is_told_with_its_way_also_if_many_hold_it(tmp_path):
     lock = __import__("threading").Lock()
     names = ["a", "b"]
@@ -211,3 +485,40 @@ def test_a_run_of_closures_gives_each_its_own_also_after_a_death(ckpt, log, pool
     assert isinstance(tasks["0"], types.FunctionType)
     result = CheckpointExecutor(dag, ckpt, max_workers=2, pool=pool, retries=1, retry_delay=0.0).execute(tasks)
     assert [result[name].result for name in names] == [(2, int(name), len(BIG)) for name in names]
+
+
+class MadeWhenAsked(Mapping):
+    """Tasks that nobody else holds: of one that was let go another could have the id."""
+
+    def __init__(self, names):
+        self.names = names
+
+    def __getitem__(self, name):
+        i = int(name)
+        return Task(lambda: i, priority=i)
+
+    def __iter__(self):
+        return iter(self.names)
+
+    def __len__(self):
+        return len(self.names)
+
+
+def test_tasks_that_are_made_when_they_are_asked_for_stay_apart():
+    names = [str(i) for i in range(N)]
+    plan = plan_run(DAG.builder().add_nodes(names).build(), MadeWhenAsked(names), Defaults())
+    assert [policy.priority for policy in plan.policies] == list(range(N))
+    worker = SharedParts()
+    for i, (own, parts) in enumerate(zip(plan.tasks.own, plan.tasks.parts, strict=True)):
+        for part in parts:
+            worker.add(*part)
+        assert worker.load(own, tuple(part.number for part in parts))[0]() == i
+
+
+def test_equal_exceptions_of_many_tasks_are_one_part():
+    names = [str(i) for i in range(N)]
+    dag = DAG.builder().add_nodes(names).build()
+    # A tuple with something that is looked up is made anew each time.
+    tasks = {name: Task(functools.partial(work, name), retry_on=(OSError,)) for name in names}
+    plan = plan_run(dag, tasks, Defaults())
+    assert len({part.number for parts in plan.tasks.parts for part in parts}) == 3  # form, function, exceptions

@@ -397,8 +397,8 @@ class Coordinator:
             else:
                 inputs = ()
             limited = plan.policies[node].memory_limit is not None
-            data, parts = plan.tasks[node]
-            items.append(Item(node + 1, dag.name_of(node), data, parts, binding, inputs, limited))
+            own, parts = plan.tasks.own[node], plan.tasks.parts[node]
+            items.append(Item(node + 1, dag.name_of(node), own, parts, binding, inputs, limited))
         if plan.policies[nodes[0]].exclusive:
             store.write_copies()  # it is to run beside nothing of ours
         self._each(self._callbacks.on_start, nodes)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import types
 from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dagron.errors import MissingTaskError, NotCallableError, UnknownTaskError
 from dagron.graph import DAG
-from dagron.parts import PickledTask, pickle_tasks
+from dagron.parts import PickledTasks, pickle_tasks
 from dagron.state import Policy
 from dagron.task import NO_INPUTS, Binding, Parameters, Task, bind, parameters_of, parse_bytes, signature_key
 
@@ -41,7 +43,7 @@ class RunPlan:
     bindings: list[Binding]
     policies: list[Policy]
     kinds: array[int]
-    tasks: list[PickledTask]
+    tasks: PickledTasks
 
     def consumes(self, dag: DAG, child: int, parent: int) -> bool:
         """Tell whether a child's task takes a parent's result."""
@@ -64,74 +66,132 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], defa
         raise MissingTaskError(missing)
     if len(tasks) != len(dag):
         raise UnknownTaskError([name for name in tasks if name not in dag])
-    plan = RunPlan([], [], array("I"), [])
-    default_policy = _policy(None, defaults)
-    policies: dict[Policy, Policy] = {default_policy: default_policy}
-    bindings: dict[Binding, Binding] = {}
-    kinds: dict[object, int] = {}
-    # What depends on the callable only, by its id: tasks of many nodes are often one.
-    known: dict[int, tuple[Parameters, int]] = {}
-    signatures: dict[object, Parameters] = {}
-    bound_alone: dict[int, Binding] = {}
-    # The pair that is pickled, one object for each combination, so that equal ones are pickled and sent once.
-    pairs: dict[tuple[int, int], tuple[Any, Any]] = {}
-    uses: dict[int, int] = {}
-    chosen: list[tuple[Any, Any]] = []
-    # The policy, kind and pair of a task that takes no inputs, and so is the same for every node that has it.
-    alike: dict[int, tuple[Policy, int, tuple[Any, Any]]] = {}
-    for index, name in enumerate(dag.nodes):
+    found = _Found(defaults)
+    # Many nodes often have one task, and many more tasks one code, so what is known of a task is not asked again.
+    numbers: list[int] = []
+    bindings: list[Binding] = []
+    bound: dict[Binding, Binding] = {}
+    for index, (name, n_parents) in enumerate(zip(dag.nodes, dag.indegrees(), strict=True)):
         task = tasks[name]
-        if (same := alike.get(id(task))) is not None:
-            policy, kind, shared = same
-            plan.bindings.append(NO_INPUTS)
-            plan.policies.append(policy)
-            plan.kinds.append(kind)
-            chosen.append(shared)
-            uses[id(shared)] += 1
-            continue
-        options = task if isinstance(task, Task) else None
-        fn: Any = options.fn if options is not None else task
-        found = known.get(id(fn))
-        if found is None:
-            if not callable(fn):
-                raise NotCallableError(name, type(fn).__name__)
-            key = signature_key(fn)
-            parameters = signatures.get(key) if key is not None else None
-            if parameters is None:
-                parameters = parameters_of(fn)
-                if key is not None:
-                    signatures[key] = parameters
-            found = known[id(fn)] = parameters, kinds.setdefault(_kind(fn), len(kinds))
-        parameters, kind = found
-        if not parameters:
-            plan.bindings.append(NO_INPUTS)
-        else:
+        number = found.numbers.get(id(task))
+        if number is None:
+            number = found.add(name, task)
+        numbers.append(number)
+        signature = found.signatures[number]
+        binding = signature.always if n_parents else signature.alone
+        if binding is None:
+            fn = task.fn if isinstance(task, Task) else task
             parents = [dag.name_of(parent) for parent in dag.parent_indices(index)]
-            # Without parents it depends on the callable only.
-            binding = None if parents else bound_alone.get(id(parameters))
-            if binding is None:
-                binding = bind(name, fn, parents, dag.__contains__, parameters)
-                binding = NO_INPUTS if binding == NO_INPUTS else bindings.setdefault(binding, binding)
-                if not parents:
-                    bound_alone[id(parameters)] = binding
-            plan.bindings.append(binding)
-        policy = default_policy
-        if options is not None:
-            policy = _policy(options, defaults)
-            policy = policies.setdefault(policy, policy)
-        plan.policies.append(policy)
-        plan.kinds.append(kind)
-        retry_on = defaults.retry_on if options is None or options.retry_on is None else options.retry_on
-        ids = id(fn), id(retry_on)
-        pair = pairs.get(ids)
-        if pair is None:
-            pair = pairs[ids] = (fn, retry_on)
-        chosen.append(pair)
-        uses[id(pair)] = uses.get(id(pair), 0) + 1
-        if not parameters:
-            alike[id(task)] = policy, kind, pair
-    plan.tasks = pickle_tasks(zip(dag.nodes, chosen, strict=True), uses)
-    return plan
+            binding = bind(name, fn, parents, dag.__contains__, signature.parameters)
+            binding = NO_INPUTS if binding == NO_INPUTS else bound.setdefault(binding, binding)
+            if not parents:
+                signature.alone = binding
+        bindings.append(binding)
+    return found.plan(numbers, bindings)
+
+
+class _Signature:
+    """What depends on a callable's parameters and code only.
+
+    Attributes:
+        parameters: As of `parameters_of`.
+        kind: As in `RunPlan`.
+        always: How inputs are taken, whatever parents there are; None if that depends on them.
+        alone: How they are taken without parents; None if nobody has asked yet.
+    """
+
+    __slots__ = ("alone", "always", "kind", "parameters")
+
+    def __init__(self, parameters: Parameters, kind: int) -> None:
+        self.parameters = parameters
+        self.kind = kind
+        self.always: Binding | None = None if parameters else NO_INPUTS
+        self.alone = self.always
+
+
+class _Found:
+    """The tasks of a run, each looked at once.
+
+    Attributes:
+        numbers: By the id of a task, its number.
+        signatures: Of each task.
+    """
+
+    def __init__(self, defaults: Defaults) -> None:
+        self.numbers: dict[int, int] = {}
+        self.signatures: list[_Signature] = []
+        self._tasks: list[Any] = []  # an id is only good while its object lives
+        self._policy_of: list[Policy] = []
+        self._pickled_as: list[int] = []
+        self._defaults = defaults
+        self._default_policy = _policy(None, defaults)
+        self._policies = {self._default_policy: self._default_policy}
+        self._kinds: dict[object, int] = {}
+        # By what tells that it is the same; for most callables that is the id of their code.
+        self._known: dict[object, _Signature] = {}
+        # Equal exceptions are one object, and a callable with the same ones is pickled and sent once.
+        self._exceptions: dict[tuple[int, ...], tuple[type[BaseException], ...]] = {}
+        self._pickled: dict[int, dict[int, int]] = {}
+        self._names: list[str] = []
+        self._callables: list[Any] = []
+        self._retry_on: list[tuple[type[BaseException], ...]] = []
+
+    def add(self, name: str, task: Any) -> int:
+        """Look at a task, the node of which is to be named in an error, and return its number."""
+        fn, policy, retry_on = task, self._default_policy, self._defaults.retry_on
+        if isinstance(task, Task):
+            fn, policy = task.fn, _policy(task, self._defaults)
+            policy = self._policies.setdefault(policy, policy)
+            if task.retry_on is not None:
+                retry_on = self._exceptions.setdefault(tuple(map(id, task.retry_on)), task.retry_on)
+        signature = self._signature(name, fn)
+        same = self._pickled.setdefault(id(retry_on), {})
+        pickled = same.get(id(fn))
+        if pickled is None:
+            pickled = same[id(fn)] = len(self._names)
+            self._names.append(name)
+            self._callables.append(fn)
+            self._retry_on.append(retry_on)
+        number = self.numbers[id(task)] = len(self._tasks)
+        self._tasks.append(task)
+        self.signatures.append(signature)
+        self._policy_of.append(policy)
+        self._pickled_as.append(pickled)
+        return number
+
+    def _signature(self, name: str, fn: Any) -> _Signature:
+        # Of a function with attributes one may be a signature, which is another function's.
+        is_function = type(fn) is types.FunctionType and not fn.__dict__
+        known = self._known.get(id(fn.__code__) if is_function else id(fn))
+        if known is not None:
+            return known
+        if not callable(fn):
+            raise NotCallableError(name, type(fn).__name__)
+        key = signature_key(fn)
+        found = self._known.get(key) if key is not None else None
+        if found is None:
+            found = _Signature(parameters_of(fn), self._kinds.setdefault(_kind(fn), len(self._kinds)))
+            self._known[id(fn) if key is None else key] = found
+            if is_function and not found.parameters:
+                self._known[id(fn.__code__)] = found
+        return found
+
+    def plan(self, numbers: list[int], bindings: list[Binding]) -> RunPlan:
+        """Pickle the tasks and return the plan.
+
+        Args:
+            numbers: Of each node, the number of its task.
+            bindings: Of each node.
+        """
+        pickled_as = list(map(self._pickled_as.__getitem__, numbers))
+        n_nodes = Counter(pickled_as)
+        tasks = pickle_tasks(self._names, self._callables, self._retry_on, [n_nodes[i] for i in range(len(n_nodes))])
+        return RunPlan(
+            bindings,
+            list(map(self._policy_of.__getitem__, numbers)),
+            array("I", map([signature.kind for signature in self.signatures].__getitem__, numbers)),
+            PickledTasks(list(map(tasks.own.__getitem__, pickled_as)), list(map(tasks.parts.__getitem__, pickled_as))),
+        )
 
 
 def _policy(options: Task[Any] | None, defaults: Defaults) -> Policy:

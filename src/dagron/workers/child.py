@@ -20,7 +20,7 @@ from dagron.checkpoint.buffers import out_of_band
 from dagron.checkpoint.files import write_view
 from dagron.checkpoint.storage import Digests
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
-from dagron.parts import SharedParts
+from dagron.parts import Own, SharedParts
 from dagron.serialize import describe_exception, dump_exception, dump_result
 from dagron.task import Binding
 from dagron.workers.board import Board
@@ -76,7 +76,7 @@ class Item(NamedTuple):
     Attributes:
         item: Its number, unique within the slot.
         node: The node's name.
-        task: What is its own of the pickled `(callable, retry_on)`.
+        task: What is its own of `(callable, retry_on)`, pickled or plain values.
         parts: What that shares with other tasks; only the numbers, once it is on its way.
         binding: How the callable takes its inputs.
         inputs: For each parent that is taken, its pickled result or the file that has it.
@@ -85,7 +85,7 @@ class Item(NamedTuple):
 
     item: int
     node: str
-    task: bytes
+    task: Own
     parts: tuple[Any, ...]
     binding: Binding
     inputs: tuple[bytes | BlobFile, ...]

@@ -239,12 +239,15 @@ class ProcessPool:
         number = state.n_batches
         batch = []
         new: list[Part] = []
+        last, numbers = None, ()
         for number_of_item, node, task, parts, binding, inputs, limited in items:
-            for part in parts:
-                if part.number not in state.known:
-                    state.known.add(part.number)
-                    new.append(part)
-            numbers = tuple([part.number for part in parts])
+            if parts is not last:  # tasks that are alike have one tuple
+                last = parts
+                numbers = tuple([part.number for part in parts])
+                for part in parts:
+                    if part.number not in state.known:
+                        state.known.add(part.number)
+                        new.append(part)
             batch.append((number_of_item, node, task, numbers, binding, inputs, limited))
         payload = pickle.dumps((number, [tuple(part) for part in new], batch, copies), 5)
         state.outstanding.append((number, [item.item for item in items], len(copies)))
