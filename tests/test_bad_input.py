@@ -10,6 +10,7 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, Task
+from dagron.checkpoint.format import FORMAT_VERSION
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
@@ -147,11 +148,11 @@ class TestDirectory:
         CheckpointExecutor(one_node(), ckpt).execute({"a": lambda: 1})
         journal = ckpt / "_journal"
         data = bytearray(journal.read_bytes())
-        struct.pack_into("<I", data, 8, 2)
+        struct.pack_into("<I", data, 8, FORMAT_VERSION + 1)
         journal.write_bytes(data)
         before = listing(ckpt)
         executor = CheckpointExecutor(one_node(), ckpt)
-        with pytest.raises(dagron.FormatVersionError, match=r"format 2.*reads up to 1"):
+        with pytest.raises(dagron.FormatVersionError, match=rf"format {FORMAT_VERSION + 1}.*reads up to {FORMAT_VERSION}"):
             getattr(executor, how)({"a": never})
         with pytest.raises(dagron.FormatVersionError):
             executor.checkpoint_info()

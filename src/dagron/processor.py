@@ -24,7 +24,7 @@ def has_sha256() -> bool:
     if sys.platform == "darwin":
         return platform.machine() == "arm64"  # all of these have them
     try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
             return is_flagged(file.read(_CPUINFO_BYTES))
     except OSError:
         return False
