@@ -152,7 +152,8 @@ class TestDirectory:
         journal.write_bytes(data)
         before = listing(ckpt)
         executor = CheckpointExecutor(one_node(), ckpt)
-        with pytest.raises(dagron.FormatVersionError, match=rf"format {FORMAT_VERSION + 1}.*reads up to {FORMAT_VERSION}"):
+        newer = rf"format {FORMAT_VERSION + 1}.*reads up to {FORMAT_VERSION}"
+        with pytest.raises(dagron.FormatVersionError, match=newer):
             getattr(executor, how)({"a": never})
         with pytest.raises(dagron.FormatVersionError):
             executor.checkpoint_info()
