@@ -25,7 +25,8 @@ from typer.testing import CliRunner
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
-from dagron.checkpoint.files import AppendFile
+from dagron.checkpoint.files import AppendFile, Directory
+from dagron.checkpoint.history import read_history
 from dagron.checkpoint.names import LOCK, META
 from dagron.checkpoint.store import CheckpointStore
 from dagron.cli import build_app
@@ -224,6 +225,34 @@ callbacks = dagron.ExecutionCallbacks(on_start=on_start)
 executor = dagron.CheckpointExecutor(dagron.DAG(["a"]), sys.argv[1], callbacks, pool="inline", durability="process")
 executor.execute({"a": lambda: 1})
 """
+
+
+COMES_BACK_OUT = """
+import dagron, os, sys
+
+def on_start(name):
+    if name == "b":  # the outcome of "a" is there and not yet in the journal
+        child = os.fork()
+        if child == 0:
+            sys.exit("out of the run")
+        os.waitpid(child, 0)
+
+callbacks = dagron.ExecutionCallbacks(on_start=on_start)
+executor = dagron.CheckpointExecutor(dagron.DAG(["a", "b"]), sys.argv[1], callbacks, max_workers=1)
+try:
+    print(executor.execute({"a": lambda: 1, "b": lambda: 2}).succeeded, flush=True)
+except SystemExit:
+    os._exit(0)
+"""
+
+
+def test_a_fork_that_comes_back_out_of_a_callback_writes_nothing(ckpt):
+    process, said = script(COMES_BACK_OUT, ckpt)
+    process.communicate()
+    assert (process.returncode, said) == (0, ["2"])
+    history = read_history(Directory(ckpt))
+    assert [commit.name for run in history.runs for commit in run.commits] == ["a", "b"]
+    assert not history.view.damage
 
 
 def wait_until(fact, what):

@@ -148,7 +148,7 @@ class Coordinator:
                 self._interrupts.check()
                 self._step()
         except BaseException as error:
-            if self._outcomes and not isinstance(error, CommitError):
+            if self._outcomes and not isinstance(error, CommitError) and not self._store.is_forked:
                 self._commit_the_rest()
             raise
         finally:

@@ -390,7 +390,7 @@ class CheckpointStore(Commits):
 
     def interrupt(self) -> None:
         """Do for a run that was interrupted what can be done: write what lags behind. Raises nothing."""
-        if self._journal is None or self._refused or self._is_forked:
+        if self._journal is None or self._refused or self.is_forked:
             return
         try:
             self.write_copies()
@@ -400,7 +400,7 @@ class CheckpointStore(Commits):
 
     def close(self) -> None:
         """Let go of the directory. Safe to call in any state, and twice."""
-        if self._is_forked:
+        if self.is_forked:
             return  # releasing a lock releases it for all that share it
         journal, self._journal = self._journal, None
         try:
@@ -419,8 +419,8 @@ class CheckpointStore(Commits):
             logger.warning("%s: %s; it is free at the latest when this process ends", path, refusal(error))
 
     @property
-    def _is_forked(self) -> bool:
-        # A process that somebody forked in a callback, and that has come back out of it.
+    def is_forked(self) -> bool:
+        """Whether this is a process that somebody forked in a callback, and that has come back out of it."""
         return os.getpid() != self._owner
 
     def clear(self) -> None:
