@@ -187,6 +187,25 @@ def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     return {**now, **{key: {**before[key], **now[key]} for key in ("versions", "conditions", "runs")}}
 
 
+def report_of(runs: Runs, kind: str, before: dict[str, Any]) -> dict[str, Any]:
+    """Return what was measured on this kind of file system, with what an earlier report, if there is one, has else."""
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    measured = {name: turns for name, turns in runs.items() if turns}
+    report: dict[str, Any] = {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "conditions": {name: {"date": today, "file_system": kind} for name in measured},
+        "bounds": [],
+        "runs": measured,
+    }
+    if before:
+        report = merged(before, report)
+    for figures in report["runs"].get("arrays 40 25", []):
+        figures["inverse_ratio"] = 1 / figures["throughput_ratio"]
+    return report
+
+
 def main() -> None:
     """Run and report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -215,7 +234,10 @@ def main() -> None:
     where = options.directory or ("/var/tmp" if os.path.isdir("/var/tmp") else None)
     directory = tempfile.mkdtemp(prefix="dagron-bench-", dir=where)  # deleted only when all is measured
     runs: Runs = {label(case): [] for case in chosen}
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    before = {}
+    if options.merge and options.output is not None and options.output.exists():
+        before = json.loads(options.output.read_text())
+    table: list[tuple[str, float, float]] = []
     try:
         for turn in range(repeats):
             for case in chosen:
@@ -231,26 +253,14 @@ def main() -> None:
                 runs[label(case)].append(figures)
                 shown = {key: round(value, 3) for key, value in figures.items() if isinstance(value, (int, float))}
                 print(f"{turn + 1}/{repeats} {label(case):45} {shown}", file=sys.stderr, flush=True)
-        kind = file_system(directory)
+            # Behind each turn: what was measured is not lost if the next one is cut short.
+            report = report_of(runs, file_system(directory), before)
+            table = bounds(report["runs"], few=options.smoke)
+            report["bounds"] = [{"what": text, "measured": value, "bound": bound} for text, value, bound in table]
+            if options.output is not None:
+                options.output.write_text(json.dumps(report, indent=1) + "\n")
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    runs = {name: turns for name, turns in runs.items() if turns}
-    report: dict[str, Any] = {
-        "versions": versions(),
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "conditions": {name: {"date": today, "file_system": kind} for name in runs},
-        "bounds": [],
-        "runs": runs,
-    }
-    if options.merge and options.output is not None and options.output.exists():
-        report = merged(json.loads(options.output.read_text()), report)
-    for figures in report["runs"].get("arrays 40 25", []):
-        figures["inverse_ratio"] = 1 / figures["throughput_ratio"]
-    table = bounds(report["runs"], few=options.smoke)
-    report["bounds"] = [{"what": text, "measured": value, "bound": bound} for text, value, bound in table]
-    if options.output is not None:
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
     for text, value, bound in table:
         print(f"{'ok  ' if value <= bound else 'OVER'} {value:10.3f}  at most {bound:7.2f}  {text}")
 
