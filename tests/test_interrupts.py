@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from dagron import DAG, CheckpointExecutor, ExecutionCallbacks, coordinator
+from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
 from dagron.checkpoint import files
 from dagron.interrupts import Interrupts
 
@@ -165,20 +165,15 @@ class TestRuns:
             self.executor(ckpt, callbacks=ExecutionCallbacks(on_complete=on_complete)).execute(self.TASKS)
         assert self.executor(ckpt).resume(self.TASKS).restored >= 1
 
-    def test_what_waits_for_others_to_share_its_flush_is_not_lost(self, ckpt, seen, monkeypatch):
-        monkeypatch.setattr(coordinator, "_GROUP_SECONDS", 60.0)
-        take = coordinator.Coordinator._take_outcome
+    def test_an_outcome_that_has_come_in_is_not_lost(self, ckpt, seen):
+        def on_start(name):
+            if name == "b":  # the outcome of "a" is there and not yet in the journal
+                signal.raise_signal(signal.SIGINT)
 
-        def take_and_interrupt(self, slot, outcome):
-            signal.raise_signal(signal.SIGINT)
-            return take(self, slot, outcome)
-
-        monkeypatch.setattr(coordinator.Coordinator, "_take_outcome", take_and_interrupt)
-        tasks = {"quick": lambda: 1, "long": lambda: threading.Event().wait()}
-        executor = CheckpointExecutor(DAG(["long", "quick"]), ckpt, max_workers=2)
+        executor = self.executor(ckpt, callbacks=ExecutionCallbacks(on_start=on_start))
         with pytest.raises(KeyboardInterrupt):
-            executor.execute(tasks)
-        assert executor.checkpoint_info().completed_nodes == ["quick"]
+            executor.execute(self.TASKS)
+        assert executor.checkpoint_info().completed_nodes == ["a"]
 
     def test_a_run_that_waits_is_woken(self, ckpt, seen, log):
         # The task ends only when it is killed, and nothing but the signal ends the wait of the coordinator.

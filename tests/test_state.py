@@ -246,21 +246,6 @@ class TestCompleted:
         assert run.complete(0, 0) == []
         assert run.complete(1, 1) == [Dispatch(0, (2,))]
 
-    def test_whether_a_node_waits_for_a_commit_is_known(self):
-        run = Run(5, [(0, 3), (1, 3), (1, 4), (2, 4)], n_slots=3)
-        run.start()
-        run.returned(0, completed(0))
-        assert not run.state.waits_for_commits  # 3 has another parent
-        run.returned(1, completed(1))
-        assert run.state.waits_for_commits
-        run.committed(0, 1)
-        assert not run.state.waits_for_commits
-        run.returned(2, completed(2))
-        assert run.state.waits_for_commits
-        assert run.committed(2) == [Dispatch(1, (4,))]
-        run.returned(0, completed(3))
-        assert not run.state.waits_for_commits
-
     def test_the_slot_is_filled_before_the_commit(self):
         run = Run(2)
         run.start()

@@ -15,11 +15,9 @@ import psutil
 import pytest
 
 import dagron
-from dagron import DAG, CheckpointExecutor, NodeStatus, Task, coordinator
-from dagron.checkpoint.files import AppendFile, Directory
+from dagron import DAG, CheckpointExecutor, NodeStatus, Task
 from dagron.checkpoint.storage import Digests
 from dagron.checkpoint.store import CheckpointStore
-from dagron.checkpoint.view import read_view
 from dagron.task import NO_INPUTS
 from dagron.workers.child import Item, WorkerSetup
 from dagron.workers.pool import ProcessPool
@@ -314,37 +312,6 @@ class TestDeath:
         expected = {f"{name}.pkl": result[name].result for name in names if result[name].status is NodeStatus.COMPLETED}
         assert len(expected) == (495 if how == "dies" else 500)
         assert {path.name: pickle.loads(path.read_bytes()) for path in ckpt.glob("*.pkl")} == expected
-
-    @pytest.mark.parametrize("group_seconds", [0.0, 60.0])
-    def test_outcomes_that_nobody_waits_for_share_a_flush(self, ckpt, log, monkeypatch, group_seconds):
-        monkeypatch.setattr(coordinator, "_GROUP_SECONDS", group_seconds)
-        flushes = []
-        sync = AppendFile.sync
-        monkeypatch.setattr(AppendFile, "sync", lambda self: (flushes.append(log.count("quick")), sync(self)))
-
-        def long():
-            while log.count("quick") < 6:
-                time.sleep(0.01)
-            time.sleep(0.1)
-
-        quick = [f"quick{i}" for i in range(6)]
-        tasks = {"long": long, **{name: (lambda: log.note("quick")) for name in quick}}
-        result = run(nodes("long", *quick), ckpt, tasks, max_workers=2, durability="power")
-        assert result.ok
-        while_it_ran = [n for n in flushes if 0 < n < 6]
-        assert not while_it_ran if group_seconds else while_it_ran
-
-    def test_an_outcome_that_nobody_waits_for_does_not_wait_for_long(self, ckpt):
-        def long():
-            deadline = time.monotonic() + 20
-            while time.monotonic() < deadline:
-                view = read_view(Directory(ckpt))
-                if "quick" in view.commits:
-                    return True
-                time.sleep(0.01)
-
-        result = run(nodes("long", "quick"), ckpt, {"long": long, "quick": lambda: 1}, durability="power")
-        assert result["long"].result
 
     def test_a_copy_does_not_wait_for_a_node_that_is_longer_than_its_like(self, ckpt, monkeypatch):
         given = []

@@ -46,10 +46,6 @@ _SHORT_SECONDS = 0.05
 _LULL_SECONDS = 0.002
 """What has to pass without anything to do before copies are written here."""
 
-_GROUP_SECONDS = 0.002
-"""How long outcomes that nobody waits for may wait for others to share their flush."""
-
-
 _PRINTED_BUDGET_CHARACTERS = 64 * 2**20
 """Of what nodes print that complete, this much is recorded in a run; a journal has to be read to be resumed."""
 
@@ -117,8 +113,6 @@ class Coordinator:
         self._cancel_event = cancel_event
         self._interrupts = interrupts
         self._outcomes: dict[int, tuple[int, Outcome]] = {}  # of completed attempts, until they are committed
-        self._to_commit: list[int] = []
-        self._commit_by = 0.0
         self._killed_for: dict[int, ev.Kill] = {}
         self._memory_seen: dict[int, int] = {}
         self._output_due = 0.0
@@ -171,8 +165,6 @@ class Coordinator:
         if (due := state.wake_at) is not None and due <= now:
             commands += state.handle(ev.TimeReached(now))
         commands += self._cancelled(now)
-        if self._to_commit and self._commit_by <= now:
-            commands.append(ev.Commit(()))
         self._carry_out(commands)
         if now >= self._output_due and self._pool is not None:
             self._hand_on_output(self._pool)
@@ -194,7 +186,7 @@ class Coordinator:
         if pool is not None and self._store.lags:
             # Between short nodes there is no time for what may lag behind; their workers have it.
             happened = pool.wait(_LULL_SECONDS)
-            if happened or self._to_commit:
+            if happened:
                 return happened
         while self._store.tend(self._running_fields):
             happened = pool.wait(0) if pool is not None else []
@@ -204,8 +196,7 @@ class Coordinator:
         if self._cancel_event is not None:
             seconds = _CANCEL_POLL_SECONDS
         now = time.monotonic()
-        commit_by = self._commit_by if self._to_commit else None
-        for due in (self._state.wake_at, self._deadline, self._watch.due, commit_by):
+        for due in (self._state.wake_at, self._deadline, self._watch.due):
             if due is not None:
                 seconds = min(seconds, max(0.0, due - now))
         if pool is None or not self._state.n_running:
@@ -358,11 +349,7 @@ class Coordinator:
                         memory = (seen.memory_bytes, seen.before_bytes)
                         more += state.handle(ev.SlotObserved(slot, observed, seen.seconds, time.monotonic(), *memory))
             # Whatever came in together is committed together: one append and one flush for all of it.
-            if completed and not self._to_commit:
-                self._commit_by = time.monotonic() + _GROUP_SECONDS
-            self._to_commit += completed
-            if failed or (self._to_commit and not self._may_wait()):
-                completed, self._to_commit = self._to_commit, []
+            if completed or failed:
                 changed = self._commit(completed)
                 self._record(failed)
                 self._watch.settled([*completed, *failed])
@@ -371,13 +358,6 @@ class Coordinator:
             for command in here:
                 self._dispatch(command.slot, command.nodes)
             commands = more
-
-    def _may_wait(self) -> bool:
-        """Tell whether a commit may wait for more outcomes: nobody waits for it, and something is running."""
-        if not self._store.flushes or self._pool is None or self._pool.runs_here:
-            return False
-        state = self._state
-        return time.monotonic() < self._commit_by and state.n_running > 0 and not state.waits_for_commits
 
     def _workers(self) -> WorkerPool:
         if self._pool is None:

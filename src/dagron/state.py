@@ -270,11 +270,6 @@ class RunState:
         """Return how long a slot is expected to be busy with all that it has; infinity if that is not known."""
         return self.slots[slot].estimate
 
-    @property
-    def waits_for_commits(self) -> bool:
-        """Whether a node could start once all that is being committed is."""
-        return next(self._freed(), None) is not None
-
     def held_children(self, node: int) -> list[int]:
         """Return the children whose restoration still depends on this node."""
         return [child for child in self.graph.child_indices(node) if child in self._held]

@@ -377,11 +377,6 @@ class Commits:
         self._meta_due = time.monotonic() + max(1.0, 50 * (time.monotonic() - started))
 
     @property
-    def flushes(self) -> bool:
-        """Whether each `commit` waits for a flush, whatever its size."""
-        return self._power
-
-    @property
     def lags(self) -> bool:
         """Whether there are copies that `tend` would write."""
         return self._copies.n_waiting > 0
