@@ -203,7 +203,10 @@ executor.execute({"a": stubborn, "b": writes})
 HOLDS_WITH_CHILDREN = """
 import dagron, multiprocessing, os, subprocess, sys, time
 
+ready, is_ready = os.pipe()
+
 def wait_for_end():
+    os.write(is_ready, b".")
     os.read(0, 1)
 
 def on_start(name):
@@ -218,6 +221,7 @@ def on_start(name):
     if short == 0:
         os._exit(0)
     os.waitpid(short, 0)
+    os.read(ready, 1), os.read(ready, 1)  # both are out of the fork, behind which they let go of the lock
     print(pid, forked.pid, program.pid, flush=True)
     time.sleep(600)
 

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -223,8 +224,8 @@ class TestDeath:
         assert {name for name in names if result[name].status is NodeStatus.FAILED} == {"n100", "n200"}
         assert set(log.counts().values()) == {1}
 
-    def test_a_death_right_behind_a_batch_waits_until_the_batch_is_dealt_with(self, ckpt):
-        # Told of both at once, the coordinator would send a batch after the first, and the second would not know of it.
+    def test_a_death_right_behind_a_batch_tells_about_both(self, ckpt):
+        # Told of one after the other, the coordinator would send a batch after the first that the second does not know.
         ckpt.mkdir()
         pool = ProcessPool(1, WorkerSetup(ckpt, Digests(None), durable=False))
         try:
@@ -232,11 +233,12 @@ class TestDeath:
             pool.submit(0, [Item(1, "a", task, (), NO_INPUTS, ())])
             pool.submit(0, [Item(2, "b", death, (), NO_INPUTS, ())])
             wait_for(lambda: pool._ends)  # what came before has been sent before; neither has been asked for
-            (returned,) = pool.wait(0)
-            assert [outcome.item for outcome in returned.outcomes] == [1]
+            (lost,) = pool.wait(0)
+            assert [outcome.item for outcome in lost.outcomes] == [1]
+            assert (lost.running, lost.exit_code, lost.unstarted) == (2, 3, [])
             pool.submit(0, [Item(3, "c", task, (), NO_INPUTS, ())])
-            (lost,) = pool.wait(10)
-            assert (lost.running, lost.exit_code, lost.unstarted) == (2, 3, [3])
+            (returned,) = pool.wait(10)
+            assert [outcome.item for outcome in returned.outcomes] == [3]
         finally:
             pool.close()
 
@@ -334,6 +336,22 @@ class TestDeath:
         result = run(dag, ckpt, tasks, max_workers=1)
         assert given[-1] == ["n8.pkl"], "its worker is to write this one behind the node that waits for it"
         assert result["n9"].result
+
+    def test_a_death_is_told_alone_before_what_else_has_happened(self, ckpt):
+        # Else what has returned could bring the slot of the dead a batch that its report knows nothing of.
+        ckpt.mkdir()
+        pool = ProcessPool(2, WorkerSetup(str(ckpt), Digests(None), False))
+        try:
+            tasks = [cloudpickle.dumps((task, ())) for task in (lambda: 1, lambda: os._exit(7))]
+            for slot, task in enumerate(tasks):
+                pool.submit(slot, [Item(slot + 1, f"n{slot}", task, (), NO_INPUTS, ())])
+            wait_for(lambda: pool._ends and select.select([pool._slots[0].channel.fd], [], [], 0)[0])
+            assert [[(type(item).__name__, item.slot) for item in pool.wait(10)] for _ in range(2)] == [
+                [("Lost", 1)],
+                [("Returned", 0)],
+            ]
+        finally:
+            pool.close()
 
     def test_a_worker_killed_while_idle_costs_nothing(self, ckpt, log):
         def killer():

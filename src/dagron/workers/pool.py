@@ -119,8 +119,8 @@ class WorkerPool(Protocol):
     def wait(self, timeout_seconds: float | None) -> list[Returned | Lost]:
         """Wait until something happened, at most this long, and return what did.
 
-        A `Lost` is never returned behind a `Returned` of its slot: it waits for the next call, because it tells about
-        all that the slot has, and what has returned may bring the slot another batch.
+        A `Lost` is returned alone: it tells about all that the slot has, and whatever else happens may bring the slot
+        another batch. It comes first, however much has returned.
         """
         ...
 
@@ -298,8 +298,24 @@ class ProcessPool:
 
     def wait(self, timeout_seconds: float | None) -> list[Returned | Lost]:
         """Wait until something happened, at most this long, and return what did."""
-        happened: list[Returned | Lost] = []
-        for fd, events in self._poll.poll(None if timeout_seconds is None else timeout_seconds * 1000):
+        while not (lost := self._next_lost()):
+            happened: list[Returned | Lost] = []
+            ready = self._poll.poll(None if timeout_seconds is None else timeout_seconds * 1000)
+            self._take_all(ready, happened)
+            if happened or not self._ends:
+                return happened
+        return [lost]
+
+    def _next_lost(self) -> Lost | None:
+        while self._ends:
+            index, generation = self._ends.popleft()
+            slot = self._slots[index]
+            if generation == slot.generation:  # else that worker is buried
+                return self._lost(slot)
+        return None
+
+    def _take_all(self, ready: Sequence[tuple[int, int]], happened: list[Returned | Lost]) -> None:
+        for fd, events in ready:
             if fd == self._wake_read:
                 _drain(fd)
                 continue
@@ -314,16 +330,6 @@ class ProcessPool:
                     continue
                 for number, copies_refused in reports:
                     self._take(slot, number, copies_refused, happened)
-        for _ in range(len(self._ends)):
-            index, generation = self._ends.popleft()
-            slot = self._slots[index]
-            if generation != slot.generation:
-                continue  # that worker is buried
-            if any(item.slot == index for item in happened):
-                self._tell_end(index, generation)
-            else:
-                happened.append(self._lost(slot))
-        return happened
 
     def _take(self, slot: _Slot, number: int, copies_refused: bool, happened: list[Returned | Lost]) -> None:
         if slot.kill_requested:
