@@ -115,9 +115,9 @@ MUTATIONS = [
     Mutation(
         "death",
         "workers/pool.py",
-        "            if any(item.slot == index for item in happened):\n",
-        "            if False:\n",
-        "tests/test_workers.py -k right_behind",
+        "        return [lost]\n",
+        "        self._take_all(self._poll.poll(0), happened := [])\n        return [*happened, lost]\n",
+        "tests/test_workers.py -k told_alone",
     ),
     Mutation(
         "death",
