@@ -20,16 +20,19 @@ class Model(RuleBasedStateMachine):
         self.copies = Copies()
         self.sequence = 0
         self.waiting = set()
-        self.given = {0: [], 1: [], 2: []}  # what each worker is going to write, in order
-        self.back = set()  # of these, what was taken back from it
+        self.given = {
+            0: [],
+            1: [],
+            2: [],
+        }  # what each worker will write, and whether it was taken back
         self.first = {}
 
     def given_to(self, slot):
-        return [sequence for sequence in self.given[slot] if (slot, sequence) not in self.back]
+        return [sequence for sequence, is_back in self.given[slot] if not is_back]
 
     def taken_from(self, slot):
         taken = self.given_to(slot)
-        self.back.update((slot, sequence) for sequence in taken)
+        self.given[slot] = [(sequence, True) for sequence, _ in self.given[slot]]
         return set(taken)
 
     @rule(n=COUNTS)
@@ -50,27 +53,25 @@ class Model(RuleBasedStateMachine):
         given = [copy.sequence for copy in self.copies.give(slot, n)]
         assert given == sorted(self.waiting)[:n]
         self.waiting -= set(given)
-        self.given[slot] += given
+        self.given[slot] += [(sequence, False) for sequence in given]
 
     @rule(slot=SLOTS, n=COUNTS)
     def written_by_a_worker(self, slot, n):
         n = min(n, len(self.given[slot]))
         if n:
             self.copies.written(slot, n)
-            self.back.difference_update((slot, sequence) for sequence in self.given[slot][:n])
             del self.given[slot][:n]
 
     @rule(slot=SLOTS)
     def take_back(self, slot):
         self.copies.take_back(slot)
         self.waiting |= set(self.given_to(slot))
-        self.back.difference_update((slot, sequence) for sequence in self.given[slot])
         self.given[slot] = []
 
     @rule()
     def take_back_overdue(self):
         self.copies.take_back_overdue()
-        first = {slot: min(self.given_to(slot), default=None) for slot in self.given}
+        first = {slot: next(iter(self.given_to(slot)), None) for slot in self.given}
         for slot, sequence in first.items():
             if sequence is not None and self.first.get(slot) == sequence:
                 self.waiting |= self.taken_from(slot)
