@@ -115,8 +115,8 @@ MUTATIONS = [
     Mutation(
         "death",
         "workers/pool.py",
-        "        return [lost]\n",
-        "        self._take_all(self._poll.poll(0), happened := [])\n        return [*happened, lost]\n",
+        "        return [] if lost is None else [lost]\n",
+        "        self._take_all(self._poll.poll(0), more := [])\n        return [*more, *([lost] if lost else [])]\n",
         "tests/test_workers.py -k told_alone",
     ),
     Mutation(

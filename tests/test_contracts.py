@@ -268,7 +268,7 @@ ALLOWED = {
         "checkpoint.storage",
         "errors",
     },
-    "checkpoint.packed": {"checkpoint.format", "checkpoint.names", "checkpoint.storage"},
+    "checkpoint.packed": {"checkpoint.format", "checkpoint.names"},
     "checkpoint.view": {
         "checkpoint.files",
         "checkpoint.format",

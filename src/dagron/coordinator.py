@@ -16,10 +16,7 @@ from dagron.attempts import Failure, error_of_loss, printed_fields
 from dagron.callbacks import ExecutionCallbacks, call_back
 from dagron.checkpoint import format as fmt
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
-from dagron.errors import (
-    CheckpointDamagedError,
-    CommitError,
-)
+from dagron.errors import CheckpointDamagedError, CommitError
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts
 from dagron.output import hand_on

@@ -201,8 +201,7 @@ class Commits:
             self._lost_commits.pop(name)
             self._memory.pop(name, None)
             self._identities.pop(name, None)
-        special = commit.storage != Storage.INLINE or bool(commit.special_name or commit.without)
-        self._commits.add(name, body, payload_offset, sequence, special=special)
+        self._commits.add(name, body, payload_offset, sequence, special=commit.is_special)
         self.lost.discard(name)
         self._failures.pop(name, None)
         if commit.storage == Storage.INLINE:

@@ -192,6 +192,11 @@ class Commit(NamedTuple):
     system_seconds: float = 0.0
 
     @property
+    def is_special(self) -> bool:
+        """Whether the result is in a FILE, or the record says more than the fixed fields."""
+        return self.storage != _INLINE or bool(self.without or self.special_name or self.temp_name)
+
+    @property
     def file_name(self) -> str:
         """The name of the file of the result."""
         return self.special_name or plain_file_name(self.name)

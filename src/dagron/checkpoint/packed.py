@@ -14,7 +14,6 @@ from typing import Any
 
 from dagron.checkpoint.format import COMMIT_SECONDS_AT, COMMIT_SIZE_AT, Commit, encode_commit, unpack_commit
 from dagron.checkpoint.names import plain_file_name
-from dagron.checkpoint.storage import Storage
 
 __all__ = ["PackedCommits"]
 
@@ -41,10 +40,8 @@ class PackedCommits(Mapping[str, Commit]):
         self.names = self._packed.keys()
         self.special: set[str] = set()
         for commit in commits:
-            special = commit.storage != Storage.INLINE or bool(
-                commit.special_name or commit.temp_name or commit.without
-            )
-            self.add(commit.name, encode_commit(commit), commit.payload_offset, commit.sequence, special=special)
+            body = encode_commit(commit)
+            self.add(commit.name, body, commit.payload_offset, commit.sequence, special=commit.is_special)
 
     def add(self, name: str, body: bytes, payload_offset: int, sequence: int, *, special: bool) -> None:
         """Add the commit of a node that has none: the body of its record, and what its place in the journal says."""

@@ -298,13 +298,15 @@ class ProcessPool:
 
     def wait(self, timeout_seconds: float | None) -> list[Returned | Lost]:
         """Wait until something happened, at most this long, and return what did."""
-        while not (lost := self._next_lost()):
+        lost = self._next_lost()
+        if lost is None:
             happened: list[Returned | Lost] = []
             ready = self._poll.poll(None if timeout_seconds is None else timeout_seconds * 1000)
             self._take_all(ready, happened)
-            if happened or not self._ends:
+            if happened:
                 return happened
-        return [lost]
+            lost = self._next_lost()
+        return [] if lost is None else [lost]
 
     def _next_lost(self) -> Lost | None:
         while self._ends:
