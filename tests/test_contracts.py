@@ -315,7 +315,8 @@ ALLOWED = {
         "errors",
     },
     "serialize": {"arguments", "checkpoint.blobs", "checkpoint.storage", "errors"},
-    "parts": {"errors", "serialize"},
+    "parts": set(),
+    "sharing": {"errors", "parts", "serialize"},
     # The processes.
     "workers": set(),
     "workers.capture": set(),
@@ -353,7 +354,7 @@ ALLOWED = {
         "workers.processes",
     },
     # Between a DAG with its tasks and a run.
-    "plan": {"errors", "graph", "parts", "state", "task"},
+    "plan": {"errors", "graph", "sharing", "state", "task"},
     "restore": {"checkpoint.format", "checkpoint.packed", "graph"},
     "interrupts": set(),
     "outlook": {"critical"},

@@ -1,6 +1,6 @@
 """What tasks have in common crosses once, and no task can tell.
 
-Leans on `pickle_tasks` and `SharedParts`; each test of a share fails if `_Parts.find` finds nothing.
+Leans on `pickle_tasks` and `ReceivedParts`; each test of a share fails if `_Parts.find` finds nothing.
 """
 
 import enum
@@ -17,8 +17,9 @@ import cloudpickle
 import pytest
 
 from dagron import DAG, CheckpointExecutor, Task, TaskNotPicklableError
-from dagron.parts import SharedParts, pickle_tasks
+from dagron.parts import ReceivedParts
 from dagron.plan import Defaults, plan_run
+from dagron.sharing import pickle_tasks
 
 # Or every worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -34,7 +35,7 @@ def shipped(*callables):
     retry_on = [(Exception,)] * len(distinct)
     tasks = pickle_tasks([f"n{i}" for i in range(len(distinct))], list(distinct.values()), retry_on, n_nodes)
     by_id = dict(zip(distinct, zip(tasks.own, tasks.parts, strict=True), strict=True))
-    worker, n_bytes, known = SharedParts(), 0, set()
+    worker, n_bytes, known = ReceivedParts(), 0, set()
     arrived = []
     for fn in callables:
         own, parts = by_id[id(fn)]
@@ -106,6 +107,21 @@ class TestWhatCrosses:
         arrived, n_bytes = shipped(*closures_over([1, 2, 3]))
         assert arrived[7]() == (7, 3)
         assert n_bytes < 400 * N
+
+    def test_none_of_it_names_what_only_the_coordinator_has_to_import(self):
+        def make(i):
+            mine = [i]  # so that what is its own is pickled, with the variable that has no value
+            fn = lambda: (mine, later)  # noqa: E731
+            if i > 100:
+                later = i
+            return fn
+
+        callables = [*map(make, range(3)), *[functools.partial(work, i) for i in range(3)]]
+        n = len(callables)
+        tasks = pickle_tasks([f"n{i}" for i in range(n)], callables, [(Exception,)] * n, [1] * n)
+        crossed = pickle.dumps((tasks.own, [[part.data for part in parts] for parts in tasks.parts]))
+        assert [name for name in (b"dagron.parts", b"instance", b"EMPTY", b"Form") if name not in crossed] == []
+        assert b"dagron.sharing" not in crossed
 
 
 class TestWhatATaskSees:
@@ -255,7 +271,7 @@ class TestOwnValues:
         tasks = pickle_tasks(["a", "b", "c"], list(map(make, range(3))), [(Exception,)] * 3, [1, 1, 1])
         for count in counts:
             count.append(None)
-        worker = SharedParts()
+        worker = ReceivedParts()
         for own, parts in zip(tasks.own, tasks.parts, strict=True):
             for part in parts:
                 worker.add(*part)
@@ -508,7 +524,7 @@ def test_tasks_that_are_made_when_they_are_asked_for_stay_apart():
     names = [str(i) for i in range(N)]
     plan = plan_run(DAG.builder().add_nodes(names).build(), MadeWhenAsked(names), Defaults())
     assert [policy.priority for policy in plan.policies] == list(range(N))
-    worker = SharedParts()
+    worker = ReceivedParts()
     for i, (own, parts) in enumerate(zip(plan.tasks.own, plan.tasks.parts, strict=True)):
         for part in parts:
             worker.add(*part)

@@ -11,7 +11,7 @@ from typing import Any
 
 from dagron.errors import MissingTaskError, NotCallableError, UnknownTaskError
 from dagron.graph import DAG
-from dagron.parts import PickledTasks, pickle_tasks
+from dagron.sharing import PickledTasks, pickle_tasks
 from dagron.state import Policy
 from dagron.task import NO_INPUTS, Binding, Parameters, Task, bind, parameters_of, parse_bytes, signature_key
 

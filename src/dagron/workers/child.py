@@ -20,7 +20,7 @@ from dagron.checkpoint.buffers import out_of_band
 from dagron.checkpoint.files import write_view
 from dagron.checkpoint.storage import Digests
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
-from dagron.parts import Own, SharedParts
+from dagron.parts import Own, ReceivedParts
 from dagron.serialize import describe_exception, dump_exception, dump_result
 from dagron.task import Binding
 from dagron.workers.board import Board
@@ -326,7 +326,7 @@ class _Worker:
         self.setup = setup
         self.board = board
         self.channel = channel
-        self.parts = SharedParts()
+        self.parts = ReceivedParts()
         # Of our own, because a task may put something else in the place of its standard streams.
         self.streams = os.dup(1), os.dup(2)
         self.has_run = False

@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple, Protocol
 
 from dagron.errors import WorkerStartError
-from dagron.parts import Part, SharedParts
+from dagron.parts import Part, ReceivedParts
 from dagron.workers.board import Board
 from dagron.workers.capture import Capture
 from dagron.workers.channel import Channel
@@ -610,7 +610,7 @@ class InlinePool:
 
 
 def _load_task(item: Item) -> tuple[object, object]:
-    loaded = SharedParts()
+    loaded = ReceivedParts()
     for part in item.parts:
         loaded.add(*part)
     task: tuple[object, object] = loaded.load(item.task, tuple(part.number for part in item.parts))
