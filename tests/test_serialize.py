@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+import errno
 import functools
 import hashlib
 import math
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 
 import dagron
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, BlobFile, read_blob
+from dagron.checkpoint.files import TempFile
 from dagron.checkpoint.storage import Digests, Storage
 from dagron.errors import (
     NodeError,
@@ -161,6 +163,42 @@ class TestResults:
         data = (tmp_path / blob.temp_name).read_bytes()
         assert (len(data), hashlib.blake2b(data, digest_size=32).digest()) == (blob.size, blob.digest)
         assert pickle.loads(data) == value
+
+    @pytest.mark.parametrize("threads", [True, False])
+    def test_pieces_that_are_digested_beside_their_writing_make_the_same_bytes(self, threads, tmp_path, monkeypatch):
+        # And the same as ever where no thread can be started, as at a limit on processes.
+        begun = []
+
+        def start(thread, real=threading.Thread.start):
+            begun.append(thread)
+            if not threads:
+                raise RuntimeError("can't start new thread")
+            real(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        value = [b"a" * 3_000_000, b"small", bytearray(2 * 1024 * 1024 - 1), "x" * 50_000, b"b" * 1024 * 1024]
+        blob = dumped(value, tmp_path)
+        data = (tmp_path / blob.temp_name).read_bytes()
+        assert (len(data), hashlib.blake2b(data, digest_size=32).digest()) == (blob.size, blob.digest)
+        assert pickle.loads(data) == value
+        assert len(begun) == 3
+        assert not any(thread.is_alive() for thread in begun)
+
+    def test_a_write_that_is_refused_leaves_no_thread(self, tmp_path, monkeypatch):
+        begun = []
+        real = threading.Thread.start
+        monkeypatch.setattr(threading.Thread, "start", lambda thread: (begun.append(thread), real(thread)))
+
+        def write(file, data, real=TempFile.write):
+            if len(data) > 1_000_000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            real(file, data)
+
+        monkeypatch.setattr(TempFile, "write", write)
+        with pytest.raises(OSError, match="No space left"):
+            dumped(bytes(20_000_000), tmp_path)
+        assert [thread.is_alive() for thread in begun] == [False]
+        assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("size", range(INLINE_MAX_BYTES - 40, INLINE_MAX_BYTES + 40, 8))
     def test_whatever_its_size_an_inline_result_fits(self, size, tmp_path):

@@ -9,6 +9,7 @@ import hmac
 import mmap
 import os
 import pickle
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from dagron.checkpoint.buffers import BufferTable
@@ -19,6 +20,7 @@ from dagron.errors import CheckpointDamagedError
 
 if TYPE_CHECKING:
     # A worker has no use for these, and would import them at each of its server's starts.
+    from collections.abc import Callable
     from pathlib import Path
 
     from dagron.checkpoint.files import Directory
@@ -41,6 +43,8 @@ INLINE_MAX_BYTES = 16 * 1024
 Below it, what costs is the number of files and system calls; above it, copying the bytes through the coordinator.
 """
 
+_ASIDE_BYTES = 1024 * 1024
+"""A piece of a result from this size on is digested while it is written, which is long against starting a thread."""
 
 _MAX_VERIFIED = 256
 
@@ -139,8 +143,15 @@ class ResultSink:
     def _put_in_file(self, data: bytes | memoryview) -> None:
         assert self._file is not None
         assert self._digest is not None
-        self._digest.update(data)
-        self._file.write(data)
+        # Neither needs the interpreter: where a core is idle or the disk is slow, one of the two costs no time.
+        aside = _started(self._digest.update, data) if len(data) >= _ASIDE_BYTES else None
+        try:
+            self._file.write(data)
+        finally:
+            if aside is not None:
+                aside.join()
+        if aside is None:
+            self._digest.update(data)
 
     def finish(self) -> Blob:
         """Return what was written.
@@ -169,6 +180,15 @@ class ResultSink:
         if self._file is not None:
             self._file.discard()
             self._file = None
+
+
+def _started(function: Callable[[bytes | memoryview], None], data: bytes | memoryview) -> threading.Thread | None:
+    thread = threading.Thread(target=function, args=(data,))
+    try:
+        thread.start()
+    except RuntimeError:  # a limit on processes is met
+        return None
+    return thread
 
 
 class VerifiedFiles:
