@@ -12,6 +12,7 @@ import os
 import pickle
 import queue
 import shlex
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dagron import DAG, CheckpointExecutor
+from dagron import DAG, CheckpointExecutor, ExecutionResult
 from tasks import wait, work, work_of
 
 START_UPS = int(os.environ.get("DAGRON_BENCH_START_UPS", "5"))
@@ -31,8 +32,23 @@ Graph = dict[str, list[str]]
 Run = Callable[[Graph, float], float]
 
 
+_directories: list[Path] = []
+
+_LARGE_BYTES = 1_000_000
+
+
 def fresh_directory() -> Path:
-    return Path(tempfile.mkdtemp(dir=os.environ.get("DAGRON_BENCH_DIR")))
+    _directories.append(Path(tempfile.mkdtemp(dir=os.environ.get("DAGRON_BENCH_DIR"))))
+    return _directories[-1]
+
+
+def give_space_back() -> None:
+    """Empty the large files in all fresh directories: nothing is deleted, and five turns do not fill the disk."""
+    while _directories:
+        for above, _, names in os.walk(_directories.pop()):
+            for name in names:
+                if os.path.getsize(path := os.path.join(above, name)) > _LARGE_BYTES:
+                    os.truncate(path, 0)
 
 
 def dag_of(graph: Graph) -> DAG:
@@ -43,29 +59,44 @@ def dag_of(graph: Graph) -> DAG:
 # --- dagron --------------------------------------------------------------------------------------------------------
 
 
-def checkpointed(graph: Graph, seconds: float, slots: int, durability: str) -> tuple[float, float]:
-    """Return the wall time from when all workers are warm, and from the last task's end, to the end of the run.
+def run_warm(
+    graph: Graph,
+    tasks: dict[str, Any],
+    slots: int,
+    durability: str,
+    warming: Callable[[], object] | None = None,
+) -> tuple[float, float, ExecutionResult]:
+    """Run tasks with this library, behind a node for each slot that waits until the others have started, too.
 
-    Before everything else each slot has a node that waits until the others have started, too.
+    `warming` is what these nodes do, if not just that: what else workers need once, such as an import, is for them.
+    Returned are the wall time from when they have ended, and from the last task's end, to the end of the run.
     """
     warm = [f"warm {i}" for i in range(slots)]
     dag = dag_of({name: [] for name in warm} | {name: parents or warm for name, parents in graph.items()})
-    task = partial(work, seconds)
-    tasks = {**dict.fromkeys(graph, task), **dict.fromkeys(warm, partial(wait, 0.15))}
     executor = CheckpointExecutor(dag, fresh_directory() / "ckpt", max_workers=slots, durability=durability)  # type: ignore[arg-type]
-    result = executor.execute(tasks)
+    result = executor.execute({**tasks, **dict.fromkeys(warm, warming or partial(wait, 0.15))})
     end = time.time()
     assert result.ok
     ends = {name: result[name].started_unix + result[name].duration_seconds for name in dag.nodes}
-    return end - max(ends[name] for name in warm), end - max(ends.values())
+    return end - max(ends[name] for name in warm), end - max(ends.values()), result
+
+
+def closing_seconds(slots: int, durability: str) -> float:
+    """Return what ends a run of two nodes, workers and all: what is taken off `run_warm`, and reported apart."""
+    two: Graph = {"a": [], "b": []}
+    tasks = dict.fromkeys(two, partial(work, 0.0))
+    return statistics.median(run_warm(two, tasks, slots, durability)[1] for _ in range(START_UPS))
 
 
 @contextmanager
 def dagron(slots: int, durability: str) -> Iterator[Run]:
-    """This library. What ends a run of two nodes, workers and all, is taken off: it is reported apart."""
-    two: Graph = {"a": [], "b": []}
-    closing = sorted(checkpointed(two, 0.0, slots, durability)[1] for _ in range(START_UPS))[START_UPS // 2]
-    yield lambda graph, seconds: checkpointed(graph, seconds, slots, durability)[0] - closing
+    """This library."""
+    closing = closing_seconds(slots, durability)
+
+    def run(graph: Graph, seconds: float) -> float:
+        return run_warm(graph, dict.fromkeys(graph, partial(work, seconds)), slots, durability)[0] - closing
+
+    yield run
 
 
 # --- the pool of the standard library ------------------------------------------------------------------------------

@@ -20,3 +20,10 @@ def work_of(name: str, seconds: float, *parents: object) -> None:
 def wait(seconds: float) -> None:
     """Use no CPU for so long."""
     time.sleep(seconds)
+
+
+def wait_with_numpy(seconds: float) -> None:
+    """Use no CPU for so long, and have numpy imported behind that."""
+    import numpy  # noqa: F401
+
+    time.sleep(seconds)
