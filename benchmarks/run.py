@@ -56,7 +56,7 @@ def cases(*, smoke: bool, peers: bool, traces: Path | None) -> list[Case]:
             found.append(("efficiency", {"engine": engine, "shape": "stencil_1d", **options}))
         options = {"width": 8, "steps": 5 if few else 50, "longest": longest}
         found.append(("efficiency", {"engine": engine, "shape": "independent", **options}))
-    longest = 8e-6 if few else 0.008
+    longest = 8e-6 if few else 0.004
     for shape in SHAPES[:1] if few else SHAPES:
         for engine in (*OURS, "bare pool"):
             options = {"width": 8, "steps": 3 if few else 30, "longest": longest}
