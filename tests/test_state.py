@@ -982,8 +982,9 @@ class TestBatches:
         assert run.returned(0, completed(1, 1e-6)) == [Commit((1,)), Dispatch(0, (2,))]
 
     def test_long_nodes_go_one_by_one(self):
-        run = known_short(5, BATCH_SECONDS * 1.01)
-        assert run.commands == [Dispatch(0, (1,))]
+        assert known_short(5, BATCH_SECONDS * 1.01).commands == [Dispatch(0, (1,)), Dispatch(0, (2,))]
+        assert known_short(5, PREFETCH_SECONDS).commands == [Dispatch(0, (1,)), Dispatch(0, (2,))]
+        assert known_short(5, PREFETCH_SECONDS * 1.01).commands == [Dispatch(0, (1,))]
 
     def test_a_node_of_an_unknown_kind_stands_behind_nobody(self):
         assert known_short(3, 1e-6, kinds=[0, 0, 1]).commands == [Dispatch(0, (1,))]
@@ -1022,7 +1023,8 @@ class TestBatches:
         run = known_short(9, BATCH_SECONDS / 4)
         assert run.commands == [Dispatch(0, (1, 2, 3, 4)), Dispatch(0, (5, 6, 7, 8))]
         longer = completed(1, BATCH_SECONDS * 1.1)
-        assert run.lost(0, longer, unstarted=[2, 3, 4, 5, 6, 7, 8]) == [Commit((1,)), Dispatch(0, (2,))]
+        batches = [Dispatch(0, (2,)), Dispatch(0, (3,))]
+        assert run.lost(0, longer, unstarted=[2, 3, 4, 5, 6, 7, 8]) == [Commit((1,)), *batches]
 
     def test_an_estimate_falls_slowly(self):
         run = known_short(200, 1.0)
