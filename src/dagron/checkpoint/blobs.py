@@ -147,6 +147,9 @@ class ResultSink:
         aside = _started(self._digest.update, data) if len(data) >= _ASIDE_BYTES else None
         try:
             self._file.write(data)
+        except OSError:
+            self._file.discard()  # at once: while it fills the disk, nobody else can write
+            raise
         finally:
             if aside is not None:
                 aside.join()
