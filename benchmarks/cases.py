@@ -210,7 +210,7 @@ class _Peak:
 
 
 def arrays(n: int, mb: float) -> Figures:
-    """Arrays, each read by one child: MB per second, to workers that write and read plain files; memory here."""
+    """Arrays, each read by one child: MB per second, to workers with plain files; memory here in both."""
     import numpy as np
 
     n, size = int(n), int(float(mb) * 1e6 / 8)
