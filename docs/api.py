@@ -1,6 +1,6 @@
 """Write `docs/api.md`, the reference of all public names, from the docstrings: `python docs/api.py`.
 
-Reads the source with griffe (`pip install griffelib`, part of `dagron[test]`), and imports nothing of it.
+Reads the source with griffe (`pip install griffelib`, one of the `test` extra), and imports nothing of it.
 """
 
 from __future__ import annotations

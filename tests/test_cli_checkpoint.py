@@ -553,6 +553,34 @@ def test_doctor_tries_a_run_and_leaves_nothing(tmp_path):
 PAGE = (Path(__file__).parent.parent / "docs" / "command-line.md").read_text(encoding="utf-8")
 
 
+def test_doctor_fails_where_the_other_project_of_that_name_is_installed(tmp_path, monkeypatch):
+    assert json.loads(command("doctor", tmp_path, "--json").stdout)[1]["verdict"] == "ok"
+    info = tmp_path / "site" / "dagron-0.1.1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dagron\nVersion: 0.1.1\n")
+    (tmp_path / "site" / "dagron").mkdir()
+    (tmp_path / "site" / "dagron" / "_internal.abi3.so").touch()
+    (info / "RECORD").write_text("dagron/_internal.abi3.so,,\ndagron-0.1.1.dist-info/RECORD,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    checks = {check["name"]: check for check in json.loads(command("doctor", tmp_path, "--json", expect=1).stdout)}
+    assert [name for name, check in checks.items() if check["verdict"] == "bad"] == ["package"]
+    text = checks["package"]["text"]
+    assert "version 0.1.1" in text
+    assert str(tmp_path / "site" / "dagron" / "_internal.abi3.so") in text
+    assert "dist-info" not in text
+
+
+def test_no_text_tells_to_install_the_other_project():
+    root = Path(__file__).parent.parent
+    texts = [root / "README.md", root / "CHANGELOG.md", root / "pyproject.toml"]
+    texts += [path for folder in ("docs", "src", "benchmarks") for path in (root / folder).rglob("*.*")]
+    texts = [path for path in texts if path.suffix in (".md", ".py", ".toml")]
+    asks = re.compile(r"(pip3?|uv|uvx|pipx|poetry|conda)\s+(pip\s+)?(install|add|run)[^\n]*[\s'\"]dagron(?![-\w./])|dagron\[")
+    assert [path.name for path in texts if asks.search(path.read_text(encoding="utf-8"))] == []
+    assert asks.search("pip install 'dagron[report]'")
+    assert asks.search("uv pip install dagron")
+
+
 def test_the_commands_of_the_guide_do_what_it_says_one_after_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("job.py").write_text(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1])

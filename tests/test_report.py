@@ -438,12 +438,6 @@ class TestCommand:
         assert ended.returncode == 3
         assert list(tmp_path.iterdir()) == []
 
-    def test_without_the_extra_it_says_what_to_install(self, tmp_path):
-        executor(tmp_path / "ckpt").execute(diamond_tasks())
-        ended = command("report", "ckpt", prelude="import sys; sys.modules['jinja2'] = None", cwd=tmp_path)
-        assert ended.returncode == 2
-        assert "pip install 'dagron[report]'" in ended.stderr
-
     def test_nothing_of_it_is_imported_before(self):
         code = "import dagron, sys; dagron.CheckpointExecutor, dagron.DAG; import dagron.cli; print(*sys.modules)"
         loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

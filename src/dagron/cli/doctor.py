@@ -43,7 +43,11 @@ _N_FLUSHES = 20
 _SLOW_FLUSH_SECONDS = 0.02
 _MIN_FREE_BYTES = 2**30
 _MIN_DESCRIPTORS = 1024
-_DISTRIBUTIONS = ("cloudpickle", "filelock", "psutil", "rich", "typer")
+_DISTRIBUTIONS = ("cloudpickle", "filelock", "jinja2", "psutil", "rich", "typer")
+_OURS = "dagron-executor"
+_ANOTHERS = "dagron"
+"""A distribution of this name is another project's, which installs a package `dagron`, too."""
+_MAX_FILES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ class Check:
 
 def examine(directory: Path) -> list[Check]:
     """Try what a run needs, with files in a temporary directory below `directory`, which are deleted again."""
-    checks = [_versions(), _processors(), _memory(), _limits()]
+    checks = [_versions(), _installation(), _processors(), _memory(), _limits()]
     try:
         with tempfile.TemporaryDirectory(prefix=".dagron-doctor-", dir=directory) as scratch:
             path = Path(scratch)
@@ -84,6 +88,27 @@ def _versions() -> Check:
     if sys.platform == "win32":
         return Check("versions", "bad", f"{text}; Windows is not supported")
     return Check("versions", "ok" if sys.platform == "linux" else "warn", text)
+
+
+def _installation() -> Check:
+    """Look for the other project named `dagron`, whose files and ours overwrite each other."""
+    package = Path(__file__).absolute().parent.parent
+    others = list(importlib.metadata.distributions(name=_ANOTHERS))
+    if not others:
+        return Check("package", "ok", f"'{package}', and no other project's `{_ANOTHERS}` is installed")
+    found = []
+    for other in others:
+        files = [path for path in other.files or () if path.parts[:1] == (package.name,)]
+        named = ", ".join(f"'{other.locate_file(path)}'" for path in files[:_MAX_FILES])
+        more = f" and {len(files) - _MAX_FILES} more" if len(files) > _MAX_FILES else ""
+        found.append(f"version {other.version}{f' with {named}{more}' if files else ''}")
+    return Check(
+        "package",
+        "bad",
+        f"the distribution `{_ANOTHERS}`, which is another project, is installed beside `{_OURS}` and has a package of "
+        f"the same name: {'; '.join(found)}. Uninstall `{_ANOTHERS}`, then install `{_OURS}` again from its clone, as "
+        f"some of its files may be overwritten or gone; this one runs from '{package}'",
+    )
 
 
 def _processors() -> Check:

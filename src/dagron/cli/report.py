@@ -10,7 +10,7 @@ import typer
 
 from dagron.checkpoint.view import signing_key
 from dagron.cli.ending import carry_out, say, write_file
-from dagron.cli.exit_codes import ExitCode, NoCheckpointError, UsageError
+from dagron.cli.exit_codes import ExitCode, NoCheckpointError
 from dagron.cli.reading import (
     DagFrom,
     Where,
@@ -23,9 +23,7 @@ from dagron.cli.reading import (
 
 __all__ = ["EPILOG", "report", "report_page"]
 
-EPILOG = """Needs `pip install 'dagron[report]'`.
-
-Examples:
+EPILOG = """Examples:
 
 \b
   dagron report job.py
@@ -38,18 +36,15 @@ def report_page(where: str, dag_from: str | None = None) -> str:
     """Return the page about a checkpoint, whose DAG is that of a file or module, else the one that it recorded.
 
     Raises:
-        UsageError: Jinja is not installed, or there is something wrong with `dag_from`.
+        UsageError: There is something wrong with `dag_from`.
         NoCheckpointError: There is no checkpoint.
         CheckpointError: There is one that cannot be read.
     """
-    try:
-        from dagron.report.render import render
-    except ModuleNotFoundError as error:
-        raise UsageError(f"a report needs the module {error.name!r}: pip install 'dagron[report]'") from error
     from dagron import __version__
     from dagron.checkpoint.history import read_history
     from dagron.cli.load import load_job
     from dagron.report.build import build_report
+    from dagron.report.render import render
 
     read_checkpoint(where)  # says best what is wrong, if something is
     history = read_history(directory_of(where), signing_key())
