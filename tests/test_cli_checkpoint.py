@@ -575,7 +575,9 @@ def test_no_text_tells_to_install_the_other_project():
     texts = [root / "README.md", root / "CHANGELOG.md", root / "pyproject.toml"]
     texts += [path for folder in ("docs", "src", "benchmarks") for path in (root / folder).rglob("*.*")]
     texts = [path for path in texts if path.suffix in (".md", ".py", ".toml")]
-    asks = re.compile(r"(pip3?|uv|uvx|pipx|poetry|conda)\s+(pip\s+)?(install|add|run)[^\n]*[\s'\"]dagron(?![-\w./])|dagron\[")
+    asks = re.compile(
+        r"(pip3?|uv|uvx|pipx|poetry|conda)\s+(pip\s+)?(install|add|run)[^\n]*[\s'\"]dagron(?![-\w./])|dagron\["
+    )
     assert [path.name for path in texts if asks.search(path.read_text(encoding="utf-8"))] == []
     assert asks.search("pip install 'dagron[report]'")
     assert asks.search("uv pip install dagron")
