@@ -15,8 +15,22 @@ from typing import NamedTuple
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 import dagron
+
+# The tests are the same in every run: the examples come from the test's own source, none from what an earlier run has
+# found, and how long an example takes is the machine's matter.
+_ALWAYS = {"database": None, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("the same", derandomize=True, **_ALWAYS)
+settings.register_profile("search", derandomize=False, print_blob=True, **_ALWAYS)
+settings.load_profile("the same")
+
+
+def pytest_configure(config):
+    # A campaign searches, unless `--hypothesis-profile` says otherwise.
+    if config.option.markexpr == "campaign" and not config.getoption("--hypothesis-profile"):
+        settings.load_profile("search")
 
 
 class RunLog:

@@ -12,6 +12,7 @@ import operator
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -240,7 +241,7 @@ class TestArguments:
         result = run(flow)
         cause = str(result[node].error.__cause__)
         assert "in fail" in cause
-        assert "dagron" not in cause.replace(os.path.basename(__file__), "").replace("/tests/", "").split("in fail")[0]
+        assert re.findall(r'File "(.+)", line \d+, in (\w+)', cause)[0] == (__file__, "fail")
         with pytest.raises(ValueError, match="1"):
             result.value(node)
 
