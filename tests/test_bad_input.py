@@ -103,8 +103,12 @@ class TestOptions:
             CheckpointExecutor(one_node(), directory)
 
     def test_a_timeout_of_the_run_that_is_none(self, ckpt, never):
-        with pytest.raises(dagron.OptionError, match="timeout"):
-            CheckpointExecutor(one_node(), ckpt).execute({"a": never}, timeout=0)
+        with pytest.raises(dagron.OptionError, match="run_timeout=0 is not valid"):
+            CheckpointExecutor(one_node(), ckpt).execute({"a": never}, run_timeout=0)
+
+    def test_that_of_an_attempt_given_for_that_of_the_run(self, ckpt, never):
+        with pytest.raises(TypeError, match="'timeout'"):
+            CheckpointExecutor(one_node(), ckpt).execute({"a": never}, timeout=60)
 
 
 @pytest.mark.parametrize("how", ["execute", "resume"])

@@ -24,9 +24,7 @@ def diamond():
 
 def run(dag, ckpt, tasks, how="execute", **options):
     options = {"max_workers": 2, "retry_delay": 0.0, **options}
-    run_options = {name: options.pop(name) for name in ("timeout_run", "cancel_event") if name in options}
-    if "timeout_run" in run_options:
-        run_options["timeout"] = run_options.pop("timeout_run")
+    run_options = {name: options.pop(name) for name in ("run_timeout", "cancel_event") if name in options}
     return getattr(CheckpointExecutor(dag, ckpt, **options), how)(tasks, **run_options)
 
 
@@ -332,7 +330,7 @@ class TestCancelling:
 
     def test_the_timeout_of_a_run_kills_what_runs(self, ckpt):
         tasks = {"a": lambda: 1, "b": lambda: time.sleep(60), "c": lambda: 2}
-        result = run(chain("a", "b", "c"), ckpt, tasks, timeout_run=1.0)
+        result = run(chain("a", "b", "c"), ckpt, tasks, run_timeout=1.0)
         assert [result[name].status.value for name in "abc"] == ["completed", "timed_out", "cancelled"]
 
     def test_a_node_that_takes_too_long_is_killed_and_its_neighbour_is_not(self, ckpt, log):

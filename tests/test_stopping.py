@@ -237,7 +237,7 @@ def stopped(request, tmp_path_factory):
     try:
         result = run.execute(
             tasks,
-            timeout=STOP_SECONDS if how == "the timeout of the run" else None,
+            run_timeout=STOP_SECONDS if how == "the timeout of the run" else None,
             cancel_event=AllReady() if how == "a cancel event" else None,
         )
     finally:
@@ -473,7 +473,7 @@ class TestCancel:
             max_workers=1,
             kill_grace_seconds=0.2,
             callbacks=ExecutionCallbacks(on_complete=on_complete),
-        ).execute(tasks, timeout=1.5)
+        ).execute(tasks, run_timeout=1.5)
         assert result["first"].status is NodeStatus.COMPLETED
         ended = {"running": "timed_out", "waiting for its next attempt": "cancelled", "stopped while idle": "cancelled"}
         assert result["second"].status.value == ended[phase]

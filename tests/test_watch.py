@@ -131,7 +131,7 @@ def test_the_snapshot_says_what_each_slot_runs_and_the_metadata_say_it_to_others
             time.sleep(0.01)
 
     dag = dagron.DAG(["waits"])
-    dagron.CheckpointExecutor(dag, ckpt, max_workers=1, progress=Observer()).execute({"waits": wait}, timeout=60)
+    dagron.CheckpointExecutor(dag, ckpt, max_workers=1, progress=Observer()).execute({"waits": wait}, run_timeout=60)
     snapshot, running = seen[0]
     (node,) = snapshot.running
     assert (node.name, node.slot) == ("waits", 0)

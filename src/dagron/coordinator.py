@@ -67,7 +67,7 @@ class Coordinator:
         callbacks: Of the user.
         watch: Tells whoever watches.
         trace: Takes the spans, or None.
-        timeout: Seconds from now after which the run is cancelled, or None.
+        run_timeout: Seconds from now after which the run is cancelled, or None.
         cancel_event: Cancels the run when it is set, or None.
         interrupts: Holds signals back while a step is made.
         pass_output: Whether what tasks print is handed on.
@@ -88,7 +88,7 @@ class Coordinator:
         callbacks: ExecutionCallbacks,
         watch: Watch,
         trace: ExecutionTrace | None,
-        timeout: float | None,
+        run_timeout: float | None,
         cancel_event: CancelEvent | None,
         interrupts: Interrupts,
         pass_output: bool = True,
@@ -105,8 +105,8 @@ class Coordinator:
         self._watch = watch
         self._trace = trace
         self._began = time.monotonic()
-        self._timeout = timeout
-        self._deadline = None if timeout is None else self._began + timeout
+        self._run_timeout = run_timeout
+        self._deadline = None if run_timeout is None else self._began + run_timeout
         self._cancel_event = cancel_event
         self._interrupts = interrupts
         self._outcomes: dict[int, tuple[int, Outcome]] = {}  # of completed attempts, until they are committed
@@ -209,7 +209,7 @@ class Coordinator:
             self.cancel_reason = "the run was cancelled"
             return self._state.handle(ev.CancelRequested(now))
         if self._deadline is not None and now >= self._deadline:
-            self.cancel_reason = f"the run took longer than {self._timeout:g} s"
+            self.cancel_reason = f"the run took longer than {self._run_timeout:g} s"
             return self._state.handle(ev.CancelRequested(now, timed_out=True))
         return []
 

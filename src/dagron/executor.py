@@ -31,7 +31,7 @@ from dagron.graph import DAG
 from dagron.interrupts import Interrupts
 from dagron.results import CheckpointInfo, ExecutionResult, NodeResult, NodeResults, NodeStatus
 from dagron.state import Phase, RunState
-from dagron.task import Task, check_seconds, check_task_options, parse_bytes
+from dagron.task import Task, check_seconds, check_task_options, check_timeout, parse_bytes
 from dagron.trace import ExecutionTrace
 from dagron.workers.cores import available_cpus, can_pin, spread_cpus
 
@@ -173,7 +173,7 @@ class CheckpointExecutor:
         return f"CheckpointExecutor({self.dag!r}, checkpoint_dir={self.checkpoint_dir!r})"
 
     def execute(
-        self, tasks: Tasks, *, timeout: float | None = None, cancel_event: CancelEvent | None = None
+        self, tasks: Tasks, *, run_timeout: float | None = None, cancel_event: CancelEvent | None = None
     ) -> ExecutionResult:
         """Run all tasks and checkpoint each node as it completes. A checkpoint that is there is superseded.
 
@@ -183,7 +183,7 @@ class CheckpointExecutor:
 
         Args:
             tasks: A callable, or a `Task` around one, for every node of the DAG.
-            timeout: Seconds after which the run is stopped and what runs is killed.
+            run_timeout: Seconds after which the run is stopped and what runs is killed.
             cancel_event: Stops the run when it is set; asked twenty times a second.
 
         Returns:
@@ -203,10 +203,10 @@ class CheckpointExecutor:
         On crash:
             `resume` goes on from the last commit.
         """
-        return self._run(tasks, fresh=True, timeout=timeout, cancel_event=cancel_event)
+        return self._run(tasks, fresh=True, run_timeout=run_timeout, cancel_event=cancel_event)
 
     def resume(
-        self, tasks: Tasks, *, timeout: float | None = None, cancel_event: CancelEvent | None = None
+        self, tasks: Tasks, *, run_timeout: float | None = None, cancel_event: CancelEvent | None = None
     ) -> ExecutionResult:
         """Go on from the checkpoint: run what has not completed, and take the results of what has.
 
@@ -216,7 +216,7 @@ class CheckpointExecutor:
 
         Args:
             tasks: As for `execute`: every node, not only the remaining ones.
-            timeout: As for `execute`.
+            run_timeout: As for `execute`.
             cancel_event: As for `execute`.
 
         Returns:
@@ -226,7 +226,7 @@ class CheckpointExecutor:
             CheckpointDamagedError: The journal is missing or its beginning is damaged.
             DagronError: As for `execute`.
         """
-        return self._run(tasks, fresh=False, timeout=timeout, cancel_event=cancel_event)
+        return self._run(tasks, fresh=False, run_timeout=run_timeout, cancel_event=cancel_event)
 
     def checkpoint_info(self) -> CheckpointInfo | None:
         """Return what is known about the checkpoint, or None if there is none.
@@ -280,7 +280,7 @@ class CheckpointExecutor:
         )
 
     def _run(
-        self, tasks: Tasks, *, fresh: bool, timeout: float | None, cancel_event: CancelEvent | None
+        self, tasks: Tasks, *, fresh: bool, run_timeout: float | None, cancel_event: CancelEvent | None
     ) -> ExecutionResult:
         # Imported here, so that `import dagron` alone does not pay for cloudpickle and multiprocessing.
         from dagron.coordinator import Coordinator
@@ -289,7 +289,7 @@ class CheckpointExecutor:
         from dagron.restore import RestorePlan, plan_restore
         from dagron.watch import Watch
 
-        check_task_options(None, None, None, timeout)
+        check_timeout("run_timeout", run_timeout)
         if cancel_event is not None and not callable(getattr(cancel_event, "is_set", None)):
             raise OptionError("cancel_event", repr(cancel_event), "an object with is_set(), such as a threading.Event")
         began = time.monotonic()
@@ -352,7 +352,7 @@ class CheckpointExecutor:
                     callbacks=self._callbacks,
                     watch=Watch(dag, state, observer, outlook, began),
                     trace=trace,
-                    timeout=timeout,
+                    run_timeout=run_timeout,
                     cancel_event=cancel_event,
                     interrupts=interrupts,
                     pass_output=self._pass_output,

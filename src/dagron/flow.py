@@ -285,7 +285,7 @@ class Flow:
             if found is not None and found.completed_nodes:
                 raise CheckpointExistsError(executor.checkpoint_dir, len(found.completed_nodes))
         start = executor.resume if resume else executor.execute
-        result = start(self._tasks, timeout=run_timeout, cancel_event=cancel_event)
+        result = start(self._tasks, run_timeout=run_timeout, cancel_event=cancel_event)
         result._flow = self._owner
         return result
 

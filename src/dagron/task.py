@@ -19,6 +19,7 @@ __all__ = [
     "bind",
     "check_seconds",
     "check_task_options",
+    "check_timeout",
     "inferred_parents",
     "parameters_of",
     "parse_bytes",
@@ -100,6 +101,16 @@ def parse_bytes(option: str, value: object) -> int | None:
     return int(found)
 
 
+def check_timeout(option: str, value: object) -> None:
+    """Check an option that is a number of seconds above 0, also an infinite one, or None.
+
+    Raises:
+        OptionError: It is not.
+    """
+    if value is not None and not (_is_seconds(value) and value > 0):  # type: ignore[operator]
+        raise OptionError(option, repr(value), "seconds, more than 0")
+
+
 def check_task_options(retries: object, retry_delay: object, retry_on: object, timeout: object) -> None:
     """Check the options that a task and an executor share.
 
@@ -110,8 +121,7 @@ def check_task_options(retries: object, retry_delay: object, retry_on: object, t
         raise OptionError("retries", repr(retries), "an integer of 0 or more")
     if retry_delay is not None:
         check_seconds("retry_delay", retry_delay)
-    if timeout is not None and not (_is_seconds(timeout) and timeout > 0):  # type: ignore[operator]
-        raise OptionError("timeout", repr(timeout), "seconds, more than 0")
+    check_timeout("timeout", timeout)
     if retry_on is not None:
         kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
         if not isinstance(retry_on, tuple) or not all(

@@ -138,7 +138,7 @@ def _execute(job: Job, request: RunRequest) -> ExecutionResult:
         )
 
         start = executor.resume if resume else executor.execute
-        return start(job.tasks, timeout=request.timeout)
+        return start(job.tasks, run_timeout=request.timeout)
 
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     # A debugger wants the terminal for itself.
