@@ -122,15 +122,15 @@ MUTATIONS = [
     Mutation(
         "death",
         "workers/child.py",
-        "board.item_started(item.item, time.monotonic(), stdout_from, stderr_from, rss_before)",
-        "board.item_started(items[0].item, time.monotonic(), stdout_from, stderr_from, rss_before)",
+        "board.attempt_started(attempt.node, time.monotonic(), stdout_from, stderr_from, rss_before)",
+        "board.attempt_started(attempts[0][0], time.monotonic(), stdout_from, stderr_from, rss_before)",
         "tests/test_workers.py -k culprit",
     ),
     Mutation(
         "death",
         "workers/child.py",
-        "board.item_started(item.item, time.monotonic(), stdout_from, stderr_from, rss_before)",
-        "board.item_started(item.item, time.monotonic(), 0, 0, rss_before)",
+        "board.attempt_started(attempt.node, time.monotonic(), stdout_from, stderr_from, rss_before)",
+        "board.attempt_started(attempt.node, time.monotonic(), 0, 0, rss_before)",
         "tests/test_capture.py -k last_lines_that_it_wrote",
     ),
     # --- limits

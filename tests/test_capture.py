@@ -311,7 +311,7 @@ class TestRecorded:
 
 
 class TestFailures:
-    """Each fails if `Board.item_started` does not note where the output of an item begins."""
+    """Each fails if `Board.attempt_started` does not note where the output of an item begins."""
 
     def test_a_node_whose_worker_died_has_the_last_lines_that_it_wrote_and_no_others(self, ckpt):
         def dies():

@@ -7,8 +7,9 @@ slot. What is executed is counted in append-only files, so that it is known what
 What each kind of cell leans on in the source, in one line to remove:
 
 *   lost cells: `_SlotProcess`'s sentinel and status pipe, i.e. `os.write(pipe, status)` in the server's `tell_ends`;
-*   the culprit and nobody else: `board.item_started` in `run_batch`;
-*   raising cells: `except BaseException` in `run_item`; `if not isinstance(..., BaseException)` in `dump_exception`;
+*   the culprit and nobody else: `board.attempt_started` in `run_batch`;
+*   raising cells: `except BaseException` in `make_attempt`, and `if not isinstance(..., BaseException)` in
+    `dump_exception`;
 *   hanging cells: `kill_overdue` in the server;
 *   copies: the comparison of process ids in `child._called`;
 *   no temporary file: `self._store.worker_lost = True` in the coordinator;
@@ -576,7 +577,7 @@ def wait_for(fact, seconds=30):
 
 
 def test_in_the_middle_of_a_batch_the_culprit_alone_fails_and_nothing_is_repeated(ckpt, tmp_path):
-    """Leans on `board.item_started` in `run_batch`, and on `unstarted.remove(running)` in the pool."""
+    """Leans on `board.attempt_started` in `run_batch`, and on `unstarted.remove(running)` in the pool."""
     names = [f"n{i:03}" for i in range(400)]
     hows = {names[i]: how for i, how in zip(range(50, 400, 50), KILLS, strict=False)}
     log = tmp_path / "log"

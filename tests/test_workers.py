@@ -20,7 +20,7 @@ from dagron import DAG, CheckpointExecutor, NodeStatus, Task
 from dagron.checkpoint.storage import Digests
 from dagron.checkpoint.store import CheckpointStore
 from dagron.task import NO_INPUTS
-from dagron.workers.child import Item, WorkerSetup
+from dagron.workers.child import Attempt, WorkerSetup
 from dagron.workers.pool import ProcessPool
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
@@ -230,15 +230,15 @@ class TestDeath:
         pool = ProcessPool(1, WorkerSetup(ckpt, Digests(None), durable=False))
         try:
             task, death = (cloudpickle.dumps((fn, ())) for fn in (lambda: 1, lambda: os._exit(3)))
-            pool.submit(0, [Item(1, "a", task, (), NO_INPUTS, ())])
-            pool.submit(0, [Item(2, "b", death, (), NO_INPUTS, ())])
+            pool.submit(0, [Attempt(1, "a", task, (), NO_INPUTS, ())])
+            pool.submit(0, [Attempt(2, "b", death, (), NO_INPUTS, ())])
             wait_for(lambda: pool._ends)  # what came before has been sent before; neither has been asked for
             (lost,) = pool.wait(0)
-            assert [outcome.item for outcome in lost.outcomes] == [1]
+            assert [outcome.node for outcome in lost.outcomes] == [1]
             assert (lost.running, lost.exit_code, lost.unstarted) == (2, 3, [])
-            pool.submit(0, [Item(3, "c", task, (), NO_INPUTS, ())])
+            pool.submit(0, [Attempt(3, "c", task, (), NO_INPUTS, ())])
             (returned,) = pool.wait(10) or pool.wait(10)  # the first may only find that it was woken for the death
-            assert [outcome.item for outcome in returned.outcomes] == [3]
+            assert [outcome.node for outcome in returned.outcomes] == [3]
         finally:
             pool.close()
 
@@ -248,9 +248,9 @@ class TestDeath:
         try:
             short, long = (cloudpickle.dumps((fn, ())) for fn in (lambda: 1, lambda: time.sleep(0.05)))
             tasks = enumerate([short, long, short, short], 1)
-            pool.submit(0, [Item(i, f"n{i}", task, (), NO_INPUTS, ()) for i, task in tasks])
+            pool.submit(0, [Attempt(i, f"n{i}", task, (), NO_INPUTS, ()) for i, task in tasks])
             (returned,) = pool.wait(10)
-            assert ([outcome.item for outcome in returned.outcomes], returned.unstarted) == ([1, 2], [3, 4])
+            assert ([outcome.node for outcome in returned.outcomes], returned.unstarted) == ([1, 2], [3, 4])
         finally:
             pool.close()
 
@@ -259,7 +259,7 @@ class TestDeath:
         pool = ProcessPool(1, WorkerSetup(ckpt, Digests(None), durable=False))
         try:
             task = cloudpickle.dumps((lambda: 1, ()))
-            items = [Item(i, f"n{i}", task, (), NO_INPUTS, ()) for i in range(1, 4)]
+            items = [Attempt(i, f"n{i}", task, (), NO_INPUTS, ()) for i in range(1, 4)]
             (ckpt / "old.pkl").write_bytes(b"an older result")
             pool.submit(0, items[:1], [("new.pkl", b"new", False), ("old.pkl", b"renewed", True)])
             assert [happened.n_copied for happened in pool.wait(10)] == [0]
@@ -280,7 +280,7 @@ class TestDeath:
             task = cloudpickle.dumps((lambda: 1, ()))
             told = []
             for i, copies in enumerate([[("taken.pkl", b"1", False)], [("free.pkl", b"2", False)], []], 1):
-                pool.submit(0, [Item(i, f"n{i}", task, (), NO_INPUTS, ())], copies)
+                pool.submit(0, [Attempt(i, f"n{i}", task, (), NO_INPUTS, ())], copies)
                 told += [(happened.n_copied, happened.copies_refused) for happened in pool.wait(10)]
             assert told == [(0, False), (0, True), (0, True)]
             assert not (ckpt / "free.pkl").exists()
@@ -344,7 +344,7 @@ class TestDeath:
         try:
             tasks = [cloudpickle.dumps((task, ())) for task in (lambda: 1, lambda: os._exit(7))]
             for slot, task in enumerate(tasks):
-                pool.submit(slot, [Item(slot + 1, f"n{slot}", task, (), NO_INPUTS, ())])
+                pool.submit(slot, [Attempt(slot + 1, f"n{slot}", task, (), NO_INPUTS, ())])
             wait_for(lambda: pool._ends and select.select([pool._slots[0].channel.fd], [], [], 0)[0])
             assert [[(type(item).__name__, item.slot) for item in pool.wait(10)] for _ in range(2)] == [
                 [("Lost", 1)],

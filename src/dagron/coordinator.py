@@ -24,7 +24,7 @@ from dagron.plan import RunPlan
 from dagron.state import Phase, RunState
 from dagron.trace import ExecutionTrace, Span
 from dagron.watch import Watch
-from dagron.workers.child import Item, Outcome, OutcomeKind
+from dagron.workers.child import Attempt, Outcome, OutcomeKind
 from dagron.workers.pool import Lost, Returned, WorkerPool
 from dagron.workers.processes import pid_namespace
 
@@ -36,7 +36,7 @@ _CANCEL_POLL_SECONDS = 0.05
 _TEND_SECONDS = 1.0
 _OUTPUT_SECONDS = 0.2
 
-_COPIES_PER_ITEM = 2
+_COPIES_PER_ATTEMPT = 2
 _SHORT_SECONDS = 0.05
 """A slot that is expected to be busy for no longer is given copies to write behind that."""
 
@@ -221,7 +221,7 @@ class Coordinator:
         if item.copies_refused:
             self._store.not_copied(item.slot)  # writing them here tells what is wrong
         ended = [self._take_outcome(item.slot, outcome) for outcome in item.outcomes]
-        commands = self._state.handle(ev.BatchReturned(item.slot, ended, [i - 1 for i in item.unstarted], now))
+        commands = self._state.handle(ev.BatchReturned(item.slot, ended, item.unstarted, now))
         self._report_retries(ended)
         return commands
 
@@ -229,11 +229,11 @@ class Coordinator:
         self._store.worker_lost = True
         self._store.not_copied(item.slot)
         ended = [self._take_outcome(item.slot, outcome) for outcome in item.outcomes]
-        running = item.running - 1 if item.running else None
+        running = item.running
         kill = self._killed_for.pop(item.slot, None)
         if running is not None:
             self._take_loss(item, running, kill)
-        event = ev.SlotLost(item.slot, ended, running, [i - 1 for i in item.unstarted], now)
+        event = ev.SlotLost(item.slot, ended, running, item.unstarted, now)
         commands = self._state.handle(event)
         self._report_retries(
             [*ended, *([ev.AttemptEnded(running, ev.End.LOST, True, 0.0)] if running is not None else [])]
@@ -251,7 +251,7 @@ class Coordinator:
             self._trace.spans.append(Span(name, item.slot, attempt, item.ended_unix - item.seconds, item.seconds, how))
 
     def _take_outcome(self, slot: int, outcome: Outcome) -> ev.AttemptEnded:
-        node = outcome.item - 1
+        node = outcome.node
         attempt = self._state.attempts[node]
         completed = outcome.kind == OutcomeKind.COMPLETED
         if completed:
@@ -342,9 +342,8 @@ class Coordinator:
                     case ev.Observe(slot, memory_limit):
                         seen = self._workers().observe(slot, memory_limit)
                         self._memory_seen[slot] = seen.memory_bytes
-                        observed = seen.item - 1 if seen.item else None
                         memory = (seen.memory_bytes, seen.before_bytes)
-                        more += state.handle(ev.SlotObserved(slot, observed, seen.seconds, time.monotonic(), *memory))
+                        more += state.handle(ev.SlotObserved(slot, seen.node, seen.seconds, time.monotonic(), *memory))
             # Whatever came in together is committed together: one append and one flush for all of it.
             if completed or failed:
                 changed = self._commit(completed)
@@ -365,7 +364,7 @@ class Coordinator:
 
     def _dispatch(self, slot: int, nodes: Sequence[int]) -> None:
         dag, plan, store = self._dag, self._plan, self._store
-        items = []
+        attempts = []
         for node in nodes:
             binding = plan.bindings[node]
             if binding.positional or binding.keywords:
@@ -375,19 +374,19 @@ class Coordinator:
                 inputs = ()
             limited = plan.policies[node].memory_limit is not None
             own, parts = plan.tasks.own[node], plan.tasks.parts[node]
-            items.append(Item(node + 1, dag.name_of(node), own, parts, binding, inputs, limited))
+            attempts.append(Attempt(node, dag.name_of(node), own, parts, binding, inputs, limited))
         if plan.policies[nodes[0]].exclusive:
             store.write_copies()  # it is to run beside nothing of ours
         self._each(self._callbacks.on_start, nodes)
         pool = self._workers()
         if pool.runs_here:
             with self._interrupts.allowed():
-                pool.submit(slot, items)
+                pool.submit(slot, attempts)
         else:
             # With short nodes the time of this process is what is scarce.
             short = self._state.expected_seconds(slot) <= _SHORT_SECONDS
-            copies = store.copies_for(slot, _COPIES_PER_ITEM * len(items)) if short else []
-            pool.submit(slot, items, copies)
+            copies = store.copies_for(slot, _COPIES_PER_ATTEMPT * len(attempts)) if short else []
+            pool.submit(slot, attempts, copies)
             started = pool.new_processes()
             if started:
                 self._store.note_processes(started, pid_namespace())

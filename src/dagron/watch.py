@@ -30,8 +30,8 @@ class Observed(Protocol):
     """What is needed to know of what a slot runs; see `dagron.workers.pool.Observed`."""
 
     @property
-    def item(self) -> int:
-        """The item, or 0."""
+    def node(self) -> int | None:
+        """The node, or None."""
         ...
 
     @property
@@ -152,4 +152,4 @@ class Watch:
             self._memory = {slot: pool.observe(slot, _NO_LIMIT).memory_bytes for slot in range(pool.n_slots)}
             self._memory_due = now + max(_MEMORY_SECONDS, (time.thread_time() - began) / _MEMORY_SHARE)
         seen = [(slot, pool.observe(slot)) for slot in range(pool.n_slots)]
-        return [(at.item - 1, slot, at.seconds, self._memory.get(slot, 0)) for slot, at in seen if at.item]
+        return [(at.node, slot, at.seconds, self._memory.get(slot, 0)) for slot, at in seen if at.node is not None]

@@ -25,7 +25,7 @@ MAX_OUTCOME_BYTES = 192 * 1024
 """What an outcome can have at most: an inline result or a pickled exception, and the texts of a failure."""
 
 _HEAD_BYTES = 128
-_RUNNING = struct.Struct("<QdQQQ")
+_RUNNING = struct.Struct("<QdQQQ")  # the node and 1, 0 for none; the rest as in `Running`
 _COUNT = struct.Struct("<QII")  # batch, outcomes, bytes used
 _COUNT_AT = (48, 64)
 _LENGTH = struct.Struct("<I")
@@ -36,14 +36,14 @@ class Running(NamedTuple):
     """What a worker runs, or ran when it died.
 
     Attributes:
-        item: The item; 0 for none.
+        node: The node; None if the worker is between two attempts.
         began: When, on `time.monotonic`, which all processes of a machine share.
-        stdout_from: Where in its captured standard output that of the item begins.
+        stdout_from: Where in its captured standard output that of the attempt begins.
         stderr_from: The same for standard error.
-        rss_before_bytes: The worker's resident memory when the item began; 0 if it was not looked at.
+        rss_before_bytes: The worker's resident memory when the attempt began; 0 if it was not looked at.
     """
 
-    item: int
+    node: int | None
     began: float
     stdout_from: int
     stderr_from: int
@@ -77,11 +77,18 @@ class Board:
 
     # --- the worker's side --------------------------------------------------------------------------------------
 
-    def item_started(
-        self, item: int, began: float, stdout_from: int = 0, stderr_from: int = 0, rss_before_bytes: int = 0
+    def attempt_started(
+        self,
+        node: int | None,
+        began: float = 0.0,
+        stdout_from: int = 0,
+        stderr_from: int = 0,
+        rss_before_bytes: int = 0,
     ) -> None:
-        """Note which item runs from now on, as in `Running`; 0 for none."""
-        _RUNNING.pack_into(self._memory, 0, item, began, stdout_from, stderr_from, rss_before_bytes)
+        """Note what runs from now on, as in `Running`."""
+        # Memory that nothing was written to is zero, which must not be a node.
+        number = 0 if node is None else node + 1
+        _RUNNING.pack_into(self._memory, 0, number, began, stdout_from, stderr_from, rss_before_bytes)
 
     def batch_started(self, batch: int) -> None:
         """Make the half of a batch empty."""
@@ -106,7 +113,8 @@ class Board:
 
     def running(self) -> Running:
         """Return what runs, or ran when the worker died."""
-        return Running(*_RUNNING.unpack_from(self._memory, 0))
+        number, *more = _RUNNING.unpack_from(self._memory, 0)
+        return Running(number - 1 if number else None, *more)
 
     def outcomes(self, batch: int) -> list[bytes]:
         """Return the outcomes of a batch so far."""

@@ -30,12 +30,12 @@ from dagron.workers.cores import limit_threads, pin
 from dagron.workers.processes import resident_bytes
 
 __all__ = [
-    "Item",
+    "Attempt",
     "Outcome",
     "OutcomeKind",
     "WorkerSetup",
+    "make_attempt",
     "pack_outcome",
-    "run_item",
     "serve",
     "start_worker",
     "unpack_outcome",
@@ -70,12 +70,12 @@ class WorkerSetup(NamedTuple):
     cpus: tuple[int, ...] = ()
 
 
-class Item(NamedTuple):
-    """One attempt of one node.
+class Attempt(NamedTuple):
+    """One attempt of one node, that is to be made.
 
     Attributes:
-        item: Its number, unique within the slot.
-        node: The node's name.
+        node: The node's index.
+        name: The node's name.
         task: What is its own of `(callable, retry_on)`, pickled or plain values.
         parts: What that shares with other tasks; only the numbers, once it is on its way.
         binding: How the callable takes its inputs.
@@ -83,8 +83,8 @@ class Item(NamedTuple):
         memory_limited: Whether its memory is watched.
     """
 
-    item: int
-    node: str
+    node: int
+    name: str
     task: Own
     parts: tuple[Any, ...]
     binding: Binding
@@ -96,7 +96,7 @@ class Outcome(NamedTuple):
     """How an attempt ended.
 
     Attributes:
-        item: As in `Item`.
+        node: As in `Attempt`.
         kind: One of `OutcomeKind`.
         storage: For a completed attempt, as in `Blob`; so are `size`, `digest`, `data` and `temp_name`.
         size: Bytes of the pickled result.
@@ -117,7 +117,7 @@ class Outcome(NamedTuple):
         system_seconds: The part of `cpu_seconds` that was spent in the system.
     """
 
-    item: int
+    node: int
     kind: int
     storage: int
     size: int
@@ -144,7 +144,7 @@ _AFTER_PEAK = Outcome._fields.index("retryable")
 _NO_FAILURE = ("", "", "")
 _NOTHING_MORE = (False, _NO_FAILURE, None, (), 0, ())  # retryable, failure, printed, inputs, pid, identity
 
-# item, kind, storage, size, digest, started, duration, cpu, system, peak rss, whether `data` is all that follows, or a
+# node, kind, storage, size, digest, started, duration, cpu, system, peak rss, whether `data` is all that follows, or a
 # pickle
 _PACKED = struct.Struct("<QBBxxxxxxQ32sddddQB")
 
@@ -152,7 +152,7 @@ _PACKED = struct.Struct("<QBBxxxxxxQ32sddddQB")
 def pack_outcome(outcome: Outcome) -> bytes:
     """Return an outcome as bytes for the board. A pickled tuple would take three times as long."""
     (
-        item,
+        node,
         kind,
         storage,
         size,
@@ -172,24 +172,24 @@ def pack_outcome(outcome: Outcome) -> bytes:
         system,
     ) = outcome
     plain = not (temp_name or again or printed) and failure is _NO_FAILURE
-    head = _PACKED.pack(item, kind, storage, size, digest, started, duration, cpu, system, peak, plain)
+    head = _PACKED.pack(node, kind, storage, size, digest, started, duration, cpu, system, peak, plain)
     return head + (data if plain else pickle.dumps((data, temp_name, outcome[_AFTER_PEAK:-1]), 5))
 
 
 def unpack_outcome(packed: bytes) -> Outcome:
     """Return what `pack_outcome` was given."""
-    item, kind, storage, size, digest, started, duration, cpu, system, peak, plain = _PACKED.unpack_from(packed)
+    node, kind, storage, size, digest, started, duration, cpu, system, peak, plain = _PACKED.unpack_from(packed)
     rest = packed[_PACKED.size :]
     if plain:
-        fields = (item, kind, storage, size, digest, rest, "", started, duration, cpu, peak, *_NOTHING_MORE, system)
+        fields = (node, kind, storage, size, digest, rest, "", started, duration, cpu, peak, *_NOTHING_MORE, system)
         return Outcome._make(fields)
     data, temp_name, more = pickle.loads(rest)
     return Outcome._make(
-        (item, kind, storage, size, digest, data, temp_name, started, duration, cpu, peak, *more, system)
+        (node, kind, storage, size, digest, data, temp_name, started, duration, cpu, peak, *more, system)
     )
 
 
-_OUR_FRAMES = 3  # run_item, _called and Binding.call
+_OUR_FRAMES = 3  # make_attempt, _called and Binding.call
 
 
 def _usage() -> tuple[float, float, int]:
@@ -250,8 +250,12 @@ def _end_copy(error: BaseException | None) -> NoReturn:
     os._exit((code or 0) & 0xFF)  # type: ignore[operator]
 
 
-def run_item(
-    item: Item, load_task: Callable[[Item], tuple[Any, Any]], setup: WorkerSetup, *, interruptible: bool = False
+def make_attempt(
+    attempt: Attempt,
+    load_task: Callable[[Attempt], tuple[Any, Any]],
+    setup: WorkerSetup,
+    *,
+    interruptible: bool = False,
 ) -> Outcome:
     """Make one attempt.
 
@@ -266,12 +270,12 @@ def run_item(
     inputs: list[Any] = []
     shown: tuple[tuple[str, str], ...] = ()
     try:
-        fn, retry_on = load_task(item)
-        inputs = [_load_input(source, setup) for source in item.inputs]
-        value = _called(item.binding, fn, inputs)
+        fn, retry_on = load_task(attempt)
+        inputs = [_load_input(source, setup) for source in attempt.inputs]
+        value = _called(attempt.binding, fn, inputs)
         inputs = []  # their memory is better used for pickling
         try:
-            blob = dump_result(item.node, value, setup.directory, setup.digests, durable=setup.durable)
+            blob = dump_result(attempt.name, value, setup.directory, setup.digests, durable=setup.durable)
         except OSError as error:
             kind_name, message, text = describe_exception(error)
             kind, failure = OutcomeKind.DISK, (kind_name, error.strerror or message, text)
@@ -287,11 +291,11 @@ def run_item(
         kind, failure = OutcomeKind.RAISED, describe_exception(error, _OUR_FRAMES)
         exception = dump_exception(error)
         retryable = isinstance(error, retry_on)
-        if fn is not None and len(inputs) == len(item.inputs):
-            shown = _shown_inputs(item.binding, fn, inputs)
+        if fn is not None and len(inputs) == len(attempt.inputs):
+            shown = _shown_inputs(attempt.binding, fn, inputs)
     cpu_after, system_after, peak = _usage()
     return Outcome(
-        item.item,
+        attempt.node,
         kind,
         blob.storage if blob is not None else 0,
         blob.size if blob is not None else 0,
@@ -332,8 +336,8 @@ class _Worker:
         self.has_run = False
         self.copies_refused = False
 
-    def load_task(self, item: Item) -> tuple[Any, Any]:
-        task: tuple[Any, Any] = self.parts.load(item.task, item.parts)
+    def load_task(self, attempt: Attempt) -> tuple[Any, Any]:
+        task: tuple[Any, Any] = self.parts.load(attempt.task, attempt.parts)
         return task
 
     def write(self, copies: list[tuple[str, bytes, bool]]) -> None:
@@ -391,7 +395,7 @@ def serve() -> None:
 
 
 def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, bytes, bool]]]:
-    batch, parts, items, copies = pickle.loads(payload)
+    batch, parts, attempts, copies = pickle.loads(payload)
     board = worker.board
     board.batch_started(batch)
     for part in parts:
@@ -400,20 +404,20 @@ def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, by
     deadline = time.monotonic() + _PATIENCE_SECONDS
     stdout, stderr = worker.streams
     stdout_from, stderr_from = position(stdout), position(stderr)
-    for fields in items:
-        item = Item(*fields)
+    for fields in attempts:
+        attempt = Attempt(*fields)
         if not board.has_room(batch) or time.monotonic() > deadline:
             break
-        # What earlier items have left behind is no fault of this one; a new worker has run none.
-        rss_before = resident_bytes() if item.memory_limited and worker.has_run else 0
-        board.item_started(item.item, time.monotonic(), stdout_from, stderr_from, rss_before)
+        # What earlier attempts have left behind is no fault of this one; a new worker has run none.
+        rss_before = resident_bytes() if attempt.memory_limited and worker.has_run else 0
+        board.attempt_started(attempt.node, time.monotonic(), stdout_from, stderr_from, rss_before)
         worker.has_run = True
-        outcome = run_item(item, worker.load_task, worker.setup)
+        outcome = make_attempt(attempt, worker.load_task, worker.setup)
         flush_streams()
         printed = stdout_from, position(stdout), stderr_from, position(stderr)
         _, stdout_from, _, stderr_from = printed
         if outcome.kind != OutcomeKind.COMPLETED or printed[0] != stdout_from or printed[2] != stderr_from:
             outcome = outcome._replace(printed=printed)
         board.add_outcome(batch, pack_outcome(outcome))
-    board.item_started(0, 0.0)
+    board.attempt_started(None)
     return batch, copies

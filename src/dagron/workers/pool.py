@@ -23,7 +23,7 @@ from dagron.parts import Part, ReceivedParts
 from dagron.workers.board import Board
 from dagron.workers.capture import Capture
 from dagron.workers.channel import Channel
-from dagron.workers.child import Item, Outcome, WorkerSetup, run_item, serve, start_worker, unpack_outcome
+from dagron.workers.child import Attempt, Outcome, WorkerSetup, make_attempt, serve, start_worker, unpack_outcome
 from dagron.workers.context import Server, SlotContext, exit_status
 from dagron.workers.processes import tree_bytes
 
@@ -51,8 +51,8 @@ class Returned(NamedTuple):
 
     Attributes:
         slot: Where.
-        outcomes: Of its items.
-        unstarted: Items that were not begun.
+        outcomes: Of its attempts.
+        unstarted: Nodes whose attempts were not begun.
         n_copied: Copies of those given to the slot that its worker has written since it was last told.
         copies_refused: Whether it could not write one; it will write no more.
     """
@@ -67,13 +67,13 @@ class Returned(NamedTuple):
 class Lost(NamedTuple):
     """The worker of a slot is dead; the slot takes new batches.
 
-    `running` is the item that it had in hand for `seconds` until `ended_unix`, 0 if none; `printed` is what that wrote,
-    and `pid` the process id of the worker, 0 if it is not known.
+    `running` is the node that it had in hand for `seconds` until `ended_unix`, None if it had none; `printed` is what
+    that wrote, and `pid` the process id of the worker, 0 if it is not known.
     """
 
     slot: int
     outcomes: list[Outcome]
-    running: int
+    running: int | None
     unstarted: list[int]
     exit_code: int | None
     peak_rss_bytes: int | None
@@ -87,31 +87,31 @@ class Observed(NamedTuple):
     """What a slot runs.
 
     Attributes:
-        item: The item; 0 for none.
+        node: The node; None for none.
         seconds: For how long.
         memory_bytes: What its worker and all below it have in memory; 0 if that was not asked for.
         before_bytes: What its worker had when it began; 0 if it was new.
     """
 
-    item: int
-    seconds: float
+    node: int | None = None
+    seconds: float = 0.0
     memory_bytes: int = 0
     before_bytes: int = 0
 
 
 class WorkerPool(Protocol):
-    """What the coordinator needs of whatever runs its items. Used from one thread."""
+    """What the coordinator needs of whatever makes attempts. Used from one thread."""
 
     n_slots: int
     runs_here: bool
-    """Whether items run in the calling thread, within `submit`."""
+    """Whether attempts are made in the calling thread, within `submit`."""
 
-    def submit(self, slot: int, items: Sequence[Item], copies: Sequence[tuple[str, bytes, bool]] = ()) -> None:
-        """Run items one after another in a slot, behind what it has already.
+    def submit(self, slot: int, attempts: Sequence[Attempt], copies: Sequence[tuple[str, bytes, bool]] = ()) -> None:
+        """Make attempts one after another in a slot, behind what it has already.
 
         Args:
             slot: The slot.
-            items: At least one.
+            attempts: At least one.
             copies: What its worker is to write once these have ended: arguments of `Directory.write_view`.
         """
         ...
@@ -155,7 +155,7 @@ class WorkerPool(Protocol):
         ...
 
     def printed_by(self, slot: int, outcome: Outcome) -> Printed:
-        """Return what an item has written."""
+        """Return what an attempt has written."""
         ...
 
     def new_processes(self) -> dict[int, float]:
@@ -181,7 +181,7 @@ class _Slot:
         self.executor: ProcessPoolExecutor | None = None
         self.context: SlotContext | None = None
         self.channel: Channel | None = None
-        self.outstanding: deque[tuple[int, list[int], int]] = deque()  # batch, its items, copies that came with it
+        self.outstanding: deque[tuple[int, list[int], int]] = deque()  # batch, its nodes, copies that came with it
         self.n_copying = 0
         self.known: set[int] = set()
         self.n_batches = 0
@@ -228,8 +228,8 @@ class ProcessPool:
         self._server = Server()
         self._gone: list[Server] = []  # killed ones, of which threads may know
 
-    def submit(self, slot: int, items: Sequence[Item], copies: Sequence[tuple[str, bytes, bool]] = ()) -> None:
-        """Run items one after another in a slot, behind what it has already.
+    def submit(self, slot: int, attempts: Sequence[Attempt], copies: Sequence[tuple[str, bytes, bool]] = ()) -> None:
+        """Make attempts one after another in a slot, behind what it has already.
 
         Raises:
             WorkerStartError: Several workers in a row have died without having run anything.
@@ -240,7 +240,7 @@ class ProcessPool:
         batch = []
         new: list[Part] = []
         last, numbers = None, ()
-        for number_of_item, node, task, parts, binding, inputs, limited in items:
+        for node, name, task, parts, binding, inputs, limited in attempts:
             if parts is not last:  # tasks that are alike have one tuple
                 last = parts
                 numbers = tuple([part.number for part in parts])
@@ -248,9 +248,9 @@ class ProcessPool:
                     if part.number not in state.known:
                         state.known.add(part.number)
                         new.append(part)
-            batch.append((number_of_item, node, task, numbers, binding, inputs, limited))
+            batch.append((node, name, task, numbers, binding, inputs, limited))
         payload = pickle.dumps((number, [tuple(part) for part in new], batch, copies), 5)
-        state.outstanding.append((number, [item.item for item in items], len(copies)))
+        state.outstanding.append((number, [attempt.node for attempt in attempts], len(copies)))
         channel = state.channel or self._started(state)
         if not channel.send(payload):
             self._poll.modify(channel.fd, select.POLLIN | select.POLLOUT)
@@ -340,7 +340,7 @@ class ProcessPool:
             if slot.n_returned == len(slot.outstanding):
                 self._tell_end(slot.index, slot.generation)
             return
-        expected, items, n_copies = slot.outstanding.popleft()
+        expected, nodes, n_copies = slot.outstanding.popleft()
         assert expected == number, "a slot returns its batches in order"
         slot.idle_deaths = 0
         outcomes = _outcomes(slot, number)
@@ -348,7 +348,7 @@ class ProcessPool:
         n_copied, slot.n_copying = slot.n_copying, n_copies
         if copies_refused:
             n_copied = slot.n_copying = 0
-        happened.append(Returned(slot.index, outcomes, items[len(outcomes) :], n_copied, copies_refused))
+        happened.append(Returned(slot.index, outcomes, nodes[len(outcomes) :], n_copied, copies_refused))
 
     def _lost(self, slot: _Slot) -> Lost:
         """Bury the worker of a slot; the next batch gets a new one."""
@@ -356,28 +356,28 @@ class ProcessPool:
         pid = process.pid or 0 if process is not None else 0
         exit_code, peak = self._bury(slot)
         at_end = slot.board.running()
-        running = at_end.item
+        running = at_end.node
         outcomes: list[Outcome] = []
         late: list[int] = []
         unstarted: list[int] = []
-        for number, items, _ in slot.outstanding:
+        for number, nodes, _ in slot.outstanding:
             done = _outcomes(slot, number)
             if slot.kill_requested:
-                late += [outcome.item for outcome in done if outcome.item not in slot.ended_before_kill]
-                done = [outcome for outcome in done if outcome.item in slot.ended_before_kill]
+                late += [outcome.node for outcome in done if outcome.node not in slot.ended_before_kill]
+                done = [outcome for outcome in done if outcome.node in slot.ended_before_kill]
             outcomes += done
-            unstarted += items[len(done) :]
+            unstarted += nodes[len(done) :]
         if late:
             # It came out of its task because it was being killed, or because a process that it waited for was.
             running = late[0]
-        if running in unstarted:
+        if running is not None and running in unstarted:
             unstarted.remove(running)
         else:
-            running = 0  # it had noted the outcome, and not yet what comes next
+            running = None  # it had noted the outcome, and not yet what comes next
         slot.outstanding.clear()
         slot.n_copying = 0
         slot.known.clear()
-        slot.idle_deaths = slot.idle_deaths + 1 if not running and not outcomes and not slot.kill_requested else 0
+        slot.idle_deaths = slot.idle_deaths + 1 if running is None and not outcomes and not slot.kill_requested else 0
         slot.kill_requested = False
         if slot.idle_deaths >= _MAX_IDLE_DEATHS:
             end = "vanished" if exit_code is None else f"ended with exit code {exit_code}"
@@ -385,9 +385,13 @@ class ProcessPool:
             raise WorkerStartError(
                 f"{slot.idle_deaths} workers in a row {end} before they ran anything{': ' if said else ''}{said}"
             )
-        seconds = time.monotonic() - at_end.began if running else 0.0
+        seconds = time.monotonic() - at_end.began if running is not None else 0.0
         ends = slot.stdout.size(), slot.stderr.size()
-        printed = _printed(slot, at_end.stdout_from, ends[0], at_end.stderr_from, ends[1]) if running else Printed()
+        printed = (
+            _printed(slot, at_end.stdout_from, ends[0], at_end.stderr_from, ends[1])
+            if running is not None
+            else Printed()
+        )
         return Lost(slot.index, outcomes, running, unstarted, exit_code, peak, seconds, printed, pid, time.time())
 
     def _bury(self, slot: _Slot) -> tuple[int | None, int | None]:
@@ -435,7 +439,7 @@ class ProcessPool:
         state.kill_requested = True
         state.n_returned = 0
         state.ended_before_kill = {
-            outcome.item for number, _, _ in state.outstanding for outcome in _outcomes(state, number)
+            outcome.node for number, _, _ in state.outstanding for outcome in _outcomes(state, number)
         }
         process = state.context.last if state.context is not None else None
         if process is not None and process.pid is not None:
@@ -447,16 +451,16 @@ class ProcessPool:
         """Return what a slot runs."""
         state = self._slots[slot]
         running = state.board.running()
-        if not running.item:
-            return Observed(0, 0.0)
+        if running.node is None:
+            return Observed()
         seconds = time.monotonic() - running.began
         process = state.context.last if state.context is not None else None
         if memory_limit is None or process is None or process.pid is None:
-            return Observed(running.item, seconds)
+            return Observed(running.node, seconds)
         memory = tree_bytes(process.pid, memory_limit)
-        if state.board.running().item != running.item:
-            return Observed(0, 0.0)  # it has ended meanwhile, and this is not its memory
-        return Observed(running.item, seconds, memory, running.rss_before_bytes)
+        if state.board.running().node != running.node:
+            return Observed()  # it has ended meanwhile, and this is not its memory
+        return Observed(running.node, seconds, memory, running.rss_before_bytes)
 
     def output(self) -> Iterator[tuple[int, bytes]]:
         """Yield what workers have written, with the descriptor that it was written to."""
@@ -467,7 +471,7 @@ class ProcessPool:
                     yield fd, data
 
     def printed_by(self, slot: int, outcome: Outcome) -> Printed:
-        """Return what an item has written, as far as it is still there."""
+        """Return what an attempt has written, as far as it is still there."""
         if outcome.printed is None:
             return Printed()
         return _printed(self._slots[slot], *outcome.printed)
@@ -552,7 +556,7 @@ def _drain(fd: int) -> None:
 
 
 class InlinePool:
-    """One slot that runs its items in the calling thread, for debuggers. Cannot kill."""
+    """One slot that makes its attempts in the calling thread, for debuggers. Cannot kill."""
 
     runs_here = True
 
@@ -561,13 +565,13 @@ class InlinePool:
         self._setup = setup
         self._happened: list[Returned | Lost] = []
 
-    def submit(self, slot: int, items: Sequence[Item], copies: Sequence[tuple[str, bytes, bool]] = ()) -> None:
-        """Run the items now; takes no copies, as whoever calls can write them as well.
+    def submit(self, slot: int, attempts: Sequence[Attempt], copies: Sequence[tuple[str, bytes, bool]] = ()) -> None:
+        """Make the attempts now; takes no copies, as whoever calls can write them as well.
 
         Raises:
             KeyboardInterrupt: From the user, as anywhere in this thread.
         """
-        outcomes = [run_item(item, _load_task, self._setup, interruptible=True) for item in items]
+        outcomes = [make_attempt(attempt, _load_task, self._setup, interruptible=True) for attempt in attempts]
         self._happened.append(Returned(slot, outcomes, []))
 
     def wait(self, timeout_seconds: float | None) -> list[Returned | Lost]:
@@ -588,7 +592,7 @@ class InlinePool:
 
     def observe(self, slot: int, memory_limit: int | None = None) -> Observed:
         """Return that nothing runs."""
-        return Observed(0, 0.0)
+        return Observed()
 
     def output(self) -> Iterator[tuple[int, bytes]]:
         """Yield nothing: what is written here goes where everything goes."""
@@ -609,9 +613,9 @@ class InlinePool:
         """Do nothing."""
 
 
-def _load_task(item: Item) -> tuple[object, object]:
+def _load_task(attempt: Attempt) -> tuple[object, object]:
     loaded = ReceivedParts()
-    for part in item.parts:
+    for part in attempt.parts:
         loaded.add(*part)
-    task: tuple[object, object] = loaded.load(item.task, tuple(part.number for part in item.parts))
+    task: tuple[object, object] = loaded.load(attempt.task, tuple(part.number for part in attempt.parts))
     return task
