@@ -20,7 +20,7 @@ from dagron.cli.exit_codes import MEANINGS, ExitCode, UsageError, exit_code_of
 from dagron.cli.output import NOT_FOR_A_LINE
 from dagron.cli.status import checkpoint_status
 from dagron.cli.summary import resume_command, shown_line
-from dagron.serialize import FILE_MODULE
+from dagron.stored import FILE_MODULE
 
 SOURCE = str(Path(dagron.__file__).parent.parent)
 WAIT_SECONDS = 30

@@ -24,7 +24,7 @@ from dagron.checkpoint.view import read_view
 from dagron.cli import build_app
 from dagron.cli.ls import SortKey, selected
 from dagron.cli.nodes import STATES, NodeFigures, matches
-from dagron.serialize import FILE_MODULE
+from dagron.stored import FILE_MODULE
 
 JOB = """
 import sys

@@ -34,15 +34,14 @@ from dagron.errors import (
     TaskNotPicklableError,
 )
 from dagron.serialize import (
-    FILE_MODULE,
     TaskPickler,
     adopt_class,
     describe_exception,
     dump_exception,
     dump_result,
-    find_class,
     load_exception,
 )
+from dagron.stored import FILE_MODULE, find_class
 from dagron.workers.board import MAX_OUTCOME_BYTES
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))

@@ -24,27 +24,28 @@ from dagron.arguments import CallWithHoles
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink
 from dagron.checkpoint.storage import Digests, Storage
 from dagron.errors import HandleError, RemoteTraceback, ResultNotPicklableError, TaskFailedError, TaskNotPicklableError
+from dagron.stored import (
+    ADOPTED,
+    BY_VALUE_MODULES,
+    class_here,
+    find_class,
+    is_by_value,
+    restore_state,
+    unpickled_class,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "BY_VALUE_MODULES",
-    "FILE_MODULE",
     "CallablePickler",
     "TaskPickler",
     "adopt_class",
     "describe_exception",
     "dump_exception",
     "dump_result",
-    "find_class",
     "load_exception",
 ]
-
-FILE_MODULE = "__dagron_file__"
-"""The name under which the command line loads a user's file. Its contents travel by value, like those of `__main__`."""
-
-BY_VALUE_MODULES = ("__main__", FILE_MODULE)
 
 _PROTOCOL = 5
 _ATOMS = frozenset({int, float, bool, str, bytes, type(None), complex})
@@ -53,9 +54,6 @@ _ATOMS = frozenset({int, float, bool, str, bytes, type(None), complex})
 _MAX_TEXT = 16 * 1024
 _MAX_MESSAGE = 4 * 1024
 _MAX_EXCEPTION_BYTES = 64 * 1024
-
-_adopted: dict[str, type] = {}
-"""In a worker: the classes that tasks have brought, by qualified name."""
 
 _copies: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
 _copies_for_tasks: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
@@ -68,57 +66,20 @@ class _Writable(Protocol):
 # --- classes of __main__ -------------------------------------------------------------------------------------------
 
 
-def _look_up(module_name: str, qualname: str) -> type | None:
-    found: Any = sys.modules.get(module_name)
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return found if isinstance(found, type) else None
-
-
-def find_class(module_name: str, qualname: str, copy: bytes) -> type:
-    """Return the class of this process with that name, or else the by-value copy. Named by pickled results."""
-    adopted = _adopted.get(qualname)
-    if adopted is not None:
-        return adopted
-    for candidate in (module_name, *BY_VALUE_MODULES):
-        found = _look_up(candidate, qualname)
-        if found is not None:
-            return found
-    return _loaded(qualname, copy)
-
-
-def _loaded(qualname: str, copy: bytes) -> type:
-    cls: type = cloudpickle.loads(copy)
-    _name_in_full(cls, qualname)
-    return cls
-
-
-def _name_in_full(cls: type, qualname: str) -> None:
-    # cloudpickle keeps the last part of a name only, and the class may be pickled again.
-    cls.__qualname__ = qualname
-    for name, inner in list(vars(cls).items()):
-        if isinstance(inner, type) and _is_by_value(inner) and inner.__qualname__ == name:
-            _name_in_full(inner, f"{qualname}.{name}")
-
-
 def adopt_class(module_name: str, qualname: str, copy: bytes) -> type:
     """Return the by-value copy of a class and make it the one that `find_class` finds here. Named by pickled tasks."""
-    own = _look_up(module_name, qualname)
-    if own is not None and own is not _adopted.get(qualname):
-        return _loaded(qualname, copy)  # no worker: this is the process that defines it
-    cls = _adopted[qualname] = _loaded(qualname, copy)
+    own = class_here(module_name, qualname)
+    if own is not None and own is not ADOPTED.get(qualname):
+        return unpickled_class(qualname, copy)  # no worker: this is the process that defines it
+    cls = ADOPTED[qualname] = unpickled_class(qualname, copy)
     if "." not in qualname:
         # For what the task itself pickles by reference, to processes that it starts.
         setattr(sys.modules["__main__"], qualname, cls)
     return cls
 
 
-def _is_by_value(obj: Any) -> bool:
-    return getattr(obj, "__module__", None) in BY_VALUE_MODULES
-
-
 def _reduce_class(cls: type, rebuild: Callable[[str, str, bytes], type]) -> Any:
-    if not _is_by_value(cls) or "<locals>" in cls.__qualname__:
+    if not is_by_value(cls) or "<locals>" in cls.__qualname__:
         return NotImplemented
     copies = _copies if rebuild is find_class else _copies_for_tasks
     copy = copies.get(cls)
@@ -129,21 +90,10 @@ def _reduce_class(cls: type, rebuild: Callable[[str, str, bytes], type]) -> Any:
     return rebuild, (cls.__module__, cls.__qualname__, copy)
 
 
-def restore_state(obj: Any, state: Any) -> None:
-    """Give an object its attributes, whether these are slots or not. Named by pickled results.
-
-    A by-value copy of a class with `__slots__` has none, so its instances and those of the original differ in the form
-    of their state.
-    """
-    for attributes in state if isinstance(state, tuple) else (state,):
-        for name, value in (attributes or {}).items():
-            object.__setattr__(obj, name, value)
-
-
 def _reduce_instance(obj: Any) -> Any:
     cls = type(obj)
     if hasattr(cls, "__setstate__") or not any(
-        "__slots__" in base.__dict__ and _is_by_value(base) for base in cls.__mro__
+        "__slots__" in base.__dict__ and is_by_value(base) for base in cls.__mro__
     ):
         return NotImplemented
     reduced = obj.__reduce_ex__(_PROTOCOL)
@@ -156,9 +106,9 @@ class _PlainPickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, type):
             return _reduce_class(obj, find_class)
-        if _is_by_value(type(obj)):
+        if is_by_value(type(obj)):
             return _reduce_instance(obj)
-        if type(obj) is types.FunctionType and _is_by_value(obj):
+        if type(obj) is types.FunctionType and is_by_value(obj):
             # By reference it would load in this script only.
             raise pickle.PicklingError("a function of __main__")
         return NotImplemented
@@ -170,7 +120,7 @@ class _ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             reduced = _reduce_class(obj, self._rebuild())
             if reduced is not NotImplemented:
                 return reduced
-        elif _is_by_value(type(obj)):
+        elif is_by_value(type(obj)):
             reduced = _reduce_instance(obj)
             if reduced is not NotImplemented:
                 return reduced

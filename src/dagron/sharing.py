@@ -31,7 +31,8 @@ import cloudpickle
 
 from dagron.errors import TaskDefinitionError
 from dagron.parts import EMPTY, IS_EMPTY, IS_OWN, Form, Own, Part, instance
-from dagron.serialize import BY_VALUE_MODULES, CallablePickler, TaskPickler
+from dagron.serialize import CallablePickler, TaskPickler
+from dagron.stored import BY_VALUE_MODULES
 
 __all__ = ["PickledTasks", "pickle_tasks"]
 

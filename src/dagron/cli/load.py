@@ -14,7 +14,7 @@ from dagron.cli.target import is_file_target, split_target
 from dagron.errors import GraphError, TaskDefinitionError
 from dagron.flow import Flow
 from dagron.graph import DAG
-from dagron.serialize import FILE_MODULE
+from dagron.stored import FILE_MODULE
 
 __all__ = ["Job", "load_job"]
 

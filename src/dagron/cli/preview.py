@@ -14,9 +14,11 @@ import pickle
 import pprint
 import sys
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
+
+from dagron import stored
 
 __all__ = ["MAX_PREVIEW_BYTES", "StandIn", "load_safely", "preview", "shown_value"]
 
@@ -47,14 +49,19 @@ _REAL: dict[tuple[str, str], Any] = {
     ("fractions", "Fraction"): fractions.Fraction,
 }
 
+
+def _name_of(function: Callable[..., object]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
 _MAKES_A_CLASS = {
-    "dagron.serialize.find_class": slice(0, 2),  # of the user's script: its name, not the copy of its code
+    _name_of(stored.find_class): slice(0, 2),  # of the user's script: its name, not the copy of its code
     "cloudpickle.cloudpickle._make_skeleton_class": slice(1, 2),
 }
 """Functions that give a class, with the arguments that are its name."""
 
 _MAKES_AN_INSTANCE = {"copyreg.__newobj__", "copyreg.__newobj_ex__", "copyreg._reconstructor"}
-_SETS_A_STATE = {"dagron.serialize.restore_state"}
+_SETS_A_STATE = {_name_of(stored.restore_state)}
 
 
 class StandIn:
@@ -226,7 +233,9 @@ class _Bounded:
 
 
 def _short(what: str) -> str:
-    return what.removeprefix("__main__.").removeprefix("__dagron_file__.")
+    for module in stored.BY_VALUE_MODULES:
+        what = what.removeprefix(f"{module}.")
+    return what
 
 
 def _array_shape(found: StandIn) -> str:
