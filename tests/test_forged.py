@@ -20,7 +20,7 @@ from dagron.checkpoint.format import HEADER_SIZE, MARKER, Kind, RecordWriter, de
 from dagron.checkpoint.names import JOURNAL, LOCK, META
 from dagron.checkpoint.store import CheckpointStore, boot_id
 from dagron.checkpoint.view import read_view
-from dagron.cli.status import checkpoint_status, shown_status
+from dagron.cli.verbs.status import checkpoint_status, shown_status
 
 CHAIN = DAG.builder().add_edges([("small", "large"), ("large", "end")]).build()
 MANY_BYTES = 2**26

@@ -71,7 +71,7 @@ def build_app(verbs: Iterable[str] = _VERBS) -> typer.Typer:
     )
     app.callback(epilog=_EPILOG)(dagron)
     for verb in verbs:
-        module = importlib.import_module(f"dagron.cli.{verb}")
+        module = importlib.import_module(f"dagron.cli.verbs.{verb}")
         epilog = module.EPILOG
         if "Exit codes" not in epilog:
             epilog = f"{epilog}\nExit codes:\n\n\b\n{_EXIT_CODES}"

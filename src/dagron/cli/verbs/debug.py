@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+import dagron
 from dagron.checkpoint.view import View, signing_key
 from dagron.cli.ending import carry_out, say
 from dagron.cli.exit_codes import ExitCode, UsageError
@@ -79,7 +80,7 @@ def prepared_call(where: str, view: View, name: str, job: Job) -> Call:
 
     from dagron.checkpoint.blobs import load_result
     from dagron.checkpoint.claim import check_directory
-    from dagron.cli.show import no_such_node
+    from dagron.cli.verbs.show import no_such_node
     from dagron.errors import MissingTaskError, NotCallableError
     from dagron.task import Task, bind
 
@@ -187,7 +188,7 @@ def _compare(name: str, value: Any, view: View) -> ExitCode:
 
 
 def _is_ours(frames: TracebackType) -> bool:
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    package = os.path.dirname(os.path.abspath(dagron.__file__))
     path = frames.tb_frame.f_code.co_filename
     return path.startswith(package + os.sep) and not path.startswith(os.path.join(package, "jobs"))
 

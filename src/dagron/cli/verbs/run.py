@@ -170,7 +170,7 @@ def _check(request: RunRequest) -> None:
 
 
 def _say_what_is_kept(request: RunRequest) -> None:
-    from dagron.cli.status import checkpoint_status
+    from dagron.cli.verbs.status import checkpoint_status
     from dagron.errors import CheckpointError
 
     try:

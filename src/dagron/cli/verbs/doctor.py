@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 import typer
 
+import dagron
 from dagron import __version__
 from dagron.cli.ending import carry_out, put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode
@@ -92,7 +93,7 @@ def _versions() -> Check:
 
 def _installation() -> Check:
     """Look for the other project named `dagron`, whose files and ours overwrite each other."""
-    package = Path(__file__).absolute().parent.parent
+    package = Path(dagron.__file__).absolute().parent
     others = list(importlib.metadata.distributions(name=_ANOTHERS))
     if not others:
         return Check("package", "ok", f"'{package}', and no other project's `{_ANOTHERS}` is installed")

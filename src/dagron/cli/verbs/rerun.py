@@ -56,7 +56,7 @@ def to_run_again(view: View, dag: DAG | None, patterns: Sequence[str], *, descen
     for pattern in patterns:
         found = [name for name in names if matches(name, pattern)]
         if not found:
-            from dagron.cli.show import no_such_node
+            from dagron.cli.verbs.show import no_such_node
 
             raise UsageError(no_such_node(pattern, names))
         chosen.update(found)
