@@ -4,9 +4,11 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +27,7 @@ from dagron import (
 )
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.view import read_view
-from dagron.failures import folded, last_own_frame, shown_failure
+from dagron.failures import folded, is_library, last_own_frame, shown_failure
 from dagron.inputs import named_inputs, shown_inputs, shown_value
 from dagron.task import NO_INPUTS, Binding, bind
 
@@ -92,6 +94,36 @@ class TestFolding:
         names = ["jobs/x.py", "flow.py", "task.py"]
         text = "\n".join(f'  File "{ours}/{name}", line 1, in f' for name in names)
         assert last_own_frame(text).path == f"{ours}/jobs/x.py"
+
+    def test_every_module_of_ours_is_a_library_wherever_the_package_lies(self, tmp_path):
+        # Not where it is installed: below `site-packages` everything is a library.
+        package = Path(dagron.__file__).parent
+        shutil.copytree(package, tmp_path / "dagron", ignore=shutil.ignore_patterns("__pycache__", "vendor"))
+        code = f"import {folded.__module__} as f, sys; print(*map(f.is_library, sys.argv[1:]))"
+        files = sorted(map(str, (tmp_path / "dagron").rglob("*.py")))
+        env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-c", code, *files]
+        printed = subprocess.run(command, env=env, capture_output=True, check=True, text=True).stdout.split()
+        own = [file for file, library in zip(files, printed, strict=True) if library == "False"]
+        assert own == [file for file in files if "/dagron/jobs/" in file]
+
+    @pytest.mark.parametrize(
+        ("path", "library"),
+        [
+            ("/usr/lib/python3.12/json/decoder.py", True),
+            ("/usr/lib64/python3.13/json/decoder.py", True),
+            ("/usr/lib/python3/dist-packages/numpy/core.py", True),
+            ("/home/me/.venv/lib/python3.14/site-packages/dagron_of_mine/core.py", True),
+            ("<frozen importlib._bootstrap>", True),
+            ("/home/me/dagron/job.py", False),
+            ("/home/me/site-packages/job.py", False),
+            ("/home/me/dist-packages/dagron/job.py", False),
+            ("/home/me/Lib/job.py", False),
+            ("<string>", False),
+        ],
+    )
+    def test_a_library_is_what_lies_in_the_folder_of_a_python(self, path, library):
+        assert is_library(path) is library
 
     def test_a_record_without_the_newer_fields_is_told(self):
         assert shown_failure({"name": "a", "type": "E", "message": "m"}) == "node 'a' failed in attempt 0: E: m"

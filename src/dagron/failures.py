@@ -11,11 +11,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import dagron
+
 __all__ = ["Frame", "folded", "is_library", "last_own_frame", "shown_failure", "shown_origin"]
 
 _FRAME = re.compile(r'  File "(?P<path>.+)", line (?P<line>\d+), in (?P<function>.+)')
-_LIBRARY = re.compile(r"[/\\](?:site-packages|dist-packages|lib[/\\]python\d[^/\\]*|Lib)[/\\]|^<frozen ")
-_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# Where Python's own library and what is installed lie: a traceback may be from another machine, whose paths are not
+# known here. A folder of the user's may be named `site-packages`, too, but it does not lie in `lib/python3`.
+_LIBRARY = re.compile(r"/lib(?:64)?/(?:python|pypy)\d[^/]*/|^<frozen ")
+# The package's folder, wherever in it this module lies.
+_OURS = os.path.join(os.path.dirname(os.path.abspath(dagron.__file__)), "")
 _OWN_EXAMPLES = os.path.join(_OURS, "jobs", "")
 
 _MAX_LINES = 20
@@ -87,7 +92,7 @@ def _told(frames: list[Frame]) -> list[str]:
 def _folded(frames: list[Frame]) -> list[str]:
     if not frames:
         return []
-    files = list(dict.fromkeys("/".join(re.split(r"[/\\]", frame.path)[-2:]) for frame in frames))
+    files = list(dict.fromkeys("/".join(frame.path.split("/")[-2:]) for frame in frames))
     more = f" and {len(files) - 3} more" if len(files) > 3 else ""
     what = f"{len(frames)} frames" if len(frames) > 1 else "1 frame"
     return [f"  ... {what} in {', '.join(files[:3])}{more}"]
