@@ -232,7 +232,6 @@ HOMES = {
     **dict.fromkeys(["arguments", "inputs", "labels", "node", "task"], "tasks"),
     **dict.fromkeys(["adjacency", "critical"], "graph"),
     **dict.fromkeys(["processor"], "checkpoint"),
-    **dict.fromkeys(["parts", "serialize", "sharing"], "crossing"),
     **dict.fromkeys(["workers"], "engines"),
     **dict.fromkeys(["failures", "trace"], "results"),
     **dict.fromkeys(["attempts", "coordinator", "events", "interrupts", "outlook", "output"], "runs"),
@@ -390,7 +389,7 @@ class TestWhoMayTouchWhat:
         assert {"os.open", "os.replace", "os.fsync", "os.fdatasync", "os.unlink"} <= used & ON_DISK
 
     @pytest.mark.parametrize(
-        "module", ["coordinator", "executor", "plan", "restore", "serialize", "state", "graph", "task"]
+        "module", ["coordinator", "executor", "plan", "restore", "crossing.serialize", "state", "graph", "task"]
     )
     def test_what_stands_around_the_checkpoint_leaves_the_disk_to_it(self, module):
         used = calls(TREES[module])

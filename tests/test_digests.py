@@ -25,8 +25,8 @@ from dagron.checkpoint.storage import Digests, Storage
 from dagron.checkpoint.verify import verify
 from dagron.checkpoint.view import read_view
 from dagron.cli import build_app
+from dagron.crossing.serialize import dump_result
 from dagron.errors import CheckpointDamagedError
-from dagron.serialize import dump_result
 from dagron.testing.evidence import check_finished, look
 
 KEY = b"0123456789abcdef" * 4  # as long as a key may be

@@ -17,9 +17,9 @@ import cloudpickle
 import pytest
 
 from dagron import DAG, CheckpointExecutor, Task, TaskNotPicklableError
-from dagron.parts import ReceivedParts
+from dagron.crossing.parts import ReceivedParts
+from dagron.crossing.sharing import pickle_tasks
 from dagron.plan import Defaults, plan_run
-from dagron.sharing import pickle_tasks
 
 # Or every worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -120,8 +120,10 @@ class TestWhatCrosses:
         n = len(callables)
         tasks = pickle_tasks([f"n{i}" for i in range(n)], callables, [(Exception,)] * n, [1] * n)
         crossed = pickle.dumps((tasks.own, [[part.data for part in parts] for parts in tasks.parts]))
-        assert [name for name in (b"dagron.parts", b"instance", b"EMPTY", b"Form") if name not in crossed] == []
-        assert b"dagron.sharing" not in crossed
+        assert [
+            name for name in (b"dagron.crossing.parts", b"instance", b"EMPTY", b"Form") if name not in crossed
+        ] == []
+        assert b"dagron.crossing.sharing" not in crossed
 
 
 class TestWhatATaskSees:

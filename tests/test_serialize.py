@@ -26,20 +26,20 @@ import dagron
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, BlobFile, read_blob
 from dagron.checkpoint.files import TempFile
 from dagron.checkpoint.storage import Digests, Storage
-from dagron.errors import (
-    NodeError,
-    RemoteTraceback,
-    ResultNotPicklableError,
-    TaskFailedError,
-    TaskNotPicklableError,
-)
-from dagron.serialize import (
+from dagron.crossing.serialize import (
     TaskPickler,
     adopt_class,
     describe_exception,
     dump_exception,
     dump_result,
     load_exception,
+)
+from dagron.errors import (
+    NodeError,
+    RemoteTraceback,
+    ResultNotPicklableError,
+    TaskFailedError,
+    TaskNotPicklableError,
 )
 from dagron.stored import FILE_MODULE, find_class
 from dagron.workers.board import MAX_OUTCOME_BYTES
@@ -376,7 +376,7 @@ EMIT = """
 import pickle, sys, tempfile
 from pathlib import Path
 from dagron.checkpoint.storage import Digests
-from dagron.serialize import TaskPickler, dump_result
+from dagron.crossing.serialize import TaskPickler, dump_result
 
 def emit(value):
     with tempfile.TemporaryDirectory() as directory:
@@ -758,7 +758,7 @@ class TestDeepRecursion:
             from pathlib import Path
             from dagron.checkpoint.storage import Digests
             from dagron.errors import ResultNotPicklableError
-            from dagron.serialize import dump_result
+            from dagron.crossing.serialize import dump_result
             value = {shape}(100_000)
             try:
                 dump_result("node", value, Path(sys.argv[1]), Digests(None), durable=False)
@@ -775,7 +775,7 @@ class TestDeepRecursion:
         script = textwrap.dedent(self.SHAPES) + textwrap.dedent("""
             import os
             from dagron.errors import TaskNotPicklableError
-            from dagron.serialize import TaskPickler
+            from dagron.crossing.serialize import TaskPickler
             value = functions(100_000)
             try:
                 TaskPickler().dump("node", value)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from dagron.crossing.serialize import load_exception
 from dagron.errors import MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
 from dagron.events import End
 from dagron.failures import shown_origin
 from dagron.output import last_lines, printed_text
-from dagron.serialize import load_exception
 from dagron.state import Policy
 from dagron.workers.child import Outcome
 from dagron.workers.pool import Lost, Printed

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from dagron.crossing.sharing import PickledTasks, pickle_tasks
 from dagron.errors import MissingTaskError, NotCallableError, UnknownTaskError
 from dagron.graph import DAG
-from dagron.sharing import PickledTasks, pickle_tasks
 from dagron.state import Policy
 from dagron.task import NO_INPUTS, Binding, Parameters, Task, bind, parameters_of, parse_bytes, signature_key
 

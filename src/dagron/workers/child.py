@@ -19,9 +19,9 @@ from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
 from dagron.checkpoint.buffers import out_of_band
 from dagron.checkpoint.files import write_view
 from dagron.checkpoint.storage import Digests
+from dagron.crossing.parts import Own, ReceivedParts
+from dagron.crossing.serialize import describe_exception, dump_exception, dump_result
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
-from dagron.parts import Own, ReceivedParts
-from dagron.serialize import describe_exception, dump_exception, dump_result
 from dagron.task import Binding
 from dagron.workers.board import Board
 from dagron.workers.capture import flush_streams, position

@@ -18,8 +18,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple, Protocol
 
+from dagron.crossing.parts import Part, ReceivedParts
 from dagron.errors import WorkerStartError
-from dagron.parts import Part, ReceivedParts
 from dagron.workers.board import Board
 from dagron.workers.capture import Capture
 from dagron.workers.channel import Channel

@@ -168,8 +168,8 @@ def _make(call: Call, view: View, *, post_mortem: bool) -> ExitCode:
 
 def _compare(name: str, value: Any, view: View) -> ExitCode:
     """Pickle a result as a worker would, because that may be what had failed, and compare it with the recorded one."""
+    from dagron.crossing.serialize import dump_result
     from dagron.errors import ResultNotPicklableError
-    from dagron.serialize import dump_result
 
     with tempfile.TemporaryDirectory(prefix="dagron-debug-") as directory:
         try:
@@ -203,8 +203,8 @@ def _own_frames(error: BaseException) -> TracebackType | None:
 
 def _tell(error: BaseException, seconds: float) -> None:
     from dagron.cli.output import NOT_FOR_A_LINE
+    from dagron.crossing.serialize import describe_exception
     from dagron.failures import folded
-    from dagron.serialize import describe_exception
 
     error.__traceback__ = _own_frames(error)
     _, _, text = describe_exception(error)

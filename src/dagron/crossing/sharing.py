@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 
+from dagron.crossing.parts import EMPTY, IS_EMPTY, IS_OWN, Form, Own, Part, instance
+from dagron.crossing.serialize import CallablePickler, TaskPickler
 from dagron.errors import TaskDefinitionError
-from dagron.parts import EMPTY, IS_EMPTY, IS_OWN, Form, Own, Part, instance
-from dagron.serialize import CallablePickler, TaskPickler
 from dagron.stored import BY_VALUE_MODULES
 
 __all__ = ["PickledTasks", "pickle_tasks"]
