@@ -31,7 +31,6 @@ DOES_NOT_PARSE = {
     "bad_encoding.py": b"# coding: nonsense\n",
     "bad_nesting.py": b"x = " + b"-" * 100_000 + b"1\n",
     "bad_null.py": b"x = 1\0\n",
-    "bad_recursion.py": b"x = a" + b".a" * 100_000 + b"\n",
     "bad_syntax.py": b"def def\n",
 }
 
@@ -173,6 +172,20 @@ def test_files_that_do_not_parse_are_counted_and_named(tmp_path):
     without = job.serial_report(tuple(SMALL), root).splitlines()
     with_them = results["report"].splitlines()
     assert with_them[with_them.index("Largest packages") : -1] == without[without.index("Largest packages") : -1]
+
+
+@pytest.mark.parametrize("error", [RecursionError, MemoryError])
+def test_a_file_that_is_too_deep_for_the_parser_is_counted_and_named(tmp_path, monkeypatch, error):
+    """How deep that is, and whether a parser says so, is another matter in each version of Python."""
+
+    def parse(source, original=ast.parse):
+        if source == b"deep":
+            raise error
+        return original(source)
+
+    root = write_library(tmp_path, {**SMALL, "deep.py": b"deep"})
+    monkeypatch.setattr(ast, "parse", parse)
+    assert evaluate(*job.build(job.list_files(root), root))["weights"].totals.skipped == ("deep.py",)
 
 
 # --- the figures -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import os
 import sys
 import traceback
@@ -63,8 +65,12 @@ def _load_file(target: str) -> types.ModuleType:
             source = file.read()
     except OSError as error:
         raise UsageError(f"cannot read {target!r}: {error.strerror}") from error
-    module = types.ModuleType(FILE_MODULE)
-    module.__file__ = path
+    # With the loader that an imported file would have: what shows a traceback asks it for the source, and from Python
+    # 3.15 on warns about a module that names none.
+    loader = importlib.machinery.SourceFileLoader(FILE_MODULE, path)
+    spec = importlib.util.spec_from_file_location(FILE_MODULE, path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
     sys.modules[FILE_MODULE] = module
     # Links resolved, as the interpreter does for a script.
     sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
