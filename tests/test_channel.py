@@ -5,9 +5,10 @@ import threading
 
 import pytest
 
-from dagron.workers import child
+from dagron.checkpoint.blobs import Blob
+from dagron.figures import Figures
 from dagron.workers.channel import Channel, WorkerEnd
-from dagron.workers.child import Outcome, OutcomeKind, pack_outcome, unpack_outcome
+from dagron.workers.child import Fault, Outcome, OutcomeKind, pack_outcome, unpack_outcome
 
 
 class Raw:
@@ -78,24 +79,26 @@ def test_a_channel_that_is_closed_in_the_midst_of_a_batch_brings_none(ends, cut)
     assert theirs.receive() is None
 
 
-FAILED = Outcome(
-    3, OutcomeKind.RAISED, 0, 0, bytes(32), b"error", "", 1.5, 0.25, 0.125, 9, True, ("E", "text", "tb"), (1, 2, 3, 4)
-)
-COMPLETED = Outcome(
-    2**40, OutcomeKind.COMPLETED, 0, 2, b"d" * 32, b"ab", "", 1.5, 0.25, 0.1, 2**40, False, child._NO_FAILURE
-)
+FIGURES = Figures(1.5, 0.25, 0.125, 0.0625, 2**40)
+BLOB = Blob(0, 2, b"d" * 32, b"ab", "")
+COMPLETED = Outcome(2**40, OutcomeKind.COMPLETED, FIGURES, BLOB)
+FILE = Blob(1, 2**40, b"d" * 32, b"", "file", (2**64 - 1, 2, 3, -4))
+FAULT = Fault("E", "text", "tb", b"error", retryable=True)
+FAILED = Outcome(3, OutcomeKind.RAISED, FIGURES, fault=FAULT)
 
 
+@pytest.mark.parametrize("written", [None, (0, 5, 7, 7)], ids=["silent", "printed"])
 @pytest.mark.parametrize(
     "outcome",
     [
         COMPLETED,
-        COMPLETED._replace(data=b"", temp_name="file", storage=1, size=2**40, identity=(2**64 - 1, 2, 3, -4)),
-        COMPLETED._replace(printed=(0, 5, 7, 7)),
+        COMPLETED._replace(blob=BLOB._replace(data=b"", size=0)),
+        COMPLETED._replace(blob=FILE),
         FAILED,
-        FAILED._replace(inputs=(("x", "1"),), pid=4),
+        FAILED._replace(fault=FAULT._replace(inputs=(("x", "1"),), pid=4)),
+        FAILED._replace(kind=OutcomeKind.DISK, figures=Figures(), fault=Fault("OSError", "no space", "")),
     ],
-    ids=["inline", "file", "printed", "failed", "failed with inputs"],
+    ids=["inline", "empty", "file", "failed", "failed with inputs", "disk"],
 )
-def test_an_outcome_is_the_same_behind_the_board(outcome):
-    assert unpack_outcome(pack_outcome(outcome)) == outcome
+def test_an_outcome_is_the_same_behind_the_board(outcome, written):
+    assert unpack_outcome(pack_outcome(outcome, written)) == (outcome, written)

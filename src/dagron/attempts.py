@@ -10,8 +10,8 @@ from dagron.events import End
 from dagron.failures import shown_origin
 from dagron.output import last_lines, printed_text
 from dagron.state import Policy
-from dagron.workers.child import Outcome
-from dagron.workers.pool import Lost, Printed
+from dagron.workers.child import NOTHING_PRINTED, Fault, Outcome, Printed
+from dagron.workers.pool import Lost
 
 __all__ = ["Failure", "error_of_loss", "printed_fields"]
 
@@ -39,20 +39,24 @@ class Failure:
         printed: Printed,
         lost: Lost | None = None,
     ) -> None:
-        self.outcome = outcome
+        # What was printed is kept as text, which is much shorter.
+        self.outcome = outcome._replace(printed=NOTHING_PRINTED) if outcome is not None else None
         self._error = error
         self.attempt = attempt
         self.slot = slot
         self.printed = printed_fields(printed)
         self.stderr = last_lines(printed.stderr)
-        self.lost = lost._replace(printed=Printed()) if lost is not None else None  # its texts are much shorter
+        self.lost = lost._replace(printed=NOTHING_PRINTED) if lost is not None else None
         self.status = "failed"
 
     def error(self, node: str) -> BaseException:
         """Return the exception. Unpickling it runs code that it names."""
         if self._error is None:
             assert self.outcome is not None
-            self._error = load_exception(node, self.outcome.data, *self.outcome.failure)
+            fault = self.outcome.fault
+            assert fault is not None
+            texts = fault.type_name, fault.message, fault.traceback_text
+            self._error = load_exception(node, fault.exception, *texts)
             where = "\n  ".join([f"node {node!r}, attempt {self.attempt}", *shown_origin(self.fields(node))])
             try:
                 BaseException.add_note(self._error, where)
@@ -62,31 +66,28 @@ class Failure:
 
     def fields(self, node: str) -> dict[str, Any]:
         """Return what a FAILED record says."""
-        cpu, inputs = 0.0, tuple[tuple[str, str], ...]()
         if self.outcome is not None:
-            kind, message, text = self.outcome.failure
-            started, seconds, cpu = self.outcome.started_unix, self.outcome.duration_seconds, self.outcome.cpu_seconds
-            memory, pid, inputs = self.outcome.peak_rss_bytes, self.outcome.pid, self.outcome.inputs
+            assert self.outcome.fault is not None
+            fault, figures = self.outcome.fault, self.outcome.figures
         else:
-            kind, message, text = type(self._error).__name__, str(self._error), ""
             assert self.lost is not None
-            seconds, memory, pid = self.lost.seconds, self.lost.peak_rss_bytes or 0, self.lost.pid
-            started = self.lost.ended_unix - seconds
+            fault = Fault(type(self._error).__name__, str(self._error), "", pid=self.lost.pid)
+            figures = self.lost.figures
         return {
             "name": node,
             "status": self.status,
-            "type": kind,
-            "message": message,
-            "traceback": text,
+            "type": fault.type_name,
+            "message": fault.message,
+            "traceback": fault.traceback_text,
             "attempts": self.attempt,
             "slot": self.slot,
-            "pid": pid,
-            "started": started,
-            "seconds": seconds,
-            "cpu": cpu,
-            "system": self.outcome.system_seconds if self.outcome is not None else 0.0,
-            "memory": memory,
-            "inputs": inputs,
+            "pid": fault.pid,
+            "started": figures.started_unix,
+            "seconds": figures.duration_seconds,
+            "cpu": figures.cpu_seconds,
+            "system": figures.system_seconds,
+            "memory": figures.peak_rss_bytes,
+            "inputs": fault.inputs,
             **self.printed,
         }
 
@@ -108,7 +109,9 @@ def error_of_loss(node: str, attempt: int, policy: Policy, lost: Lost, end: End,
     if end == End.OUT_OF_MEMORY:
         assert policy.memory_limit is not None
         return MemoryLimitExceededError(node, attempt, policy.memory_limit, memory_bytes)
-    return WorkerLostError(node, attempt, lost.exit_code, lost.peak_rss_bytes, last_lines(lost.printed.stderr))
+    return WorkerLostError(
+        node, attempt, lost.exit_code, lost.figures.peak_rss_bytes or None, last_lines(lost.printed.stderr)
+    )
 
 
 def printed_fields(printed: Printed) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from dagron.plan import RunPlan
 from dagron.state import Phase, RunState
 from dagron.trace import ExecutionTrace, Span
 from dagron.watch import Watch
-from dagron.workers.child import Attempt, Outcome, OutcomeKind
+from dagron.workers.child import NOTHING_PRINTED, Attempt, Outcome, OutcomeKind, Printed
 from dagron.workers.pool import Lost, Returned, WorkerPool
 from dagron.workers.processes import pid_namespace
 
@@ -245,24 +245,26 @@ class Coordinator:
         end = kill.end if kill is not None and kill.node == node else ev.End.LOST
         error = error_of_loss(name, attempt, policy, item, end, self._memory_seen.get(item.slot, 0))
         self.failures[node] = Failure(None, error, attempt, item.slot, item.printed, item)
-        self._watch.attempt_ended(node, item.seconds, completed=False)
+        started, seconds = item.figures.started_unix, item.figures.duration_seconds
+        self._watch.attempt_ended(node, seconds, completed=False)
         if self._trace is not None:
             how = "cancelled" if kill is not None and end == ev.End.LOST else end.name.lower()
-            self._trace.spans.append(Span(name, item.slot, attempt, item.ended_unix - item.seconds, item.seconds, how))
+            self._trace.spans.append(Span(name, item.slot, attempt, started, seconds, how))
 
     def _take_outcome(self, slot: int, outcome: Outcome) -> ev.AttemptEnded:
-        node = outcome.node
+        node, figures = outcome.node, outcome.figures
         attempt = self._state.attempts[node]
         completed = outcome.kind == OutcomeKind.COMPLETED
         if completed:
             self._outcomes[node] = (slot, outcome)
-            if outcome.printed is not None:
-                self._take_printed(slot, node, outcome)
+            if outcome.printed is not NOTHING_PRINTED:
+                self._take_printed(node, outcome.printed)
         elif outcome.kind == OutcomeKind.DISK:
-            what = f"the result of node {self._dag.name_of(node)!r}: {outcome.failure[1]}"
+            assert outcome.fault is not None
+            what = f"the result of node {self._dag.name_of(node)!r}: {outcome.fault.message}"
             raise CommitError(str(self._store.directory.path), what)
         else:
-            self.failures[node] = Failure(outcome, None, attempt, slot, self._workers().printed_by(slot, outcome))
+            self.failures[node] = Failure(outcome, None, attempt, slot, outcome.printed)
             if outcome.kind == OutcomeKind.DAMAGED_INPUT:
                 self._forget_damaged(node)
         if self._trace is not None:
@@ -271,22 +273,22 @@ class Coordinator:
                     self._dag.name_of(node),
                     slot,
                     attempt,
-                    outcome.started_unix,
-                    outcome.duration_seconds,
+                    figures.started_unix,
+                    figures.duration_seconds,
                     "completed" if completed else "raised",
-                    outcome.cpu_seconds,
-                    outcome.size,
+                    figures.cpu_seconds,
+                    outcome.blob.size if outcome.blob is not None else 0,
                 )
             )
-        self._watch.attempt_ended(node, outcome.duration_seconds, completed=completed)
+        self._watch.attempt_ended(node, figures.duration_seconds, completed=completed)
         end = ev.End.COMPLETED if completed else ev.End.FAILED
-        return ev.AttemptEnded(node, end, outcome.retryable, outcome.duration_seconds)
+        retryable = outcome.fault is not None and outcome.fault.retryable
+        return ev.AttemptEnded(node, end, retryable, figures.duration_seconds)
 
-    def _take_printed(self, slot: int, node: int, outcome: Outcome) -> None:
+    def _take_printed(self, node: int, printed: Printed) -> None:
         if self._printed_characters < _PRINTED_BUDGET_CHARACTERS:
-            # Now, because the memory that it is in is given back.
-            printed = self._printed[node] = printed_fields(self._workers().printed_by(slot, outcome))
-            self._printed_characters += len(printed["stdout"]) + len(printed["stderr"])
+            fields = self._printed[node] = printed_fields(printed)
+            self._printed_characters += len(fields["stdout"]) + len(fields["stderr"])
 
     def _forget_damaged(self, node: int) -> None:
         """Record that an input of a node is damaged, so that the next resume makes it again."""
@@ -400,20 +402,22 @@ class Coordinator:
         doubtful: set[str] = set()
         for node in nodes:
             slot, outcome = self._outcomes.pop(node)
+            blob, figures = outcome.blob, outcome.figures
+            assert blob is not None
             commit = fmt.Commit(
                 dag.name_of(node),
-                outcome.storage,
+                blob.storage,
                 slot,
                 state.attempts[node],
-                outcome.size,
-                outcome.digest,
+                blob.size,
+                blob.digest,
                 dag.parents_fingerprint(node),
-                outcome.started_unix,
-                outcome.duration_seconds,
-                outcome.cpu_seconds,
-                outcome.peak_rss_bytes,
+                figures.started_unix,
+                figures.duration_seconds,
+                figures.cpu_seconds,
+                figures.peak_rss_bytes,
                 self._failed_parents(node),
-                system_seconds=outcome.system_seconds,
+                system_seconds=figures.system_seconds,
             )
             in_doubt = any(parent in state.changed for parent in dag.parent_indices(node)) if state.changed else False
             if in_doubt:
@@ -421,7 +425,7 @@ class Coordinator:
             if store.differs(commit, in_doubt=in_doubt):
                 changed.add(node)
             printed = self._printed.pop(node, None) if self._printed else None
-            pending.append(PendingCommit(commit, outcome.data, outcome.temp_name, printed, outcome.identity))
+            pending.append(PendingCommit(commit, blob.data, blob.temp_name, printed, blob.identity))
         # Before the commit: a kill between the two must not leave a child that took the old result.
         outdated = [dag.name_of(child) for node in changed for child in state.held_children(node)]
         if outdated:

@@ -428,7 +428,7 @@ class CheckpointExecutor:
                 result.cpu_seconds = result._failure["cpu"]
                 result.peak_rss_bytes = result._failure["memory"]
                 if failure.outcome is not None:
-                    result.system_seconds = failure.outcome.system_seconds
+                    result.system_seconds = failure.outcome.figures.system_seconds
             if node in state.stopped:
                 # Whatever its last attempt met, what counts is that there was to be no further one.
                 result.error = NodeCancelledError(name, coordinator.cancel_reason)

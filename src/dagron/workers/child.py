@@ -15,13 +15,14 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
+from dagron.checkpoint.blobs import Blob, BlobFile, VerifiedFiles, read_blob
 from dagron.checkpoint.buffers import out_of_band
 from dagron.checkpoint.files import write_view
 from dagron.checkpoint.storage import Digests
 from dagron.crossing.parts import Own, ReceivedParts
 from dagron.crossing.serialize import describe_exception, dump_exception, dump_result
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
+from dagron.figures import Figures
 from dagron.task import Binding
 from dagron.workers.board import Board
 from dagron.workers.capture import flush_streams, position
@@ -30,9 +31,12 @@ from dagron.workers.cores import limit_threads, pin
 from dagron.workers.processes import resident_bytes
 
 __all__ = [
+    "NOTHING_PRINTED",
     "Attempt",
+    "Fault",
     "Outcome",
     "OutcomeKind",
+    "Printed",
     "WorkerSetup",
     "make_attempt",
     "pack_outcome",
@@ -92,101 +96,108 @@ class Attempt(NamedTuple):
     memory_limited: bool = False
 
 
+class Printed(NamedTuple):
+    """What an attempt wrote to its standard streams: the last 64 KiB of each, and how many bytes it was in all."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+
+
+NOTHING_PRINTED = Printed()
+
+
+class Fault(NamedTuple):
+    """Why an attempt gave no result although its worker lives.
+
+    Attributes:
+        type_name: The exception's type.
+        message: Its text.
+        traceback_text: Its traceback.
+        exception: The exception, pickled.
+        retryable: Whether it is among those worth a further attempt.
+        inputs: The names of the task's arguments with short texts of their values.
+        pid: The process that made the attempt.
+    """
+
+    type_name: str
+    message: str
+    traceback_text: str
+    exception: bytes = b""
+    retryable: bool = False
+    inputs: tuple[tuple[str, str], ...] = ()
+    pid: int = 0
+
+
 class Outcome(NamedTuple):
     """How an attempt ended.
 
     Attributes:
         node: As in `Attempt`.
         kind: One of `OutcomeKind`.
-        storage: For a completed attempt, as in `Blob`; so are `size`, `digest`, `data` and `temp_name`.
-        size: Bytes of the pickled result.
-        digest: Its digest; zeros if there is none.
-        data: The pickled result; for an attempt that raised, the pickled exception.
-        temp_name: The file that holds the result.
-        started_unix: When it began.
-        duration_seconds: How long it took, with loading its inputs and pickling its result.
-        cpu_seconds: User and system time of the worker and of the children that it waited for.
-        peak_rss_bytes: Peak resident memory of the worker so far.
-        retryable: Whether the exception is among those worth a further attempt.
-        failure: For one that failed: the type's name, the message, the traceback.
-        printed: From where to where it wrote to the captured standard output, and the same of standard error; None if
-            it completed and wrote nothing.
-        inputs: For one that raised: the names of its arguments with short texts of their values.
-        pid: For one that failed: the process that made the attempt.
-        identity: As in `Blob`.
-        system_seconds: The part of `cpu_seconds` that was spent in the system.
+        figures: What the attempt took.
+        blob: The pickled result, if it completed.
+        fault: Why it did not, if it failed.
+        printed: What it wrote.
     """
 
     node: int
     kind: int
-    storage: int
-    size: int
-    digest: bytes
-    data: bytes
-    temp_name: str
-    started_unix: float
-    duration_seconds: float
-    cpu_seconds: float
-    peak_rss_bytes: int
-    retryable: bool
-    failure: tuple[str, str, str]
-    printed: tuple[int, int, int, int] | None = None
-    inputs: tuple[tuple[str, str], ...] = ()
-    pid: int = 0
-    identity: tuple[int, ...] = ()
-    system_seconds: float = 0.0
+    figures: Figures
+    blob: Blob | None = None
+    fault: Fault | None = None
+    printed: Printed = NOTHING_PRINTED
 
 
 _PATIENCE_SECONDS = 0.01
 """A batch that takes longer than this was taken for shorter: what it has is reported, and the rest is given back."""
 
-_AFTER_PEAK = Outcome._fields.index("retryable")
-_NO_FAILURE = ("", "", "")
-_NOTHING_MORE = (False, _NO_FAILURE, None, (), 0, ())  # retryable, failure, printed, inputs, pid, identity
-
-# node, kind, storage, size, digest, started, duration, cpu, system, peak rss, whether `data` is all that follows, or a
-# pickle
 _PACKED = struct.Struct("<QBBxxxxxxQ32sddddQB")
+"""Node and kind; storage, size and digest of the blob; the figures; whether the blob's data is all that follows.
+
+Else the rest of blob and fault follows, pickled.
+"""
+
+_NO_DIGEST = bytes(32)
+
+_new: Any = tuple.__new__
 
 
-def pack_outcome(outcome: Outcome) -> bytes:
-    """Return an outcome as bytes for the board. A pickled tuple would take three times as long."""
-    (
-        node,
-        kind,
-        storage,
-        size,
-        digest,
-        data,
-        temp_name,
-        started,
-        duration,
-        cpu,
-        peak,
-        again,
-        failure,
-        printed,
-        _,
-        _,
-        _,
-        system,
-    ) = outcome
-    plain = not (temp_name or again or printed) and failure is _NO_FAILURE
-    head = _PACKED.pack(node, kind, storage, size, digest, started, duration, cpu, system, peak, plain)
-    return head + (data if plain else pickle.dumps((data, temp_name, outcome[_AFTER_PEAK:-1]), 5))
+def pack_outcome(outcome: Outcome, written: tuple[int, int, int, int] | None = None) -> bytes:
+    """Return an outcome as bytes for the board. A pickled tuple would take three times as long.
+
+    Args:
+        outcome: The outcome; what it printed is left out.
+        written: From where to where the attempt wrote to the captured standard output, and the same of standard error;
+            None if that is not worth a look.
+    """
+    node, kind, figures, blob, fault, _ = outcome
+    if blob is not None:
+        storage, size, digest, data, temp_name, identity = blob
+    else:
+        storage, size, digest, data, temp_name, identity = 0, 0, _NO_DIGEST, b"", "", ()
+    plain = blob is not None and not temp_name and written is None
+    head = _PACKED.pack(node, kind, storage, size, digest, *figures, plain)
+    if plain:
+        return head + data
+    has_blob, cause = blob is not None, tuple(fault) if fault is not None else None
+    return head + pickle.dumps((has_blob, data, temp_name, identity, cause, written), 5)
 
 
-def unpack_outcome(packed: bytes) -> Outcome:
+def unpack_outcome(packed: bytes) -> tuple[Outcome, tuple[int, int, int, int] | None]:
     """Return what `pack_outcome` was given."""
     node, kind, storage, size, digest, started, duration, cpu, system, peak, plain = _PACKED.unpack_from(packed)
     rest = packed[_PACKED.size :]
+    # Thrice as quick as what the classes' own constructors do in Python.
+    figures = _new(Figures, (started, duration, cpu, system, peak))
     if plain:
-        fields = (node, kind, storage, size, digest, rest, "", started, duration, cpu, peak, *_NOTHING_MORE, system)
-        return Outcome._make(fields)
-    data, temp_name, more = pickle.loads(rest)
-    return Outcome._make(
-        (node, kind, storage, size, digest, data, temp_name, started, duration, cpu, peak, *more, system)
-    )
+        blob = _new(Blob, (storage, size, digest, rest, "", ()))
+        return _new(Outcome, (node, kind, figures, blob, None, NOTHING_PRINTED)), None
+    has_blob, data, temp_name, identity, cause, written = pickle.loads(rest)
+    found = Blob(storage, size, digest, data, temp_name, identity) if has_blob else None
+    fault = Fault._make(cause) if cause is not None else None
+    return Outcome(node, kind, figures, found, fault), written
 
 
 _OUR_FRAMES = 3  # make_attempt, _called and Binding.call
@@ -264,11 +275,10 @@ def make_attempt(
     """
     started_unix, started = time.time(), time.perf_counter()
     cpu_before, system_before, _ = _usage()
-    kind, blob, exception, retryable, failure = OutcomeKind.COMPLETED, None, b"", False, _NO_FAILURE
+    kind, blob, fault = OutcomeKind.COMPLETED, None, None
     retry_on: tuple[type[BaseException], ...] = ()
     fn: Any = None
     inputs: list[Any] = []
-    shown: tuple[tuple[str, str], ...] = ()
     try:
         fn, retry_on = load_task(attempt)
         inputs = [_load_input(source, setup) for source in attempt.inputs]
@@ -277,43 +287,26 @@ def make_attempt(
         try:
             blob = dump_result(attempt.name, value, setup.directory, setup.digests, durable=setup.durable)
         except OSError as error:
-            kind_name, message, text = describe_exception(error)
-            kind, failure = OutcomeKind.DISK, (kind_name, error.strerror or message, text)
+            type_name, message, text = describe_exception(error)
+            kind, fault = OutcomeKind.DISK, Fault(type_name, error.strerror or message, text)
     except ResultNotPicklableError as error:
-        kind, failure = OutcomeKind.UNPICKLABLE, describe_exception(error, _OUR_FRAMES)
-        exception = dump_exception(error)
+        kind, fault = OutcomeKind.UNPICKLABLE, _fault(error)
     except CheckpointDamagedError as error:
-        kind, failure = OutcomeKind.DAMAGED_INPUT, describe_exception(error, _OUR_FRAMES)
-        exception = dump_exception(error)
+        kind, fault = OutcomeKind.DAMAGED_INPUT, _fault(error)
     except BaseException as error:
         if interruptible and isinstance(error, KeyboardInterrupt):
             raise
-        kind, failure = OutcomeKind.RAISED, describe_exception(error, _OUR_FRAMES)
-        exception = dump_exception(error)
-        retryable = isinstance(error, retry_on)
+        kind, fault = OutcomeKind.RAISED, _fault(error)._replace(retryable=isinstance(error, retry_on))
         if fn is not None and len(inputs) == len(attempt.inputs):
-            shown = _shown_inputs(attempt.binding, fn, inputs)
+            fault = fault._replace(inputs=_shown_inputs(attempt.binding, fn, inputs))
     cpu_after, system_after, peak = _usage()
-    return Outcome(
-        attempt.node,
-        kind,
-        blob.storage if blob is not None else 0,
-        blob.size if blob is not None else 0,
-        blob.digest if blob is not None else bytes(32),
-        blob.data if blob is not None else exception,
-        blob.temp_name if blob is not None else "",
-        started_unix,
-        time.perf_counter() - started,
-        cpu_after - cpu_before,
-        peak,
-        retryable,
-        failure,
-        None,
-        shown,
-        os.getpid() if kind != OutcomeKind.COMPLETED else 0,
-        blob.identity if blob is not None else (),
-        system_after - system_before,
-    )
+    seconds = time.perf_counter() - started
+    figures = Figures(started_unix, seconds, cpu_after - cpu_before, system_after - system_before, peak)
+    return Outcome(attempt.node, kind, figures, blob, fault)
+
+
+def _fault(error: BaseException) -> Fault:
+    return Fault(*describe_exception(error, _OUR_FRAMES), dump_exception(error), pid=os.getpid())
 
 
 def _shown_inputs(binding: Binding, fn: Any, inputs: list[Any]) -> tuple[tuple[str, str], ...]:
@@ -414,10 +407,9 @@ def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, by
         worker.has_run = True
         outcome = make_attempt(attempt, worker.load_task, worker.setup)
         flush_streams()
-        printed = stdout_from, position(stdout), stderr_from, position(stderr)
-        _, stdout_from, _, stderr_from = printed
-        if outcome.kind != OutcomeKind.COMPLETED or printed[0] != stdout_from or printed[2] != stderr_from:
-            outcome = outcome._replace(printed=printed)
-        board.add_outcome(batch, pack_outcome(outcome))
+        written = stdout_from, position(stdout), stderr_from, position(stderr)
+        silent = written[0] == written[1] and written[2] == written[3]
+        _, stdout_from, _, stderr_from = written
+        board.add_outcome(batch, pack_outcome(outcome, None if silent else written))
     board.attempt_started(None)
     return batch, copies

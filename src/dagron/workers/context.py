@@ -281,12 +281,12 @@ class SlotContext(context.BaseContext):
         return _OnePartyLock()
 
 
-def exit_status(popen: object) -> tuple[int | None, int | None]:
-    """Return the exit code and the peak memory of a worker that has ended; None where unknown."""
+def exit_status(popen: object) -> tuple[int | None, int]:
+    """Return the exit code and the peak memory of a worker that has ended; None and 0 where unknown."""
     assert isinstance(popen, _ServedPopen)
     code = popen.poll()
     if popen.peak_rss_bytes is None:
-        return None, None
+        return None, 0
     return code, popen.peak_rss_bytes
 
 

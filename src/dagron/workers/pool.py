@@ -20,14 +20,25 @@ from typing import NamedTuple, Protocol
 
 from dagron.crossing.parts import Part, ReceivedParts
 from dagron.errors import WorkerStartError
+from dagron.figures import NO_FIGURES, Figures
 from dagron.workers.board import Board
 from dagron.workers.capture import Capture
 from dagron.workers.channel import Channel
-from dagron.workers.child import Attempt, Outcome, WorkerSetup, make_attempt, serve, start_worker, unpack_outcome
+from dagron.workers.child import (
+    NOTHING_PRINTED,
+    Attempt,
+    Outcome,
+    Printed,
+    WorkerSetup,
+    make_attempt,
+    serve,
+    start_worker,
+    unpack_outcome,
+)
 from dagron.workers.context import Server, SlotContext, exit_status
 from dagron.workers.processes import tree_bytes
 
-__all__ = ["InlinePool", "Lost", "Observed", "Printed", "ProcessPool", "Returned", "WorkerPool"]
+__all__ = ["InlinePool", "Lost", "Observed", "ProcessPool", "Returned", "WorkerPool"]
 
 _MAX_IDLE_DEATHS = 3
 """Workers of a slot that may die one after the other without having run anything, before the run gives up."""
@@ -35,15 +46,6 @@ _MAX_IDLE_DEATHS = 3
 
 _GOODBYE_SECONDS = 0.5
 """How long idle workers may take to end by themselves when the run is over."""
-
-
-class Printed(NamedTuple):
-    """What an attempt wrote to its standard streams: the last 64 KiB of each, and how many bytes it was in all."""
-
-    stdout: bytes = b""
-    stderr: bytes = b""
-    stdout_bytes: int = 0
-    stderr_bytes: int = 0
 
 
 class Returned(NamedTuple):
@@ -67,8 +69,15 @@ class Returned(NamedTuple):
 class Lost(NamedTuple):
     """The worker of a slot is dead; the slot takes new batches.
 
-    `running` is the node that it had in hand for `seconds` until `ended_unix`, None if it had none; `printed` is what
-    that wrote, and `pid` the process id of the worker, 0 if it is not known.
+    Attributes:
+        slot: Where.
+        outcomes: Of the attempts that had ended.
+        running: The node that it had in hand, None if it had none.
+        unstarted: Nodes whose attempts were not begun.
+        exit_code: How the worker ended: its exit code, or a signal's number below zero; None if that is not known.
+        figures: What the attempt of `running` took, as far as that is known; the peak memory is the worker's.
+        printed: What that attempt wrote.
+        pid: The worker's process id; 0 if it is not known.
     """
 
     slot: int
@@ -76,11 +85,9 @@ class Lost(NamedTuple):
     running: int | None
     unstarted: list[int]
     exit_code: int | None
-    peak_rss_bytes: int | None
-    seconds: float
+    figures: Figures
     printed: Printed
     pid: int = 0
-    ended_unix: float = 0.0
 
 
 class Observed(NamedTuple):
@@ -152,10 +159,6 @@ class WorkerPool(Protocol):
 
     def output(self) -> Iterator[tuple[int, bytes]]:
         """Yield what workers have written, with the descriptor, 1 or 2, that it was written to."""
-        ...
-
-    def printed_by(self, slot: int, outcome: Outcome) -> Printed:
-        """Return what an attempt has written."""
         ...
 
     def new_processes(self) -> dict[int, float]:
@@ -385,22 +388,20 @@ class ProcessPool:
             raise WorkerStartError(
                 f"{slot.idle_deaths} workers in a row {end} before they ran anything{': ' if said else ''}{said}"
             )
-        seconds = time.monotonic() - at_end.began if running is not None else 0.0
-        ends = slot.stdout.size(), slot.stderr.size()
-        printed = (
-            _printed(slot, at_end.stdout_from, ends[0], at_end.stderr_from, ends[1])
-            if running is not None
-            else Printed()
-        )
-        return Lost(slot.index, outcomes, running, unstarted, exit_code, peak, seconds, printed, pid, time.time())
+        figures, printed = NO_FIGURES, NOTHING_PRINTED
+        if running is not None:
+            seconds = time.monotonic() - at_end.began
+            figures = Figures(time.time() - seconds, seconds, peak_rss_bytes=peak)
+            printed = _printed(slot, at_end.stdout_from, None, at_end.stderr_from, None)
+        return Lost(slot.index, outcomes, running, unstarted, exit_code, figures, printed, pid)
 
-    def _bury(self, slot: _Slot) -> tuple[int | None, int | None]:
+    def _bury(self, slot: _Slot) -> tuple[int | None, int]:
         slot.generation += 1
         executor, slot.executor = slot.executor, None
         self._close_channel(slot)
         process = slot.context.last if slot.context is not None else None
         if process is None or process._popen is None:  # type: ignore[attr-defined]
-            return None, None
+            return None, 0
         process.kill()
         process.join()
         if executor is not None:
@@ -470,12 +471,6 @@ class ProcessPool:
                 for data in capture.lines(ended=ended):
                     yield fd, data
 
-    def printed_by(self, slot: int, outcome: Outcome) -> Printed:
-        """Return what an attempt has written, as far as it is still there."""
-        if outcome.printed is None:
-            return Printed()
-        return _printed(self._slots[slot], *outcome.printed)
-
     def new_processes(self) -> dict[int, float]:
         """Return the processes that were started since this was asked last: process id and `created_at`."""
         new, self._server.untold = self._server.untold, {}
@@ -527,7 +522,10 @@ class ProcessPool:
                 os.close(fd)
 
 
-def _printed(slot: _Slot, stdout_from: int, stdout_to: int, stderr_from: int, stderr_to: int) -> Printed:
+def _printed(slot: _Slot, stdout_from: int, stdout_to: int | None, stderr_from: int, stderr_to: int | None) -> Printed:
+    """Return what was written between two positions of each stream, None for its end, as far as it is still there."""
+    stdout_to = slot.stdout.size() if stdout_to is None else stdout_to
+    stderr_to = slot.stderr.size() if stderr_to is None else stderr_to
     # A stream that ends before it began was truncated meanwhile.
     n_stdout = stdout_to - stdout_from if stdout_to >= stdout_from else stdout_to
     n_stderr = stderr_to - stderr_from if stderr_to >= stderr_from else stderr_to
@@ -540,7 +538,12 @@ def _printed(slot: _Slot, stdout_from: int, stdout_to: int, stderr_from: int, st
 
 
 def _outcomes(slot: _Slot, batch: int) -> list[Outcome]:
-    return [unpack_outcome(data) for data in slot.board.outcomes(batch)]
+    """Return the outcomes of a batch so far, with what the attempts wrote: its memory is given back later."""
+    outcomes = []
+    for packed in slot.board.outcomes(batch):
+        outcome, written = unpack_outcome(packed)
+        outcomes.append(outcome if written is None else outcome._replace(printed=_printed(slot, *written)))
+    return outcomes
 
 
 def _manager_thread(executor: ProcessPoolExecutor | None) -> threading.Thread | None:
@@ -597,10 +600,6 @@ class InlinePool:
     def output(self) -> Iterator[tuple[int, bytes]]:
         """Yield nothing: what is written here goes where everything goes."""
         return iter(())
-
-    def printed_by(self, slot: int, outcome: Outcome) -> Printed:
-        """Return nothing: what is written here is not captured."""
-        return Printed()
 
     def new_processes(self) -> dict[int, float]:
         """Return nothing."""
