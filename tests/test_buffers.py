@@ -14,7 +14,7 @@ from dagron import DAG, CheckpointExecutor
 from dagron.checkpoint.blobs import BlobFile, read_blob
 from dagron.checkpoint.buffers import MIN_BYTES, out_of_band
 from dagron.checkpoint.storage import Digests
-from dagron.crossing.serialize import dump_result
+from dagron.crossing.results import dump_result
 
 
 class Elements:

@@ -389,12 +389,18 @@ class TestWhoMayTouchWhat:
         assert {"os.open", "os.replace", "os.fsync", "os.fdatasync", "os.unlink"} <= used & ON_DISK
 
     @pytest.mark.parametrize(
-        "module", ["coordinator", "executor", "plan", "restore", "crossing.serialize", "state", "graph", "task"]
+        "module", ["coordinator", "executor", "plan", "restore", "crossing.results", "state", "graph", "task"]
     )
     def test_what_stands_around_the_checkpoint_leaves_the_disk_to_it(self, module):
         used = calls(TREES[module])
         assert not used & ON_DISK
         assert not {name for name in used if name.rpartition(".")[2] in ON_DISK_METHODS}
+
+    def test_cloudpickle_is_where_things_cross_and_nowhere_else(self):
+        found = {
+            module for module in SOURCES if "cloudpickle" in {m.partition(".")[0] for m in imported(TREES[module])}
+        }
+        assert {room(module) for module in found} == {"crossing"}
 
     # What tests a run from outside starts it, in a process of its own.
     @pytest.mark.parametrize("module", sorted(SOURCES.keys() - WORKERS - TESTING))

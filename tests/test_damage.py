@@ -16,7 +16,7 @@ from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format import HEADER_SIZE, Damage, Kind, Record, decode_header, decode_json, scan
 from dagron.checkpoint.storage import Digests, Storage
 from dagron.checkpoint.view import JOURNAL, LOCK, META, files_of_damaged, read_view
-from dagron.crossing.serialize import dump_result
+from dagron.crossing.results import dump_result
 from dagron.errors import CheckpointDamagedError
 
 # --- a checkpoint and what becomes of it ---------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from dagron.checkpoint.storage import Digests, Storage
 from dagron.checkpoint.verify import verify
 from dagron.checkpoint.view import read_view
 from dagron.cli import build_app
-from dagron.crossing.serialize import dump_result
+from dagron.crossing.results import dump_result
 from dagron.errors import CheckpointDamagedError
 from dagron.testing.evidence import check_finished, look
 

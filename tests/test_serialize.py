@@ -26,14 +26,10 @@ import dagron
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, BlobFile, read_blob
 from dagron.checkpoint.files import TempFile
 from dagron.checkpoint.storage import Digests, Storage
-from dagron.crossing.serialize import (
-    TaskPickler,
-    adopt_class,
-    describe_exception,
-    dump_exception,
-    dump_result,
-    load_exception,
-)
+from dagron.crossing.exceptions import describe_exception, dump_exception, load_exception
+from dagron.crossing.picklers import adopt_class
+from dagron.crossing.results import dump_result
+from dagron.crossing.tasks import TaskPickler
 from dagron.errors import (
     NodeError,
     RemoteTraceback,
@@ -376,7 +372,8 @@ EMIT = """
 import pickle, sys, tempfile
 from pathlib import Path
 from dagron.checkpoint.storage import Digests
-from dagron.crossing.serialize import TaskPickler, dump_result
+from dagron.crossing.results import dump_result
+from dagron.crossing.tasks import TaskPickler
 
 def emit(value):
     with tempfile.TemporaryDirectory() as directory:
@@ -758,7 +755,7 @@ class TestDeepRecursion:
             from pathlib import Path
             from dagron.checkpoint.storage import Digests
             from dagron.errors import ResultNotPicklableError
-            from dagron.crossing.serialize import dump_result
+            from dagron.crossing.results import dump_result
             value = {shape}(100_000)
             try:
                 dump_result("node", value, Path(sys.argv[1]), Digests(None), durable=False)
@@ -775,7 +772,7 @@ class TestDeepRecursion:
         script = textwrap.dedent(self.SHAPES) + textwrap.dedent("""
             import os
             from dagron.errors import TaskNotPicklableError
-            from dagron.crossing.serialize import TaskPickler
+            from dagron.crossing.tasks import TaskPickler
             value = functions(100_000)
             try:
                 TaskPickler().dump("node", value)

@@ -15,7 +15,7 @@ import pytest
 from dagron import stored
 from dagron.checkpoint.storage import Digests
 from dagron.cli.preview import preview
-from dagron.crossing.serialize import dump_result
+from dagron.crossing.results import dump_result
 
 # Written once, by Python 3.11 and cloudpickle 3.1, and never again: a version that cannot load it cannot load the
 # results that people have. Its script was

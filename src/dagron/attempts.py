@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dagron.crossing.serialize import load_exception
+from dagron.crossing.exceptions import load_exception
 from dagron.errors import MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
 from dagron.events import End
 from dagron.failures import shown_origin

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["Glyphs", "bar_cells", "glyphs_for", "shown_bytes", "shown_duration", "shown_name"]
+__all__ = [
+    "Glyphs",
+    "bar_cells",
+    "glyphs_for",
+    "shown_bytes",
+    "shown_duration",
+    "shown_name",
+    "text_of",
+    "without_middle",
+]
 
 
 class Glyphs(NamedTuple):
@@ -44,6 +53,23 @@ def shown_name(name: str, width: int = 0, ellipsis: str = "…") -> str:
     kept = max(2, width - len(ellipsis))
     head = kept // 3
     return f"{name[:head]}{ellipsis}{name[len(name) - kept + head :]}"
+
+
+def without_middle(text: str, limit: int) -> str:
+    """Return a text of several lines; one of more than `limit` characters loses its middle."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"
+
+
+def text_of(error: BaseException | None) -> str:
+    """Return the text of an exception, also if its `__str__` raises."""
+    try:
+        # The plain text of a subclass of str, because it is unpickled where there is no such class.
+        return str.__str__(str(error))
+    except BaseException as broken:
+        return f"<its __str__ raised {type(broken).__name__}>"
 
 
 def shown_duration(seconds: float) -> str:

@@ -57,7 +57,7 @@ def load_job(target: str) -> Job:
 
 
 def _load_file(target: str) -> types.ModuleType:
-    import cloudpickle
+    from dagron.crossing.picklers import send_by_value
 
     path = os.path.abspath(target)
     try:
@@ -75,7 +75,7 @@ def _load_file(target: str) -> types.ModuleType:
     # Links resolved, as the interpreter does for a script.
     sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
     sys.argv = [target]
-    cloudpickle.register_pickle_by_value(module)
+    send_by_value(module)
 
     # Compiled here and not by importlib, which would leave a cached copy beside the user's file, and might take an old
     # one for an edit within the same second.

@@ -27,10 +27,9 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import cloudpickle
-
 from dagron.crossing.parts import EMPTY, IS_EMPTY, IS_OWN, Form, Own, Part, instance
-from dagron.crossing.serialize import CallablePickler, TaskPickler
+from dagron.crossing.picklers import CallablePickler, sent_by_value
+from dagron.crossing.tasks import TaskPickler
 from dagron.errors import TaskDefinitionError
 from dagron.stored import BY_VALUE_MODULES
 
@@ -340,8 +339,7 @@ def _importable(function: types.FunctionType) -> Any:
     module = function.__module__
     if module in BY_VALUE_MODULES or module not in sys.modules:
         return None
-    registered = cloudpickle.list_registry_pickle_by_value()
-    if registered and any(module == name or module.startswith(f"{name}.") for name in registered):
+    if sent_by_value(module):
         return None
     found: Any = sys.modules[module]
     for name in function.__qualname__.split("."):

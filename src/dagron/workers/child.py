@@ -19,8 +19,9 @@ from dagron.checkpoint.blobs import Blob, BlobFile, VerifiedFiles, read_blob
 from dagron.checkpoint.buffers import out_of_band
 from dagron.checkpoint.files import write_view
 from dagron.checkpoint.storage import Digests
+from dagron.crossing.exceptions import describe_exception, dump_exception
 from dagron.crossing.parts import Own, ReceivedParts
-from dagron.crossing.serialize import describe_exception, dump_exception, dump_result
+from dagron.crossing.results import dump_result
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
 from dagron.figures import Figures
 from dagron.task import Binding

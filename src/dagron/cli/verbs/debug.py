@@ -168,7 +168,7 @@ def _make(call: Call, view: View, *, post_mortem: bool) -> ExitCode:
 
 def _compare(name: str, value: Any, view: View) -> ExitCode:
     """Pickle a result as a worker would, because that may be what had failed, and compare it with the recorded one."""
-    from dagron.crossing.serialize import dump_result
+    from dagron.crossing.results import dump_result
     from dagron.errors import ResultNotPicklableError
 
     with tempfile.TemporaryDirectory(prefix="dagron-debug-") as directory:
@@ -203,7 +203,7 @@ def _own_frames(error: BaseException) -> TracebackType | None:
 
 def _tell(error: BaseException, seconds: float) -> None:
     from dagron.cli.output import NOT_FOR_A_LINE
-    from dagron.crossing.serialize import describe_exception
+    from dagron.crossing.exceptions import describe_exception
     from dagron.failures import folded
 
     error.__traceback__ = _own_frames(error)

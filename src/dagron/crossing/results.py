@@ -1,0 +1,60 @@
+"""The result of an attempt to bytes, and to a file if it is large."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink
+from dagron.checkpoint.storage import Digests, Storage
+from dagron.crossing.culprits import find_culprit
+from dagron.crossing.picklers import PROTOCOL, ByValuePickler, PlainPickler
+from dagron.errors import ResultNotPicklableError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["dump_result"]
+
+_ATOMS = frozenset({int, float, bool, str, bytes, type(None), complex})
+
+
+def dump_result(
+    node: str,
+    value: Any,
+    directory: str | Path,
+    digests: Digests,
+    *,
+    durable: bool,
+) -> Blob:
+    """Pickle what a task returned; a large one goes to a temporary file in `directory`.
+
+    Raises:
+        ResultNotPicklableError: It cannot be pickled; with the path to the culprit.
+        OSError: The file could not be written.
+    """
+    if type(value) in _ATOMS and _is_small(value):
+        data = pickle.dumps(value, PROTOCOL)
+        if len(data) <= INLINE_MAX_BYTES:
+            return Blob(Storage.INLINE, len(data), digests.of(data, Storage.INLINE), data, "")
+    for pickler in (PlainPickler, ByValuePickler):
+        sink = ResultSink(directory, digests, durable=durable)
+        try:
+            pickler(sink, PROTOCOL, buffer_callback=sink.expect).dump(value)
+            return sink.finish()
+        except BaseException as error:
+            sink.discard()
+            if sink.refusal is not None:
+                raise sink.refusal from None
+            if pickler is ByValuePickler:
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                path, reason = find_culprit(value, error, ByValuePickler)
+                raise ResultNotPicklableError(node, path, reason) from error
+    raise AssertionError("unreachable")
+
+
+def _is_small(value: Any) -> bool:
+    if isinstance(value, (str, bytes)):
+        return len(value) * 4 < INLINE_MAX_BYTES
+    return not isinstance(value, int) or value.bit_length() < 8 * INLINE_MAX_BYTES
