@@ -156,7 +156,7 @@ class TestDirectory:
         journal.write_bytes(data)
         before = listing(ckpt)
         executor = CheckpointExecutor(one_node(), ckpt)
-        newer = rf"format {FORMAT_VERSION + 1}.*reads up to {FORMAT_VERSION}"
+        newer = rf"format {FORMAT_VERSION + 1}.*reads format {FORMAT_VERSION} only"
         with pytest.raises(dagron.FormatVersionError, match=newer):
             getattr(executor, how)({"a": never})
         with pytest.raises(dagron.FormatVersionError):

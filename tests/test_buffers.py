@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dagron import DAG, CheckpointExecutor
 from dagron.checkpoint.blobs import BlobFile, read_blob
 from dagron.checkpoint.buffers import MIN_BYTES, out_of_band
-from dagron.checkpoint.storage import Digests
+from dagron.checkpoint.digests import Digests
 from dagron.crossing.results import dump_result
 
 
@@ -31,12 +31,12 @@ class Elements:
 
 
 def dumped(value, directory):
-    blob = dump_result("node", value, directory, Digests(None), durable=False)
-    return BlobFile(blob.temp_name, blob.size, blob.digest, blob.storage)
+    blob = dump_result("node", value, directory, Digests(), durable=False)
+    return BlobFile(blob.temp_name, blob.size, blob.digest)
 
 
 def mapped(blob, directory):
-    data = read_blob(directory, blob, Digests(None))
+    data = read_blob(directory, blob, Digests())
     assert isinstance(data, mmap.mmap)
     return out_of_band(data)
 
@@ -113,7 +113,7 @@ def test_a_buffer_outlives_its_file(tmp_path):
 
 def test_with_a_key_nothing_is_mapped(tmp_path):
     made = dump_result("node", Elements(bytearray(b"w" * MIN_BYTES)), tmp_path, Digests(b"key"), durable=False)
-    data = read_blob(tmp_path, BlobFile(made.temp_name, made.size, made.digest, made.storage), Digests(b"key"))
+    data = read_blob(tmp_path, BlobFile(made.temp_name, made.size, made.digest), Digests(b"key"))
     assert isinstance(data, bytes)
     assert bytes(pickle.loads(data).buffer) == b"w" * MIN_BYTES
 

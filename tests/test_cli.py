@@ -527,7 +527,7 @@ def test_a_checkpoint_in_which_nothing_completed_is_not_asked_about(cli, here, l
 def test_a_damaged_checkpoint_ends_with_3_and_fresh_starts_again(cli, here, log):
     cli.write(CHAIN)
     (cli.directory / "checkpoints" / "job").mkdir(parents=True)
-    (cli.directory / "checkpoints" / "job" / "_journal").write_bytes(b"dagronJ\n\1\0\0\0 nonsense")
+    (cli.directory / "checkpoints" / "job" / "_journal").write_bytes(b"dagron\x1a\n\1\0\0\0 nonsense")
     for command in (["run", "job.py"], ["run", "job.py", "--resume"], ["status", "checkpoints/job"]):
         ended = here(*command, expect=3)
         assert "damaged" in ended.err

@@ -12,9 +12,9 @@ import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus
 from dagron.checkpoint import blobs
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format import HEADER_SIZE, Damage, Kind, Record, decode_header, decode_json, scan
-from dagron.checkpoint.storage import Digests, Storage
 from dagron.checkpoint.view import JOURNAL, LOCK, META, files_of_damaged, read_view
 from dagron.crossing.results import dump_result
 from dagron.errors import CheckpointDamagedError
@@ -79,8 +79,8 @@ class Checkpoint:
 
     def records(self):
         journal = self.files[JOURNAL]
-        header = decode_header(journal, None)
-        items = scan(lambda offset, n: journal[offset : offset + n], len(journal), header.checkpoint_id, None)
+        header = decode_header(journal, Digests())
+        items = scan(lambda offset, n: journal[offset : offset + n], len(journal), header.checkpoint_id, Digests())
         return [item for item in items if isinstance(item, Record)]
 
     def resume(self, names):
@@ -575,12 +575,12 @@ def test_a_checkpoint_of_which_only_the_results_are_left_is_not_touched(complete
 class TestVerifiedOnce:
     """Leans on `read_blob` and `VerifiedFiles.has` comparing the identity of the file."""
 
-    PLAIN = Digests(None, sha256=True)
+    PLAIN = Digests()
     DATA = bytes(range(256)) * 400
 
     def blob(self, directory):
         (directory / "a.pkl").write_bytes(self.DATA)
-        return BlobFile("a.pkl", len(self.DATA), self.PLAIN.of(self.DATA, Storage.FILE), Storage.FILE)
+        return BlobFile("a.pkl", len(self.DATA), self.PLAIN.of(self.DATA))
 
     def test_a_file_that_was_compared_is_not_compared_again(self, tmp_path, monkeypatch):
         blob, verified = self.blob(tmp_path), VerifiedFiles()
@@ -605,7 +605,7 @@ class TestVerifiedOnce:
     def written(self, directory, digests):
         made = dump_result("node", self.DATA, directory, digests, durable=False)
         os.replace(directory / made.temp_name, directory / "a.pkl")  # as the coordinator does
-        return BlobFile("a.pkl", made.size, made.digest, made.storage, made.identity)
+        return BlobFile("a.pkl", made.size, made.digest, made.identity)
 
     def test_what_a_worker_of_this_run_wrote_is_not_compared_either(self, tmp_path, monkeypatch):
         blob = self.written(tmp_path, self.PLAIN)
@@ -627,7 +627,7 @@ class TestVerifiedOnce:
             read_blob(tmp_path, blob, self.PLAIN)
 
     def test_with_a_key_what_a_worker_wrote_is_compared_all_the_same(self, tmp_path):
-        digests = Digests(b"key", sha256=True)
+        digests = Digests(b"key")
         blob = self.written(tmp_path, digests)
         assert pickle.loads(read_blob(tmp_path, blob, digests)) == self.DATA
         with pytest.raises(CheckpointDamagedError):
@@ -660,8 +660,8 @@ class TestVerifiedOnce:
 
     def test_with_a_key_it_is_compared_each_time(self, tmp_path):
         blob, verified = self.blob(tmp_path), VerifiedFiles()
-        digests = Digests(b"key", sha256=True)
-        keyed = blob._replace(digest=digests.of(self.DATA, Storage.FILE))
+        digests = Digests(b"key")
+        keyed = blob._replace(digest=digests.of(self.DATA))
         read_blob(tmp_path, keyed, digests, verified)
         wrong = keyed._replace(digest=bytes(32))
         with pytest.raises(CheckpointDamagedError):

@@ -1,27 +1,21 @@
-"""What digests a result, for checkpoints of either kind on machines of either kind.
+"""The digest of results and records: BLAKE3, keyed with what is derived from the signing key.
 
-The code relied on is `Digests`, `has_sha256`, which decides for a new checkpoint, and `CheckpointStore._begin_again`,
-which keeps what the journal says.
+The code relied on is `Digests`.
 """
 
-import hashlib
-import hmac
-import io
 import json
 import pickle
-import struct
 import sys
 
 import pytest
+from blake3 import blake3
 
 import dagron
-from dagron import CheckpointExecutor, processor
-from dagron.checkpoint import commits
+from dagron import CheckpointExecutor
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, BlobFile, read_blob
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.format import HEADER_SIZE
-from dagron.checkpoint.names import JOURNAL, META
-from dagron.checkpoint.storage import Digests, Storage
+from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.verify import verify
 from dagron.checkpoint.view import read_view
 from dagron.cli import build_app
@@ -38,20 +32,9 @@ tasks = {"small": lambda: 42, "large": lambda: bytes(range(256)) * 400, "reads":
 """
 
 
-@pytest.fixture(params=[False, True], ids=["without", "with"])
-def sha256(request, monkeypatch):
-    """Make this a machine without the instructions, and one with them."""
-    machine(monkeypatch, has=request.param)
-    return request.param
-
-
-@pytest.fixture(params=[None, KEY], ids=["unsigned", "signed"])
+@pytest.fixture(params=[None, b"k", KEY], ids=["unsigned", "signed with a byte", "signed"])
 def key(request):
     return request.param
-
-
-def machine(monkeypatch, *, has):
-    monkeypatch.setattr(commits, "has_sha256", lambda: has)
 
 
 def run(ckpt, key=None, verb="resume", pool="inline", **tasks):
@@ -69,10 +52,10 @@ def findings(ckpt, key=None):
     return [found for found in verify(Directory(ckpt), view_of(ckpt, key), key) if found is not None]
 
 
-def expected(data, key, *, sha256):
-    if not sha256:
-        return hashlib.blake2b(data, digest_size=32, key=key or b"").digest()
-    return hmac.digest(key, data, "sha256") if key else hashlib.sha256(data).digest()
+def expected(data, key):
+    """From the specification: the context is a part of the format."""
+    context = "dagron checkpoint 2026-11-29 signing key"
+    return blake3(data, key=blake3(key, derive_key_context=context).digest() if key else None).digest()
 
 
 def flip(path, offset):
@@ -81,104 +64,52 @@ def flip(path, offset):
     path.write_bytes(data)
 
 
-def forge_header(ckpt, *, sha256, key=None):
-    """Say that the digests are of the other kind, with a check that agrees for whoever has `key`."""
-    journal = (ckpt / JOURNAL).read_bytes()
-    head = b"dagronJ\n" + struct.pack("<II", 1 + sha256, 2 * sha256) + journal[16:32]
-    check = hashlib.blake2b(head, digest_size=16, key=key or b"").digest()
-    (ckpt / JOURNAL).write_bytes(head + check + journal[HEADER_SIZE:])
-
-
-# --- what is chosen ------------------------------------------------------------------------------------------------
-
-
-class TestTheChoice:
-    @pytest.mark.parametrize(
-        ("cpuinfo", "has"),
-        [
-            ("processor\t: 0\nflags\t\t: fpu sse4_2 sha_ni vaes\nbugs\t\t: spectre_v1\n", True),
-            ("processor\t: 0\nflags\t\t: fpu sse4_2 vaes\nbugs\t\t: sha_ni\n", False),
-            ("processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd aes sha1 sha2 crc32\n", True),
-            ("processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd sha1 sha3 sha512\n", False),
-            ("processor\t: 0\nmodel name\t: sha_ni sha2\n", False),
-            ("", False),
-        ],
-    )
-    def test_follows_the_flags_of_the_processor(self, cpuinfo, has):
-        assert processor.is_flagged(cpuinfo) is has
-
-    @pytest.mark.parametrize(("kind", "has"), [("arm64", True), ("x86_64", False)])
-    def test_on_macos_follows_the_kind_of_processor(self, monkeypatch, kind, has):
-        monkeypatch.setattr(processor.sys, "platform", "darwin")
-        monkeypatch.setattr(processor.platform, "machine", lambda: kind)
-        assert processor.has_sha256.__wrapped__() is has
-
-    def test_is_blake2b_where_nothing_can_be_told(self, monkeypatch):
-        def refuse(*_, **__):
-            raise FileNotFoundError
-
-        monkeypatch.setattr(processor, "open", refuse, raising=False)
-        monkeypatch.setattr(processor.sys, "platform", "linux")
-        assert processor.has_sha256.__wrapped__() is False
-
-    def test_looks_at_little_of_what_there_is(self, monkeypatch):
-        text = "flags\t: sse\n" + "x" * 100_000
-        given = io.StringIO(text)
-        monkeypatch.setattr(processor, "open", lambda *_, **__: given, raising=False)
-        monkeypatch.setattr(processor.sys, "platform", "linux")
-        monkeypatch.setattr(given, "close", lambda: None)
-        assert processor.has_sha256.__wrapped__() is False
-        assert given.tell() < 10_000
-
-
 # --- one result ----------------------------------------------------------------------------------------------------
 
 
 class TestOneResult:
-    @pytest.mark.parametrize("value", [LARGE, [LARGE[i:9_000] for i in range(3)], list(range(50_000))])
-    @pytest.mark.parametrize("sha256", [False, True])
-    def test_in_a_file_is_digested_as_the_checkpoint_says(self, tmp_path, value, key, sha256):
-        made = dump_result("node", value, tmp_path, Digests(key, sha256), durable=False)
-        data = (tmp_path / made.temp_name).read_bytes()
-        assert (made.storage, pickle.loads(data)) == (Storage.FILE, value)
-        assert made.digest == expected(data, key, sha256=sha256)
-
-    @pytest.mark.parametrize("value", [42, [42], "x" * 1_000, [LARGE[i:5_000] for i in range(3)]])
-    @pytest.mark.parametrize("sha256", [False, True])
-    def test_that_is_small_is_digested_with_blake2b(self, tmp_path, value, key, sha256):
-        made = dump_result("node", value, tmp_path, Digests(key, sha256), durable=False)
-        assert (made.storage, pickle.loads(made.data)) == (Storage.INLINE, value)
-        assert made.digest == expected(made.data, key, sha256=False)
+    @pytest.mark.parametrize(
+        "value",
+        [
+            42,
+            "x" * 1_000,
+            [LARGE[i:5_000] for i in range(3)],
+            LARGE,
+            [LARGE[i:9_000] for i in range(3)],
+            [*range(50_000)],
+        ],
+    )
+    def test_has_the_digest_of_its_bytes_wherever_they_are(self, tmp_path, value, key):
+        made = dump_result("node", value, tmp_path, Digests(key), durable=False)
+        data = (tmp_path / made.temp_name).read_bytes() if made.storage == Storage.FILE else made.data
+        assert pickle.loads(data) == value
+        assert made.digest == expected(data, key)
 
     @pytest.mark.parametrize("size", range(INLINE_MAX_BYTES - 40, INLINE_MAX_BYTES + 40, 8))
     @pytest.mark.parametrize("wrapped", [False, True])
-    def test_of_any_size_about_the_limit_has_the_digest_of_its_storage(self, tmp_path, size, wrapped):
-        digests = Digests(None, sha256=True)
-        made = dump_result("node", [bytes(size)] if wrapped else bytes(size), tmp_path, digests, durable=False)
+    def test_of_any_size_about_the_limit_has_the_digest_of_its_bytes(self, tmp_path, size, wrapped):
+        made = dump_result("node", [bytes(size)] if wrapped else bytes(size), tmp_path, Digests(), durable=False)
         data = (tmp_path / made.temp_name).read_bytes() if made.storage else made.data
-        assert made.digest == expected(data, None, sha256=len(data) > INLINE_MAX_BYTES)
+        assert made.digest == expected(data, None)
 
-    @pytest.mark.parametrize("sha256", [False, True])
-    def test_of_which_a_bit_is_flipped_is_refused(self, tmp_path, key, sha256):
-        digests = Digests(key, sha256)
+    def test_of_which_a_bit_is_flipped_is_refused(self, tmp_path, key):
+        digests = Digests(key)
         made = dump_result("node", LARGE, tmp_path, digests, durable=False)
-        blob = BlobFile(made.temp_name, made.size, made.digest, made.storage)
+        blob = BlobFile(made.temp_name, made.size, made.digest)
         assert pickle.loads(read_blob(tmp_path, blob, digests)) == LARGE
-        others = [Digests(key, not sha256), Digests(b"another", sha256), Digests(None if key else b"key", sha256)]
-        for other in others:
+        for other in (Digests(b"another"), Digests(None if key else b"key")):
             with pytest.raises(CheckpointDamagedError):
                 read_blob(tmp_path, blob, other)
-        if sha256:
-            with pytest.raises(CheckpointDamagedError):
-                read_blob(tmp_path, blob._replace(storage=Storage.INLINE), digests)
         for offset in (0, 5_000, made.size - 1):
             flip(tmp_path / made.temp_name, offset)
             with pytest.raises(CheckpointDamagedError):
                 read_blob(tmp_path, blob, digests)
             flip(tmp_path / made.temp_name, offset)
 
-    def test_shows_no_key(self):
-        assert "0123456789" not in repr(Digests(KEY, sha256=True))
+    def test_shows_no_key_and_keeps_no_signing_key(self):
+        assert repr(Digests(KEY)) == "Digests(...)"
+        assert KEY[:16] not in pickle.dumps(Digests(KEY))
+        assert pickle.loads(pickle.dumps(Digests(KEY))).of(b"x") == Digests(KEY).of(b"x")
 
 
 # --- a checkpoint --------------------------------------------------------------------------------------------------
@@ -187,43 +118,15 @@ class TestOneResult:
 class TestACheckpoint:
     @pytest.mark.parametrize("pool", ["inline", "process"])
     @pytest.mark.parametrize("verb", ["execute", "resume"])
-    def test_has_the_digests_that_are_quickest_where_it_was_begun(self, ckpt, sha256, key, pool, verb):
+    def test_has_the_digest_of_each_result(self, ckpt, key, pool, verb):
         result = run(ckpt, key, verb, pool)
         assert {name: result[name].result for name in VALUES} == VALUES
-        view = view_of(ckpt, key)
-        assert (ckpt / JOURNAL).read_bytes()[8:12] == struct.pack("<I", 1 + sha256)
-        assert json.loads((ckpt / META).read_bytes())["format_version"] == 1 + sha256
-        for name, commit in view.commits.items():
-            data = (ckpt / f"{name}.pkl").read_bytes()
-            assert commit.digest == expected(data, key, sha256=sha256 and name == "large")
+        for name, commit in view_of(ckpt, key).commits.items():
+            assert commit.digest == expected((ckpt / f"{name}.pkl").read_bytes(), key)
         assert findings(ckpt, key) == []
 
     @pytest.mark.parametrize("pool", ["inline", "process"])
-    def test_keeps_them_on_a_machine_that_would_choose_others(self, ckpt, sha256, key, pool, monkeypatch):
-        run(ckpt, key)
-        before, header = view_of(ckpt, key), (ckpt / JOURNAL).read_bytes()[:HEADER_SIZE]
-        machine(monkeypatch, has=not sha256)
-        assert run(ckpt, key, pool=pool).restored == 3
-        (ckpt / "large.pkl").unlink()  # made again, it has to be what it was
-        result = run(ckpt, key, pool=pool)
-        assert (result.ok, result.restored) == (True, 2)
-        after = view_of(ckpt, key)
-        assert (ckpt / JOURNAL).read_bytes()[:HEADER_SIZE] == header
-        assert {name: commit.digest for name, commit in after.commits.items()} == {
-            name: commit.digest for name, commit in before.commits.items()
-        }
-        assert json.loads((ckpt / META).read_bytes())["format_version"] == 1 + sha256
-        assert findings(ckpt, key) == []
-
-    def test_begun_anew_has_what_is_quickest_then(self, ckpt, sha256, key, monkeypatch):
-        run(ckpt, key)
-        machine(monkeypatch, has=not sha256)
-        assert run(ckpt, key, "execute").ok
-        assert view_of(ckpt, key).sha256 is not sha256
-        assert findings(ckpt, key) == []
-
-    @pytest.mark.parametrize("pool", ["inline", "process"])
-    def test_with_a_flipped_bit_costs_the_node_and_is_never_taken(self, ckpt, sha256, key, pool):
+    def test_with_a_flipped_bit_costs_the_node_and_is_never_taken(self, ckpt, key, pool):
         run(ckpt, key, reads=lambda large: 1 / 0)
         result = run(ckpt, key, reads=lambda large: 1 / 0)
         flip(ckpt / "large.pkl", 70_000)
@@ -236,42 +139,7 @@ class TestACheckpoint:
         assert {name: again[name].result for name in VALUES} == VALUES
         assert findings(ckpt, key) == []
 
-    def test_whose_header_says_another_kind_is_damaged_and_believes_nothing(self, ckpt, sha256):
-        run(ckpt)
-        forge_header(ckpt, sha256=not sha256)
-        assert [found.node for found in findings(ckpt)] == ["large"]
-        with pytest.raises(dagron.ResultUnavailableError):
-            _ = run(ckpt)["large"].result
-        again = run(ckpt, reads=lambda large: len(large) + 1)
-        assert again["small"].result == 42
-
-    @pytest.mark.parametrize("forger", [None, b"another key"])
-    def test_that_is_signed_cannot_be_made_to_say_another_kind(self, ckpt, sha256, forger):
-        run(ckpt, KEY)
-        journal = (ckpt / JOURNAL).read_bytes()
-        forge_header(ckpt, sha256=not sha256, key=forger)
-        flags = 1 | 2 * (not sha256)
-        headers = [
-            (ckpt / JOURNAL).read_bytes()[:HEADER_SIZE],
-            journal[:8] + struct.pack("<II", 2 - sha256, flags) + journal[16:HEADER_SIZE],
-            journal[:12] + struct.pack("<I", flags) + journal[16:HEADER_SIZE],
-        ]
-        for header in headers:
-            (ckpt / JOURNAL).write_bytes(header + journal[HEADER_SIZE:])
-            with pytest.raises(CheckpointDamagedError):
-                run(ckpt, KEY)
-
-    def test_of_version_1_goes_on_as_one(self, ckpt, key, monkeypatch):
-        machine(monkeypatch, has=False)
-        run(ckpt, key, reads=lambda large: 1 / 0)
-        machine(monkeypatch, has=True)
-        assert run(ckpt, key, reads=lambda large: large[1:]).restored == 2
-        assert (ckpt / JOURNAL).read_bytes()[8:12] == struct.pack("<I", 1)
-        data = (ckpt / "reads.pkl").read_bytes()
-        assert view_of(ckpt, key).commits["reads"].digest == expected(data, key, sha256=False)
-        assert findings(ckpt, key) == []
-
-    def test_that_was_renamed_too_late_is_recovered(self, ckpt, sha256, key):
+    def test_that_was_renamed_too_late_is_recovered(self, ckpt, key):
         run(ckpt, key)
         commit = view_of(ckpt, key).commits["large"]
         (ckpt / "large.pkl").rename(ckpt / commit.temp_name)
@@ -280,7 +148,7 @@ class TestACheckpoint:
         assert run(ckpt, key).restored == 3
         assert pickle.loads((ckpt / "large.pkl").read_bytes()) == LARGE
 
-    def test_is_whole_for_a_campaign(self, ckpt, sha256):
+    def test_is_whole_for_a_campaign(self, ckpt):
         run(ckpt)
         assert check_finished(ckpt, look(ckpt), {}, 3) == []
         flip(ckpt / "large.pkl", 70_000)
@@ -308,20 +176,17 @@ class TestCommands:
         told = capsys.readouterr()
         return told.out + told.err
 
-    def test_show_names_the_digest(self, ckpt, sha256, key, capsys):
+    @pytest.mark.parametrize("name", ["small", "large"])
+    def test_show_names_the_digest(self, ckpt, key, capsys, name):
         run(ckpt, key)
-        small = "keyed blake2b-256" if key else "blake2b-256"
-        large = ("hmac-sha-256" if key else "sha-256") if sha256 else small
-        for name, kind in (("small", small), ("large", large)):
-            digest = view_of(ckpt, key).commits[name].digest.hex()
-            assert f"{kind} {digest}" in self.command(capsys, "show", ckpt, name)
-            details = json.loads(self.command(capsys, "show", ckpt, name, "--json"))
-            assert (details["digest_algorithm"], details["digest"]) == (kind, digest)
+        kind, digest = "keyed blake3" if key else "blake3", view_of(ckpt, key).commits[name].digest.hex()
+        assert f"{kind} {digest}" in self.command(capsys, "show", ckpt, name)
+        details = json.loads(self.command(capsys, "show", ckpt, name, "--json"))
+        assert (details["digest_algorithm"], details["digest"]) == (kind, digest)
 
-    def test_verify_show_and_debug_read_either_kind(self, ckpt, tmp_path, sha256, key, capsys, monkeypatch):
+    def test_verify_show_and_debug_read_it(self, ckpt, tmp_path, key, capsys):
         run(ckpt, key)
         (tmp_path / "job.py").write_text(JOB)
-        machine(monkeypatch, has=not sha256)
         self.command(capsys, "verify", ckpt)
         assert "42" in self.command(capsys, "show", ckpt, "small")
         assert "byte for byte" in self.command(capsys, "debug", ckpt, "large", tmp_path / "job.py")

@@ -22,8 +22,9 @@ import pytest
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
 from dagron.checkpoint import files, store
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.format import Commit
-from dagron.checkpoint.storage import Digests, Storage
+from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 from dagron.checkpoint.view import JOURNAL, LOCK, META
 
@@ -759,7 +760,7 @@ def restored_by_a_run_that_is_killed(directory, nodes):
 
 def small(name, value):
     data = pickle.dumps(value, 5)
-    digest = Digests(None).of(data, Storage.INLINE)
+    digest = Digests().of(data)
     commit = Commit(name, Storage.INLINE, 0, 1, len(data), digest, bytes(16), 1.0, 0.5, 0.25, 4096, ())
     return PendingCommit(commit, data, "")
 

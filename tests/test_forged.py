@@ -15,6 +15,7 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format import HEADER_SIZE, MARKER, Kind, RecordWriter, decode_header
 from dagron.checkpoint.names import JOURNAL, LOCK, META
@@ -182,7 +183,7 @@ def a_hole_between_records(ckpt):
     view = read_view(Directory(ckpt))
     os.truncate(ckpt / JOURNAL, MANY_BYTES)
     with open(ckpt / JOURNAL, "ab") as file:
-        file.write(RecordWriter(view.checkpoint_id, None, view.sequence).event(Kind.VIEWS_WRITTEN, {"at": 1.0}))
+        file.write(RecordWriter(view.checkpoint_id, Digests(), view.sequence).event(Kind.VIEWS_WRITTEN, {"at": 1.0}))
 
 
 def a_result_that_is_a_hole(ckpt):
@@ -291,9 +292,9 @@ ABSURD = [
 
 def append(ckpt, frame_of):
     view = read_view(Directory(ckpt))
-    checkpoint_id = decode_header((ckpt / JOURNAL).read_bytes(), None).checkpoint_id
+    checkpoint_id = decode_header((ckpt / JOURNAL).read_bytes(), Digests()).checkpoint_id
     with open(ckpt / JOURNAL, "ab") as file:
-        file.write(frame_of(RecordWriter(checkpoint_id, None, view.sequence), view))
+        file.write(frame_of(RecordWriter(checkpoint_id, Digests(), view.sequence), view))
 
 
 def check_every_use(ckpt, tmp_path):

@@ -1,16 +1,16 @@
 """The bytes of the journal: version 1 is pinned, and no damage ever turns into a record that was not written."""
 
-import hashlib
-import hmac
 import json
 import pickle
 import struct
 
 import pytest
+from blake3 import blake3
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dagron.checkpoint import format as fmt
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.format import (
     FORMAT_VERSION,
     HEADER_SIZE,
@@ -25,7 +25,7 @@ from dagron.checkpoint.format import (
     encode_header,
     scan,
 )
-from dagron.checkpoint.storage import Digests, Storage
+from dagron.checkpoint.storage import Storage
 
 ID = bytes(range(16))
 DIGEST = bytes(range(100, 132))
@@ -42,7 +42,7 @@ def commit_of(name="a", data=b"", **fields):
         "slot": 3,
         "attempts": 2,
         "size": len(data),
-        "digest": hashlib.blake2b(data, digest_size=32).digest(),
+        "digest": blake3(data).digest(),
         "fingerprint": FINGERPRINT,
         "started_unix": 1.0,
         "duration_seconds": 0.5,
@@ -53,12 +53,12 @@ def commit_of(name="a", data=b"", **fields):
 
 
 def read(journal, key=None, checkpoint_id=ID):
-    return list(scan(lambda offset, n: journal[offset : offset + n], len(journal), checkpoint_id, key))
+    return list(scan(lambda offset, n: journal[offset : offset + n], len(journal), checkpoint_id, Digests(key)))
 
 
 def write(*items, key=None, checkpoint_id=ID):
     """A journal of events `(kind, fields)` and commits `(commit, payload)`, and where each record begins and ends."""
-    writer = RecordWriter(checkpoint_id, key)
+    writer = RecordWriter(checkpoint_id, Digests(key))
     journal = encode_header(checkpoint_id, Digests(key))
     spans = []
     for first, second in items:
@@ -89,23 +89,23 @@ SEVERAL = (
 # change the bytes; add a version.
 # fmt: off
 GOLDEN_HEADER = bytes.fromhex(
-    "646167726f6e4a0a"                  # magic, "dagronJ\n"
+    "646167726f6e1a0a"                  # magic, "dagron\x1a\n"
     "01000000"                          # version 1
     "00000000"                          # flags: not keyed
     "000102030405060708090a0b0c0d0e0f"  # checkpoint id
-    "2ffb6d128e707de8dde573cbaf594ee4"  # check
+    "56b37307ef70acdf7a7271b166526bab"  # check
 )
 GOLDEN_RUN_STARTED = bytes.fromhex(
     "b74447c3" "01000000" "26000000" "00000000" "0100000000000000"  # marker, kind, 38 bytes of body, no payload, no. 1
-    "ebfe812d023133d11dd19cb92a223474"                              # check
+    "61796ae9a4548179760d586a6e603bfb"                              # check
     "7b226174223a20312e352c20226672657368223a20747275652c20226f776e73223a205b5d7d"
 )
 GOLDEN_COMMITTED_INLINE = bytes.fromhex(
     "b74447c3" "02000000" "75000000" "05000000" "0200000000000000"  # 117 bytes of body, 5 of payload
-    "bc24369ee2a45f3d172953bc26c91220"
+    "3c9ee4cefa286e9910680fc05f60eb56"
     "00" "00" "0300" "02000000"         # INLINE, padding, slot 3, 2 attempts
     "0500000000000000"                  # 5 bytes
-    "42b93a3e288264953de0763058c4f45dd9993ed9ee56e1479f8f0f3149c1bc19"  # digest of the payload
+    "cae054c50efb360d70b15439b6c8fa00df1127236a1247f0198c992062370981"  # digest of the payload
     "c8c9cacbcccdcecfd0d1d2d3d4d5d6d7"  # fingerprint
     "0000000000000000"                  # never another result
     "000000000000f03f"                  # started at 1.0
@@ -118,7 +118,7 @@ GOLDEN_COMMITTED_INLINE = bytes.fromhex(
 )
 GOLDEN_COMMITTED_FILE = bytes.fromhex(
     "b74447c3" "02000000" "b9000000" "00000000" "0300000000000000"
-    "81978e6908d0d96155555000f83425e9"
+    "7627c9b887763a316f8a812766303086"
     "01" "00" "ffff" "01000000"         # FILE, padding, slot -1, 1 attempt
     "40420f0000000000"                  # a million bytes
     "6465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7f80818283"
@@ -132,33 +132,33 @@ GOLDEN_COMMITTED_FILE = bytes.fromhex(
 )
 GOLDEN_FAILED = bytes.fromhex(
     "b74447c3" "03000000" "0d000000" "00000000" "0400000000000000"
-    "cc887426da80a224978444bd37218f05" "7b226e616d65223a202263227d"
+    "c3cfa7b1f58a44bdc061233f7468c7f6" "7b226e616d65223a202263227d"
 )
 GOLDEN_INVALIDATED = bytes.fromhex(
     "b74447c3" "04000000" "1f000000" "00000000" "0500000000000000"
-    "bbbeb71393b29a02afe45ec2a1445609" "7b226e616d6573223a205b2261225d2c20226c6f7374223a2066616c73657d"
+    "5415b2ac66e347b6e21ee438efd50cf0" "7b226e616d6573223a205b2261225d2c20226c6f7374223a2066616c73657d"
 )
 GOLDEN_RUN_ENDED = bytes.fromhex(
     "b74447c3" "05000000" "0b000000" "00000000" "0600000000000000"
-    "73c184381bb600c5368532e370baa500" "7b226174223a20392e307d"
+    "14e7e14d2fde544f4540101b5eb4b99f" "7b226174223a20392e307d"
 )
 GOLDEN_CLEARED = bytes.fromhex(
     "b74447c3" "06000000" "13000000" "00000000" "0700000000000000"
-    "4871ec97f5d57ddbc5d6dc9dd9b3aa39" "7b226f776e73223a205b22612e706b6c225d7d"
+    "57858b2ffa06635a0bfae24ed809f79f" "7b226f776e73223a205b22612e706b6c225d7d"
 )
 GOLDEN = (
     GOLDEN_HEADER + GOLDEN_RUN_STARTED + GOLDEN_COMMITTED_INLINE + GOLDEN_COMMITTED_FILE + GOLDEN_FAILED
     + GOLDEN_INVALIDATED + GOLDEN_RUN_ENDED + GOLDEN_CLEARED
 )
 GOLDEN_KEYED = bytes.fromhex(  # the key is b"key"
-    "646167726f6e4a0a" "01000000" "01000000" "000102030405060708090a0b0c0d0e0f"
-    "8ef264ccd2e11e303ac294b15a864d7d"
+    "646167726f6e1a0a" "01000000" "01000000" "000102030405060708090a0b0c0d0e0f"
+    "2f208e33f9d7d24b48a33c4508800c78"
     "b74447c3" "05000000" "0b000000" "00000000" "0100000000000000"
-    "36c3669ae68046c4e923cdf6891a4b96" "7b226174223a20392e307d"
+    "8cb9ba751626f1cd4c247d50caf75084" "7b226174223a20392e307d"
 )
 # fmt: on
 
-DIGEST_42 = hashlib.blake2b(pickle.dumps(42, 5), digest_size=32).digest()
+DIGEST_42 = blake3(pickle.dumps(42, 5)).digest()
 COMMITTED_A = Commit("a", Storage.INLINE, 3, 2, 5, DIGEST_42, FINGERPRINT, 1.0, 0.5, 0.25, 4096, system_seconds=0.125)
 COMMITTED_B = Commit(
     "b/é",
@@ -183,7 +183,7 @@ COMMITTED_B = Commit(
 
 class TestGolden:
     def test_it_decodes(self):
-        assert decode_header(GOLDEN, None) == (1, False, ID, False)
+        assert decode_header(GOLDEN, Digests()) == (1, False, ID)
         started, a, b, failed, invalidated, ended, cleared = read(GOLDEN)
         assert [r.kind for r in (started, a, b, failed, invalidated, ended, cleared)] == [1, 2, 2, 3, 4, 5, 6]
         assert [r.sequence for r in (started, a, b, failed, invalidated, ended, cleared)] == [1, 2, 3, 4, 5, 6, 7]
@@ -211,18 +211,20 @@ class TestGolden:
         assert journal.hex() == GOLDEN.hex()
 
     def test_keyed_it_decodes_with_its_key_and_is_what_is_written(self):
-        assert decode_header(GOLDEN_KEYED, b"key") == (1, True, ID, False)
+        assert decode_header(GOLDEN_KEYED, Digests(b"key")) == (1, True, ID)
         [record] = read(GOLDEN_KEYED, b"key")
         assert decode_json(record) == {"at": 9.0}
         assert write((Kind.RUN_ENDED, {"at": 9.0}), key=b"key")[0].hex() == GOLDEN_KEYED.hex()
 
     @pytest.mark.parametrize(("journal", "key"), [(GOLDEN, b""), (GOLDEN_KEYED, b"key")])
     def test_a_reader_made_from_the_specification_alone_agrees(self, journal, key):
+        derived = blake3(key, derive_key_context="dagron checkpoint 2026-11-29 signing key").digest() if key else None
+
         def check(*parts):
-            return hashlib.blake2b(b"".join(parts), digest_size=16, key=key).digest()
+            return blake3(b"".join(parts), key=derived).digest()[:16]
 
         magic, version, flags, checkpoint_id = struct.unpack("<8sII16s", journal[:32])
-        assert (magic, version, flags, checkpoint_id) == (b"dagronJ\n", 1, int(bool(key)), ID)
+        assert (magic, version, flags, checkpoint_id) == (b"dagron\x1a\n", 1, int(bool(key)), ID)
         assert journal[32:48] == check(journal[:32])
         offset, found = 48, []
         while offset < len(journal):
@@ -236,58 +238,26 @@ class TestGolden:
             offset = payload_offset + payload_size
         assert found == read(journal, key or None)
 
-    def test_the_digest_of_a_result_is_blake2b_256_keyed_with_the_signing_key(self):
-        for key in (None, b"key"):
-            expected = hashlib.blake2b(b"result", digest_size=32, key=key or b"").digest()
-            assert {Digests(key).of(b"result", storage) for storage in Storage} == {expected}
+    @pytest.mark.parametrize("key", [None, b"k", b"key of 32 bytes, which are enough", bytes(range(64))])
+    def test_the_digest_of_a_result_is_its_blake3_keyed_with_what_is_derived_from_the_signing_key(self, key):
+        derived = blake3(key, derive_key_context="dagron checkpoint 2026-11-29 signing key").digest() if key else None
+        assert Digests(key).of(b"result") == blake3(b"result", key=derived).digest()
 
 
-class TestVersion2:
-    """Leans on `version_of` and `_FLAGS`."""
-
-    def test_is_version_1_with_a_flag(self):
-        journal, _ = write(*SEVERAL)
-        header = encode_header(ID, Digests(None, sha256=True))
-        assert header[:32] == b"dagronJ\n" + struct.pack("<II", 2, 2) + ID
-        assert header[32:] == hashlib.blake2b(header[:32], digest_size=16).digest()
-        assert decode_header(header, None) == (2, False, ID, True)
-        assert read(header + journal[HEADER_SIZE:]) == read(journal)
-
-    def test_is_keyed_like_version_1(self):
-        header = encode_header(ID, Digests(b"key", sha256=True))
-        assert header[:32] == b"dagronJ\n" + struct.pack("<II", 2, 3) + ID
-        assert header[32:] == hashlib.blake2b(header[:32], digest_size=16, key=b"key").digest()
-        assert decode_header(header, b"key") == (2, True, ID, True)
-
-    def test_is_refused_by_a_reader_of_version_1(self, monkeypatch):
-        monkeypatch.setattr(fmt, "FORMAT_VERSION", 1)
-        found = decode_header(encode_header(ID, Digests(None, sha256=True)), None)
-        assert found.version > 1
-        assert decode_header(GOLDEN, None).version == 1
-
-    def test_the_digest_of_a_file_result_is_sha_256_or_hmac_with_the_signing_key(self):
-        for key in (None, b"key"):
-            digests = Digests(key, sha256=True)
-            inline = hashlib.blake2b(b"result", digest_size=32, key=key or b"").digest()
-            file = hmac.digest(key, b"result", "sha256") if key else hashlib.sha256(b"result").digest()
-            assert digests.of(b"result", Storage.INLINE) == inline
-            assert digests.of(b"result", Storage.FILE) == file
-
+class TestFlags:
     @pytest.mark.parametrize("key", [None, b"key"])
-    @pytest.mark.parametrize("version", [0, 1, 2])
-    def test_a_version_has_its_flags_and_no_others(self, version, key):
-        known = {0: 0, 1: 1, 2: 3}[version]
+    def test_there_is_one_that_says_keyed_and_no_other(self, key):
         for flags in (*range(8), 1 << 31):
-            head = b"dagronJ\n" + struct.pack("<II", version, flags) + ID
-            header = head + hashlib.blake2b(head, digest_size=16, key=key or b"").digest()
+            head = fmt.MAGIC + struct.pack("<II", 1, flags) + ID
+            header = head + Digests(key).check(head)
             if bool(key) is not bool(flags & 1):
                 with pytest.raises(ValueError, match="sign"):
-                    decode_header(header, key)
-            elif flags & ~known:
+                    decode_header(header, Digests(key))
+            elif flags & ~1:
                 with pytest.raises(ValueError, match="flags that version"):
-                    decode_header(header, key)
+                    decode_header(header, Digests(key))
             else:
-                assert decode_header(header, key) == (version, bool(key), ID, bool(flags & 2))
+                assert decode_header(header, Digests(key)) == (1, bool(key), ID)
 
 
 # --- what is written is what is read -----------------------------------------------------------------------------
@@ -370,25 +340,25 @@ class TestRoundTrip:
         ]
 
     def test_a_writer_goes_on_with_the_number_that_it_is_given(self):
-        writer = RecordWriter(ID, None, sequence=41)
-        journal = encode_header(ID, Digests(None)) + writer.event(Kind.RUN_ENDED, {})
+        writer = RecordWriter(ID, Digests(), sequence=41)
+        journal = encode_header(ID, Digests()) + writer.event(Kind.RUN_ENDED, {})
         missing, record = read(journal)
         assert (missing, record.sequence) == (Damage(HEADER_SIZE, 0), 42)
 
     @settings(deadline=None)
-    @given(st.binary(min_size=16, max_size=16), keys, st.booleans())
-    def test_a_header_keeps_the_checkpoint_id(self, checkpoint_id, key, sha256):
-        header = encode_header(checkpoint_id, Digests(key, sha256))
+    @given(st.binary(min_size=16, max_size=16), keys)
+    def test_a_header_keeps_the_checkpoint_id(self, checkpoint_id, key):
+        header = encode_header(checkpoint_id, Digests(key))
         assert len(header) == HEADER_SIZE == 48
-        assert decode_header(header, key) == (1 + sha256, key is not None, checkpoint_id, sha256)
+        assert decode_header(header, Digests(key)) == (1, key is not None, checkpoint_id)
 
     def test_an_empty_journal_has_no_records(self):
-        assert read(encode_header(ID, Digests(None))) == []
+        assert read(encode_header(ID, Digests())) == []
 
     def test_what_is_appended_while_a_reader_is_at_work_is_not_looked_at(self):
         journal, spans = write(*SEVERAL)
         end = spans[2][1]
-        assert list(scan(lambda offset, n: journal[offset : offset + n], end, ID, None)) == read(journal)[:3]
+        assert list(scan(lambda offset, n: journal[offset : offset + n], end, ID, Digests())) == read(journal)[:3]
 
 
 # --- damage ------------------------------------------------------------------------------------------------------
@@ -445,7 +415,7 @@ class TestTornTail:
     def test_the_next_writer_goes_on_where_the_torn_tail_began(self):
         journal, spans = write(*SEVERAL)
         begin, end = spans[4]
-        writer = RecordWriter(ID, None, sequence=4)
+        writer = RecordWriter(ID, Digests(), sequence=4)
         mended = journal[:begin] + writer.event(Kind.RUN_ENDED, {"at": 7.0})
         assert read(journal[: end - 1]) == read(journal)[:4]
         assert decode_json(read(mended)[-1]) == {"at": 7.0}
@@ -475,17 +445,16 @@ class TestFlippedBits:
         for bit in range((end - len(payload)) * 8, end * 8):
             [record] = read(flipped(journal, bit))
             found = flipped(journal, bit)[record.payload_offset : record.payload_offset + record.payload_size]
-            assert hashlib.blake2b(found, digest_size=32).digest() != decode_commit(record).digest
+            assert blake3(found).digest() != decode_commit(record).digest
 
-    @pytest.mark.parametrize("sha256", [False, True])
-    def test_every_flip_in_the_header_is_refused_or_tells_a_newer_version(self, sha256):
-        header = encode_header(ID, Digests(None, sha256))
+    def test_every_flip_in_the_header_is_refused_or_tells_another_version(self):
+        header = encode_header(ID, Digests())
         for bit in range(len(header) * 8):
             try:
-                found = decode_header(flipped(header, bit), None)
+                found = decode_header(flipped(header, bit), Digests())
             except ValueError:
                 continue
-            assert found.version > FORMAT_VERSION, f"bit {bit}"
+            assert found.version != FORMAT_VERSION, f"bit {bit}"
             assert 64 <= bit < 96, "only the bits of the version may tell a version"
 
     @given(
@@ -539,7 +508,7 @@ class TestEmbeddedJournals:
             assert items == [*whole[:-2], Damage(begin, end - begin), whole[-1]], f"bit {bit}"
 
     def test_records_of_another_checkpoint_are_not_taken_even_with_higher_numbers(self):
-        other = RecordWriter(bytes(16), None, sequence=1000)
+        other = RecordWriter(bytes(16), Digests(), sequence=1000)
         payload = b"".join(other.event(Kind.FAILED, {"name": f"n{i}"}) for i in range(5))
         journal, spans = write(*SEVERAL, (commit_of("copy", payload), payload), (Kind.RUN_ENDED, {"at": 9.0}))
         whole = read(journal)
@@ -548,15 +517,15 @@ class TestEmbeddedJournals:
             assert read(flipped(journal, bit)) == [*whole[:-2], Damage(begin, end - begin), whole[-1]], f"bit {bit}"
 
     def test_a_whole_record_hides_what_is_inside_its_payload(self):
-        inside = RecordWriter(ID, None, sequence=1000).event(Kind.INVALIDATED, {"names": ["a"], "lost": True})
+        inside = RecordWriter(ID, Digests(), sequence=1000).event(Kind.INVALIDATED, {"names": ["a"], "lost": True})
         journal, _ = write((commit_of("a", inside), inside), (Kind.RUN_ENDED, {"at": 9.0}))
         assert [r.kind for r in read(journal)] == [Kind.COMMITTED, Kind.RUN_ENDED]
 
     def test_a_record_that_claims_more_than_the_file_holds_is_none(self):
-        writer = RecordWriter(ID, None)
+        writer = RecordWriter(ID, Digests())
         frame, _ = writer.commit(commit_of("a", bytes(100)), bytes(100))
         later = writer.event(Kind.RUN_ENDED, {"at": 9.0})
-        journal = encode_header(ID, Digests(None)) + frame + later
+        journal = encode_header(ID, Digests()) + frame + later
         assert read(journal) == [
             Damage(HEADER_SIZE, len(frame)),
             Record(Kind.RUN_ENDED, 2, HEADER_SIZE + len(frame), b'{"at": 9.0}', len(journal), 0),
@@ -566,21 +535,21 @@ class TestEmbeddedJournals:
 class TestKeys:
     def test_a_wrong_key_is_refused(self):
         with pytest.raises(ValueError, match="another signing key"):
-            decode_header(GOLDEN_KEYED, b"kez")
+            decode_header(GOLDEN_KEYED, Digests(b"kez"))
 
     def test_a_signed_journal_without_a_key_is_refused(self):
         with pytest.raises(ValueError, match="no signing key was given"):
-            decode_header(GOLDEN_KEYED, None)
+            decode_header(GOLDEN_KEYED, Digests())
 
     def test_a_key_for_an_unsigned_journal_is_refused(self):
         with pytest.raises(ValueError, match="not signed"):
-            decode_header(GOLDEN, b"key")
+            decode_header(GOLDEN, Digests(b"key"))
 
     def test_the_flag_cannot_be_taken_away_or_added(self):
         with pytest.raises(ValueError, match="check of its header"):
-            decode_header(flipped(GOLDEN_KEYED, 12 * 8), None)
+            decode_header(flipped(GOLDEN_KEYED, 12 * 8), Digests())
         with pytest.raises(ValueError, match="another signing key"):
-            decode_header(flipped(GOLDEN, 12 * 8), b"key")
+            decode_header(flipped(GOLDEN, 12 * 8), Digests(b"key"))
 
     def test_no_record_is_read_with_another_key_or_another_checkpoint_id(self):
         journal, _ = write(*SEVERAL, key=b"key")
@@ -589,26 +558,33 @@ class TestKeys:
 
     def test_a_record_that_was_made_without_the_key_is_not_read(self):
         journal, _ = write(*SEVERAL, key=b"key")
-        forged = RecordWriter(ID, None, sequence=len(SEVERAL)).event(Kind.INVALIDATED, {"names": ["a"], "lost": False})
+        forged = RecordWriter(ID, Digests(), sequence=len(SEVERAL)).event(
+            Kind.INVALIDATED, {"names": ["a"], "lost": False}
+        )
         assert read(journal + forged, b"key") == read(journal, b"key")
 
 
 class TestHeader:
     def test_a_newer_version_is_told_and_nothing_behind_it_is_judged(self):
-        newer = b"dagronJ\n" + struct.pack("<I", FORMAT_VERSION + 1)
-        assert decode_header(newer, None).version == FORMAT_VERSION + 1
-        assert decode_header(newer + b"whatever", b"key").version == FORMAT_VERSION + 1
+        newer = fmt.MAGIC + struct.pack("<I", FORMAT_VERSION + 1)
+        assert decode_header(newer, Digests()).version == FORMAT_VERSION + 1
+        assert decode_header(newer + b"whatever", Digests(b"key")).version == FORMAT_VERSION + 1
+
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_what_was_before_version_1_is_version_0_whatever_it_says_itself(self, version):
+        older = b"dagronJ\n" + struct.pack("<II", version, 0) + bytes(32)
+        assert decode_header(older, Digests()) == decode_header(older[:8], Digests(b"key")) == (0, False, b"")
 
     @pytest.mark.parametrize("length", range(HEADER_SIZE))
     def test_one_that_is_cut_short_is_refused(self, length):
         with pytest.raises(ValueError, match=r"does not begin like a journal|cut short"):
-            decode_header(encode_header(ID, Digests(None))[:length], None)
+            decode_header(encode_header(ID, Digests())[:length], Digests())
 
     @settings(deadline=None)
-    @given(st.binary(max_size=100))
+    @given(st.binary(max_size=100).filter(lambda data: not data.startswith((b"dagronJ\n", fmt.MAGIC))))
     def test_other_bytes_are_refused(self, data):
         with pytest.raises(ValueError, match="does not begin like a journal"):
-            decode_header(data, None)
+            decode_header(data, Digests())
 
 
 # --- reading in windows ------------------------------------------------------------------------------------------
@@ -628,9 +604,9 @@ class TestWindows:
     @pytest.mark.parametrize("window", [5, 8, 13])
     def test_a_search_finds_a_marker_at_any_distance(self, monkeypatch, window):
         monkeypatch.setattr(fmt, "_WINDOW", window)
-        last = RecordWriter(ID, None, sequence=1).event(Kind.RUN_ENDED, {})
+        last = RecordWriter(ID, Digests(), sequence=1).event(Kind.RUN_ENDED, {})
         for garbage in range(1, 60):
-            journal = encode_header(ID, Digests(None)) + b"\xb7" * garbage + last
+            journal = encode_header(ID, Digests()) + b"\xb7" * garbage + last
             damage, record = read(journal)
             assert (damage, record.offset) == (Damage(HEADER_SIZE, garbage), HEADER_SIZE + garbage)
 
@@ -656,7 +632,7 @@ class TestWindows:
             asked.append((offset, n))
             return journal[offset : offset + n]
 
-        assert list(scan(read_at, len(journal), ID, None)) == read(journal)
+        assert list(scan(read_at, len(journal), ID, Digests())) == read(journal)
         assert len(asked) == 1, "a small journal is read at once"
 
     def test_a_large_journal_is_read_about_once(self):
@@ -670,7 +646,7 @@ class TestWindows:
             n_read += len(data)
             return data
 
-        assert sum(1 for _ in scan(read_at, len(journal), ID, None)) == 3000
+        assert sum(1 for _ in scan(read_at, len(journal), ID, Digests())) == 3000
         assert n_read < 1.5 * len(journal)
 
 

@@ -201,9 +201,9 @@ def commit(name, result=b"r"):
 
 
 def digest_of(result):
-    from dagron.checkpoint.storage import Digests, Storage
+    from dagron.checkpoint.digests import Digests
 
-    return Digests(None).of(result, Storage.INLINE)
+    return Digests().of(result)
 
 
 def checkpoint(*names, identity=b"one", **fields):

@@ -201,7 +201,7 @@ class Life:
 
     def _pending(self, name, value, *, is_large):
         storage = Storage.FILE if is_large else Storage.INLINE
-        digest = self.store.digests.of(value, storage)
+        digest = self.store.digests.of(value)
         commit = Commit(name, storage, 0, 1, len(value), digest, bytes(16), 1.0, 0.5, 0.25, 4096)
         if not is_large:
             return PendingCommit(commit, value, "")

@@ -7,7 +7,6 @@ import dataclasses
 import enum
 import errno
 import functools
-import hashlib
 import math
 import os
 import pickle
@@ -19,13 +18,15 @@ import types
 
 import cloudpickle
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dagron
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, BlobFile, read_blob
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import TempFile
-from dagron.checkpoint.storage import Digests, Storage
+from dagron.checkpoint.storage import Storage
 from dagron.crossing.exceptions import describe_exception, dump_exception, load_exception
 from dagron.crossing.picklers import adopt_class
 from dagron.crossing.results import dump_result
@@ -44,13 +45,13 @@ SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
 
 def dumped(value, directory, **options):
-    return dump_result("node", value, directory, Digests(None), **{"durable": False, **options})
+    return dump_result("node", value, directory, Digests(), **{"durable": False, **options})
 
 
 def bytes_of(blob, directory, key=None):
     if blob.storage == Storage.INLINE:
         return blob.data
-    return bytes(read_blob(directory, BlobFile(blob.temp_name, blob.size, blob.digest, blob.storage), Digests(key)))
+    return bytes(read_blob(directory, BlobFile(blob.temp_name, blob.size, blob.digest), Digests(key)))
 
 
 def round_trip(value, directory):
@@ -128,10 +129,10 @@ class TestResults:
     )
     @settings(deadline=None)
     def test_any_plain_value_comes_back_as_it_was(self, value):
-        blob = dump_result("node", value, "/nonexistent", Digests(None), durable=False)
+        blob = dump_result("node", value, "/nonexistent", Digests(), durable=False)
         assert pickle.loads(blob.data) == value
         assert blob.size == len(blob.data)
-        assert blob.digest == hashlib.blake2b(blob.data, digest_size=32).digest()
+        assert blob.digest == blake3(blob.data).digest()
 
     def test_an_object_that_stands_in_itself_comes_back(self, tmp_path):
         value = [1]
@@ -144,7 +145,7 @@ class TestResults:
         plain = dumped(value, tmp_path)
         keyed = dump_result("node", value, tmp_path, Digests(b"key"), durable=False)
         assert keyed.data == plain.data
-        assert keyed.digest == hashlib.blake2b(plain.data, digest_size=32, key=b"key").digest()
+        assert keyed.digest == Digests(b"key").of(plain.data) != plain.digest
         assert keyed.digest != plain.digest
 
     @pytest.mark.parametrize(
@@ -156,51 +157,19 @@ class TestResults:
         blob = dumped(value, tmp_path, durable=True)
         assert (blob.storage, blob.data) == (Storage.FILE, b"")
         data = (tmp_path / blob.temp_name).read_bytes()
-        assert (len(data), hashlib.blake2b(data, digest_size=32).digest()) == (blob.size, blob.digest)
+        assert (len(data), blake3(data).digest()) == (blob.size, blob.digest)
         assert pickle.loads(data) == value
 
-    @pytest.mark.parametrize("threads", [True, False])
-    def test_pieces_that_are_digested_beside_their_writing_make_the_same_bytes(self, threads, tmp_path, monkeypatch):
-        # And the same as ever where no thread can be started, as at a limit on processes.
-        begun = []
-
-        def start(thread, real=threading.Thread.start):
-            begun.append(thread)
-            if not threads:
-                raise RuntimeError("can't start new thread")
-            real(thread)
-
-        monkeypatch.setattr(threading.Thread, "start", start)
-        value = [b"a" * 3_000_000, b"small", bytearray(2 * 1024 * 1024 - 1), "x" * 50_000, b"b" * 1024 * 1024]
-        blob = dumped(value, tmp_path)
-        data = (tmp_path / blob.temp_name).read_bytes()
-        assert (len(data), hashlib.blake2b(data, digest_size=32).digest()) == (blob.size, blob.digest)
-        assert pickle.loads(data) == value
-        assert len(begun) == 3
-        assert not any(thread.is_alive() for thread in begun)
-
-    def test_a_write_that_is_refused_leaves_no_thread(self, tmp_path, monkeypatch):
-        begun = []
-        real = threading.Thread.start
-        monkeypatch.setattr(threading.Thread, "start", lambda thread: (begun.append(thread), real(thread)))
-
+    def test_a_write_that_is_refused_leaves_no_file(self, tmp_path, monkeypatch):
         def write(file, data, real=TempFile.write):
             if len(data) > 1_000_000:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             real(file, data)
 
-        left = []
-
-        def join(thread, real=threading.Thread.join):
-            left.append(list(tmp_path.iterdir()))  # what took the space is gone before anything is waited for
-            real(thread)
-
         monkeypatch.setattr(TempFile, "write", write)
-        monkeypatch.setattr(threading.Thread, "join", join)
         with pytest.raises(OSError, match="No space left"):
             dumped(bytes(20_000_000), tmp_path)
-        assert [thread.is_alive() for thread in begun] == [False]
-        assert left == [[]]
+        assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("size", range(INLINE_MAX_BYTES - 40, INLINE_MAX_BYTES + 40, 8))
     def test_whatever_its_size_an_inline_result_fits(self, size, tmp_path):
@@ -371,13 +340,13 @@ def python(text, *args, input=None):
 EMIT = """
 import pickle, sys, tempfile
 from pathlib import Path
-from dagron.checkpoint.storage import Digests
+from dagron.checkpoint.digests import Digests
 from dagron.crossing.results import dump_result
 from dagron.crossing.tasks import TaskPickler
 
 def emit(value):
     with tempfile.TemporaryDirectory() as directory:
-        blob = dump_result("node", value, Path(directory), Digests(None), durable=False)
+        blob = dump_result("node", value, Path(directory), Digests(), durable=False)
         data = blob.data or (Path(directory) / blob.temp_name).read_bytes()
     sys.stdout.buffer.write(data)
 """
@@ -753,12 +722,12 @@ class TestDeepRecursion:
         script = textwrap.dedent(self.SHAPES) + textwrap.dedent(f"""
             import os, sys
             from pathlib import Path
-            from dagron.checkpoint.storage import Digests
+            from dagron.checkpoint.digests import Digests
             from dagron.errors import ResultNotPicklableError
             from dagron.crossing.results import dump_result
             value = {shape}(100_000)
             try:
-                dump_result("node", value, Path(sys.argv[1]), Digests(None), durable=False)
+                dump_result("node", value, Path(sys.argv[1]), Digests(), durable=False)
             except ResultNotPicklableError as error:
                 assert "recursion" in str(error).lower(), error
             else:

@@ -1,7 +1,6 @@
 """The checkpoint directory: what was committed is there again, whatever happened, and nothing else was touched."""
 
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -17,17 +16,18 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 import dagron
 from dagron import DAG, CheckpointExecutor
 from dagron.checkpoint import commits, files, store, view
-from dagron.checkpoint.blobs import INLINE_MAX_BYTES, BlobFile
+from dagron.checkpoint.blobs import BlobFile
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import AppendFile, Directory, TempFile
 from dagron.checkpoint.format import Commit, Kind, RecordWriter
-from dagron.checkpoint.storage import Digests, Storage
+from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 from dagron.checkpoint.view import JOURNAL, LOCK, META, read_view
-from dagron.processor import has_sha256
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 OUR_OWN = {JOURNAL, LOCK, META}
@@ -55,14 +55,12 @@ def opened(ckpt):
         made.close()
 
 
-def digest(data, key=None, storage=None):
-    if storage is None:
-        storage = Storage.FILE if len(data) > INLINE_MAX_BYTES else Storage.INLINE
-    return Digests(key, has_sha256()).of(data, storage)
+def digest(data, key=None):
+    return Digests(key).of(data)
 
 
 def commit_fields(name, data, storage, without=(), key=None):
-    digested = digest(data, key, storage)
+    digested = digest(data, key)
     return Commit(name, storage, 0, 1, len(data), digested, FINGERPRINT, 1.0, 0.5, 0.25, 4096, without)
 
 
@@ -213,7 +211,7 @@ class TestCommitting:
         made = begin(opened)
         made.commit([large(ckpt, "a")])
         assert made._memory == {}
-        assert made.source("a") == BlobFile("a.pkl", len(LARGE), digest(LARGE), Storage.FILE)
+        assert made.source("a") == BlobFile("a.pkl", len(LARGE), digest(LARGE))
 
     def test_a_large_result_is_what_it_was_when_its_worker_had_written_it(self, opened):
         made = begin(opened)
@@ -460,7 +458,7 @@ class TestReopening:
         run(opened, small("a", 1))
         found = read_view(Directory(ckpt))
         with (ckpt / JOURNAL).open("ab") as file:
-            file.write(RecordWriter(found.checkpoint_id, None, found.sequence)._frame(77, body, 0))
+            file.write(RecordWriter(found.checkpoint_id, Digests(), found.sequence)._frame(77, body, 0))
         run(opened, small("b", 2))
         assert info(ckpt).completed_nodes == ["a", "b"]
 
@@ -469,7 +467,7 @@ class TestReopening:
         run(opened, small("a", 1))
         found = read_view(Directory(ckpt))
         with (ckpt / JOURNAL).open("ab") as file:
-            file.write(RecordWriter(found.checkpoint_id, None, found.sequence).event(Kind.INVALIDATED, fields))
+            file.write(RecordWriter(found.checkpoint_id, Digests(), found.sequence).event(Kind.INVALIDATED, fields))
         for use in (opened, lambda: info(ckpt)):
             with pytest.raises(dagron.CheckpointDamagedError, match=JOURNAL) as caught:
                 use()
@@ -483,7 +481,7 @@ class TestReopening:
         (tmp_path / "victim.pkl").write_bytes(b"precious")
         run(opened, small("a", 1))
         found = read_view(Directory(ckpt))
-        writer = RecordWriter(found.checkpoint_id, None, found.sequence)
+        writer = RecordWriter(found.checkpoint_id, Digests(), found.sequence)
         if field == "owns":
             record = writer.event(Kind.CLEARED, {"at": 1.0, "owns": [name]})
         else:
@@ -531,7 +529,7 @@ class TestReopening:
         found = json.loads((ckpt / META).read_text(encoding="ascii"))
         assert (found["completed_nodes"], found["failed_nodes"], found["total_nodes"]) == (["a", "b\ud800"], ["c"], 3)
         assert (found["state"], found["run"]["pid"]) == ("ended", os.getpid())
-        assert found["format_version"] == 1 + has_sha256()
+        assert found["format_version"] == 1
         assert datetime.fromisoformat(found["timestamp"]).tzinfo is not None
 
     def test_files_and_directory_are_ours_alone(self, opened, ckpt):
@@ -598,8 +596,8 @@ def records_of(ckpt):
     from dagron.checkpoint.format import Record, decode_header, scan
 
     journal = (ckpt / JOURNAL).read_bytes()
-    header = decode_header(journal, None)
-    items = scan(lambda offset, n: journal[offset : offset + n], len(journal), header.checkpoint_id, None)
+    header = decode_header(journal, Digests())
+    items = scan(lambda offset, n: journal[offset : offset + n], len(journal), header.checkpoint_id, Digests())
     return [item for item in items if isinstance(item, Record)]
 
 
@@ -1260,12 +1258,25 @@ class TestRefusals:
         assert names_in(ckpt) == {"notes.txt"}
 
     @pytest.mark.parametrize("use", ["execute", "resume", "checkpoint_info", "clear_checkpoint"])
-    def test_a_checkpoint_of_a_newer_version(self, ckpt, use):
+    @pytest.mark.parametrize(
+        ("at", "header", "told"),
+        [
+            (
+                8,
+                struct.pack("<I", 7),
+                "format 7, .*reads format 1 only; nothing was changed; upgrade dagron, or use an",
+            ),
+            (0, b"dagronJ\n", "format 0, .*reads format 1 only; nothing was changed; go on with the older dagron that"),
+        ],
+        ids=["newer", "older"],
+    )
+    def test_a_checkpoint_of_another_version(self, ckpt, use, at, header, told, monkeypatch):
         execute(ckpt)
-        scribble(ckpt / JOURNAL, 8, struct.pack("<I", 7))
+        scribble(ckpt / JOURNAL, at, header)
         (ckpt / LOCK).unlink()
         before = contents(ckpt)
-        with pytest.raises(dagron.FormatVersionError, match=r"format 7.* up to 2"):
+        monkeypatch.setattr(pickle, "loads", lambda *_: pytest.fail("something was unpickled"))
+        with pytest.raises(dagron.FormatVersionError, match=told):
             every_use(ckpt)[use]()
         assert contents(ckpt) == before
 
@@ -1347,15 +1358,16 @@ def script(text, *args):
 
 
 WRITER = """
-import hashlib, pickle, sys
+import pickle, sys
 from pathlib import Path
+from blake3 import blake3
 from dagron.checkpoint.format import Commit
 from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 
 def small(name, value):
     data = pickle.dumps(value)
-    digest = hashlib.blake2b(data, digest_size=32).digest()
+    digest = blake3(data).digest()
     return PendingCommit(Commit(name, 0, 0, 1, len(data), digest, bytes(16), 1.0, 0.5, 0.25, 4096), data, "")
 
 def opened():
@@ -1446,7 +1458,7 @@ class TestOneWriter:
         execute(ckpt)
         journal = (ckpt / JOURNAL).read_bytes()
         found = read_view(Directory(ckpt))
-        nonsense = RecordWriter(found.checkpoint_id, None, found.sequence).event(Kind.INVALIDATED, {"at": "soon"})
+        nonsense = RecordWriter(found.checkpoint_id, Digests(), found.sequence).event(Kind.INVALIDATED, {"at": "soon"})
         (ckpt / JOURNAL).write_bytes(journal + nonsense)
         for use in ("execute", "resume"):
             with pytest.raises(dagron.CheckpointDamagedError):
@@ -1621,7 +1633,7 @@ class TestSigning:
         self.sign(ckpt, canary, key)
         for name, (*_, data) in contents(ckpt).items():
             assert key not in data, name
-            assert hashlib.blake2b(key).digest() not in data, name
+            assert blake3(key).digest() not in data, name
 
     def test_a_key_in_the_environment_that_is_too_long_is_an_error_of_ours(self, ckpt, monkeypatch):
         monkeypatch.setenv("DAGRON_SIGNING_KEY", "k" * 65)

@@ -6,7 +6,6 @@ Loading a pickle runs code, so these tests lay out pickles that leave a trace wh
 the header (`format.decode_header`); each compared with `hmac.compare_digest`, and keyed with the signing key.
 """
 
-import hashlib
 import hmac
 import json
 import logging
@@ -23,10 +22,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from blake3 import blake3
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
 from dagron.checkpoint import blobs, files
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.format import (
     _COMMIT,
     HEADER_SIZE,
@@ -38,7 +39,6 @@ from dagron.checkpoint.format import (
     scan,
 )
 from dagron.checkpoint.names import JOURNAL, LOCK, META
-from dagron.checkpoint.storage import Digests
 from dagron.checkpoint.store import CheckpointStore
 from dagron.workers.child import WorkerSetup
 
@@ -118,8 +118,8 @@ def forged(canary, size):
 
 def records_of(ckpt, key=KEY):
     journal = (ckpt / JOURNAL).read_bytes()
-    checkpoint_id = decode_header(journal, key).checkpoint_id
-    items = scan(lambda offset, n: journal[offset : offset + n], len(journal), checkpoint_id, key)
+    checkpoint_id = decode_header(journal, Digests(key)).checkpoint_id
+    items = scan(lambda offset, n: journal[offset : offset + n], len(journal), checkpoint_id, Digests(key))
     return [item for item in items if isinstance(item, Record)]
 
 
@@ -377,7 +377,7 @@ def forge_small(ckpt, canary):
 def forge_small_and_its_digest(ckpt, canary):
     record = next(r for r in records_of(ckpt) if is_commit(r) and decode_commit(r).name == "s")
     commit = decode_commit(record)
-    digest = Digests(None).of(forged(canary, commit.size), commit.storage)
+    digest = Digests().of(forged(canary, commit.size))
     forge_small(ckpt, canary)
     overwrite(ckpt / JOURNAL, digest, record.offset + RECORD_SIZE + record.body.index(commit.digest))
 
@@ -591,8 +591,8 @@ class TestAttacks:
         result = executor(ckpt).resume(tasks(reads=fails))
         size = (ckpt / "a.pkl").stat().st_size
 
-        def digest_of(digests, data, storage, real=Digests.of):
-            found = real(digests, data, storage)
+        def digest_of(digests, data, real=Digests.of):
+            found = real(digests, data)
             if len(data) == size:
                 for name in ("a.pkl", "b.pkl"):
                     overwrite(ckpt / name, forged(canary, size))
@@ -665,7 +665,7 @@ class TestTheKey:
 
     def is_in(self, data):
         data = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
-        derived = (hashlib.blake2b(self.SECRET, digest_size=size).digest() for size in (16, 32, 64))
+        derived = (blake3(self.SECRET).digest(), Digests(self.SECRET)._key)
         # Its beginning is enough, for a text that is cut.
         return any(form in data for form in (self.SECRET[:12], self.SECRET.hex()[:24].encode(), *derived))
 

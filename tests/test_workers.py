@@ -17,7 +17,7 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus, Task
-from dagron.checkpoint.storage import Digests
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.store import CheckpointStore
 from dagron.task import NO_INPUTS
 from dagron.workers.child import Attempt, WorkerSetup
@@ -227,7 +227,7 @@ class TestDeath:
     def test_a_death_right_behind_a_batch_tells_about_both(self, ckpt):
         # Told of one after the other, the coordinator would send a batch after the first that the second does not know.
         ckpt.mkdir()
-        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(None), durable=False))
+        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(), durable=False))
         try:
             task, death = (cloudpickle.dumps((fn, ())) for fn in (lambda: 1, lambda: os._exit(3)))
             pool.submit(0, [Attempt(1, "a", task, (), NO_INPUTS, ())])
@@ -244,7 +244,7 @@ class TestDeath:
 
     def test_a_batch_that_turns_out_to_be_long_reports_what_it_has_and_gives_back_the_rest(self, ckpt):
         ckpt.mkdir()
-        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(None), durable=False))
+        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(), durable=False))
         try:
             short, long = (cloudpickle.dumps((fn, ())) for fn in (lambda: 1, lambda: time.sleep(0.05)))
             tasks = enumerate([short, long, short, short], 1)
@@ -256,7 +256,7 @@ class TestDeath:
 
     def test_copies_are_written_behind_their_batch_and_told_with_the_next(self, ckpt):
         ckpt.mkdir()
-        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(None), durable=False))
+        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(), durable=False))
         try:
             task = cloudpickle.dumps((lambda: 1, ()))
             items = [Attempt(i, f"n{i}", task, (), NO_INPUTS, ()) for i in range(1, 4)]
@@ -275,7 +275,7 @@ class TestDeath:
     def test_a_worker_that_cannot_write_copies_says_so_and_writes_no_more(self, ckpt):
         ckpt.mkdir()
         (ckpt / "taken.pkl").mkdir()
-        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(None), durable=False))
+        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(), durable=False))
         try:
             task = cloudpickle.dumps((lambda: 1, ()))
             told = []
@@ -340,7 +340,7 @@ class TestDeath:
     def test_a_death_is_told_alone_before_what_else_has_happened(self, ckpt):
         # Else what has returned could bring the slot of the dead a batch that its report knows nothing of.
         ckpt.mkdir()
-        pool = ProcessPool(2, WorkerSetup(str(ckpt), Digests(None), False))
+        pool = ProcessPool(2, WorkerSetup(str(ckpt), Digests(), False))
         try:
             tasks = [cloudpickle.dumps((task, ())) for task in (lambda: 1, lambda: os._exit(7))]
             for slot, task in enumerate(tasks):

@@ -361,7 +361,10 @@ class ForeignFilesError(CheckpointError):
 
 
 class FormatVersionError(CheckpointError):
-    """The checkpoint was written by a newer dagron. Upgrade, or use another directory."""
+    """The checkpoint has a format that this dagron does not read: nothing of it was believed, unpickled or changed.
+
+    A newer dagron has written it, which means to upgrade; or an older one, whose version 0 is from before the first.
+    """
 
     def __init__(self, path: str, found: int, known: int) -> None:
         super().__init__(path, found, known)
@@ -370,9 +373,10 @@ class FormatVersionError(CheckpointError):
         self.known = known
 
     def __str__(self) -> str:
+        cure = "upgrade dagron" if self.found > self.known else "go on with the older dagron that wrote it"
         return (
-            f"{self.path!r} has checkpoint format {self.found}, but this dagron reads up to {self.known}; "
-            "nothing was changed; upgrade dagron or use another directory"
+            f"{self.path!r} has checkpoint format {self.found}, but this dagron reads format {self.known} only; "
+            f"nothing was changed; {cure}, or use another directory"
         )
 
 

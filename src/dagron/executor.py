@@ -36,7 +36,7 @@ from dagron.trace import ExecutionTrace
 from dagron.workers.cores import available_cpus, can_pin, spread_cpus
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.storage import Digests
+    from dagron.checkpoint.digests import Digests
     from dagron.coordinator import CancelEvent, Coordinator
     from dagron.workers.pool import WorkerPool
 

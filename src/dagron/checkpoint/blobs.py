@@ -9,19 +9,20 @@ import hmac
 import mmap
 import os
 import pickle
-import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from dagron.checkpoint.buffers import BufferTable
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import ReadFile, TempFile
 from dagron.checkpoint.names import JOURNAL
-from dagron.checkpoint.storage import Digest, Digests, Storage
+from dagron.checkpoint.storage import Storage
 from dagron.errors import CheckpointDamagedError
 
 if TYPE_CHECKING:
     # A worker has no use for these, and would import them at each of its server's starts.
-    from collections.abc import Callable
     from pathlib import Path
+
+    from blake3 import blake3
 
     from dagron.checkpoint.files import Directory
     from dagron.checkpoint.format import Commit
@@ -42,9 +43,6 @@ INLINE_MAX_BYTES = 16 * 1024
 
 Below it, what costs is the number of files and system calls; above it, copying the bytes through the coordinator.
 """
-
-_ASIDE_BYTES = 1024 * 1024
-"""A piece of a result from this size on is digested while it is written, which is long against starting a thread."""
 
 _MAX_VERIFIED = 256
 
@@ -70,7 +68,6 @@ class BlobFile(NamedTuple):
         file_name: The file.
         size: Its bytes.
         digest: Their digest.
-        storage: That of the commit, which decides how they are digested: the file of an INLINE result is a copy.
         identity: What the file was, as in `ReadFile`, when a worker of this run had written and digested it; empty if
             none has.
     """
@@ -78,19 +75,16 @@ class BlobFile(NamedTuple):
     file_name: str
     size: int
     digest: bytes
-    storage: int
     identity: tuple[int, ...] = ()
 
 
 def blob_file(commit: Commit, file_name: str | None = None) -> BlobFile:
     """Return the file of a commit, or another one that is to have the same bytes."""
-    return BlobFile(commit.file_name if file_name is None else file_name, commit.size, commit.digest, commit.storage)
+    return BlobFile(commit.file_name if file_name is None else file_name, commit.size, commit.digest)
 
 
 class ResultSink:
     """A write-only file for a pickler: keeps what passes in memory, and moves to a file when it grows.
-
-    Only then is it known how it is to be digested.
 
     Args:
         directory: The checkpoint directory.
@@ -108,7 +102,7 @@ class ResultSink:
         self._parts: list[bytes] = []
         self._size = 0
         self._file: TempFile | None = None
-        self._digest: Digest | None = None
+        self._digest: blake3 | None = None
         self._buffers = BufferTable()
         self.refusal: OSError | None = None
 
@@ -132,7 +126,7 @@ class ResultSink:
         try:
             if self._file is None:
                 self._file = TempFile(self._directory)
-                self._digest = self._digests.new(Storage.FILE)
+                self._digest = self._digests.new()
                 self._put_in_file(b"".join(self._parts))
                 self._parts.clear()
             self._put_in_file(data)
@@ -143,18 +137,12 @@ class ResultSink:
     def _put_in_file(self, data: bytes | memoryview) -> None:
         assert self._file is not None
         assert self._digest is not None
-        # Neither needs the interpreter: where a core is idle or the disk is slow, one of the two costs no time.
-        aside = _started(self._digest.update, data) if len(data) >= _ASIDE_BYTES else None
         try:
             self._file.write(data)
         except OSError:
             self._file.discard()  # at once: while it fills the disk, nobody else can write
             raise
-        finally:
-            if aside is not None:
-                aside.join()
-        if aside is None:
-            self._digest.update(data)
+        self._digest.update(data)
 
     def finish(self) -> Blob:
         """Return what was written.
@@ -169,7 +157,7 @@ class ResultSink:
             self._put(table)
         if self._file is None or self._digest is None:
             data = b"".join(self._parts)
-            return Blob(Storage.INLINE, self._size, self._digests.of(data, Storage.INLINE), data, "")
+            return Blob(Storage.INLINE, self._size, self._digests.of(data), data, "")
         digest = self._digest.digest()
         try:
             name = self._file.finish(durable=self._durable)
@@ -183,15 +171,6 @@ class ResultSink:
         if self._file is not None:
             self._file.discard()
             self._file = None
-
-
-def _started(function: Callable[[bytes | memoryview], None], data: bytes | memoryview) -> threading.Thread | None:
-    thread = threading.Thread(target=function, args=(data,))
-    try:
-        thread.start()
-    except RuntimeError:  # a limit on processes is met
-        return None
-    return thread
 
 
 class VerifiedFiles:
@@ -234,15 +213,15 @@ def read_blob(
             if file.size != blob.size:
                 reason = f"it has {file.size} bytes instead of {blob.size}"
                 raise CheckpointDamagedError(path, min(file.size, blob.size), reason)
-            data = file.map() if file.size > INLINE_MAX_BYTES and not digests.key else file.read_at(0, file.size)
+            data = file.map() if file.size > INLINE_MAX_BYTES and not digests.is_keyed else file.read_at(0, file.size)
     except OSError as error:
         raise CheckpointDamagedError(path, 0, f"cannot read it: {error.strerror}") from error
-    if not digests.key:
+    if not digests.is_keyed:
         if blob.identity == file.identity:
             return data
         if verified is not None and verified.has(file.identity, blob.digest):
             return data
-    if not hmac.compare_digest(digests.of(data, blob.storage), blob.digest):
+    if not hmac.compare_digest(digests.of(data), blob.digest):
         raise CheckpointDamagedError(path, 0, "its digest is not the one that was committed")
     if verified is not None:
         verified.add(file.identity, blob.digest)
@@ -263,7 +242,7 @@ def load_result(directory: Directory, commit: Commit, digests: Digests) -> bytes
                 data = journal.read_at(commit.payload_offset, commit.size)
         except OSError:
             data = b""
-        if hmac.compare_digest(digests.of(data, Storage.INLINE), commit.digest):
+        if hmac.compare_digest(digests.of(data), commit.digest):
             return data
     blob = read_blob(directory.path, blob_file(commit), digests)
     return blob if isinstance(blob, bytes) else memoryview(blob)

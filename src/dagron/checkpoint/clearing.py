@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection
 
 from dagron.checkpoint.commits import open_journal, refusal
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import AppendFile, Directory, is_temporary
 from dagron.checkpoint.format import Kind, RecordWriter
 from dagron.checkpoint.view import JOURNAL, LOCK, META, View, files_of_damaged, read_view
@@ -64,7 +65,7 @@ def clear(directory: Directory, view: View | None, key: bytes | None, *, durable
 
 
 def _record(directory: Directory, view: View, key: bytes | None, owned: Collection[str], *, durable: bool) -> None:
-    writer = RecordWriter(view.checkpoint_id, key, view.sequence)
+    writer = RecordWriter(view.checkpoint_id, Digests(key), view.sequence)
     journal = open_journal(directory, view, durable=durable)
     try:
         journal.append(writer.event(Kind.CLEARED, {"at": time.time(), "owns": sorted(owned)}))

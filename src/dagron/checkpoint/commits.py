@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 
 from dagron.checkpoint.blobs import BlobFile, blob_file, load_result
 from dagron.checkpoint.copies import Copies, Copy
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import AppendFile, Directory
-from dagron.checkpoint.format import Commit, Kind, RecordWriter, version_of
+from dagron.checkpoint.format import FORMAT_VERSION, Commit, Kind, RecordWriter
 from dagron.checkpoint.names import FileNames, plain_file_name
 from dagron.checkpoint.packed import PackedCommits
-from dagron.checkpoint.storage import Digests, Storage
+from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.view import JOURNAL, META, View, iso_time
 from dagron.errors import CheckpointDamagedError, CheckpointGoneError, CommitError
-from dagron.processor import has_sha256
 
 __all__ = ["Commits", "PendingCommit", "open_journal", "refusal"]
 
@@ -86,18 +86,18 @@ class Commits:
 
     Attributes:
         directory: The directory.
-        digests: How results are digested: as the checkpoint says, or in a new one as is quickest here.
+        digests: How results are digested.
         lost: Completed nodes whose result is gone or damaged.
     """
 
     def __init__(self, path: Path, *, power: bool, key: bytes | None) -> None:
         self.directory = Directory(path)
-        self.digests = Digests(key, has_sha256())
+        self.digests = Digests(key)
         self.lost: set[str] = set()
         self._power = power
         self._key = key
         self._journal: AppendFile | None = None
-        self._writer = RecordWriter(b"", None)
+        self._writer = RecordWriter(b"", self.digests)
         self._checkpoint_id = b""
         self._names = FileNames(())
         self._commits = PackedCommits()
@@ -349,7 +349,7 @@ class Commits:
         """Replace `_meta.json`; `running` says what the slots run, for those who look from outside."""
         started = time.monotonic()
         meta = {
-            "format_version": version_of(self.digests),
+            "format_version": FORMAT_VERSION,
             "checkpoint_dir": str(self.directory.path),
             "total_nodes": self._total,
             "checkpoint_id": self._checkpoint_id.hex(),

@@ -6,11 +6,11 @@ it names. It is append-only: a header, then records. All integers are little-end
 Header (48 bytes)::
 
     offset  size
-         0     8  magic, b"dagronJ\n"
-         8     4  format version: 2 if bit 1 of the flags is set, else 1
-        12     4  flags: bit 0 = keyed (a signing key is needed), bit 1 = digests of FILE results are SHA-256, rest zero
+         0     8  magic, b"dagron\x1a\n"
+         8     4  format version: 1
+        12     4  flags: bit 0 = keyed (a signing key is needed), rest zero
         16    16  checkpoint id, random
-        32    16  check: blake2b-128 over bytes 0..31, keyed with the signing key if bit 0 is set
+        32    16  check over bytes 0..31
 
 Record::
 
@@ -20,7 +20,7 @@ Record::
          8     4  size of the body
         12     4  size of the payload
         16     8  sequence number: 1 for the first record, then one more for each
-        24    16  check: blake2b-128 over the checkpoint id, bytes 0..23 and the body, keyed like the header
+        24    16  check over the checkpoint id, bytes 0..23 and the body
         40        body
                   payload: the pickled result, for a COMMITTED record whose storage is INLINE; else empty
 
@@ -28,9 +28,8 @@ Valid if and only if the marker and the zeros are there, the sizes stay within t
 sequence number is above that of the last valid record. The payload is not under the check: the body holds the digest of
 the result, which is compared when the result is loaded.
 
-Digest of a result: blake2b-256, keyed like the header; of a FILE result, if bit 1 is set, SHA-256, or HMAC-SHA-256 with
-the signing key if bit 0 is set, too. Which of them it is stands in the header because it is decided once: from then on
-equal results have equal digests, on whatever machine they are made. Checks are always blake2b.
+The digest of a result is its BLAKE3, 32 bytes; a check is the first 16 bytes of the BLAKE3 of what it is over. Both are
+keyed if bit 0 of the flags is set, see `digests`.
 
 Body of COMMITTED: the fields of `_COMMIT` below, the node's name in UTF-8, then, if there is something to say, a JSON
 object: `without`, the parents that had failed when the node ran; `file`, the name of its file if it is not the plain
@@ -61,13 +60,12 @@ digest is `dag` of RUN_STARTED. FAILED says of the last attempt of a node what `
 PRINTED has what the attempt of the last COMMITTED record of its node wrote to its standard streams, if it wrote
 anything: `stdout` and `stderr`, the end of each as text, and `stdout_bytes` and `stderr_bytes`, how much it was in all.
 
-Version rule: a reader refuses a version above its own, reads all below, and passes over kinds that it does not know. It
-refuses flags that the version of the journal does not have; the only difference between versions 1 and 2 is bit 1.
+Version rule: a reader refuses every version but its own, and flags that it does not know; it passes over kinds that it
+does not know. The magic b"dagronJ\n" was that of journals made before version 1, which are called version 0.
 """
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import struct
@@ -76,8 +74,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from dagron.checkpoint.digests import CHECK_SIZE, Digests
 from dagron.checkpoint.names import plain_file_name
-from dagron.checkpoint.storage import Digests, Storage
+from dagron.checkpoint.storage import Storage
 
 __all__ = [
     "FORMAT_VERSION",
@@ -97,22 +96,20 @@ __all__ = [
     "glance_at_commit",
     "scan",
     "unpack_commit",
-    "version_of",
 ]
 
-FORMAT_VERSION = 2
-"""The highest that is read."""
-MAGIC = b"dagronJ\n"
+FORMAT_VERSION = 1
+"""The only one that is read."""
+MAGIC = b"dagron\x1a\n"
+"""With the end of text files of DOS, so that nobody's terminal shows the rest."""
+_MAGIC_OF_VERSION_0 = b"dagronJ\n"
 MARKER = b"\xb7DG\xc3"
 
 _HEADER = struct.Struct("<8sII16s")
 _RECORD = struct.Struct("<4sB3sIIQ")
-_CHECK_SIZE = 16
-HEADER_SIZE = _HEADER.size + _CHECK_SIZE
-RECORD_SIZE = _RECORD.size + _CHECK_SIZE
-_KEYED, _SHA256 = 1, 2
-_FLAGS = {1: _KEYED, 2: _KEYED | _SHA256}
-"""Those that each version has."""
+HEADER_SIZE = _HEADER.size + CHECK_SIZE
+RECORD_SIZE = _RECORD.size + CHECK_SIZE
+_KEYED = 1
 
 # storage, slot, attempts, size, digest, fingerprint, since, started, duration, cpu, system, peak rss, length of
 # the name
@@ -155,7 +152,7 @@ class Commit(NamedTuple):
         slot: The slot that ran it; -1 for the coordinator itself.
         attempts: Attempts made in that run, this one included.
         size: Bytes of the pickled result.
-        digest: Of the pickled result, keyed with the signing key if there is one. See `Digests`.
+        digest: Of the pickled result, see `Digests`.
         fingerprint: `DAG.parents_fingerprint` of the node when it ran.
         started_unix: When the attempt began, in seconds since the epoch.
         duration_seconds: How long the attempt took, including loading inputs and pickling the result.
@@ -208,7 +205,6 @@ class Header(NamedTuple):
     version: int
     keyed: bool
     checkpoint_id: bytes
-    sha256: bool
 
 
 class Record(NamedTuple):
@@ -230,50 +226,39 @@ class Damage:
     size: int
 
 
-def _check(key: bytes, *parts: bytes) -> bytes:
-    digest = hashlib.blake2b(digest_size=_CHECK_SIZE, key=key)
-    for part in parts:
-        digest.update(part)
-    return digest.digest()
-
-
-def version_of(digests: Digests) -> int:
-    """Return the format version of a checkpoint: the lowest that has what it needs."""
-    return 2 if digests.sha256 else 1
-
-
 def encode_header(checkpoint_id: bytes, digests: Digests) -> bytes:
     """Return the header of a new journal."""
-    flags = (_KEYED if digests.key else 0) | (_SHA256 if digests.sha256 else 0)
-    head = _HEADER.pack(MAGIC, version_of(digests), flags, checkpoint_id)
-    return head + _check(digests.key or b"", head)
+    head = _HEADER.pack(MAGIC, FORMAT_VERSION, _KEYED if digests.is_keyed else 0, checkpoint_id)
+    return head + digests.check(head)
 
 
-def decode_header(data: bytes, key: bytes | None) -> Header:
+def decode_header(data: bytes, digests: Digests) -> Header:
     """Read the header of a journal.
 
     Raises:
-        ValueError: It is no header of a version up to ours, or its check fails. For a newer version only the version
-            is looked at, because what follows it is not ours to judge.
+        ValueError: It is no header, or its check fails. Of another version than ours only the version is looked at,
+            because what follows it is not ours to judge.
     """
+    if data[:8] == _MAGIC_OF_VERSION_0:
+        return Header(0, False, b"")
     if len(data) < 12 or data[:8] != MAGIC:
         raise ValueError("it does not begin like a journal")
     version = int.from_bytes(data[8:12], "little")
-    if version > FORMAT_VERSION:
-        return Header(version, False, b"", False)
+    if version != FORMAT_VERSION:
+        return Header(version, False, b"")
     if len(data) < HEADER_SIZE:
         raise ValueError("its header is cut short")
     _, _, flags, checkpoint_id = _HEADER.unpack_from(data)
     keyed = bool(flags & _KEYED)
-    if keyed and not key:
+    if keyed and not digests.is_keyed:
         raise ValueError("it is signed, and no signing key was given")
-    if key and not keyed:
+    if digests.is_keyed and not keyed:
         raise ValueError("a signing key was given, but it is not signed")
-    if not hmac.compare_digest(_check(key or b"", data[: _HEADER.size]), data[_HEADER.size : HEADER_SIZE]):
-        raise ValueError("the check of its header fails" + (" (or this is another signing key)" if key else ""))
-    if flags & ~_FLAGS.get(version, 0):
+    if not hmac.compare_digest(digests.check(data[: _HEADER.size]), data[_HEADER.size : HEADER_SIZE]):
+        raise ValueError("the check of its header fails" + (" (or this is another signing key)" if keyed else ""))
+    if flags & ~_KEYED:
         raise ValueError(f"its header has flags that version {version} does not have: {flags:#x}")
-    return Header(version, keyed, checkpoint_id, bool(flags & _SHA256))
+    return Header(version, keyed, checkpoint_id)
 
 
 class RecordWriter:
@@ -281,12 +266,12 @@ class RecordWriter:
 
     Args:
         checkpoint_id: From the header of the journal.
-        key: The signing key, or None.
+        digests: Those of the checkpoint.
         sequence: The sequence number of the last record in the journal; 0 if there is none.
     """
 
-    def __init__(self, checkpoint_id: bytes, key: bytes | None, sequence: int = 0) -> None:
-        self._seed = hashlib.blake2b(checkpoint_id, digest_size=_CHECK_SIZE, key=key or b"")
+    def __init__(self, checkpoint_id: bytes, digests: Digests, sequence: int = 0) -> None:
+        self._seed = digests.new(checkpoint_id)
         self.sequence = sequence
 
     def _frame(self, kind: int, body: bytes, payload_size: int) -> bytes:
@@ -295,7 +280,7 @@ class RecordWriter:
         check = self._seed.copy()
         check.update(head)
         check.update(body)
-        return head + check.digest() + body
+        return head + check.digest(CHECK_SIZE) + body
 
     def commit(self, commit: Commit, payload: bytes) -> tuple[bytes, bytes]:
         """Return a COMMITTED record without its payload, and the body of that record.
@@ -419,7 +404,7 @@ def scan(
     read_at: Callable[[int, int], bytes],
     size: int,
     checkpoint_id: bytes,
-    key: bytes | None,
+    digests: Digests,
     offset: int = HEADER_SIZE,
     sequence: int = 0,
 ) -> Iterator[Record | Damage]:
@@ -429,13 +414,13 @@ def scan(
         read_at: `read_at(offset, n)` returns up to `n` bytes of the journal; fewer only at its end.
         size: Size of the journal. What is appended meanwhile is not looked at.
         checkpoint_id: From the header.
-        key: The signing key, or None.
+        digests: Those of the checkpoint.
         offset: Where to begin: behind a record that was found before.
         sequence: The number of that record.
 
     The end of the last record is where the torn tail, if any, begins.
     """
-    seed = hashlib.blake2b(checkpoint_id, digest_size=_CHECK_SIZE, key=key or b"")
+    seed = digests.new(checkpoint_id)
     base, window = offset, b""
 
     def at(offset: int, n: int) -> bytes:
@@ -468,7 +453,7 @@ def scan(
         check = seed.copy()
         check.update(window[at_window : at_window + _RECORD.size])
         check.update(body)
-        if not hmac.compare_digest(check.digest(), window[at_window + _RECORD.size : body_at]):
+        if not hmac.compare_digest(check.digest(CHECK_SIZE), window[at_window + _RECORD.size : body_at]):
             return None
         # As `Record(...)` would, at half of its cost.
         return tuple.__new__(Record, (kind, found, offset, body, start + body_size, payload_size))
@@ -485,7 +470,7 @@ def scan(
                 return False
             check.update(chunk)
             start += len(chunk)
-        return hmac.compare_digest(check.digest(), head[_RECORD.size :])
+        return hmac.compare_digest(check.digest(CHECK_SIZE), head[_RECORD.size :])
 
     while offset < size:
         record = valid_at(offset, sequence)

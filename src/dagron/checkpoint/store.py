@@ -97,7 +97,7 @@ class CheckpointStore(Commits):
             CheckpointDirectoryError: It cannot be a checkpoint directory, or is not to be trusted.
             CheckpointLockedError: Another run holds it.
             ForeignFilesError: It holds `.pkl` files and no checkpoint.
-            FormatVersionError: A newer version wrote it.
+            FormatVersionError: It has another version than ours.
             CheckpointDamagedError: The journal is missing or its header damaged.
 
         Guarantees:
@@ -242,7 +242,7 @@ class CheckpointStore(Commits):
 
     def _begin_fresh(self, structure: bytes, record: bytes) -> None:
         checkpoint_id = self._checkpoint_id = secrets.token_bytes(16)
-        self._writer = RecordWriter(checkpoint_id, self._key)
+        self._writer = RecordWriter(checkpoint_id, self.digests)
         run = self._run_fields(fresh=True, structure=structure.hex(), dag=structure)
         fields = {**run, "owns": sorted(self._owned)}
         content = encode_header(checkpoint_id, self.digests) + self._writer.event(Kind.RUN_STARTED, fields)
@@ -266,8 +266,8 @@ class CheckpointStore(Commits):
         if self._power and old.ended is None:
             self._journal.renew(old.run_offset)
         self._sync()
-        self._checkpoint_id, self.digests = old.checkpoint_id, old.digests(self._key)
-        self._writer = RecordWriter(old.checkpoint_id, self._key, old.sequence)
+        self._checkpoint_id = old.checkpoint_id
+        self._writer = RecordWriter(old.checkpoint_id, self.digests, old.sequence)
         self._commits, self._stale, self._failures = old.commits, old.stale, old.failures
         self._lost_commits = old.lost
         # After a loss of power a file may have its size and not its bytes: a copy of a small result, which is never
@@ -373,8 +373,7 @@ class CheckpointStore(Commits):
         try:
             self._journal = open_journal(self.directory, view, durable=self._power)
             self._checkpoint_id, self._total = view.checkpoint_id, int(view.run.get("total", 0))
-            self.digests = view.digests(self._key)
-            self._writer = RecordWriter(view.checkpoint_id, self._key, view.sequence)
+            self._writer = RecordWriter(view.checkpoint_id, self.digests, view.sequence)
             self._commits, self._stale, self._failures, self._run = view.commits, view.stale, view.failures, view.run
             self.invalidate(names, reason)
             self.write_meta(ended=view.ended is not None)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dagron.checkpoint.blobs import blob_file, load_result, read_blob
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format import Commit
-from dagron.checkpoint.storage import Digests, Storage
+from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.view import JOURNAL, View
 from dagron.errors import CheckpointDamagedError
 
@@ -44,7 +45,7 @@ def verify(directory: Directory, view: View, key: bytes | None) -> Iterator[Find
         if not damage.size:
             reason = f"records are missing at offset {damage.offset}"
         yield Finding("", JOURNAL, f"{reason}; the nodes recorded there run again", True)
-    digests = view.digests(key)
+    digests = Digests(key)
     for commit in view.commits.values():
         yield _verify_commit(directory, view, commit, digests)
 

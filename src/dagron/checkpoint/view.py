@@ -13,6 +13,7 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import Directory, ReadFile, is_temporary
 from dagron.checkpoint.format import (
     FORMAT_VERSION,
@@ -30,7 +31,7 @@ from dagron.checkpoint.format import (
 )
 from dagron.checkpoint.names import JOURNAL, LOCK, META, SUFFIX, plain_file_name
 from dagron.checkpoint.packed import PackedCommits
-from dagron.checkpoint.storage import Digests, Storage
+from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.structure import RecordedDag, decode_dag, digest_of
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, FormatVersionError
 
@@ -102,7 +103,6 @@ class View:
         valid_size: Where the torn tail begins; the size of the journal if there is none.
         size: The size of the journal.
         updated_unix: When the last record was written, in seconds since the epoch.
-        sha256: Whether FILE results are digested with SHA-256. See `digests`.
     """
 
     checkpoint_id: bytes
@@ -129,7 +129,6 @@ class View:
     valid_size: int = HEADER_SIZE
     size: int = 0
     updated_unix: float = 0.0
-    sha256: bool = False
 
     def _apply(self, record: Record) -> None:
         sequence = record.sequence
@@ -221,10 +220,6 @@ class View:
         self.printed.clear()
         self.owned = {checked_file_name(name) for name in owns}
 
-    def digests(self, key: bytes | None) -> Digests:
-        """Return how the results are digested, with the signing key with which this was read."""
-        return Digests(key, self.sha256)
-
     @property
     def completed(self) -> list[str]:
         """The completed nodes of the DAG, in the order of their commits."""
@@ -258,14 +253,14 @@ def _open_journal(directory: Directory, key: bytes | None) -> tuple[ReadFile, He
     if file is None:
         return None
     try:
-        header = decode_header(file.read_at(0, HEADER_SIZE), key)
+        header = decode_header(file.read_at(0, HEADER_SIZE), Digests(key))
     except OSError as error:
         file.close()
         raise _unreadable(directory, error) from error
     except ValueError as error:
         file.close()
         raise CheckpointDamagedError(directory.path_to(JOURNAL), 0, str(error)) from None
-    if header.version > FORMAT_VERSION:
+    if header.version != FORMAT_VERSION:
         file.close()
         raise FormatVersionError(path, header.version, FORMAT_VERSION)
     return file, header
@@ -313,7 +308,7 @@ def read_view(
     Raises:
         CheckpointDirectoryError: The path is no directory, or the journal cannot be opened.
         CheckpointDamagedError: The journal is missing although `_meta.json` is there, or its header is damaged.
-        FormatVersionError: It was written by a newer version.
+        FormatVersionError: It has another version than ours.
     """
     opened = _open_journal(directory, key)
     if opened is None:
@@ -353,7 +348,7 @@ def _read(
     key: bytes | None,
     on_record: Callable[[Record], object] | None = None,
 ) -> View:
-    view = View(header.checkpoint_id, size=file.size, sha256=header.sha256)
+    view = View(header.checkpoint_id, size=file.size)
     return _read_into(view, directory, file, key, on_record)
 
 
@@ -364,7 +359,7 @@ def _read_into(
     key: bytes | None,
     on_record: Callable[[Record], object] | None = None,
 ) -> View:
-    for item in scan(file.read_at, file.size, view.checkpoint_id, key, view.valid_size, view.sequence):
+    for item in scan(file.read_at, file.size, view.checkpoint_id, Digests(key), view.valid_size, view.sequence):
         if isinstance(item, Damage):
             view.damage.append(item)
             continue
@@ -412,7 +407,7 @@ def printed_by(view: View, directory: Directory, name: str, key: bytes | None = 
     journal = str(directory.path / JOURNAL)
     try:
         with directory.open_to_read(JOURNAL) as file:
-            found = next(scan(file.read_at, file.size, view.checkpoint_id, key, offset, sequence - 1), None)
+            found = next(scan(file.read_at, file.size, view.checkpoint_id, Digests(key), offset, sequence - 1), None)
     except OSError as error:
         raise CheckpointDamagedError(journal, offset, f"cannot read it: {error.strerror or error}") from error
     if not isinstance(found, Record):

@@ -6,7 +6,8 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink
-from dagron.checkpoint.storage import Digests, Storage
+from dagron.checkpoint.digests import Digests
+from dagron.checkpoint.storage import Storage
 from dagron.crossing.culprits import find_culprit
 from dagron.crossing.picklers import PROTOCOL, ByValuePickler, PlainPickler
 from dagron.errors import ResultNotPicklableError
@@ -36,7 +37,7 @@ def dump_result(
     if type(value) in _ATOMS and _is_small(value):
         data = pickle.dumps(value, PROTOCOL)
         if len(data) <= INLINE_MAX_BYTES:
-            return Blob(Storage.INLINE, len(data), digests.of(data, Storage.INLINE), data, "")
+            return Blob(Storage.INLINE, len(data), digests.of(data), data, "")
     for pickler in (PlainPickler, ByValuePickler):
         sink = ResultSink(directory, digests, durable=durable)
         try:

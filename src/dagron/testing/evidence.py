@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dagron.checkpoint.blobs import blob_file, read_blob
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import Directory, is_temporary
 from dagron.checkpoint.format import Commit
 from dagron.checkpoint.names import JOURNAL, LOCK, META
-from dagron.checkpoint.storage import Digests
 from dagron.checkpoint.view import read_view
 from dagron.errors import CheckpointDamagedError, DagronError
 from dagron.state import MAX_BATCHES
@@ -118,14 +118,12 @@ class Look:
         commits: The completed nodes, in the order of their commits.
         cleared: It is being deleted.
         problem: Why it cannot be read, or what in it is damaged; empty if all is well.
-        sha256: Whether its FILE results are digested with SHA-256.
     """
 
     checkpoint_id: bytes = b""
     commits: Mapping[str, Commit] = field(default_factory=dict)
     cleared: bool = False
     problem: str = ""
-    sha256: bool = False
 
     @property
     def is_there(self) -> bool:
@@ -142,7 +140,7 @@ def look(directory: Path) -> Look:
     if view is None:
         return Look()
     problem = f"damaged: {view.damage}" if view.damage else ""
-    return Look(view.checkpoint_id, dict(view.commits), view.cleared, problem, view.sha256)
+    return Look(view.checkpoint_id, dict(view.commits), view.cleared, problem)
 
 
 # --- a run -----------------------------------------------------------------------------------------------------------
@@ -281,7 +279,7 @@ def check_finished(
     n_recorded = len(after.commits) if after.is_there else 0
     if n_recorded != n_nodes:
         findings.append(Finding("all nodes are recorded", f"{n_recorded} of {n_nodes} are"))
-    digests = Digests(None, after.sha256)
+    digests = Digests()
     harmed = [name for name, commit in after.commits.items() if not _is_whole(directory, commit, digests)]
     if harmed:
         text = f"{len(harmed)} are missing or hold something else: {_named(harmed)}"

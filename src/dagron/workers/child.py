@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from dagron.checkpoint.blobs import Blob, BlobFile, VerifiedFiles, read_blob
 from dagron.checkpoint.buffers import out_of_band
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import write_view
-from dagron.checkpoint.storage import Digests
 from dagron.crossing.exceptions import describe_exception, dump_exception
 from dagron.crossing.parts import Own, ReceivedParts
 from dagron.crossing.results import dump_result

@@ -80,6 +80,7 @@ def prepared_call(where: str, view: View, name: str, job: Job) -> Call:
 
     from dagron.checkpoint.blobs import load_result
     from dagron.checkpoint.claim import check_directory
+    from dagron.checkpoint.digests import Digests
     from dagron.cli.verbs.show import no_such_node
     from dagron.errors import MissingTaskError, NotCallableError
     from dagron.task import Task, bind
@@ -101,7 +102,7 @@ def prepared_call(where: str, view: View, name: str, job: Job) -> Call:
     notes: list[str] = []
     for position in binding.consumed:
         commit = _recorded(view, parents[position], notes)
-        inputs.append(pickle.loads(load_result(directory, commit, view.digests(signing_key()))))
+        inputs.append(pickle.loads(load_result(directory, commit, Digests(signing_key()))))
     return Call(name, fn, binding, inputs, notes)
 
 
@@ -168,12 +169,13 @@ def _make(call: Call, view: View, *, post_mortem: bool) -> ExitCode:
 
 def _compare(name: str, value: Any, view: View) -> ExitCode:
     """Pickle a result as a worker would, because that may be what had failed, and compare it with the recorded one."""
+    from dagron.checkpoint.digests import Digests
     from dagron.crossing.results import dump_result
     from dagron.errors import ResultNotPicklableError
 
     with tempfile.TemporaryDirectory(prefix="dagron-debug-") as directory:
         try:
-            blob = dump_result(name, value, Path(directory), view.digests(signing_key()), durable=False)
+            blob = dump_result(name, value, Path(directory), Digests(signing_key()), durable=False)
         except ResultNotPicklableError as error:
             say(f"error: {error}")
             return ExitCode.NODES

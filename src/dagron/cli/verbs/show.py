@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.view import View, printed_by, signing_key
 from dagron.cli.ending import carry_out, put
 from dagron.cli.exit_codes import ExitCode, UsageError
@@ -46,8 +47,7 @@ class NodeDetails:
         children: Its children there.
         file: The file of its result; empty if it has none.
         digest: Of the pickled result, in hexadecimal.
-        digest_algorithm: What that is: `blake2b-256` or `sha-256`; with a signing key `keyed blake2b-256` or
-            `hmac-sha-256`.
+        digest_algorithm: What that is: `blake3`, with a signing key `keyed blake3`.
         value: The result as text; empty if there is none.
         traceback: Of its last attempt, if that failed.
         pid: The process that made that attempt; 0 if it is not known.
@@ -108,7 +108,7 @@ def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool
         children,
         file=str(directory.path / commit.file_name) if commit is not None else "",
         digest=commit.digest.hex() if commit is not None else "",
-        digest_algorithm=view.digests(signing_key()).name(commit.storage) if commit is not None else "",
+        digest_algorithm=Digests(signing_key()).name if commit is not None else "",
         value=_value(where, view, name, full=full, unpickle=unpickle, plain=plain),
         traceback=str(failure.get("traceback", "")),
         pid=int(failure.get("pid", 0)),
@@ -136,7 +136,7 @@ def _value(where: str, view: View, name: str, *, full: bool, unpickle: bool, pla
         return ""
     if commit.size > MAX_PREVIEW_BYTES and not (full or unpickle):
         return f"<{shown_bytes(commit.size)}; --full loads it>"
-    data = load_result(directory_of(where), commit, view.digests(signing_key()))
+    data = load_result(directory_of(where), commit, Digests(signing_key()))
     return _unpickled(data) if unpickle else preview(data, full=full, plain=plain)
 
 
