@@ -440,6 +440,15 @@ class TestPartials:
         if fn in (textwrap.dedent, len, os.path.basename, str.upper, str):
             assert all(part.func is fn for part in arrived)
 
+    @pytest.mark.parametrize("fn", [textwrap.dedent, len])
+    def test_what_can_be_imported_and_many_call_is_named_once(self, fn):
+        tasks = pickle_tasks(
+            [f"n{i}" for i in range(N)], [functools.partial(fn, f"{i}") for i in range(N)], [(Exception,)] * N, [1] * N
+        )
+        parts = {part.number: part.data for parts in tasks.parts for part in parts}
+        named = [data for data in (*parts.values(), *map(pickle.dumps, tasks.own)) if fn.__name__.encode() in data]
+        assert len(named) == 1
+
     def test_the_object_of_a_builtin_method_is_of_each_task_its_own(self):
         for items in ([], list(range(10_000))):
             n = len(items)
