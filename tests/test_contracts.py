@@ -233,7 +233,6 @@ HOMES = {
     **dict.fromkeys(["adjacency", "critical"], "graph"),
     **dict.fromkeys(["processor"], "checkpoint"),
     **dict.fromkeys(["workers"], "engines"),
-    **dict.fromkeys(["failures", "trace"], "results"),
     **dict.fromkeys(["attempts", "coordinator", "events", "interrupts", "outlook", "output"], "runs"),
     **dict.fromkeys(["plan", "ready", "restore", "state", "watch"], "runs"),
     **dict.fromkeys(["notebook", "progress"], "display"),

@@ -27,8 +27,8 @@ from dagron import (
 )
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.view import read_view
-from dagron.failures import folded, is_library, last_own_frame, shown_failure
 from dagron.inputs import named_inputs, shown_inputs, shown_value
+from dagron.results.failures import folded, is_library, last_own_frame, shown_failure
 from dagron.task import NO_INPUTS, Binding, bind
 
 TRACEBACK = """\

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagron import DAG, CheckpointExecutor, Task
-from dagron.trace import ExecutionTrace, Span
+from dagron.results.trace import ExecutionTrace, Span
 
 START = 1_700_000_000.0
 

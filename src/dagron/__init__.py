@@ -53,9 +53,9 @@ if TYPE_CHECKING:
     from dagron.flow import Flow
     from dagron.graph import DAG, DAGBuilder
     from dagron.node import Node
-    from dagron.results import CheckpointInfo, ExecutionResult, NodeResult, NodeStatus
+    from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult, NodeStatus
+    from dagron.results.trace import ExecutionTrace, Span
     from dagron.task import Task
-    from dagron.trace import ExecutionTrace, Span
 
 __version__ = "0.1.0"
 
@@ -120,20 +120,20 @@ __all__ = [
 # Loaded when they are first named: a worker imports this package too, and needs little of it.
 _HOMES = {
     "CheckpointExecutor": "executor",
-    "CheckpointInfo": "results",
+    "CheckpointInfo": "results.results",
     "DAG": "graph",
     "DAGBuilder": "graph",
     "ExecutionCallbacks": "callbacks",
-    "ExecutionResult": "results",
-    "ExecutionTrace": "trace",
+    "ExecutionResult": "results.results",
+    "ExecutionTrace": "results.trace",
     "Flow": "flow",
     "Node": "node",
-    "NodeResult": "results",
-    "NodeStatus": "results",
+    "NodeResult": "results.results",
+    "NodeStatus": "results.results",
     "RunObserver": "callbacks",
     "RunSnapshot": "callbacks",
     "RunningNode": "callbacks",
-    "Span": "trace",
+    "Span": "results.trace",
     "Task": "task",
 }
 

@@ -7,8 +7,8 @@ from typing import Any
 from dagron.crossing.exceptions import load_exception
 from dagron.errors import MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
 from dagron.events import End
-from dagron.failures import shown_origin
 from dagron.output import last_lines, printed_text
+from dagron.results.failures import shown_origin
 from dagron.state import Policy
 from dagron.workers.child import NOTHING_PRINTED, Fault, Outcome, Printed
 from dagron.workers.pool import Lost

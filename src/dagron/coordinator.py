@@ -21,8 +21,8 @@ from dagron.graph import DAG
 from dagron.interrupts import Interrupts
 from dagron.output import hand_on
 from dagron.plan import RunPlan
+from dagron.results.trace import ExecutionTrace, Span
 from dagron.state import Phase, RunState
-from dagron.trace import ExecutionTrace, Span
 from dagron.watch import Watch
 from dagron.workers.child import NOTHING_PRINTED, Attempt, Outcome, OutcomeKind, Printed
 from dagron.workers.pool import Lost, Returned, WorkerPool

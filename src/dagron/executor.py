@@ -29,10 +29,10 @@ from dagron.checkpoint.view import signing_key as key_of_environment
 from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError, OptionError
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts
-from dagron.results import CheckpointInfo, ExecutionResult, NodeResult, NodeResults, NodeStatus
+from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult, NodeResults, NodeStatus
+from dagron.results.trace import ExecutionTrace
 from dagron.state import Phase, RunState
 from dagron.task import Task, check_seconds, check_task_options, check_timeout, parse_bytes
-from dagron.trace import ExecutionTrace
 from dagron.workers.cores import available_cpus, can_pin, spread_cpus
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from dagron.callbacks import ExecutionCallbacks, RunObserver
     from dagron.checkpoint.store import Durability
     from dagron.coordinator import CancelEvent
-    from dagron.results import ExecutionResult
+    from dagron.results.results import ExecutionResult
 
 __all__ = ["ExecutorOptions", "Flow"]
 

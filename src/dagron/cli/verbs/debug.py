@@ -206,7 +206,7 @@ def _own_frames(error: BaseException) -> TracebackType | None:
 def _tell(error: BaseException, seconds: float) -> None:
     from dagron.cli.output import NOT_FOR_A_LINE
     from dagron.crossing.exceptions import describe_exception
-    from dagron.failures import folded
+    from dagron.results.failures import folded
 
     error.__traceback__ = _own_frames(error)
     _, _, text = describe_exception(error)
@@ -217,7 +217,7 @@ def _tell(error: BaseException, seconds: float) -> None:
 def _post_mortem(error: BaseException) -> None:
     from pdb import Pdb
 
-    from dagron.failures import is_library
+    from dagron.results.failures import is_library
 
     frames = error.__traceback__
     if frames is None:

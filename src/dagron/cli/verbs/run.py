@@ -19,7 +19,7 @@ from dagron.cli.exit_codes import ExitCode, OutputError, UsageError
 if TYPE_CHECKING:
     from dagron.callbacks import RunObserver
     from dagron.cli.load import Job
-    from dagron.results import ExecutionResult
+    from dagron.results.results import ExecutionResult
 
 __all__ = ["EPILOG", "RunRequest", "run", "run_target"]
 
@@ -185,7 +185,7 @@ def _say_what_is_kept(request: RunRequest) -> None:
 
 
 def _shown_result(result: ExecutionResult, name: str) -> str | None:
-    from dagron.results import NodeStatus
+    from dagron.results.results import NodeStatus
 
     node = result.node_results[name]
     if node.status is not NodeStatus.COMPLETED:

@@ -19,7 +19,7 @@ from dagron.cli.nodes import STATES, NodeFigures, node_figures, running_now
 from dagron.cli.output import NOT_FOR_A_LINE
 from dagron.cli.reading import AsJson, Where, directory_of, read_checkpoint, recorded_dag
 from dagron.cli.table import shown_bytes, shown_seconds, shown_time, styled, styled_state
-from dagron.failures import folded, last_own_frame
+from dagron.results.failures import folded, last_own_frame
 from dagron.shown import shown_name
 
 __all__ = ["EPILOG", "NodeDetails", "details_of", "no_such_node", "show"]

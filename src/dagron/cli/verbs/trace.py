@@ -13,7 +13,7 @@ from dagron.cli.reading import Where, read_checkpoint
 
 if TYPE_CHECKING:
     from dagron.checkpoint.view import View
-    from dagron.trace import ExecutionTrace
+    from dagron.results.trace import ExecutionTrace
 
 __all__ = ["EPILOG", "trace", "trace_of"]
 
@@ -27,7 +27,7 @@ EPILOG = """Examples:
 
 def trace_of(view: View) -> ExecutionTrace:
     """Return a trace of the last attempts of all nodes that have ended, whichever run made them."""
-    from dagron.trace import ExecutionTrace, Span
+    from dagron.results.trace import ExecutionTrace, Span
 
     spans = [
         Span(

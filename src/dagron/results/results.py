@@ -16,11 +16,11 @@ from dagron.errors import (
     TaskFailedError,
     UnknownNodeError,
 )
-from dagron.failures import shown_failure
 from dagron.node import Node
+from dagron.results.failures import shown_failure
 
 if TYPE_CHECKING:
-    from dagron.trace import ExecutionTrace
+    from dagron.results.trace import ExecutionTrace
 
 __all__ = ["CheckpointInfo", "ExecutionResult", "NodeResult", "NodeResults", "NodeStatus"]
 
