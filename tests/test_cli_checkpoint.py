@@ -9,19 +9,20 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 import dagron
 from dagron.checkpoint import structure
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.store import CheckpointStore
 from dagron.checkpoint.view import read_view
-from dagron.cli import build_app
+from dagron.cli import app
 from dagron.cli.nodes import STATES, NodeFigures, matches
 from dagron.cli.verbs.ls import SortKey, selected
 from dagron.stored import FILE_MODULE
@@ -90,8 +91,6 @@ def _signals_and_path_as_they_were(monkeypatch):
 
 
 def command(*arguments, expect=0, stdin=None):
-    # As `main` does: to load all commands takes longer than most of them.
-    app = build_app(arguments[:1]) if arguments[0] in VERBS else build_app()
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin)
     assert result.exit_code == expect, f"{result.output}\n{result.exception!r}"
     return result
@@ -201,7 +200,7 @@ def test_ls_filters_sorts_and_limits(shared):
     assert names("-R")[-1] == "load"
     assert names("nothing*") == []
     assert "none of the 7 nodes matches" in shared("ls", "job.py", "nothing*").stderr
-    assert "there is no state 'done'" in shared("ls", "job.py", "-s", "done", expect=2).stderr
+    assert "'done' is not one of 'completed'" in shared("ls", "job.py", "-s", "done", expect=2).stderr
 
 
 def test_every_key_sorts_the_largest_figure_first_and_keeps_ties():
@@ -606,7 +605,7 @@ def test_the_guide_and_the_readme_have_every_command():
 
 
 VERBS = (
-    *("run", "status", "ls", "show", "debug", "verify", "rerun", "clear"),
+    *("run", "debug", "status", "ls", "show", "verify", "rerun", "clear"),
     *("graph", "trace", "report", "export", "doctor"),
 )
 
@@ -620,16 +619,66 @@ def test_every_command_explains_itself_with_examples_and_exit_codes(verb):
 
 
 def test_the_list_of_commands_is_complete_and_says_what_each_is_for():
-    text = command("--help").stdout
-    listed = [line.split()[0] for line in text.split("Commands:\n")[1].split("\n\n")[0].splitlines()]
-    assert listed == list(VERBS)
-    assert "..." not in text.split("Commands:\n")[1].split("\n\n")[0]
+    listed = command("--help").stdout.split("Running:\n")[1].split("  Examples:")[0]
+    assert re.findall(r"^  (\w+)  ", listed, re.MULTILINE) == list(VERBS)
+    assert "..." not in listed
+    folder = Path(dagron.__file__).parent / "cli" / "verbs"
+    assert {path.stem for path in folder.glob("*.py")} == {*VERBS, "__init__"}
 
 
-def test_completion_for_a_shell_can_be_shown():
-    environment = {"_DAGRON_COMPLETE": "complete_bash", "COMP_WORDS": "dagron st", "COMP_CWORD": "1"}
-    result = CliRunner().invoke(build_app(), [], prog_name="dagron", env=environment)
-    assert result.stdout.split() == ["status"]
+def test_a_command_loads_no_other_one_and_the_list_of_commands_loads_none(tmp_path):
+    def verbs_of(*arguments):
+        code = "import atexit, sys; atexit.register(lambda: print(*sys.modules)); from dagron.cli import main; main()"
+        ended = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=tmp_path)
+        loaded = ended.stdout.splitlines()[-1].split()
+        return {name.rpartition(".")[2] for name in loaded if name.startswith("dagron.cli.verbs.")}, loaded
+
+    assert verbs_of("--help")[0] == verbs_of("nothing")[0] == set()
+    for verb in VERBS:
+        assert verbs_of(verb, "--help")[0] == {verb}
+    found, loaded = verbs_of("status", ".")
+    assert found == {"status"}
+    assert not {"rich", "cloudpickle", "jinja2"} & set(loaded)
+
+
+def test_a_misspelt_command_or_option_ends_with_2_and_what_may_be_meant():
+    assert "No such command 'statsu'. Did you mean 'status'?" in command("statsu", expect=2).stderr
+    ended = command("ls", "job.py", "--sotr", "size", expect=2)
+    assert "--sort" in ended.stderr
+    assert "Usage: dagron ls" in ended.stderr
+    assert "Missing argument 'DIR'" in command("ls", expect=2).stderr
+
+
+def completions(words):
+    """What bash is told to complete; `file` stands for names of files."""
+    count = len(words.split(" ")) - 1
+    environment = {"_DAGRON_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(count)}
+    code = "from dagron.cli import main; main()"
+    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True)
+    kinds = [line.split(",", 1) for line in run.stdout.splitlines()]
+    return ["file" if kind == "file" else value for kind, value in kinds]
+
+
+def test_a_shell_completes_commands_options_choices_and_files():
+    assert completions("dagron st") == ["status"]
+    assert completions("dagron ") == list(VERBS)
+    assert completions("dagron run --dur") == ["--durability"]
+    assert completions("dagron run --durability p") == ["power", "process"]
+    assert completions("dagron ls job.py --sort s") == ["state", "started", "size"]
+    assert completions("dagron ls job.py --state s") == ["skipped", "stale"]
+    assert completions("dagron graph job.py --format d") == ["dot"]
+    for words in ("run jo", "status check", "debug job.py node jo", "trace job.py -o t", "graph job.py --dag j"):
+        assert completions(f"dagron {words}") == ["file"]
+    assert completions("dagron --show-completion z") == ["zsh"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_for_a_shell_can_be_shown_and_the_guide_says_where_it_goes(shell):
+    script = command("--show-completion", shell).stdout
+    assert f"_DAGRON_COMPLETE={shell}_complete" in script
+    assert "dagron" in script
+    assert f"dagron --show-completion {shell} >" in PAGE
+    assert f"dagron --show-completion {shell} >" in command("--help").stdout
 
 
 def test_reading_a_hundred_thousand_nodes_takes_seconds_at_most(tmp_path, monkeypatch):

@@ -416,7 +416,7 @@ class TestWhoMayTouchWhat:
 
 
 class TestLight:
-    heavy = ("rich", "typer", "cloudpickle", "multiprocessing", "concurrent.futures.process", "psutil", "filelock")
+    heavy = ("rich", "click", "cloudpickle", "multiprocessing", "concurrent.futures.process", "psutil", "filelock")
 
     def loaded(self, code):
         return in_fresh_interpreter(f"{code}; import sys; print(*sys.modules)").split()
@@ -435,7 +435,7 @@ class TestLight:
         loaded = set(self.loaded("import dagron.workers.child, dagron.workers.context"))
         # The executor of the standard library, which the server needs, loads `pathlib` itself in some versions.
         loaded -= set(self.loaded("import concurrent.futures.process, multiprocessing.forkserver"))
-        assert not {"filelock", "json", "pathlib", "psutil", "rich", "typer"} & loaded
+        assert not {"filelock", "json", "pathlib", "psutil", "rich", "click"} & loaded
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dagron import CheckpointExecutor
-from dagron.cli import build_app
+from dagron.cli import app
 from dagron.cli.load import load_job
 
 JOB = """
@@ -87,7 +87,7 @@ def debug(job, monkeypatch, capsys):
 
     def run(*arguments):
         before = files()
-        code = build_app()(["debug", *arguments], standalone_mode=False)
+        code = app(["debug", *arguments], standalone_mode=False)
         assert files() == before
         return code, *capsys.readouterr()
 

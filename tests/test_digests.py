@@ -18,7 +18,7 @@ from dagron.checkpoint.files import Directory
 from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.verify import verify
 from dagron.checkpoint.view import read_view
-from dagron.cli import build_app
+from dagron.cli import app
 from dagron.crossing.results import dump_result
 from dagron.errors import CheckpointDamagedError
 from dagron.testing.evidence import check_finished, look
@@ -171,7 +171,7 @@ class TestCommands:
 
     def command(self, capsys, *arguments):
         with pytest.raises(SystemExit) as ended:
-            build_app()([*map(str, arguments)])
+            app([*map(str, arguments)])
         assert ended.value.code == 0, capsys.readouterr().err
         told = capsys.readouterr()
         return told.out + told.err

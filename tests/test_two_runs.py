@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
@@ -29,7 +29,7 @@ from dagron.checkpoint.files import AppendFile, Directory
 from dagron.checkpoint.history import read_history
 from dagron.checkpoint.names import LOCK, META
 from dagron.checkpoint.store import CheckpointStore
-from dagron.cli import build_app
+from dagron.cli import app
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 LARGE = bytes(range(256)) * 100
@@ -441,7 +441,7 @@ class TestReaders:
                     json.loads((ckpt / META).read_text(encoding="ascii"))
                 except FileNotFoundError:
                     pass
-                status = runner.invoke(build_app(), ["status", str(ckpt), "--json"])
+                status = runner.invoke(app, ["status", str(ckpt), "--json"])
                 if status.exit_code == 3:
                     assert re.fullmatch("dagron: error: there is no checkpoint in '.*'\n", status.output)
                 else:
@@ -488,5 +488,5 @@ class TestReaders:
         for mode in (0o500, 0o700):
             copy.chmod(mode)
             assert executor(copy).checkpoint_info().completed_nodes == ["a"]
-            assert CliRunner().invoke(build_app(), ["status", str(copy), "--json"]).exit_code == 0
+            assert CliRunner().invoke(app, ["status", str(copy), "--json"]).exit_code == 0
             assert sorted(os.listdir(copy)) == before

@@ -1,89 +1,139 @@
-"""The command line: `dagron`, or `python -m dagron`. One module per verb; importing it imports typer and no verb."""
+"""The command line: `dagron`, or `python -m dagron`. One module per verb; importing it imports click and no verb."""
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
-from collections.abc import Iterable
-from typing import Annotated
+from typing import Any
 
-import typer
+import click
+from click.shell_completion import CompletionItem, get_completion_class
 
 from dagron import __version__
-from dagron.cli.exit_codes import MEANINGS
+from dagron.cli.command import EXIT_CODES
 
-__all__ = ["build_app", "main"]
+__all__ = ["app", "main"]
 
-_EXAMPLES = """\
+_EPILOG = f"""Examples:
+
+\b
   dagron run job.py
   dagron run job.py --resume -w 8
   dagron run dagron.jobs.stdlib_analysis --show report > report.txt
   dagron status job.py --watch
   dagron ls job.py --sort duration --limit 10
   dagron report job.py -o report.html
-"""
 
-_EXIT_CODES = "".join(f"  {code.value:>3}  {meaning}\n" for code, meaning in MEANINGS.items())
+Completion of commands, options and files, as your shell loads it by itself:
 
-# \b keeps a paragraph as it is.
-_EPILOG = f"Examples:\n\n\b\n{_EXAMPLES}\nExit codes:\n\n\b\n{_EXIT_CODES}"
+\b
+  dagron --show-completion bash > ~/.local/share/bash-completion/completions/dagron
+  dagron --show-completion fish > ~/.config/fish/completions/dagron.fish
+  dagron --show-completion zsh > ~/.zfunc/_dagron    # ~/.zfunc being in $fpath
 
-_VERBS = {
-    "run": "Run the DAG of a file or a module, and checkpoint every node.",
-    "status": "Show how a checkpoint stands; --watch shows a run live.",
-    "ls": "List the nodes of a checkpoint with their figures.",
-    "show": "Show a node: figures, result, traceback, what it printed.",
-    "debug": "Run a node again in this process, with its recorded inputs.",
-    "verify": "Compare every digest of a checkpoint.",
-    "rerun": "Make nodes, and what is downstream of them, run again.",
-    "clear": "Delete a checkpoint.",
-    "graph": "Draw the DAG: Mermaid, DOT, SVG.",
-    "trace": "Write a timeline for https://ui.perfetto.dev.",
-    "report": "Write a page about a checkpoint for a browser.",
-    "export": "Write the figures of every node as CSV or JSON.",
-    "doctor": "Find out what this machine offers for a run.",
+{EXIT_CODES}"""
+
+_SECTIONS = {
+    "Running": {
+        "run": "Run the DAG of a file or a module, and checkpoint every node.",
+        "debug": "Run a node again in this process, with its recorded inputs.",
+    },
+    "Looking": {
+        "status": "Show how a checkpoint stands; --watch shows a run live.",
+        "ls": "List the nodes of a checkpoint with their figures.",
+        "show": "Show a node: figures, result, traceback, what it printed.",
+        "verify": "Compare every digest of a checkpoint.",
+    },
+    "Changing": {
+        "rerun": "Make nodes, and what is downstream of them, run again.",
+        "clear": "Delete a checkpoint.",
+    },
+    "Writing": {
+        "graph": "Draw the DAG: Mermaid, DOT, SVG.",
+        "trace": "Write a timeline for https://ui.perfetto.dev.",
+        "report": "Write a page about a checkpoint for a browser.",
+        "export": "Write the figures of every node as CSV or JSON.",
+    },
+    "This machine": {
+        "doctor": "Find out what this machine offers for a run.",
+    },
 }
-"""Each command, which is a function in a module of that name, and what the list of commands says of it."""
+"""Each command, a name in a module of that name, and what the list of commands says of it."""
+
+_VERBS = {name: about for section in _SECTIONS.values() for name, about in section.items()}
+
+_COMPLETION = "_DAGRON_COMPLETE"
+"""The variable by which a shell asks for completions."""
+
+_SHELLS = ("bash", "zsh", "fish")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"dagron {__version__}")
-        raise typer.Exit
+class _Verbs(click.Group):
+    """Loads a command when it is needed: all of them would take as long again as the rest of a start."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        command = getattr(importlib.import_module(f"dagron.cli.verbs.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _VERBS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], _VERBS)
+            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, _VERBS))
+        for title, verbs in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{width}}", about) for name, about in verbs.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = [CompletionItem(name, help=about) for name, about in _VERBS.items() if name.startswith(incomplete)]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
 
-def dagron(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
+def _print_completion(ctx: click.Context, _: click.Parameter, shell: str | None) -> None:
+    if shell is None:
+        return
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(ctx.command, {}, "dagron", _COMPLETION).source())
+    ctx.exit()
+
+
+@click.group(
+    name="dagron",
+    cls=_Verbs,
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="dagron", message="%(prog)s %(version)s")
+@click.option(
+    "--show-completion",
+    type=click.Choice(_SHELLS),
+    is_eager=True,
+    expose_value=False,
+    callback=_print_completion,
+    help="Print what makes a shell complete commands, and exit.",
+)
+def app() -> None:
     """Run a DAG of CPU-bound Python tasks on worker processes; checkpoint every node; survive kill -9."""
 
 
-def build_app(verbs: Iterable[str] = _VERBS) -> typer.Typer:
-    """Return the command line with these commands; with all of them if none are named."""
-    app = typer.Typer(
-        name="dagron",
-        no_args_is_help=True,
-        rich_markup_mode=None,
-        pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    )
-    app.callback(epilog=_EPILOG)(dagron)
-    for verb in verbs:
-        module = importlib.import_module(f"dagron.cli.verbs.{verb}")
-        epilog = module.EPILOG
-        if "Exit codes" not in epilog:
-            epilog = f"{epilog}\nExit codes:\n\n\b\n{_EXIT_CODES}"
-        app.command(name=verb, short_help=_VERBS[verb], epilog=epilog)(getattr(module, verb))
-    return app
-
-
-def main() -> None:
+def main() -> Any:
     """Run the command of `sys.argv` and exit with its code; `exit_codes.MEANINGS` lists them."""
     if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
         # A result with a character that the terminal lacks is shown with an escape, not lost after a long run.
         sys.stdout.reconfigure(errors="backslashreplace")
-    # A command that comes first needs no other: loading all of them would take as long again.
-    verb = sys.argv[1] if len(sys.argv) > 1 else ""
-    build_app([verb] if verb in _VERBS else _VERBS)()
+    app.main(complete_var=_COMPLETION)

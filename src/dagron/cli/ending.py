@@ -10,12 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-import typer
-
 from dagron.cli.exit_codes import ExitCode, OutputError, UsageError, exit_code_of
 from dagron.errors import DagronError, InternalError
 
-__all__ = ["Stopped", "carry_out", "exit_code_of_stop", "put", "say", "stop_on_signals", "write_file"]
+__all__ = ["Stopped", "exit_code_of_stop", "exit_code_of_work", "put", "say", "stop_on_signals", "write_file"]
 
 
 class Stopped(KeyboardInterrupt):
@@ -97,19 +95,8 @@ def exit_code_of_stop(error: KeyboardInterrupt) -> ExitCode:
     return error.exit_code if isinstance(error, Stopped) else ExitCode.INTERRUPTED
 
 
-def carry_out(work: Callable[[], ExitCode]) -> None:
-    """Carry out a command.
-
-    Args:
-        work: Does it, and returns the exit code if nothing goes wrong.
-
-    Raises:
-        typer.Exit: Always.
-    """
-    raise typer.Exit(_exit_code(work))
-
-
-def _exit_code(work: Callable[[], ExitCode]) -> ExitCode:
+def exit_code_of_work(work: Callable[[], ExitCode]) -> ExitCode:
+    """Carry a command out, and return its exit code, whatever goes wrong."""
     try:
         return work()
     except KeyboardInterrupt as error:

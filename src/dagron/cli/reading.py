@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any, Literal
 
 from dagron.cli.exit_codes import NoCheckpointError, UsageError
 
@@ -19,9 +17,6 @@ if TYPE_CHECKING:
     from dagron.graph import DAG
 
 __all__ = [
-    "AsJson",
-    "DagFrom",
-    "Where",
     "checkpoint_dir_of",
     "dag_for",
     "directory_of",
@@ -30,32 +25,9 @@ __all__ = [
     "state_of_run",
 ]
 
-Where = Annotated[
-    str,
-    typer.Argument(
-        metavar="DIR",
-        show_default=False,
-        help="The checkpoint directory; or the TARGET of a run, for the directory that it has by default.",
-    ),
-]
-
 _CLOCK_SLACK_SECONDS = 60
 """A process that is younger than the run by more than this has only inherited its pid. The creation time of a process
 is derived from the clock, which may have been set since, and is good to a second at best."""
-
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-
-
-DagFrom = Annotated[
-    str | None,
-    typer.Option(
-        "--dag",
-        metavar="TARGET",
-        show_default=False,
-        help="Take the DAG from a file or module as `dagron run` does. Default: the one that the checkpoint recorded.",
-    ),
-]
 
 
 def checkpoint_dir_of(where: str) -> str:

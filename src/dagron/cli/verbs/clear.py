@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from dagron.cli.ending import carry_out, say, stop_on_signals
+from dagron.cli.command import option, verb, where_argument
+from dagron.cli.ending import say, stop_on_signals
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.question import ask, is_interactive
-from dagron.cli.reading import Where, checkpoint_dir_of, read_checkpoint
+from dagron.cli.reading import checkpoint_dir_of, read_checkpoint
 
 __all__ = ["EPILOG", "clear"]
 
@@ -28,31 +25,27 @@ Examples:
 """
 
 
-def clear(
-    where: Where,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask. Needed where nobody can be asked.")] = False,
-) -> None:
+@verb(EPILOG)
+@where_argument
+@option("--yes", "-y", is_flag=True, help="Do not ask. Needed where nobody can be asked.")
+def clear(where: str, yes: bool) -> ExitCode:
     """Delete the files of a checkpoint, and no others. Also one that is damaged. Takes the lock."""
+    from dagron.errors import CheckpointDamagedError
+    from dagron.executor import CheckpointExecutor
+    from dagron.graph import DAG
 
-    def work() -> ExitCode:
-        from dagron.errors import CheckpointDamagedError
-        from dagron.executor import CheckpointExecutor
-        from dagron.graph import DAG
-
-        stop_on_signals()
-        directory = checkpoint_dir_of(where)
-        try:
-            what = f"the results of {len(read_checkpoint(where).commits)} nodes"
-        except CheckpointDamagedError:
-            what = "a checkpoint that is damaged"
-        if not yes:
-            if not is_interactive():
-                raise UsageError(f"{directory!r} holds {what}; pass --yes to delete it")
-            if ask(f"delete {what} in {directory!r}?", {"y": "delete", "n": "keep"}, "n") == "n":
-                say("nothing was deleted")
-                return ExitCode.USAGE
-        CheckpointExecutor(DAG([]), directory).clear_checkpoint()
-        say(f"deleted {what} in {directory!r}")
-        return ExitCode.OK
-
-    carry_out(work)
+    stop_on_signals()
+    directory = checkpoint_dir_of(where)
+    try:
+        what = f"the results of {len(read_checkpoint(where).commits)} nodes"
+    except CheckpointDamagedError:
+        what = "a checkpoint that is damaged"
+    if not yes:
+        if not is_interactive():
+            raise UsageError(f"{directory!r} holds {what}; pass --yes to delete it")
+        if ask(f"delete {what} in {directory!r}?", {"y": "delete", "n": "keep"}, "n") == "n":
+            say("nothing was deleted")
+            return ExitCode.USAGE
+    CheckpointExecutor(DAG([]), directory).clear_checkpoint()
+    say(f"deleted {what} in {directory!r}")
+    return ExitCode.OK

@@ -9,15 +9,14 @@ import time
 from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
-
-import typer
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagron
 from dagron.checkpoint.view import View, signing_key
-from dagron.cli.ending import carry_out, say
+from dagron.cli.command import argument, node_argument, option, verb, where_argument
+from dagron.cli.ending import say
 from dagron.cli.exit_codes import ExitCode, UsageError
-from dagron.cli.reading import Where, checkpoint_dir_of, directory_of, read_checkpoint
+from dagron.cli.reading import checkpoint_dir_of, directory_of, read_checkpoint
 from dagron.shown import shown_name
 
 if TYPE_CHECKING:
@@ -233,40 +232,32 @@ def _post_mortem(error: BaseException) -> None:
     debugger.interaction(None, frames)
 
 
-def debug(
-    where: Where,
-    node: Annotated[str, typer.Argument(metavar="NODE", show_default=False, help="The name of the node.")],
-    target: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[TARGET]",
-            show_default=False,
-            help="The file or module of the job, as `dagron run` takes it. Default: DIR, if that is one.",
-        ),
-    ] = None,
-    pdb: Annotated[
-        bool, typer.Option("--pdb", help="If it fails, open the debugger in the innermost frame of yours.")
-    ] = False,
-) -> None:
+@verb(EPILOG)
+@where_argument
+@node_argument
+@argument(
+    "target",
+    "[TARGET]",
+    "The file or module of the job, as `dagron run` takes it. Default: DIR, if that is one.",
+    required=False,
+)
+@option("--pdb", is_flag=True, help="If it fails, open the debugger in the innermost frame of yours.")
+def debug(where: str, node: str, target: str | None, pdb: bool) -> ExitCode:
     """Run a node again in this process, with its recorded inputs; of one that completed, compare the result.
 
     The code is that of the file as it is now, so an edit can be tried; `breakpoint()` in it works. The checkpoint is
     only read: whatever comes out, the next resume does what it would have done. What the task prints goes to where this
     command prints. The inputs are unpickled, which runs code that they name.
     """
+    from dagron.cli.load import load_job
 
-    def work() -> ExitCode:
-        from dagron.cli.load import load_job
-
-        view = read_checkpoint(where)
-        source = target
-        if source is None:
-            if os.path.isdir(where):
-                raise UsageError(f"pass the file or module of the job, too: dagron debug {where} {node} FILE.py")
-            source = where
-        job = load_job(source)
-        call = prepared_call(where, view, node, job)
-        _announce(call, view, where)
-        return _make(call, view, post_mortem=pdb)
-
-    carry_out(work)
+    view = read_checkpoint(where)
+    source = target
+    if source is None:
+        if os.path.isdir(where):
+            raise UsageError(f"pass the file or module of the job, too: dagron debug {where} {node} FILE.py")
+        source = where
+    job = load_job(source)
+    call = prepared_call(where, view, node, job)
+    _announce(call, view, where)
+    return _make(call, view, post_mortem=pdb)

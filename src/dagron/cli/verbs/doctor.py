@@ -13,15 +13,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import typer
+import click
 
 import dagron
 from dagron import __version__
-from dagron.cli.ending import carry_out, put, stop_on_signals
+from dagron.cli.command import argument, json_option, verb
+from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode
-from dagron.cli.reading import AsJson
 from dagron.cli.table import shown_bytes, styled
 
 __all__ = ["EPILOG", "Check", "doctor", "examine"]
@@ -44,7 +44,7 @@ _N_FLUSHES = 20
 _SLOW_FLUSH_SECONDS = 0.02
 _MIN_FREE_BYTES = 2**30
 _MIN_DESCRIPTORS = 1024
-_DISTRIBUTIONS = ("cloudpickle", "filelock", "jinja2", "psutil", "rich", "typer")
+_DISTRIBUTIONS = ("click", "cloudpickle", "filelock", "jinja2", "psutil", "rich")
 _OURS = "dagron-executor"
 _ANOTHERS = "dagron"
 """A distribution of this name is another project's, which installs a package `dagron`, too."""
@@ -214,25 +214,25 @@ def _trial_run(path: Path) -> Check:
     return Check("run", "ok", f"a run of one node took {seconds:.2f} s with its worker; start methods: {methods}")
 
 
-def doctor(
-    directory: Annotated[
-        Path, typer.Argument(metavar="DIR", show_default=False, help="Where checkpoints are to be. Default: here.")
-    ] = Path(),
-    as_json: AsJson = False,
-) -> None:
+@verb(EPILOG)
+@argument(
+    "directory",
+    "[DIR]",
+    "Where checkpoints are to be. Default: here.",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+)
+@json_option
+def doctor(directory: Path, as_json: bool) -> ExitCode:
     """Find out what this machine offers: processors, memory, cost of a flush, locks, and whether a small run works.
 
     Writes to a temporary directory below DIR, and deletes it again.
     """
-
-    def work() -> ExitCode:
-        stop_on_signals()
-        checks = examine(directory.absolute())
-        if as_json:
-            put(json.dumps([asdict(check) for check in checks], indent=1))
-        else:
-            colours = {"ok": "32", "warn": "33", "bad": "1;31"}
-            put("\n".join(f"{styled(f'{c.verdict:<4}', colours[c.verdict])}  {c.name:<10}  {c.text}" for c in checks))
-        return ExitCode.NODES if any(check.verdict == "bad" for check in checks) else ExitCode.OK
-
-    carry_out(work)
+    stop_on_signals()
+    checks = examine(directory.absolute())
+    if as_json:
+        put(json.dumps([asdict(check) for check in checks], indent=1))
+    else:
+        colours = {"ok": "32", "warn": "33", "bad": "1;31"}
+        put("\n".join(f"{styled(f'{c.verdict:<4}', colours[c.verdict])}  {c.name:<10}  {c.text}" for c in checks))
+    return ExitCode.NODES if any(check.verdict == "bad" for check in checks) else ExitCode.OK

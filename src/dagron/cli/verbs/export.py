@@ -8,16 +8,15 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
-from dagron.cli.ending import carry_out, write_file
+from dagron.cli.command import option, verb, where_argument
+from dagron.cli.ending import write_file
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.nodes import NodeFigures, node_figures, running_now
-from dagron.cli.reading import Where, directory_of, read_checkpoint, recorded_dag
+from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
 
 __all__ = ["EPILOG", "as_csv", "export"]
 
@@ -36,11 +35,7 @@ Examples:
 """
 
 
-class Format(StrEnum):
-    """The values of `--format`."""
-
-    CSV = "csv"
-    JSON = "json"
+_FORMATS = ("csv", "json")
 
 
 def as_csv(nodes: Sequence[NodeFigures]) -> str:
@@ -52,27 +47,18 @@ def as_csv(nodes: Sequence[NodeFigures]) -> str:
     return file.getvalue()
 
 
-def export(
-    where: Where,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="Default: stdout.")
-    ] = None,
-    format: Annotated[
-        Format | None,
-        typer.Option("--format", "-f", show_default=False, help="Default: that of the name of FILE, else CSV."),
-    ] = None,
-) -> None:
+@verb(EPILOG)
+@where_argument
+@option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
+@option("--format", "-f", "chosen", type=click.Choice(_FORMATS), help="Default: that of the name of FILE, else csv.")
+def export(where: str, output: Path | None, chosen: str | None) -> ExitCode:
     """Write the figures of every node: state, attempts, slot, start, duration, CPU time, peak memory, result size.
 
     Reads from outside, also while a run goes on. Seconds and bytes throughout.
     """
-
-    def work() -> ExitCode:
-        view = read_checkpoint(where)
-        nodes = list(node_figures(view, recorded_dag(view), running_now(directory_of(where), view), time.time()))
-        chosen = format or (Format.JSON if output is not None and output.suffix == ".json" else Format.CSV)
-        text = as_csv(nodes) if chosen is Format.CSV else json.dumps([asdict(node) for node in nodes], indent=1) + "\n"
-        write_file(output, text)
-        return ExitCode.OK
-
-    carry_out(work)
+    view = read_checkpoint(where)
+    nodes = list(node_figures(view, recorded_dag(view), running_now(directory_of(where), view), time.time()))
+    chosen = chosen or ("json" if output is not None and output.suffix == ".json" else "csv")
+    text = as_csv(nodes) if chosen == "csv" else json.dumps([asdict(node) for node in nodes], indent=1) + "\n"
+    write_file(output, text)
+    return ExitCode.OK

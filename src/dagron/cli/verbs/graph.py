@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
+from dagron.cli.command import dag_option, option, verb, where_argument
 from dagron.cli.drawing import Drawing, as_dot, as_mermaid
-from dagron.cli.ending import carry_out, write_file
+from dagron.cli.ending import write_file
 from dagron.cli.exit_codes import ExitCode, NoCheckpointError, UsageError
 from dagron.cli.nodes import node_figures, running_now
-from dagron.cli.reading import DagFrom, Where, dag_for, directory_of, read_checkpoint
+from dagron.cli.reading import dag_for, directory_of, read_checkpoint
 from dagron.cli.svg import as_svg
 
 if TYPE_CHECKING:
@@ -35,15 +35,8 @@ _MAX_NODES = 500
 """More than this no picture shows; Mermaid itself stops at 500 edges."""
 
 
-class Format(StrEnum):
-    """The values of `--format`."""
-
-    MERMAID = "mermaid"
-    DOT = "dot"
-    SVG = "svg"
-
-
-_OF_SUFFIX = {".svg": Format.SVG, ".dot": Format.DOT, ".gv": Format.DOT}
+_FORMATS = {"mermaid": as_mermaid, "dot": as_dot, "svg": as_svg}
+_OF_SUFFIX = {".svg": "svg", ".dot": "dot", ".gv": "dot"}
 
 
 def drawing_of(dag: DAG, states: Mapping[str, str], around: Sequence[str], depth: int, max_nodes: int) -> Drawing:
@@ -93,34 +86,45 @@ def _dag_and_states(where: str, dag_from: str | None) -> tuple[DAG, dict[str, st
     return dag, {node.name: node.state for node in figures}
 
 
+@verb(EPILOG)
+@where_argument
+@option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
+@option(
+    "--format",
+    "-f",
+    "chosen",
+    type=click.Choice(list(_FORMATS)),
+    help="Default: that of the name of FILE, else mermaid.",
+)
+@option("--around", metavar="NODE", multiple=True, help="Only what is near it. May be repeated.")
+@option(
+    "--depth",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="How many edges away is near.",
+)
+@option(
+    "--max-nodes", type=click.IntRange(min=1), metavar="N", default=_MAX_NODES, show_default=True, help="Draw no more."
+)
+@dag_option
 def graph(
-    where: Where,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="Default: stdout.")
-    ] = None,
-    format: Annotated[
-        Format | None,
-        typer.Option("--format", "-f", show_default=False, help="Default: that of the name of FILE, else mermaid."),
-    ] = None,
-    around: Annotated[
-        list[str] | None,
-        typer.Option("--around", metavar="NODE", show_default=False, help="Only what is near it. May be repeated."),
-    ] = None,
-    depth: Annotated[int, typer.Option("--depth", min=0, metavar="N", help="How many edges away is near.")] = 1,
-    max_nodes: Annotated[int, typer.Option("--max-nodes", min=1, metavar="N", help="Draw no more.")] = _MAX_NODES,
-    dag_from: DagFrom = None,
-) -> None:
+    where: str,
+    output: Path | None,
+    chosen: str | None,
+    around: tuple[str, ...],
+    depth: int,
+    max_nodes: int,
+    dag_from: str | None,
+) -> ExitCode:
     """Draw the DAG, with its nodes coloured by their states: as Mermaid, DOT or SVG.
 
     Of a TARGET that has not run yet, too. Reads from outside, also while a run goes on.
     """
-
-    def work() -> ExitCode:
-        dag, states = _dag_and_states(where, dag_from)
-        drawing = drawing_of(dag, states, around or (), depth, max_nodes)
-        chosen = format or (_OF_SUFFIX.get(output.suffix, Format.MERMAID) if output is not None else Format.MERMAID)
-        text = {Format.MERMAID: as_mermaid, Format.DOT: as_dot, Format.SVG: as_svg}[chosen](drawing)
-        write_file(output, text)
-        return ExitCode.OK
-
-    carry_out(work)
+    dag, states = _dag_and_states(where, dag_from)
+    drawing = drawing_of(dag, states, around, depth, max_nodes)
+    if chosen is None:
+        chosen = _OF_SUFFIX.get(output.suffix, "mermaid") if output is not None else "mermaid"
+    write_file(output, _FORMATS[chosen](drawing))
+    return ExitCode.OK

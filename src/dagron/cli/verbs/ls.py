@@ -7,14 +7,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
-from dagron.cli.ending import carry_out, put, say
-from dagron.cli.exit_codes import ExitCode, UsageError
+from dagron.cli.command import argument, json_option, option, verb, where_argument
+from dagron.cli.ending import put, say
+from dagron.cli.exit_codes import ExitCode
 from dagron.cli.nodes import STATES, NodeFigures, matches, node_figures, running_now
-from dagron.cli.reading import AsJson, Where, directory_of, read_checkpoint, recorded_dag
+from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
 from dagron.cli.table import Column, shown_bytes, shown_seconds, table, terminal_width
 from dagron.shown import shown_name
 
@@ -126,46 +127,53 @@ def shown_nodes(nodes: Sequence[NodeFigures], width: int | None) -> str:
     return table(columns, rows, width)
 
 
+@verb(EPILOG)
+@where_argument
+@argument("patterns", "[PATTERN]...", "Only nodes with these names; * and ? match.", type=str, nargs=-1)
+@option(
+    "--state",
+    "-s",
+    "states",
+    type=click.Choice(list(STATES)),
+    metavar="STATE",
+    multiple=True,
+    help="Only these. May be repeated.",
+)
+@option(
+    "--sort",
+    "-S",
+    type=click.Choice([key.value for key in SortKey]),
+    default=SortKey.DAG.value,
+    metavar="KEY",
+    show_default=True,
+    help=f"Largest first, or by name, state or time: {', '.join(SortKey)}.",
+)
+@option("--reverse", "-R", is_flag=True, help="The other way round.")
+@option("--limit", "-n", type=click.IntRange(min=0), metavar="N", help="So many at most.")
+@json_option
 def ls(
-    where: Where,
-    patterns: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[PATTERN]...", show_default=False, help="Only nodes with these names; * and ? match."),
-    ] = None,
-    states: Annotated[
-        list[str] | None,
-        typer.Option("--state", "-s", metavar="STATE", show_default=False, help="Only these. May be repeated."),
-    ] = None,
-    sort: Annotated[SortKey, typer.Option("--sort", "-S", help="Largest first, or by name, state or time.")] = (
-        SortKey.DAG
-    ),
-    reverse: Annotated[bool, typer.Option("--reverse", "-R", help="The other way round.")] = False,
-    limit: Annotated[
-        int | None, typer.Option("--limit", "-n", min=0, metavar="N", show_default=False, help="So many at most.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+    where: str,
+    patterns: tuple[str, ...],
+    states: tuple[str, ...],
+    sort: str,
+    reverse: bool,
+    limit: int | None,
+    as_json: bool,
+) -> ExitCode:
     """List the nodes of a checkpoint: state, attempts, duration, CPU time, peak memory, size of the result.
 
     Reads from outside, also while a run goes on. Exit code 0, also if there is nothing to list.
     """
-
-    def work() -> ExitCode:
-        unknown = [state for state in states or () if state not in STATES]
-        if unknown:
-            raise UsageError(f"there is no state {unknown[0]!r}; the states are {', '.join(STATES)}")
-        view = read_checkpoint(where)
-        dag = recorded_dag(view)
-        nodes = list(node_figures(view, dag, running_now(directory_of(where), view), time.time()))
-        chosen = selected(nodes, patterns or (), states or (), sort, reverse=reverse, limit=limit)
-        if as_json:
-            put(json.dumps([asdict(node) for node in chosen], indent=1))
-        elif chosen:
-            put(shown_nodes(chosen, terminal_width()))
-        else:
-            say(f"none of the {len(nodes)} nodes matches" if nodes else "no node has run yet")
-        if dag is None and not as_json:
-            say("the nodes that have not run are not known: this checkpoint has no record of its DAG")
-        return ExitCode.OK
-
-    carry_out(work)
+    view = read_checkpoint(where)
+    dag = recorded_dag(view)
+    nodes = list(node_figures(view, dag, running_now(directory_of(where), view), time.time()))
+    chosen = selected(nodes, patterns, states, SortKey(sort), reverse=reverse, limit=limit)
+    if as_json:
+        put(json.dumps([asdict(node) for node in chosen], indent=1))
+    elif chosen:
+        put(shown_nodes(chosen, terminal_width()))
+    else:
+        say(f"none of the {len(nodes)} nodes matches" if nodes else "no node has run yet")
+    if dag is None and not as_json:
+        say("the nodes that have not run are not known: this checkpoint has no record of its DAG")
+    return ExitCode.OK

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
 from dagron.checkpoint.view import signing_key
-from dagron.cli.ending import carry_out, say, write_file
+from dagron.cli.command import dag_option, option, verb, where_argument
+from dagron.cli.ending import say, write_file
 from dagron.cli.exit_codes import ExitCode, NoCheckpointError
 from dagron.cli.reading import (
-    DagFrom,
-    Where,
     checkpoint_dir_of,
     directory_of,
     read_checkpoint,
@@ -63,23 +61,25 @@ def report_page(where: str, dag_from: str | None = None) -> str:
     return render(built)
 
 
-def report(
-    where: Where,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")] = Path(
-        "report.html"
-    ),
-    dag_from: DagFrom = None,
-) -> None:
+@verb(EPILOG)
+@where_argument
+@option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    default=Path("report.html"),
+    show_default=True,
+    help="The file to write.",
+)
+@dag_option
+def report(where: str, output: Path, dag_from: str | None) -> ExitCode:
     """Write a page about a checkpoint: what ran when and where, the graph, what took long, what failed.
 
     One file, which opens in a browser without a network. Reads from outside, also while a run goes on; changes
     nothing, and loads no result.
     """
-
-    def work() -> ExitCode:
-        page = report_page(where, dag_from)
-        write_file(output, page)
-        say(f"wrote '{output}', {len(page.encode()) / 2**20:.1f} MiB; open it in a browser")
-        return ExitCode.OK
-
-    carry_out(work)
+    page = report_page(where, dag_from)
+    write_file(output, page)
+    say(f"wrote '{output}', {len(page.encode()) / 2**20:.1f} MiB; open it in a browser")
+    return ExitCode.OK

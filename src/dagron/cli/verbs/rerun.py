@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from dagron.checkpoint.view import View, signing_key
-from dagron.cli.ending import carry_out, put, stop_on_signals
+from dagron.cli.command import argument, dag_option, json_option, option, verb, where_argument
+from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.nodes import matches
-from dagron.cli.reading import AsJson, DagFrom, Where, dag_for, directory_of, read_checkpoint
+from dagron.cli.reading import dag_for, directory_of, read_checkpoint
 from dagron.shown import shown_name
 
 if TYPE_CHECKING:
@@ -65,45 +64,44 @@ def to_run_again(view: View, dag: DAG | None, patterns: Sequence[str], *, descen
     return [name for name in names if name in chosen and name in view.commits]
 
 
+@verb(EPILOG)
+@where_argument
+@argument("nodes", "NODE...", "Names; * and ? match.", type=str, nargs=-1, required=True)
+@option(
+    "--if-changed",
+    is_flag=True,
+    help="What is downstream runs again only if a result that it takes has changed.",
+)
+@option("--dry-run", is_flag=True, help="Only say which nodes these are.")
+@dag_option
+@json_option
 def rerun(
-    where: Where,
-    nodes: Annotated[list[str], typer.Argument(metavar="NODE...", show_default=False, help="Names; * and ? match.")],
-    if_changed: Annotated[
-        bool,
-        typer.Option("--if-changed", help="What is downstream runs again only if a result that it takes has changed."),
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which nodes these are.")] = False,
-    dag_from: DagFrom = None,
-    as_json: AsJson = False,
-) -> None:
+    where: str, nodes: tuple[str, ...], if_changed: bool, dry_run: bool, dag_from: str | None, as_json: bool
+) -> ExitCode:
     """Take the results of nodes, and of all nodes downstream of them, away, so that the next resume makes them again.
 
     Nodes that have failed or have never run are run by the next resume anyway. Takes the lock, unless it is a dry run.
     """
+    from dagron.checkpoint.store import CheckpointStore
 
-    def work() -> ExitCode:
-        from dagron.checkpoint.store import CheckpointStore
-
-        stop_on_signals()
-        view = read_checkpoint(where)
-        dag = None if if_changed else dag_for(view, dag_from)
-        if dry_run:
-            names = to_run_again(view, dag, nodes, descendants=not if_changed)
-        else:
-            store = CheckpointStore(directory_of(where).path, signing_key=signing_key())
-            try:
-                store.open()
-                if store.view is None or store.view.cleared:
-                    raise UsageError("the checkpoint was cleared meanwhile")
-                names = to_run_again(store.view, dag, nodes, descendants=not if_changed)
-                if names:
-                    store.invalidate_between_runs(names, "asked for by hand")
-            finally:
-                store.close()
-        put(json.dumps({"nodes": names, "dry_run": dry_run}, indent=1) if as_json else _shown(names, dry_run=dry_run))
-        return ExitCode.OK
-
-    carry_out(work)
+    stop_on_signals()
+    view = read_checkpoint(where)
+    dag = None if if_changed else dag_for(view, dag_from)
+    if dry_run:
+        names = to_run_again(view, dag, nodes, descendants=not if_changed)
+    else:
+        store = CheckpointStore(directory_of(where).path, signing_key=signing_key())
+        try:
+            store.open()
+            if store.view is None or store.view.cleared:
+                raise UsageError("the checkpoint was cleared meanwhile")
+            names = to_run_again(store.view, dag, nodes, descendants=not if_changed)
+            if names:
+                store.invalidate_between_runs(names, "asked for by hand")
+        finally:
+            store.close()
+    put(json.dumps({"nodes": names, "dry_run": dry_run}, indent=1) if as_json else _shown(names, dry_run=dry_run))
+    return ExitCode.OK
 
 
 def _shown(names: Sequence[str], *, dry_run: bool) -> str:

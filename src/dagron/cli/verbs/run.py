@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import pprint
 import sys
 from dataclasses import dataclass
-from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from dagron.cli.ending import carry_out, exit_code_of_stop, put, say, stop_on_signals
+from dagron.cli.command import Seconds, argument, option, verb
+from dagron.cli.ending import exit_code_of_stop, put, say, stop_on_signals
 from dagron.cli.exit_codes import ExitCode, OutputError, UsageError
 
 if TYPE_CHECKING:
     from dagron.callbacks import RunObserver
+    from dagron.checkpoint.store import Durability
     from dagron.cli.load import Job
     from dagron.results.results import ExecutionResult
 
 __all__ = ["EPILOG", "RunRequest", "run", "run_target"]
-
-
-class DurabilityChoice(StrEnum):
-    """The values of `--durability`."""
-
-    POWER = "power"
-    PROCESS = "process"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +32,7 @@ class RunRequest:
     resume: bool
     fresh: bool
     workers: int | None
-    durability: DurabilityChoice
+    durability: Durability
     fail_fast: bool
     timeout: float | None
     node_timeout: float | None
@@ -128,7 +120,7 @@ def _execute(job: Job, request: RunRequest) -> ExecutionResult:
             fail_fast=request.fail_fast,
             enable_tracing=request.trace is not None,
             max_workers=request.workers,
-            durability=request.durability.value,
+            durability=request.durability,
             pool="inline" if request.inline else "process",
             retries=request.retries,
             timeout=request.node_timeout,
@@ -209,96 +201,103 @@ EPILOG = """Examples:
 """
 
 
-def _positive(seconds: float | None) -> float | None:
-    if seconds is not None and not (seconds > 0 and math.isfinite(seconds)):
-        raise typer.BadParameter(f"{seconds:g} is not a number of seconds above 0")
-    return seconds
+_CHECKPOINT = "The checkpoint"
+_WORKERS = "Workers"
+_FAILURES = "Failures and limits"
+_OUTPUT = "Output"
 
 
-def run(
-    context: typer.Context,
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="TARGET",
-            show_default=False,
-            help="A .py file or a module such as dagron.jobs.stdlib_analysis. It defines `flow`, a dagron.Flow; or "
-            "`tasks`, a mapping of node names to callables, and `dag`, unless the parameter names of the tasks tell. A "
-            "flow of another name stands behind a colon: job.py:nightly.",
-        ),
-    ],
-    checkpoint_dir: Annotated[
-        str | None,
-        typer.Option(
-            "--checkpoint-dir", "-d", metavar="DIR", show_default=False, help="Default: ./checkpoints/<name of TARGET>"
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", "-r", help="Go on: run only what has not completed before.")
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start again; a checkpoint that is there is superseded.")
-    ] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers", "-w", min=1, metavar="N", show_default=False, help="Default: one for each processor."
-        ),
-    ] = None,
-    durability: Annotated[
-        DurabilityChoice,
-        typer.Option(help="What the checkpoint survives: a loss of power, or the end of every process only (faster)."),
-    ] = DurabilityChoice.POWER,
-    fail_fast: Annotated[
-        bool,
-        typer.Option(
-            "--fail-fast/--no-fail-fast",
-            help="Skip all nodes downstream of a failed one, or only those that take its result.",
-        ),
-    ] = True,
-    timeout: Annotated[
-        float | None,
-        typer.Option(metavar="S", show_default=False, callback=_positive, help="Stop the run after this many seconds."),
-    ] = None,
-    node_timeout: Annotated[
-        float | None,
-        typer.Option(metavar="S", show_default=False, callback=_positive, help="Kill a node that runs longer."),
-    ] = None,
-    retries: Annotated[int, typer.Option(min=0, metavar="N", help="Further attempts for a node that fails.")] = 0,
-    inline: Annotated[
-        bool, typer.Option("--inline", help="Run the tasks one by one in this process, for debuggers.")
-    ] = False,
-    pin_cpus: Annotated[
-        bool, typer.Option("--pin-cpus", help="Bind each worker to a processor of its own, for measurements.")
-    ] = False,
-    output: Annotated[
-        bool, typer.Option("--output/--no-output", help="Show what tasks print. `dagron show` has its end in any case.")
-    ] = True,
-    show: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--show", metavar="NODE", show_default=False, help="Print this node's result to stdout. May be repeated."
-        ),
-    ] = None,
-    trace: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", show_default=False, help="Write a timeline for https://ui.perfetto.dev."),
-    ] = None,
-    progress: Annotated[
-        bool | None,
-        typer.Option(
-            "--progress/--no-progress",
-            show_default=False,
-            help="A bar on a terminal, lines elsewhere. Default: on a terminal only.",
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say which nodes would run, and why. Goes on unless with --fresh.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print how the run ended, or what it would do, as JSON.")
-    ] = False,
-) -> None:
+@verb(EPILOG)
+@argument(
+    "target",
+    "TARGET",
+    "A .py file or a module such as dagron.jobs.stdlib_analysis. It defines `flow`, a dagron.Flow; or `tasks`, a "
+    "mapping of node names to callables, and `dag`, unless the parameter names of the tasks tell. A flow of another "
+    "name stands behind a colon: job.py:nightly.",
+)
+@option(
+    "--checkpoint-dir",
+    "-d",
+    type=click.Path(),
+    metavar="DIR",
+    section=_CHECKPOINT,
+    help="Default: ./checkpoints/<name of TARGET>",
+)
+@option("--resume", "-r", is_flag=True, section=_CHECKPOINT, help="Go on: run only what has not completed before.")
+@option("--fresh", is_flag=True, section=_CHECKPOINT, help="Start again; a checkpoint that is there is superseded.")
+@option(
+    "--durability",
+    type=click.Choice(["power", "process"]),
+    default="power",
+    show_default=True,
+    section=_CHECKPOINT,
+    help="What the checkpoint survives: a loss of power, or the end of every process only (faster).",
+)
+@option(
+    "--workers",
+    "-w",
+    type=click.IntRange(min=1),
+    metavar="N",
+    section=_WORKERS,
+    help="Default: one for each processor.",
+)
+@option("--inline", is_flag=True, section=_WORKERS, help="Run the tasks one by one in this process, for debuggers.")
+@option(
+    "--pin-cpus", is_flag=True, section=_WORKERS, help="Bind each worker to a processor of its own, for measurements."
+)
+@option(
+    "--fail-fast/--no-fail-fast",
+    default=True,
+    show_default=True,
+    section=_FAILURES,
+    help="Skip all nodes downstream of a failed one, or only those that take its result.",
+)
+@option(
+    "--retries",
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=0,
+    show_default=True,
+    section=_FAILURES,
+    help="Further attempts for a node that fails.",
+)
+@option("--node-timeout", type=Seconds(), metavar="S", section=_FAILURES, help="Kill a node that runs longer.")
+@option("--timeout", type=Seconds(), metavar="S", section=_FAILURES, help="Stop the run after this many seconds.")
+@option(
+    "--output/--no-output",
+    default=True,
+    show_default=True,
+    section=_OUTPUT,
+    help="Show what tasks print. `dagron show` has its end in any case.",
+)
+@option(
+    "--show",
+    metavar="NODE",
+    multiple=True,
+    section=_OUTPUT,
+    help="Print this node's result to stdout. May be repeated.",
+)
+@option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    section=_OUTPUT,
+    help="Write a timeline for https://ui.perfetto.dev.",
+)
+@option(
+    "--progress/--no-progress",
+    default=None,
+    section=_OUTPUT,
+    help="A bar on a terminal, lines elsewhere. Default: on a terminal only.",
+)
+@option(
+    "--dry-run",
+    is_flag=True,
+    help="Only say which nodes would run, and why. Goes on unless with --fresh.",
+)
+@option("--json", "as_json", is_flag=True, help="Print how the run ended, or what it would do, as JSON.")
+@click.pass_context
+def run(context: click.Context, /, **given: Any) -> ExitCode:
     """Run the DAG of a file or a module, and checkpoint every node.
 
     Whatever stops it (Ctrl-C, kill -9, a loss of power), the same command with --resume goes on, and repeats no node
@@ -309,25 +308,6 @@ def run(
     from dagron.cli.summary import resume_command
     from dagron.cli.target import default_checkpoint_dir
 
-    request = RunRequest(
-        target=target,
-        checkpoint_dir=checkpoint_dir or default_checkpoint_dir(target),
-        resume=resume,
-        fresh=fresh,
-        workers=workers,
-        durability=durability,
-        fail_fast=fail_fast,
-        timeout=timeout,
-        node_timeout=node_timeout,
-        retries=retries,
-        inline=inline,
-        pin_cpus=pin_cpus,
-        output=output,
-        show=tuple(show or ()),
-        trace=trace,
-        progress=progress,
-        dry_run=dry_run,
-        as_json=as_json,
-        resume_command=resume_command(context.find_root().info_name or "dagron", sys.argv[1:]),
-    )
-    carry_out(partial(run_target, request))
+    given["checkpoint_dir"] = given["checkpoint_dir"] or default_checkpoint_dir(given["target"])
+    program = context.find_root().info_name or "dagron"
+    return run_target(RunRequest(**given, resume_command=resume_command(program, sys.argv[1:])))

@@ -7,17 +7,16 @@ import json
 import pprint
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.view import View, printed_by, signing_key
-from dagron.cli.ending import carry_out, put
+from dagron.cli.command import json_option, node_argument, option, verb, where_argument
+from dagron.cli.ending import put
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.nodes import STATES, NodeFigures, node_figures, running_now
 from dagron.cli.output import NOT_FOR_A_LINE
-from dagron.cli.reading import AsJson, Where, directory_of, read_checkpoint, recorded_dag
+from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
 from dagron.cli.table import shown_bytes, shown_seconds, shown_time, styled, styled_state
 from dagron.results.failures import folded, last_own_frame
 from dagron.shown import shown_name
@@ -211,36 +210,28 @@ def _shown_names(names: list[str]) -> str:
     return f"{shown} and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else shown
 
 
-def show(
-    where: Where,
-    node: Annotated[str, typer.Argument(metavar="NODE", show_default=False, help="The name of the node.")],
-    value: Annotated[bool, typer.Option("--value", help="Print the result and nothing else.")] = False,
-    full: Annotated[
-        bool, typer.Option("--full", help="Do not shorten the result, the traceback and what was printed.")
-    ] = False,
-    unpickle: Annotated[
-        bool, typer.Option("--unpickle", help="Load the result, which runs code that it names. Default: run none.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
+@verb(EPILOG)
+@where_argument
+@node_argument
+@option("--value", is_flag=True, help="Print the result and nothing else.")
+@option("--full", is_flag=True, help="Do not shorten the result, the traceback and what was printed.")
+@option("--unpickle", is_flag=True, help="Load the result, which runs code that it names. Default: run none.")
+@json_option
+def show(where: str, node: str, value: bool, full: bool, unpickle: bool, as_json: bool) -> ExitCode:
     """Show a node: its state, figures and result, what it printed last, and if it failed its inputs and the traceback.
 
     Reads from outside, also while a run goes on. The result is shown without running any code that it names, so that a
     checkpoint from elsewhere can be looked at; classes and functions appear by their names. Exit code 2 if there is no
     such node, also if --value finds no result, and 3 if the result is damaged.
     """
-
-    def work() -> ExitCode:
-        details = details_of(where, node, full=full or (value and not unpickle), unpickle=unpickle, plain=value)
-        if value:
-            if not details.value:
-                raise UsageError(f"node {node!r} has no result: it is {details.figures.state}")
-            put(details.value)
-        elif as_json:
-            fields = asdict(details)
-            put(json.dumps({**fields.pop("figures"), **fields}, indent=1))
-        else:
-            put(_shown_details(details, full=full))
-        return ExitCode.OK
-
-    carry_out(work)
+    details = details_of(where, node, full=full or (value and not unpickle), unpickle=unpickle, plain=value)
+    if value:
+        if not details.value:
+            raise UsageError(f"node {node!r} has no result: it is {details.figures.state}")
+        put(details.value)
+    elif as_json:
+        fields = asdict(details)
+        put(json.dumps({**fields.pop("figures"), **fields}, indent=1))
+    else:
+        put(_shown_details(details, full=full))
+    return ExitCode.OK

@@ -8,14 +8,15 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
+import click
 
-from dagron.cli.ending import carry_out, put
+from dagron.cli.command import json_option, option, verb, where_argument
+from dagron.cli.ending import put
 from dagron.cli.exit_codes import ExitCode, NoCheckpointError
 from dagron.cli.nodes import Now, running_now
-from dagron.cli.reading import AsJson, Where, checkpoint_dir_of, directory_of, read_checkpoint, state_of_run
+from dagron.cli.reading import checkpoint_dir_of, directory_of, read_checkpoint, state_of_run
 from dagron.cli.table import shown_bytes, shown_seconds, shown_time
 
 if TYPE_CHECKING:
@@ -204,28 +205,29 @@ EPILOG = """Examples:
 """
 
 
-def status(
-    where: Where,
-    as_json: AsJson = False,
-    watched: Annotated[
-        bool, typer.Option("--watch", "-w", help="Show it live, until the run ends; exit code 1 if a node has failed.")
-    ] = False,
-    interval: Annotated[
-        float, typer.Option("--interval", min=0.1, max=3600, metavar="S", help="Seconds between two looks of --watch.")
-    ] = 1.0,
-) -> None:
+@verb(EPILOG)
+@where_argument
+@json_option
+@option(
+    "--watch", "-w", "watched", is_flag=True, help="Show it live, until the run ends; exit code 1 if a node has failed."
+)
+@option(
+    "--interval",
+    type=click.FloatRange(min=0.1, max=3600),
+    metavar="S",
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks of --watch.",
+)
+def status(where: str, as_json: bool, watched: bool, interval: float) -> ExitCode:
     """Show how a checkpoint stands.
 
     Reads it from outside, also while a run is writing it; changes nothing, and loads no result.
     """
+    if watched:
+        from dagron.cli.watch import watch
 
-    def work() -> ExitCode:
-        if watched:
-            from dagron.cli.watch import watch
-
-            return watch(where, interval, as_json=as_json)
-        found = status_of(read_checkpoint(where), where)
-        put(json.dumps(asdict(found), indent=1) if as_json else shown_status(found, sys.stdout.encoding, time.time()))
-        return ExitCode.OK
-
-    carry_out(work)
+        return watch(where, interval, as_json=as_json)
+    found = status_of(read_checkpoint(where), where)
+    put(json.dumps(asdict(found), indent=1) if as_json else shown_status(found, sys.stdout.encoding, time.time()))
+    return ExitCode.OK

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
-from dagron.cli.ending import carry_out, say, write_file
+from dagron.cli.command import option, verb, where_argument
+from dagron.cli.ending import say, write_file
 from dagron.cli.exit_codes import ExitCode
-from dagron.cli.reading import Where, read_checkpoint
+from dagron.cli.reading import read_checkpoint
 
 if TYPE_CHECKING:
     from dagron.checkpoint.view import View
@@ -53,22 +54,18 @@ def trace_of(view: View) -> ExecutionTrace:
     return ExecutionTrace(n_slots, start, spans)
 
 
-def trace(
-    where: Where,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", show_default=False, help="Where to.")],
-) -> None:
+@verb(EPILOG)
+@where_argument
+@option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", required=True, help="Where to.")
+def trace(where: str, output: Path) -> ExitCode:
     """Write a timeline of a checkpoint, which https://ui.perfetto.dev opens: which slot ran what, and when.
 
     It has the last attempt of every node, also if runs and resumes made them days apart. `dagron run --trace` writes
     all attempts of one run. Reads from outside, also while a run goes on.
     """
+    import json
 
-    def work() -> ExitCode:
-        import json
-
-        found = trace_of(read_checkpoint(where))
-        write_file(output, json.dumps(found.to_chrome_trace()) + "\n")
-        say(f"{len(found.spans)} attempts written to '{output}'; open it in https://ui.perfetto.dev")
-        return ExitCode.OK
-
-    carry_out(work)
+    found = trace_of(read_checkpoint(where))
+    write_file(output, json.dumps(found.to_chrome_trace()) + "\n")
+    say(f"{len(found.spans)} attempts written to '{output}'; open it in https://ui.perfetto.dev")
+    return ExitCode.OK

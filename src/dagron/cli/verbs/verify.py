@@ -7,9 +7,10 @@ from dataclasses import asdict
 
 from dagron.checkpoint.verify import Finding
 from dagron.checkpoint.view import signing_key
-from dagron.cli.ending import carry_out, put, stop_on_signals
+from dagron.cli.command import json_option, verb, where_argument
+from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode
-from dagron.cli.reading import AsJson, Where, checkpoint_dir_of, directory_of, read_checkpoint
+from dagron.cli.reading import checkpoint_dir_of, directory_of, read_checkpoint
 from dagron.cli.table import shown_bytes
 from dagron.shown import shown_name
 
@@ -30,28 +31,27 @@ Examples:
 """
 
 
-def verify(where: Where, as_json: AsJson = False) -> None:
+@verb(EPILOG)
+@where_argument
+@json_option
+def verify(where: str, as_json: bool) -> ExitCode:
     """Compare the digest of every result, and every record of the journal, with what was written.
 
     Reads from outside, changes nothing and loads no result. What is damaged costs its node and nothing else: the next
     resume runs it again. While a run goes on, what it replaces meanwhile may be reported as damaged.
     """
+    from dagron.checkpoint.verify import verify as findings_in
 
-    def work() -> ExitCode:
-        from dagron.checkpoint.verify import verify as findings_in
-
-        stop_on_signals()
-        view = read_checkpoint(where)
-        found = [finding for finding in findings_in(directory_of(where), view, signing_key()) if finding is not None]
-        n, size = len(view.commits), sum(commit.size for commit in view.commits.values())
-        if as_json:
-            fields = {"n_results": n, "result_bytes": size, "findings": [asdict(finding) for finding in found]}
-            put(json.dumps({"checkpoint_dir": checkpoint_dir_of(where), **fields}, indent=1))
-        else:
-            put("\n".join([*map(_shown, found), _summary(found, n, size)]))
-        return ExitCode.NODES if found else ExitCode.OK
-
-    carry_out(work)
+    stop_on_signals()
+    view = read_checkpoint(where)
+    found = [finding for finding in findings_in(directory_of(where), view, signing_key()) if finding is not None]
+    n, size = len(view.commits), sum(commit.size for commit in view.commits.values())
+    if as_json:
+        fields = {"n_results": n, "result_bytes": size, "findings": [asdict(finding) for finding in found]}
+        put(json.dumps({"checkpoint_dir": checkpoint_dir_of(where), **fields}, indent=1))
+    else:
+        put("\n".join([*map(_shown, found), _summary(found, n, size)]))
+    return ExitCode.NODES if found else ExitCode.OK
 
 
 def _shown(finding: Finding) -> str:

@@ -1,0 +1,134 @@
+"""What a verb is made of: a click command whose help has sections, whose errors become exit codes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from dagron.cli.ending import exit_code_of_work
+from dagron.cli.exit_codes import MEANINGS, ExitCode
+
+__all__ = [
+    "EXIT_CODES",
+    "TARGET",
+    "Seconds",
+    "Verb",
+    "argument",
+    "dag_option",
+    "json_option",
+    "node_argument",
+    "option",
+    "verb",
+    "where_argument",
+]
+
+EXIT_CODES = "Exit codes:\n\n\b\n" + "".join(f"  {code.value:>3}  {meaning}\n" for code, meaning in MEANINGS.items())
+"""Every exit code and its meaning, for the end of a help text; \b keeps a paragraph as it is."""
+
+
+class _Argument(click.Argument):
+    """An argument with a help text, which click's own have since 8.5 only."""
+
+    def __init__(self, *declarations: Any, about: str, **attributes: Any) -> None:
+        super().__init__(*declarations, **attributes)
+        self.about = about
+
+
+class _Option(click.Option):
+    """An option that is listed under a title of its own."""
+
+    def __init__(self, *declarations: Any, section: str = "Options", **attributes: Any) -> None:
+        super().__init__(*declarations, **attributes)
+        self.section = section
+
+
+class _Target(click.Path):
+    """A text for which a shell completes the names of files, though it may be something else."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the text as it is: it need not be a path that a system call takes."""
+        return value
+
+
+TARGET = _Target()
+
+
+class Seconds(click.FloatRange):
+    """A finite number of seconds: above 0, or with `zero` also 0."""
+
+    def __init__(self, *, zero: bool = False) -> None:
+        super().__init__(min=0, min_open=not zero)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        seconds = float(super().convert(value, param, ctx))
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is not a finite number of seconds.", param, ctx)
+        return seconds
+
+
+class Verb(click.Command):
+    """A command whose callback returns an exit code, and whose errors lead to one."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Carry the command out and exit."""
+        ctx.exit(exit_code_of_work(lambda: super(Verb, self).invoke(ctx)))
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help: arguments, then options under their titles, whichever version of click there is."""
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if isinstance(parameter, _Argument):
+                sections.setdefault("Arguments", []).append((parameter.metavar or "", parameter.about))
+            elif (record := parameter.get_help_record(ctx)) is not None:
+                sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+        self.format_epilog(ctx, formatter)
+
+
+def verb(epilog: str) -> Callable[[Callable[..., ExitCode]], Verb]:
+    """Make a command of a function, which carries it out; its docstring is the help.
+
+    Args:
+        epilog: Examples, and whatever else stands at the end of the help. What all exit codes mean is added, unless it
+            has its own list of them.
+    """
+    if "Exit codes" not in epilog:
+        epilog = f"{epilog}\n{EXIT_CODES}"
+    return click.command(cls=Verb, epilog=epilog)
+
+
+def argument(name: str, metavar: str, about: str, **attributes: Any) -> Callable[[Any], Any]:
+    """Declare an argument; a shell completes names of files, unless a `type` says otherwise."""
+    return click.argument(name, cls=_Argument, metavar=metavar, about=about, **{"type": TARGET, **attributes})
+
+
+def option(*declarations: str, **attributes: Any) -> Callable[[Any], Any]:
+    """Declare an option as click does; `section` is the title under which the help lists it."""
+    return click.option(*declarations, cls=_Option, **attributes)
+
+
+node_argument = argument("node", "NODE", "The name of the node.", type=str)
+
+where_argument = argument(
+    "where",
+    "DIR",
+    "The checkpoint directory; or the TARGET of a run, for the directory that it has by default.",
+)
+
+json_option = option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+dag_option = option(
+    "--dag",
+    "dag_from",
+    metavar="TARGET",
+    type=TARGET,
+    help="Take the DAG from a file or module as `dagron run` does. Default: the one that the checkpoint recorded.",
+)
