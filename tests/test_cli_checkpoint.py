@@ -654,7 +654,9 @@ def completions(words):
     count = len(words.split(" ")) - 1
     environment = {"_DAGRON_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(count)}
     code = "from dagron.cli import main; main()"
-    run = subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True
+    )
     kinds = [line.split(",", 1) for line in run.stdout.splitlines()]
     return ["file" if kind == "file" else value for kind, value in kinds]
 
