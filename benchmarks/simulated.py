@@ -98,7 +98,7 @@ def simulated(
             begin(slot, now)
         ended = [AttemptEnded(node, End.COMPLETED, False, seconds[node]) for node in nodes[:n_begun]]
         commands = state.handle(BatchReturned(slot, ended, nodes[n_begun:], now))
-        send(commands + state.handle(Committed(nodes[:n_begun], (), now)), now)
+        send(commands + state.handle(Committed(nodes[:n_begun], now)), now)
     return Run(now, started, _held_up(changes, n_slots))
 
 

@@ -107,8 +107,8 @@ MUTATIONS = [
     Mutation(
         "stale",
         "state.py",
-        "            if parent in self.changed or (",
-        "            if (",
+        "            if self._held.pop(child, None) is not None\n",
+        "            if self._held.get(child) is not None\n",
         "tests/test_state.py tests/test_restore.py",
     ),
     # --- one death, one attempt

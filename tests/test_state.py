@@ -22,14 +22,18 @@ from dagron.events import (
     AttemptEnded,
     BatchReturned,
     CancelRequested,
+    Changed,
     Commit,
     Committed,
     Dispatch,
     End,
+    Invalidate,
     Kill,
+    NoteLoss,
     Observe,
     RecordFailures,
     Restore,
+    Retry,
     Skip,
     SlotLost,
     SlotObserved,
@@ -73,7 +77,11 @@ def completed(node, seconds=1.0):
 
 
 def raised(node, retryable=True):
-    return AttemptEnded(node, End.FAILED, retryable, 1.0)
+    return AttemptEnded(node, End.RAISED, retryable, 1.0)
+
+
+def noted(node, end=End.LOST, attempt=1, memory=0):
+    return NoteLoss(node, attempt, end, memory)
 
 
 class Run:
@@ -97,8 +105,11 @@ class Run:
     def lost(self, slot, *ended, running=None, unstarted=(), now=0.0):
         return self.handle(SlotLost(slot, ended, running, unstarted, now))
 
-    def committed(self, *nodes, changed=(), now=0.0):
-        return self.handle(Committed(nodes, changed, now))
+    def changed(self, *nodes):
+        return self.handle(Changed(nodes))
+
+    def committed(self, *nodes, now=0.0):
+        return self.handle(Committed(nodes, now))
 
     def observed(self, slot, node, seconds, now, memory=0, before=0):
         return self.handle(SlotObserved(slot, node, seconds, now, memory, before))
@@ -113,7 +124,8 @@ class Run:
         """Return a batch of one completed node, commit it, and give back what follows from the commit."""
         commands = self.returned(slot, completed(node, seconds))
         assert Commit((node,)) in commands
-        return self.committed(node, changed=changed)
+        invalidated = self.changed(*changed) if changed else []
+        return [*invalidated, *self.committed(node)]
 
     def fail(self, slot, node):
         """Return a batch of one node that failed for good, commit it, and give back what follows from that."""
@@ -151,7 +163,7 @@ class TestExclusive:
     def test_a_worker_that_dies_beside_nothing_makes_room_again(self):
         run = Run(2, policies={0: Policy(exclusive=True, retries=1, retry_delay=0.0)}, n_slots=2)
         assert run.start() == [Dispatch(0, (0,))]
-        assert run.lost(0, running=0, now=1.0) == [Dispatch(0, (1,))]
+        assert run.lost(0, running=0, now=1.0) == [noted(0), Retry(0), Dispatch(0, (1,))]
         assert run.time(9.0) == []
         assert run.returned(0, completed(1), now=9.0) == [Commit((1,)), Dispatch(0, (0,))]
 
@@ -266,6 +278,7 @@ class TestCompleted:
         assert run.complete(0, 0, BATCH_SECONDS / 6) == [Dispatch(0, (1, 2, 3, 4, 5, 6))]
         ended = [completed(1), raised(2), raised(3), completed(4)]
         assert run.returned(0, *ended, unstarted=[5, 6], now=1.0) == [
+            Retry(3),
             Commit((1, 4)),
             RecordFailures((2,)),
             Dispatch(0, (5,)),  # alone: the kind is known for long ones by now
@@ -290,7 +303,7 @@ class TestRetries:
     def test_a_further_attempt_waits_for_its_time(self):
         run = Run(1, policies={0: Policy(retries=1, retry_delay=2.0)})
         run.start()
-        assert run.returned(0, raised(0), now=10.0) == []
+        assert run.returned(0, raised(0), now=10.0) == [Retry(0)]
         assert run.phases == ["BACKOFF"]
         assert run.state.wake_at == 12.0
         assert not run.state.finished
@@ -304,7 +317,7 @@ class TestRetries:
         run.start()
         delays = []
         for _ in range(4):
-            assert run.returned(0, raised(0), now=100.0) == []
+            assert run.returned(0, raised(0), now=100.0) == [Retry(0)]
             delays.append(run.state.wake_at - 100.0)
             assert run.time(run.state.wake_at) == [Dispatch(0, (0,))]
         assert delays == [3.0, 6.0, 12.0, 24.0]
@@ -321,7 +334,7 @@ class TestRetries:
     def test_without_a_delay_the_node_waits_for_the_next_event(self):
         run = Run(1, policies={0: Policy(retries=1)})
         run.start()
-        assert run.returned(0, raised(0), now=1.0) == []
+        assert run.returned(0, raised(0), now=1.0) == [Retry(0)]
         assert run.state.wake_at == 1.0
         assert run.time(1.0) == [Dispatch(0, (0,))]
 
@@ -345,7 +358,7 @@ class TestRetries:
         run = Run(1, policies={0: Policy(retries=2)})
         run.start()
         for _ in range(2):
-            assert run.returned(0, raised(0)) == []
+            assert run.returned(0, raised(0)) == [Retry(0)]
             assert run.time(0.0) == [Dispatch(0, (0,))]
         assert run.returned(0, raised(0)) == [RecordFailures((0,))]
         assert run.state.attempts[0] == 3
@@ -361,7 +374,7 @@ class TestRetries:
     def test_another_node_uses_the_slot_meanwhile(self):
         run = Run(2, policies={0: Policy(retries=1, retry_delay=1.0)})
         run.start()
-        assert run.returned(0, raised(0)) == [Dispatch(0, (1,))]
+        assert run.returned(0, raised(0)) == [Retry(0), Dispatch(0, (1,))]
         assert run.time(1.0) == []
         assert run.returned(0, completed(1)) == [Commit((1,)), Dispatch(0, (0,))]
 
@@ -370,7 +383,7 @@ class TestRetries:
         state = state_of(1, policies={0: Policy(retries=66_000)})
         state.handle(Started(0.0))
         for _ in range(66_000):
-            assert state.handle(BatchReturned(0, [raised(0)], (), 0.0)) == []
+            assert state.handle(BatchReturned(0, [raised(0)], (), 0.0)) == [Retry(0)]
             assert state.handle(TimeReached(0.0)) == [Dispatch(0, (0,))]
         assert state.attempts[0] == 66_001
         assert state.handle(BatchReturned(0, [raised(0)], (), 0.0)) == [RecordFailures((0,))]
@@ -380,20 +393,20 @@ class TestLostWorkers:
     def test_what_it_ran_failed(self):
         run = Run(2, n_slots=1)
         run.start()
-        assert run.lost(0, running=0) == [RecordFailures((0,)), Dispatch(0, (1,))]
+        assert run.lost(0, running=0) == [noted(0), RecordFailures((0,)), Dispatch(0, (1,))]
         assert run.state.failing_as(0) == Phase.FAILED
 
     def test_what_it_ran_is_tried_again(self):
         run = Run(1, policies={0: Policy(retries=1)})
         run.start()
-        assert run.lost(0, running=0) == []
+        assert run.lost(0, running=0) == [noted(0), Retry(0)]
         assert run.time(0.0) == [Dispatch(0, (0,))]
         assert run.state.attempts[0] == 2
 
     def test_the_other_slots_are_left_alone(self):
         run = Run(2, n_slots=2)
         run.start()
-        assert run.lost(0, running=0) == [RecordFailures((0,))]
+        assert run.lost(0, running=0) == [noted(0), RecordFailures((0,))]
         assert run.phases == ["COMMITTING", "RUNNING"]
         assert run.returned(1, completed(1)) == [Commit((1,))]
 
@@ -402,6 +415,7 @@ class TestLostWorkers:
         run.start()
         assert run.complete(0, 0, BATCH_SECONDS / 5) == [Dispatch(0, (1, 2, 3, 4, 5))]
         assert run.lost(0, completed(1, 0.0), completed(2, 0.0), running=3, unstarted=[4, 5]) == [
+            noted(3),
             Commit((1, 2)),
             RecordFailures((3,)),
             Dispatch(0, (4, 5)),
@@ -424,6 +438,7 @@ class TestLostWorkers:
         run = known_short(12, seconds=BATCH_SECONDS / 2)
         assert run.commands == [Dispatch(0, (1, 2)), Dispatch(0, (3, 4))]
         assert run.lost(0, completed(1, 0.0), running=2, unstarted=[3, 4]) == [
+            noted(2),
             Commit((1,)),
             RecordFailures((2,)),
             Dispatch(0, (3, 4)),
@@ -459,7 +474,11 @@ class TestTimeouts:
         run = self.one()
         assert run.observed(0, 0, 10.0, now=110.0) == [Kill(0, 0, End.TIMED_OUT)]
         assert run.state.wake_at is None
-        assert run.lost(0, running=0, now=110.5) == [RecordFailures((0,)), Dispatch(0, (1,))]
+        assert run.lost(0, running=0, now=110.5) == [
+            noted(0, End.TIMED_OUT),
+            RecordFailures((0,)),
+            Dispatch(0, (1,)),
+        ]
         assert run.state.failing_as(0) == Phase.TIMED_OUT
         assert run.committed(0) == []
         assert run.phases == ["TIMED_OUT", "RUNNING"]
@@ -467,7 +486,7 @@ class TestTimeouts:
     def test_a_node_that_ran_too_long_is_tried_again(self):
         run = self.one(retries=1, retry_delay=3.0)
         assert run.observed(0, 0, 11.0, now=111.0) == [Kill(0, 0, End.TIMED_OUT)]
-        assert run.lost(0, running=0, now=112.0) == [Dispatch(0, (1,))]
+        assert run.lost(0, running=0, now=112.0) == [noted(0, End.TIMED_OUT), Retry(0), Dispatch(0, (1,))]
         assert run.phases[0] == "BACKOFF"
         assert run.state.wake_at == 115.0
 
@@ -491,7 +510,11 @@ class TestTimeouts:
         run.start()
         assert run.complete(0, 0, BATCH_SECONDS / 3) == [Dispatch(0, (1, 2, 3))]
         assert run.observed(0, 1, 10.0, now=10.0) == [Kill(0, 1, End.TIMED_OUT)]
-        assert run.lost(0, completed(1, 0.0), running=2, unstarted=[3], now=11.0) == [Commit((1,)), Dispatch(0, (2, 3))]
+        assert run.lost(0, completed(1, 0.0), running=2, unstarted=[3], now=11.0) == [
+            noted(2, End.PUT_BACK),
+            Commit((1,)),
+            Dispatch(0, (2, 3)),
+        ]
         assert run.phases == ["COMPLETED", "COMMITTING", "RUNNING", "RUNNING"]
         assert list(run.state.attempts) == [1, 1, 1, 1]
 
@@ -502,6 +525,7 @@ class TestTimeouts:
         run.complete(0, 0, BATCH_SECONDS / 3)
         assert run.observed(0, 2, 10.0, now=10.0) == [Kill(0, 2, End.TIMED_OUT)]
         assert run.lost(0, completed(1, 0.0), running=2, unstarted=[3], now=11.0) == [
+            noted(2, End.TIMED_OUT),
             Commit((1,)),
             RecordFailures((2,)),
             Dispatch(0, (3,)),
@@ -571,9 +595,15 @@ class TestMemory:
 
     def test_a_node_with_more_is_killed_and_has_failed(self):
         run = self.one()
-        assert run.observed(0, 0, 0.1, now=100.1, memory=self.LIMIT + 1) == [Kill(0, 0, End.OUT_OF_MEMORY)]
+        assert run.observed(0, 0, 0.1, now=100.1, memory=self.LIMIT + 1) == [
+            Kill(0, 0, End.OUT_OF_MEMORY, self.LIMIT + 1)
+        ]
         assert run.state.wake_at is None
-        assert run.lost(0, running=0, now=100.2) == [RecordFailures((0,)), Dispatch(0, (1,))]
+        assert run.lost(0, running=0, now=100.2) == [
+            noted(0, End.OUT_OF_MEMORY, memory=self.LIMIT + 1),
+            RecordFailures((0,)),
+            Dispatch(0, (1,)),
+        ]
         assert run.state.failing_as(0) == Phase.FAILED
 
     def test_it_is_tried_again_if_asked(self):
@@ -585,8 +615,8 @@ class TestMemory:
     def test_a_node_whose_worker_had_more_already_gets_another_worker_unblamed(self):
         run = self.one()
         observed = run.observed(0, 0, 0.1, now=100.1, memory=self.LIMIT + 2, before=self.LIMIT + 1)
-        assert observed == [Kill(0, None, End.OUT_OF_MEMORY)]
-        assert run.lost(0, running=0, now=100.2) == [Dispatch(0, (0,))]
+        assert observed == [Kill(0, None, End.OUT_OF_MEMORY, self.LIMIT + 2)]
+        assert run.lost(0, running=0, now=100.2) == [noted(0, End.PUT_BACK), Dispatch(0, (0,))]
         assert run.state.attempts[0] == 1
 
     def test_both_limits_of_a_slot_are_kept_in_mind(self):
@@ -602,14 +632,14 @@ class TestCancel:
         policies = {1: Policy(retries=1, retry_delay=9.0)}
         run = Run(5, [(0, 4)], policies=policies, n_slots=2)
         assert run.start() == [Dispatch(0, (0,)), Dispatch(1, (1,))]
-        assert run.returned(1, raised(1)) == [Dispatch(1, (2,))]
+        assert run.returned(1, raised(1)) == [Retry(1), Dispatch(1, (2,))]
         assert run.phases == ["RUNNING", "BACKOFF", "RUNNING", "READY", "WAITING"]
         assert run.cancel() == [Kill(0, None), Kill(1, None)]
         assert run.phases == ["RUNNING", "CANCELLED", "RUNNING", "CANCELLED", "CANCELLED"]
         assert run.state.wake_at is None
         assert not run.state.finished
-        assert run.lost(0, running=0) == []
-        assert run.lost(1, running=2) == []
+        assert run.lost(0, running=0) == [noted(0, End.CANCELLED)]
+        assert run.lost(1, running=2) == [noted(2, End.CANCELLED)]
         assert run.phases == ["CANCELLED"] * 5
         assert run.state.finished
 
@@ -646,7 +676,7 @@ class TestCancel:
         run = Run(2)
         run.start()
         assert run.cancel(timed_out=True) == [Kill(0, None)]
-        assert run.lost(0, running=0) == []
+        assert run.lost(0, running=0) == [noted(0, End.CANCELLED)]
         assert run.phases == ["TIMED_OUT", "CANCELLED"]
         assert run.state.finished
 
@@ -674,7 +704,10 @@ class TestCancel:
         run = known_short(7, seconds=BATCH_SECONDS / 3)
         assert run.commands == [Dispatch(0, (1, 2, 3)), Dispatch(0, (4, 5, 6))]
         assert run.cancel(timed_out=timed_out) == [Kill(0, None)]
-        assert run.lost(0, completed(1), running=2, unstarted=[3, 4, 5, 6]) == [Commit((1,))]
+        assert run.lost(0, completed(1), running=2, unstarted=[3, 4, 5, 6]) == [
+            noted(2, End.CANCELLED),
+            Commit((1,)),
+        ]
         killed = "TIMED_OUT" if timed_out else "CANCELLED"
         assert run.phases == ["COMPLETED", "COMMITTING", killed, *["CANCELLED"] * 4]
         assert list(run.state.attempts) == [1, 1, 1, 0, 0, 0, 0]
@@ -712,7 +745,7 @@ class TestCancel:
         run.start()
         assert run.observed(0, 0, 1.0, now=1.0) == [Kill(0, 0, End.TIMED_OUT)]
         assert run.cancel() == []
-        assert run.lost(0, running=0) == []
+        assert run.lost(0, running=0) == [noted(0, End.CANCELLED)]
         assert run.phases == ["CANCELLED"]
         assert run.state.finished
 
@@ -803,7 +836,7 @@ class TestFailFast:
         walked = 0
         for root in range(n):
             state.handle(BatchReturned(root, [raised(root)], (), 0.0))
-            state.handle(Committed([root], (), 0.0))
+            state.handle(Committed([root], 0.0))
         assert state.finished
         assert walked <= 4 * (len(dag) + dag.edge_count)
 
@@ -819,6 +852,18 @@ class DagProxy:
 
     def __getattr__(self, name):
         return getattr(self.dag, name)
+
+
+class TestMissing:
+    def test_parents_without_a_result_are_those_that_failed_or_were_skipped(self):
+        run = Run(5, [(0, 1), (0, 4), (1, 4), (3, 4)], fail_fast=False, consumes=lambda child, parent: child == 1)
+        run.start()
+        assert run.state.parents_without_result(0) == ()
+        run.fail(0, 0)
+        run.complete(0, 2)
+        run.complete(0, 3)
+        assert run.phases == ["FAILED", "SKIPPED", "COMPLETED", "COMPLETED", "RUNNING"]
+        assert run.state.parents_without_result(4) == [0, 1]
 
 
 class TestNotFailFast:
@@ -858,34 +903,40 @@ class TestHeld:
     def test_a_chain_keeps_its_results_if_the_first_one_gives_the_same(self):
         run = Run(3, [(0, 1), (1, 2)], held={1: (), 2: ()})
         assert run.start() == [Dispatch(0, (0,))]
-        assert run.state.held_children(0) == [1]
         assert run.complete(0, 0) == [Restore((1, 2))]
         assert run.phases == ["COMPLETED"] * 3
         assert run.state.finished
         assert run.state.restored == [1, 2]
-        assert run.state.held_children(0) == run.state.held_children(1) == []
 
     def test_a_child_runs_again_if_its_parent_gave_another_result(self):
         run = Run(3, [(0, 1), (1, 2)], held={1: (), 2: ()})
         run.start()
-        assert run.complete(0, 0, changed=[0]) == [Dispatch(0, (1,))]
-        assert run.state.held_children(0) == [1]
+        assert run.complete(0, 0, changed=[0]) == [Invalidate((1,)), Dispatch(0, (1,))]
+        assert run.state.is_in_doubt(1)
+        assert not run.state.is_in_doubt(2)
         assert run.complete(0, 1) == [Restore((2,))]
-        assert run.state.held_children(0) == []
-        assert run.state.attempts[1] == 1
+        assert run.state.attempts_of(1) == 1
 
     def test_a_change_goes_down_as_far_as_results_differ(self):
         run = Run(4, [(0, 1), (1, 2), (2, 3)], held={1: (), 2: (), 3: ()})
         run.start()
-        assert run.complete(0, 0, changed=[0]) == [Dispatch(0, (1,))]
-        assert run.complete(0, 1, changed=[1]) == [Dispatch(0, (2,))]
+        assert run.complete(0, 0, changed=[0]) == [Invalidate((1,)), Dispatch(0, (1,))]
+        assert run.complete(0, 1, changed=[1]) == [Invalidate((2,)), Dispatch(0, (2,))]
         assert run.complete(0, 2) == [Restore((3,))]
 
     def test_one_changed_parent_of_two_is_enough(self):
         run = Run(3, [(0, 2), (1, 2)], held={2: ()}, n_slots=2)
         run.start()
-        assert run.complete(0, 0, changed=[0]) == []
+        assert run.complete(0, 0, changed=[0]) == [Invalidate((2,))]
         assert run.complete(1, 1) == [Dispatch(0, (2,))]
+
+    def test_a_child_of_two_that_changed_is_invalidated_once(self):
+        run = Run(3, [(0, 2), (1, 2)], held={2: ()}, n_slots=2)
+        run.start()
+        run.returned(0, completed(0))
+        run.returned(1, completed(1))
+        assert run.changed(0, 1) == [Invalidate((2,))]
+        assert run.committed(0, 1) == [Dispatch(0, (2,))]
 
     def test_it_is_decided_at_the_start_if_all_parents_are_restored(self):
         run = Run(4, [(0, 1), (1, 2), (2, 3)], restored=[0], held={1: (), 2: ()})
@@ -1043,7 +1094,7 @@ class TestBatches:
     def test_what_failed_teaches_nothing(self):
         run = Run(4, kinds=[0] * 4)
         run.start()
-        assert run.returned(0, AttemptEnded(0, End.FAILED, False, 0.0)) == [RecordFailures((0,)), Dispatch(0, (1,))]
+        assert run.returned(0, AttemptEnded(0, End.RAISED, False, 0.0)) == [RecordFailures((0,)), Dispatch(0, (1,))]
 
 
 # --- events that contradict the state -------------------------------------------------------------------------------
@@ -1101,11 +1152,14 @@ CONTRADICTIONS = {
     "a loss of a slot that does not exist": SlotLost(7, [], None, (), 0.0),
     "a loss of a node that it did not have": SlotLost(0, [], 6, (), 0.0),
     "a loss that forgets a node": SlotLost(0, [completed(1)], None, (), 0.0),
-    "a commit of a node that waits": Committed([8], (), 0.0),
-    "a commit of a node that runs": Committed([6, 1], (), 0.0),
-    "a commit of a node that completed": Committed([6, 7, 0], (), 0.0),
-    "a commit of a node twice": Committed([6, 7, 6], (), 0.0),
-    "a commit of a node that does not exist": Committed([6, 99], (), 0.0),
+    "a change of a node that waits": Changed([8]),
+    "a change of a node that runs": Changed([6, 1]),
+    "a change of a node that does not exist": Changed([99]),
+    "a commit of a node that waits": Committed([8], 0.0),
+    "a commit of a node that runs": Committed([6, 1], 0.0),
+    "a commit of a node that completed": Committed([6, 7, 0], 0.0),
+    "a commit of a node twice": Committed([6, 7, 6], 0.0),
+    "a commit of a node that does not exist": Committed([6, 99], 0.0),
     "an observation of a node that the slot does not have": SlotObserved(1, 1, 5.0, 0.0),
     "an observation of a slot that does not exist": SlotObserved(7, 1, 5.0, 0.0),
 }
@@ -1165,7 +1219,7 @@ def drive(state, end=End.COMPLETED):
                 ended = [AttemptEnded(node, end, False, 1e-6) for node in nodes]
                 todo.extend(state.handle(BatchReturned(slot, ended, (), 0.0)))
             case Commit(nodes) | RecordFailures(nodes):
-                todo.extend(state.handle(Committed(nodes, (), 0.0)))
+                todo.extend(state.handle(Committed(nodes, 0.0)))
     return n_commands
 
 
@@ -1188,7 +1242,7 @@ class TestLarge:
     @pytest.mark.parametrize("fail_fast", [False, True])
     def test_every_node_below_a_failed_one_is_skipped(self, edges, fail_fast):
         state = large(edges, fail_fast=fail_fast)
-        drive(state, End.FAILED)
+        drive(state, End.RAISED)
         assert state.finished
         assert state.phase.count(Phase.FAILED) + state.phase.count(Phase.SKIPPED) == MANY
         assert state.phase[0] == Phase.FAILED
@@ -1387,7 +1441,7 @@ class Simulation:
         self.to_commit = []
         self.events = []
         self.commands = []
-        self.announced = {Skip: [], Restore: [], Commit: [], RecordFailures: []}
+        self.announced = {Skip: [], Restore: [], Commit: [], RecordFailures: [], Retry: []}
         self.committed = set()
         self.recorded = set()
         self.tries = dict.fromkeys(range(len(case.dag)), 0)
@@ -1428,6 +1482,13 @@ class Simulation:
                 self.to_commit.append(command)
             case Skip(nodes, _) | Restore(nodes):
                 self.announced[type(command)].extend(nodes)
+            case Retry(node):
+                self.announced[Retry].append(node)
+            case NoteLoss(node, attempt, end):
+                assert end not in (End.COMPLETED, End.RAISED)
+                if end != End.PUT_BACK:
+                    self.tries[node] += 1
+                    assert attempt == self.tries[node]
             case Kill(slot):
                 assert not self.workers[slot].killed, "a worker was killed twice"
                 self.workers[slot].killed = True
@@ -1487,7 +1548,7 @@ class Simulation:
         seconds = self.case.seconds[self.case.kinds[node]]
         # Time goes on only as far as nobody's timeout is over: whether one is, is the fate of a node.
         self.now += 1e-7
-        end = End.COMPLETED if outcome == "complete" else End.FAILED
+        end = End.COMPLETED if outcome == "complete" else End.RAISED
         worker.done.append(AttemptEnded(node, end, outcome == "raise again", seconds))
         worker.began = None
         worker.leaves = self.random.choice([LITTLE, 3 * LITTLE])
@@ -1515,7 +1576,9 @@ class Simulation:
         self.committed.update(completed)
         self.recorded.update(failed)
         changed = {node for node in completed if self.case.differs[node] and node in self.case.has_old}
-        self.handle(Committed([*completed, *failed], changed, self.now))
+        if changed:
+            self.handle(Changed(changed))
+        self.handle(Committed([*completed, *failed], self.now))
 
     def wait(self):
         # Nobody but a node that hangs may be seen to take too long.
@@ -1552,6 +1615,8 @@ class TestRandomRuns:
             assert (node in state.restored) == restored
             assert simulation.announced[Commit].count(node) == (phase[node] == Phase.COMPLETED and not restored)
             assert simulation.announced[RecordFailures].count(node) == (phase[node] in (Phase.FAILED, Phase.TIMED_OUT))
+            assert simulation.announced[Retry].count(node) == max(0, attempts[node] - 1)
+            assert simulation.tries[node] == attempts[node], "an attempt was not told of, or one too many"
             if skipped:
                 assert phase[state.cause_of(node)] in (Phase.FAILED, Phase.TIMED_OUT)
                 assert str(state.cause_of(node)) in case.dag.ancestors(str(node))
@@ -1615,7 +1680,7 @@ class TestRandomRuns:
                         handle(wrong)
             for node in final:
                 with pytest.raises(InternalError):
-                    handle(Committed([node], [node], 0.0))
+                    handle(Committed([node], 0.0))
             assert snapshot(state) == before
             return handle(event)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from dagron.crossing.exceptions import load_exception
 from dagron.errors import MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
-from dagron.events import End
+from dagron.events import End, NoteLoss
 from dagron.output import last_lines, printed_text
 from dagron.results.failures import shown_origin
 from dagron.state import Policy
@@ -92,23 +92,22 @@ class Failure:
         }
 
 
-def error_of_loss(node: str, attempt: int, policy: Policy, lost: Lost, end: End, memory_bytes: int) -> BaseException:
+def error_of_loss(node: str, loss: NoteLoss, policy: Policy, lost: Lost) -> BaseException:
     """Return the exception of a node whose worker is dead.
 
     Args:
         node: The node.
-        attempt: Which attempt it was.
+        loss: How its attempt ended.
         policy: What was asked for the node.
         lost: How the worker was found.
-        end: What it was killed for: TIMED_OUT or OUT_OF_MEMORY; else LOST.
-        memory_bytes: What it was last seen with, if that was looked at.
     """
-    if end == End.TIMED_OUT:
+    attempt = loss.attempt
+    if loss.end == End.TIMED_OUT:
         assert policy.timeout is not None
         return NodeTimeoutError(node, attempt, policy.timeout)
-    if end == End.OUT_OF_MEMORY:
+    if loss.end == End.OUT_OF_MEMORY:
         assert policy.memory_limit is not None
-        return MemoryLimitExceededError(node, attempt, policy.memory_limit, memory_bytes)
+        return MemoryLimitExceededError(node, attempt, policy.memory_limit, loss.memory_bytes)
     return WorkerLostError(
         node, attempt, lost.exit_code, lost.figures.peak_rss_bytes or None, last_lines(lost.printed.stderr)
     )

@@ -16,13 +16,13 @@ from dagron.attempts import Failure, error_of_loss, printed_fields
 from dagron.callbacks import ExecutionCallbacks, call_back
 from dagron.checkpoint import format as fmt
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
-from dagron.errors import CheckpointDamagedError, CommitError
+from dagron.errors import CheckpointDamagedError, CommitError, InternalError
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts
 from dagron.output import hand_on
 from dagron.plan import RunPlan
 from dagron.results.trace import ExecutionTrace, Span
-from dagron.state import Phase, RunState
+from dagron.state import RunState
 from dagron.watch import Watch
 from dagron.workers.child import NOTHING_PRINTED, Attempt, Outcome, OutcomeKind, Printed
 from dagron.workers.pool import Lost, Returned, WorkerPool
@@ -55,6 +55,18 @@ class CancelEvent(Protocol):
         ...
 
 
+class Clock(Protocol):
+    """Time as the loop knows it; the module `time` is one."""
+
+    def monotonic(self) -> float:
+        """Return the seconds since some moment."""
+        ...
+
+    def sleep(self, seconds: float, /) -> object:
+        """Wait."""
+        ...
+
+
 class Coordinator:
     """One run.
 
@@ -71,6 +83,7 @@ class Coordinator:
         cancel_event: Cancels the run when it is set, or None.
         interrupts: Holds signals back while a step is made.
         pass_output: Whether what tasks print is handed on.
+        clock: Of this loop.
 
     Attributes:
         failures: The last failure of each node that had one, by index.
@@ -92,6 +105,7 @@ class Coordinator:
         cancel_event: CancelEvent | None,
         interrupts: Interrupts,
         pass_output: bool = True,
+        clock: Clock = time,
     ) -> None:
         self.failures: dict[int, Failure] = {}
         self.cancel_reason = ""
@@ -104,14 +118,14 @@ class Coordinator:
         self._callbacks = callbacks
         self._watch = watch
         self._trace = trace
-        self._began = time.monotonic()
+        self._clock = clock
+        self._began = clock.monotonic()
         self._run_timeout = run_timeout
         self._deadline = None if run_timeout is None else self._began + run_timeout
         self._cancel_event = cancel_event
         self._interrupts = interrupts
         self._outcomes: dict[int, tuple[int, Outcome]] = {}  # of completed attempts, until they are committed
-        self._killed_for: dict[int, ev.Kill] = {}
-        self._memory_seen: dict[int, int] = {}
+        self._losses: dict[int, Lost] = {}  # by the node in hand, until the state has said how that ended
         self._output_due = 0.0
         self._pass_output = pass_output
         self._printed: dict[int, dict[str, Any]] = {}
@@ -134,7 +148,7 @@ class Coordinator:
         state = self._state
         try:
             self._watch.tell("run_started", None, self._call)
-            self._carry_out(state.handle(ev.Started(time.monotonic())))
+            self._carry_out(state.handle(ev.Started(self._clock.monotonic())))
             while not state.finished:
                 self._interrupts.check()
                 self._step()
@@ -155,7 +169,7 @@ class Coordinator:
     def _step(self) -> None:
         state = self._state
         happened = self._wait()
-        now = time.monotonic()
+        now = self._clock.monotonic()
         commands: list[ev.Command] = []
         for item in happened:
             commands += self._on_returned(item, now) if isinstance(item, Returned) else self._on_lost(item, now)
@@ -169,7 +183,7 @@ class Coordinator:
             self._watch.tell("run_moved", self._pool, self._call)
 
     def _hand_on_output(self, pool: WorkerPool) -> None:
-        self._output_due = time.monotonic() + _OUTPUT_SECONDS
+        self._output_due = self._clock.monotonic() + _OUTPUT_SECONDS
         for fd, data in pool.output():
             if self._pass_output:
                 hand_on(fd, data)
@@ -192,13 +206,13 @@ class Coordinator:
         seconds = _TEND_SECONDS if pool is None else _OUTPUT_SECONDS
         if self._cancel_event is not None:
             seconds = _CANCEL_POLL_SECONDS
-        now = time.monotonic()
+        now = self._clock.monotonic()
         for due in (self._state.wake_at, self._deadline, self._watch.due):
             if due is not None:
                 seconds = min(seconds, max(0.0, due - now))
         if pool is None or not self._state.n_running:
             with self._interrupts.allowed():
-                time.sleep(seconds)
+                self._clock.sleep(seconds)
             return []
         return pool.wait(seconds)
 
@@ -221,40 +235,21 @@ class Coordinator:
         if item.copies_refused:
             self._store.not_copied(item.slot)  # writing them here tells what is wrong
         ended = [self._take_outcome(item.slot, outcome) for outcome in item.outcomes]
-        commands = self._state.handle(ev.BatchReturned(item.slot, ended, item.unstarted, now))
-        self._report_retries(ended)
-        return commands
+        return self._state.handle(ev.BatchReturned(item.slot, ended, item.unstarted, now))
 
     def _on_lost(self, item: Lost, now: float) -> list[ev.Command]:
         self._store.worker_lost = True
         self._store.not_copied(item.slot)
         ended = [self._take_outcome(item.slot, outcome) for outcome in item.outcomes]
-        running = item.running
-        kill = self._killed_for.pop(item.slot, None)
-        if running is not None:
-            self._take_loss(item, running, kill)
-        event = ev.SlotLost(item.slot, ended, running, item.unstarted, now)
-        commands = self._state.handle(event)
-        self._report_retries(
-            [*ended, *([ev.AttemptEnded(running, ev.End.LOST, True, 0.0)] if running is not None else [])]
-        )
-        return commands
-
-    def _take_loss(self, item: Lost, node: int, kill: ev.Kill | None) -> None:
-        name, attempt, policy = self._dag.name_of(node), self._state.attempts[node], self._plan.policies[node]
-        end = kill.end if kill is not None and kill.node == node else ev.End.LOST
-        error = error_of_loss(name, attempt, policy, item, end, self._memory_seen.get(item.slot, 0))
-        self.failures[node] = Failure(None, error, attempt, item.slot, item.printed, item)
-        started, seconds = item.figures.started_unix, item.figures.duration_seconds
-        self._watch.attempt_ended(node, seconds, completed=False)
-        if self._trace is not None:
-            how = "cancelled" if kill is not None and end == ev.End.LOST else end.name.lower()
-            self._trace.spans.append(Span(name, item.slot, attempt, started, seconds, how))
+        if item.running is not None:
+            self._losses[item.running] = item
+        return self._state.handle(ev.SlotLost(item.slot, ended, item.running, item.unstarted, now))
 
     def _take_outcome(self, slot: int, outcome: Outcome) -> ev.AttemptEnded:
         node, figures = outcome.node, outcome.figures
-        attempt = self._state.attempts[node]
+        attempt = self._state.attempts_of(node)
         completed = outcome.kind == OutcomeKind.COMPLETED
+        end = ev.End.COMPLETED if completed else ev.End.RAISED
         if completed:
             self._outcomes[node] = (slot, outcome)
             if outcome.printed is not NOTHING_PRINTED:
@@ -275,13 +270,12 @@ class Coordinator:
                     attempt,
                     figures.started_unix,
                     figures.duration_seconds,
-                    "completed" if completed else "raised",
+                    end.name.lower(),
                     figures.cpu_seconds,
                     outcome.blob.size if outcome.blob is not None else 0,
                 )
             )
         self._watch.attempt_ended(node, figures.duration_seconds, completed=completed)
-        end = ev.End.COMPLETED if completed else ev.End.FAILED
         retryable = outcome.fault is not None and outcome.fault.retryable
         return ev.AttemptEnded(node, end, retryable, figures.duration_seconds)
 
@@ -302,15 +296,6 @@ class Coordinator:
                     damaged.append(name)
         if damaged:
             self._store.invalidate(damaged, "its bytes were found damaged", lost=True)
-
-    def _report_retries(self, ended: Sequence[ev.AttemptEnded]) -> None:
-        on_retry = self._callbacks.on_retry
-        if on_retry is None:
-            return
-        for item in ended:
-            if item.end != ev.End.COMPLETED and self._state.phase[item.node] == Phase.BACKOFF:
-                name, failure = self._dag.name_of(item.node), self.failures[item.node]
-                self._call(on_retry, name, failure.attempt, failure.error(name))
 
     # --- what is to be done ---------------------------------------------------------------------------------------
 
@@ -335,27 +320,48 @@ class Coordinator:
                     case ev.Skip(nodes, _):
                         self._watch.settled(nodes)
                         self._each(self._callbacks.on_skip, nodes)
+                    case ev.NoteLoss():
+                        self._note_loss(command)
+                    case ev.Retry(node):
+                        self._report_retry(node)
                     case ev.Restore(nodes):
                         self._restored(nodes)
                     case ev.Kill(slot):
-                        self._killed_for[slot] = command
                         # A grace would be time to take more.
                         self._workers().kill(slot, at_once=command.end == ev.End.OUT_OF_MEMORY)
+                    case ev.Invalidate(nodes):
+                        self._store.invalidate([self._dag.name_of(node) for node in nodes], "a parent's result changed")
                     case ev.Observe(slot, memory_limit):
                         seen = self._workers().observe(slot, memory_limit)
-                        self._memory_seen[slot] = seen.memory_bytes
                         memory = (seen.memory_bytes, seen.before_bytes)
-                        more += state.handle(ev.SlotObserved(slot, seen.node, seen.seconds, time.monotonic(), *memory))
+                        now = self._clock.monotonic()
+                        more += state.handle(ev.SlotObserved(slot, seen.node, seen.seconds, now, *memory))
             # Whatever came in together is committed together: one append and one flush for all of it.
             if completed or failed:
-                changed = self._commit(completed)
+                self._commit(completed)
                 self._record(failed)
                 self._watch.settled([*completed, *failed])
-                more += state.handle(ev.Committed([*completed, *failed], changed, time.monotonic()))
+                more += state.handle(ev.Committed([*completed, *failed], self._clock.monotonic()))
                 self._report(completed, failed)
             for command in here:
                 self._dispatch(command.slot, command.nodes)
             commands = more
+
+    def _note_loss(self, loss: ev.NoteLoss) -> None:
+        node, lost = loss.node, self._losses.pop(loss.node)
+        name = self._dag.name_of(node)
+        if loss.end != ev.End.PUT_BACK:
+            error = error_of_loss(name, loss, self._plan.policies[node], lost)
+            self.failures[node] = Failure(None, error, loss.attempt, lost.slot, lost.printed, lost)
+        started, seconds = lost.figures.started_unix, lost.figures.duration_seconds
+        self._watch.attempt_ended(node, seconds, completed=False)
+        if self._trace is not None:
+            self._trace.spans.append(Span(name, lost.slot, loss.attempt, started, seconds, loss.end.name.lower()))
+
+    def _report_retry(self, node: int) -> None:
+        if self._callbacks.on_retry is not None:
+            name, failure = self._dag.name_of(node), self.failures[node]
+            self._call(self._callbacks.on_retry, name, failure.attempt, failure.error(name))
 
     def _workers(self) -> WorkerPool:
         if self._pool is None:
@@ -393,12 +399,12 @@ class Coordinator:
             if started:
                 self._store.note_processes(started, pid_namespace())
 
-    def _commit(self, nodes: Sequence[int]) -> set[int]:
+    def _commit(self, nodes: Sequence[int]) -> None:
         if not nodes:
-            return set()
+            return
         dag, state, store = self._dag, self._state, self._store
         pending = []
-        changed: set[int] = set()
+        changed: list[int] = []
         doubtful: set[str] = set()
         for node in nodes:
             slot, outcome = self._outcomes.pop(node)
@@ -408,7 +414,7 @@ class Coordinator:
                 dag.name_of(node),
                 blob.storage,
                 slot,
-                state.attempts[node],
+                state.attempts_of(node),
                 blob.size,
                 blob.digest,
                 dag.parents_fingerprint(node),
@@ -416,35 +422,27 @@ class Coordinator:
                 figures.duration_seconds,
                 figures.cpu_seconds,
                 figures.peak_rss_bytes,
-                self._failed_parents(node),
+                tuple(dag.name_of(parent) for parent in state.parents_without_result(node)),
                 system_seconds=figures.system_seconds,
             )
-            in_doubt = any(parent in state.changed for parent in dag.parent_indices(node)) if state.changed else False
+            in_doubt = state.is_in_doubt(node)
             if in_doubt:
                 doubtful.add(commit.name)
             if store.differs(commit, in_doubt=in_doubt):
-                changed.add(node)
+                changed.append(node)
             printed = self._printed.pop(node, None) if self._printed else None
             pending.append(PendingCommit(commit, blob.data, blob.temp_name, printed, blob.identity))
-        # Before the commit: a kill between the two must not leave a child that took the old result.
-        outdated = [dag.name_of(child) for node in changed for child in state.held_children(node)]
-        if outdated:
-            store.invalidate(outdated, "a parent's result changed")
+        if changed:
+            # Before the commit: a kill between the two must not leave a child that took the old result.
+            self._carry_out(state.handle(ev.Changed(changed)))
         store.commit(pending, doubtful)
-        return changed
 
     def _commit_the_rest(self) -> None:
         """Commit what has come in when something cuts the run short."""
         try:
             self._commit([*self._outcomes])
-        except CommitError as error:
+        except (CommitError, InternalError) as error:
             logger.warning("%s; the last nodes that completed run again", error)
-
-    def _failed_parents(self, node: int) -> tuple[str, ...]:
-        if not self.failures:
-            return ()
-        dag, phase = self._dag, self._state.phase
-        return tuple(dag.name_of(parent) for parent in dag.parent_indices(node) if phase[parent] != Phase.COMPLETED)
 
     def _record(self, nodes: Sequence[int]) -> None:
         if not nodes:

@@ -14,16 +14,20 @@ __all__ = [
     "AttemptEnded",
     "BatchReturned",
     "CancelRequested",
+    "Changed",
     "Command",
     "Commit",
     "Committed",
     "Dispatch",
     "End",
     "Event",
+    "Invalidate",
     "Kill",
+    "NoteLoss",
     "Observe",
     "RecordFailures",
     "Restore",
+    "Retry",
     "Skip",
     "SlotLost",
     "SlotObserved",
@@ -33,13 +37,25 @@ __all__ = [
 
 
 class End(IntEnum):
-    """How an attempt ended."""
+    """How an attempt ended. A worker tells of the first two; how a loss is taken, the state decides.
+
+    Attributes:
+        COMPLETED: It has a result.
+        RAISED: It has none, and says why.
+        LOST: Its worker died.
+        TIMED_OUT: It was killed because it took too long.
+        OUT_OF_MEMORY: It was killed because it had too much memory.
+        CANCELLED: It was killed because the run was to end.
+        PUT_BACK: Its worker was killed for what was not its own. It does not count, and the node goes out again.
+    """
 
     COMPLETED = 0
-    FAILED = 1
+    RAISED = 1
     LOST = 2
     TIMED_OUT = 3
     OUT_OF_MEMORY = 4
+    CANCELLED = 5
+    PUT_BACK = 6
 
 
 # --- events --------------------------------------------------------------------------------------------------------
@@ -83,11 +99,17 @@ class SlotLost:
 
 
 @dataclass(frozen=True, slots=True)
+class Changed:
+    """The results of these nodes, which are committed next, differ from those that they replace."""
+
+    nodes: Collection[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Committed:
-    """Outcomes are in the checkpoint. `changed` are those whose result differs from the one they replace."""
+    """Outcomes are in the checkpoint."""
 
     nodes: Sequence[int]
-    changed: Collection[int]
     now: float
 
 
@@ -122,7 +144,7 @@ class CancelRequested:
     timed_out: bool = False
 
 
-Event = Started | BatchReturned | SlotLost | Committed | SlotObserved | TimeReached | CancelRequested
+Event = Started | BatchReturned | SlotLost | Changed | Committed | SlotObserved | TimeReached | CancelRequested
 
 
 # --- commands ------------------------------------------------------------------------------------------------------
@@ -138,7 +160,7 @@ class Dispatch:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """Commit the results of these nodes, then report `Committed`."""
+    """Commit the results of these nodes: report `Changed` for those that differ, commit, report `Committed`."""
 
     nodes: tuple[int, ...]
 
@@ -146,6 +168,37 @@ class Commit:
 @dataclass(frozen=True, slots=True)
 class RecordFailures:
     """Commit that these nodes failed, then report `Committed`."""
+
+    nodes: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoteLoss:
+    """Note how an attempt ended whose worker died with it.
+
+    Attributes:
+        node: The node.
+        attempt: Which attempt.
+        end: Any but COMPLETED and RAISED. With PUT_BACK the node has not failed.
+        memory_bytes: With OUT_OF_MEMORY, what it was seen with.
+    """
+
+    node: int
+    attempt: int
+    end: End
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Tell that this node gets a further attempt, because the last one failed."""
+
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class Invalidate:
+    """Record that the commits of these nodes no longer apply, before the results that outdate them are committed."""
 
     nodes: tuple[int, ...]
 
@@ -169,13 +222,17 @@ class Skip:
 class Kill:
     """Kill the worker of a slot with all below it.
 
-    `node` is why, and how its attempt ends: by its timeout or its memory limit. None if the run is cancelled or the
-    worker is to be replaced.
+    Attributes:
+        slot: The slot.
+        node: Whose attempt this ends; None if it ends all that runs there, or if the worker is to be replaced.
+        end: Why: TIMED_OUT, OUT_OF_MEMORY, or CANCELLED.
+        memory_bytes: With OUT_OF_MEMORY, what the worker was seen with.
     """
 
     slot: int
     node: int | None
-    end: End = End.LOST
+    end: End = End.CANCELLED
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,4 +243,4 @@ class Observe:
     memory_limit: int | None = None
 
 
-Command = Dispatch | Commit | RecordFailures | Restore | Skip | Kill | Observe
+Command = Dispatch | Commit | RecordFailures | NoteLoss | Retry | Invalidate | Restore | Skip | Kill | Observe

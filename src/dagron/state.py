@@ -36,7 +36,7 @@ import math
 import random
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from itertools import chain
 from typing import NamedTuple, Protocol
@@ -47,16 +47,20 @@ from dagron.events import (
     AttemptEnded,
     BatchReturned,
     CancelRequested,
+    Changed,
     Command,
     Commit,
     Committed,
     Dispatch,
     End,
     Event,
+    Invalidate,
     Kill,
+    NoteLoss,
     Observe,
     RecordFailures,
     Restore,
+    Retry,
     Skip,
     SlotLost,
     SlotObserved,
@@ -129,17 +133,15 @@ class Policy(NamedTuple):
 
 
 class _Slot:
-    """What a slot has: its batches, the oldest first, and when to look at it."""
+    """What a slot has: its batches, the oldest first, when to look at it, and with which command it was killed."""
 
-    __slots__ = ("batches", "check_at", "estimate", "killed", "killed_as", "killed_for")
+    __slots__ = ("batches", "check_at", "estimate", "kill")
 
     def __init__(self) -> None:
         self.batches: deque[tuple[int, ...]] = deque()
         self.estimate = 0.0
         self.check_at = math.inf
-        self.killed = False
-        self.killed_for: int | None = None
-        self.killed_as = End.LOST
+        self.kill: Kill | None = None
 
     def nodes(self) -> Iterator[int]:
         """Yield the nodes of all batches."""
@@ -169,7 +171,6 @@ class RunState:
         pending: Parents of each WAITING node that are not settled.
         unsettled: Nodes that are not final.
         committing: Nodes that are COMMITTING.
-        changed: Nodes whose result became another one in this run.
         stopped: Nodes that a cancelled run did not finish.
         restored: Nodes that keep a result of an earlier run.
     """
@@ -204,7 +205,8 @@ class RunState:
         self._consumes = consumes
         self.stopped: set[int] = set()
         self._held = dict(held or {})
-        self.changed: set[int] = set()
+        self._changed: set[int] = set()
+        self._is_some_missing = False
         self._cause: dict[int, int] = {}
         self._failing: dict[int, Phase] = {}
         self._rng = rng or random.Random(0)
@@ -243,7 +245,7 @@ class RunState:
         """When `TimeReached` is due; None if nothing waits for time."""
         if not self._limited and not self._backoff:
             return None
-        due = min((slot.check_at for slot in self.slots if slot.batches and not slot.killed), default=math.inf)
+        due = min((slot.check_at for slot in self.slots if slot.batches and slot.kill is None), default=math.inf)
         if self._backoff:
             due = min(due, self._backoff[0][0])
         return None if math.isinf(due) else due
@@ -270,9 +272,19 @@ class RunState:
         """Return how long a slot is expected to be busy with all that it has; infinity if that is not known."""
         return self.slots[slot].estimate
 
-    def held_children(self, node: int) -> list[int]:
-        """Return the children whose restoration still depends on this node."""
-        return [child for child in self.graph.child_indices(node) if child in self._held]
+    def attempts_of(self, node: int) -> int:
+        """Return how many attempts of a node count, with the one that runs; so of that one its number."""
+        return self.attempts[node]
+
+    def is_in_doubt(self, node: int) -> bool:
+        """Tell whether a result of a parent became another one in this run."""
+        return bool(self._changed) and not self._changed.isdisjoint(self.graph.parent_indices(node))
+
+    def parents_without_result(self, node: int) -> Sequence[int]:
+        """Return the parents of a node that was attempted which had no result when it was."""
+        if not self._is_some_missing:
+            return ()
+        return [parent for parent in self.graph.parent_indices(node) if self.phase[parent] != Phase.COMPLETED]
 
     # --- events ---------------------------------------------------------------------------------------------------
 
@@ -298,6 +310,8 @@ class RunState:
             case SlotLost():
                 self._on_slot_lost(event, out)
                 self._fill(event.now, out)
+            case Changed(nodes):
+                self._on_changed(nodes, out)
             case Started(now):
                 restored: list[int] = []
                 for node in self.graph.order:
@@ -310,7 +324,7 @@ class RunState:
                 while self._backoff and self._backoff[0][0] <= now:
                     self._make_ready(heapq.heappop(self._backoff)[1])
                 for index, slot in enumerate(self.slots):
-                    if slot.batches and not slot.killed and slot.check_at <= now:
+                    if slot.batches and slot.kill is None and slot.check_at <= now:
                         limits = [limit for node in slot.nodes() if (limit := self._policies[node].memory_limit)]
                         out.append(Observe(index, min(limits, default=None)))
                 self._fill(now, out)
@@ -349,7 +363,7 @@ class RunState:
                 completed.append(node)
                 self._ready.learn(node, seconds)
             else:
-                self._failed(node, end, retryable, now, failed)
+                self._failed(node, end, retryable, now, failed, out)
         self.committing += len(completed) + len(failed)
         if completed:
             if not self._completing:
@@ -359,17 +373,13 @@ class RunState:
         if failed:
             out.append(RecordFailures(tuple(failed)))
 
-    def _failed(self, node: int, end: End, retryable: bool, now: float, failed: list[int]) -> None:
+    def _failed(self, node: int, end: End, retryable: bool, now: float, failed: list[int], out: list[Command]) -> None:
         policy = self._policies[node]
         attempts = self.attempts[node]
-        if self.cancelled:
-            if end == End.FAILED:
-                self.phase[node] = Phase.COMMITTING
-                self._failing[node] = Phase.FAILED
-                failed.append(node)
-            else:  # we killed it, or it died while we were killing
-                self._stop(node, Phase.TIMED_OUT if self.timed_out else Phase.CANCELLED)
-        elif attempts <= policy.retries and (retryable or end != End.FAILED):
+        if end == End.CANCELLED:
+            self._stop(node, Phase.TIMED_OUT if self.timed_out else Phase.CANCELLED)
+        elif attempts <= policy.retries and (retryable or end != End.RAISED) and not self.cancelled:
+            out.append(Retry(node))
             self.phase[node] = Phase.BACKOFF
             delay = policy.retry_delay * 2.0 ** min(attempts - 1, 30) * (1.0 + 0.25 * self._rng.random())
             heapq.heappush(self._backoff, (now + delay, node))
@@ -387,7 +397,6 @@ class RunState:
             if self.phase[node] != Phase.COMMITTING:
                 raise InternalError(f"node {node} was committed in phase {Phase(self.phase[node]).name}")
         self.committing -= len(event.nodes)
-        self.changed.update(event.changed)
         if self._completing:
             self._completing.difference_update(event.nodes)
             took = event.now - self._completing_since
@@ -399,8 +408,24 @@ class RunState:
         if restored:
             out.append(Restore(tuple(restored)))
 
+    def _on_changed(self, nodes: Collection[int], out: list[Command]) -> None:
+        for node in nodes:
+            if not 0 <= node < len(self.phase) or self.phase[node] != Phase.COMMITTING or node in self._failing:
+                raise InternalError(f"node {node} has another result, and none that is to be committed")
+        self._changed.update(nodes)
+        outdated = [
+            child
+            for node in nodes
+            for child in self.graph.child_indices(node)
+            if self._held.pop(child, None) is not None
+        ]
+        if outdated:
+            out.append(Invalidate(tuple(outdated)))
+
     def _settle(self, node: int, phase: Phase, out: list[Command], restored: list[int]) -> None:
         """Make a node final and let its children know; iterative, as chains are long."""
+        if phase != Phase.COMPLETED:
+            self._is_some_missing = True
         todo = [(node, phase)]
         while todo:
             node, phase = todo.pop()
@@ -440,7 +465,7 @@ class RunState:
         if without is None:
             return False
         for parent in self.graph.parent_indices(node):
-            if parent in self.changed or (parent in without and self.phase[parent] == Phase.COMPLETED):
+            if parent in without and self.phase[parent] == Phase.COMPLETED:
                 return False
         del self._held[node]
         return True
@@ -461,26 +486,35 @@ class RunState:
 
     def _on_slot_lost(self, event: SlotLost, out: list[Command]) -> None:
         self._check_slot(event.slot, event.ended, event.running, event.unstarted, lost=True)
-        slot = self.slots[event.slot]
-        killed, killed_for = slot.killed, slot.killed_for
+        kill = self.slots[event.slot].kill
         self.slots[event.slot] = _Slot()
         ended = list(event.ended)
         innocent = list(event.unstarted)
-        if event.running is not None:
-            if killed and not self.cancelled and killed_for != event.running:
-                # What was to be killed ended just before; this one happened to come next.
-                innocent.append(event.running)
+        if (node := event.running) is not None:
+            end = self._end_of_loss(node, kill)
+            memory_bytes = kill.memory_bytes if kill is not None and end == End.OUT_OF_MEMORY else 0
+            out.append(NoteLoss(node, self.attempts[node], end, memory_bytes))
+            if end == End.PUT_BACK:
+                innocent.append(node)
             else:
-                end = slot.killed_as if killed and not self.cancelled else End.LOST
-                ended.append(AttemptEnded(event.running, end, True, 0.0))
+                ended.append(AttemptEnded(node, end, True, 0.0))
         self._ended(ended, event.now, out)
         self._put_back(innocent)
+
+    def _end_of_loss(self, node: int, kill: Kill | None) -> End:
+        """Return how the attempt ended that a worker had in hand when it died, given why it was killed."""
+        if self.cancelled:
+            return End.CANCELLED  # it was killed, or died just before that
+        if kill is None:
+            return End.LOST
+        # If it was to be another one, that ended just before, and this one happened to come next.
+        return kill.end if kill.node == node else End.PUT_BACK
 
     def _on_slot_observed(self, event: SlotObserved, out: list[Command]) -> None:
         slot = self._slot(event.slot)
         if event.node is not None and event.node not in slot.nodes():
             raise InternalError(f"slot {event.slot} was seen running node {event.node}, which it does not have")
-        if not slot.batches or slot.killed:
+        if not slot.batches or slot.kill is not None:
             return
         policy = Policy() if event.node is None else self._policies[event.node]
         end = None
@@ -491,7 +525,8 @@ class RunState:
         if end is not None:
             # What the worker had from earlier nodes is not this one's: it gets a new worker.
             innocent = end == End.OUT_OF_MEMORY and event.before_bytes > policy.memory_limit  # type: ignore[operator]
-            self._kill(event.slot, None if innocent else event.node, end, out)
+            memory_bytes = event.memory_bytes if end == End.OUT_OF_MEMORY else 0
+            self._kill(Kill(event.slot, None if innocent else event.node, end, memory_bytes), out)
             return
         due = [self._check_due(node, event.now) for node in slot.nodes() if node != event.node]
         if event.node is not None:
@@ -508,10 +543,10 @@ class RunState:
             due = min(due, now + min(most, max(least, soonest)))
         return due
 
-    def _kill(self, index: int, node: int | None, end: End, out: list[Command]) -> None:
-        slot = self.slots[index]
-        slot.killed, slot.killed_for, slot.killed_as, slot.check_at = True, node, end, math.inf
-        out.append(Kill(index, node, end))
+    def _kill(self, kill: Kill, out: list[Command]) -> None:
+        slot = self.slots[kill.slot]
+        slot.kill, slot.check_at = kill, math.inf
+        out.append(kill)
 
     def _on_cancel(self, event: CancelRequested, out: list[Command]) -> None:
         if self.cancelled:
@@ -523,8 +558,8 @@ class RunState:
             if phase in (Phase.WAITING, Phase.READY, Phase.BACKOFF):
                 self._stop(node, Phase.CANCELLED)
         for index, slot in enumerate(self.slots):
-            if slot.batches and not slot.killed:
-                self._kill(index, None, End.LOST, out)
+            if slot.batches and slot.kill is None:
+                self._kill(Kill(index, None), out)
 
     def _stop(self, node: int, phase: Phase) -> None:
         self.phase[node] = phase
@@ -565,7 +600,7 @@ class RunState:
                 order = sorted(order, key=lambda index: slots[index].estimate)
             for index in order:
                 slot = slots[index]
-                if len(slot.batches) != depth or slot.killed:
+                if len(slot.batches) != depth or slot.kill is not None:
                     continue
                 if self._must_wait():
                     return
@@ -639,7 +674,7 @@ class RunState:
         self._require(5, self.finished == (all(settled) and not in_slots and not self.committing))
         self._require(6, all(len(slot.batches) <= MAX_BATCHES for slot in self.slots))
         self._require(7, len(in_slots) == 1 or self._exclusive.isdisjoint(in_slots))
-        empty = any(not slot.batches and not slot.killed for slot in self.slots)
+        empty = any(not slot.batches and slot.kill is None for slot in self.slots)
         self._require(8, not empty or not self._ready or bool(self._completing) or self._must_wait())
 
     def _require(self, number: int, holds: bool) -> None:

@@ -22,7 +22,9 @@ class Span:
         attempt: Which attempt; 0 for a restored node.
         start_unix: When it began, in seconds since the epoch.
         duration_seconds: How long it took; 0.0 for a restored node.
-        outcome: `completed`, `raised`, `lost`, `timed_out`, `cancelled` or `restored`.
+        outcome: `completed`; `raised`; `lost`, if its worker died; `timed_out` or `out_of_memory`, if it was killed for
+            a limit; `cancelled`; `put_back`, if its worker was killed for what was not its own, and the attempt does
+            not count; or `restored`.
         cpu_seconds: User and system time of the attempt.
         result_bytes: Size of the pickled result.
     """
