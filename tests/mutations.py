@@ -180,8 +180,8 @@ MUTATIONS = [
     Mutation(
         "outlives",
         "coordinator.py",
-        "            if started:\n",
-        "            if False:\n",
+        "                    self._store.note_processes(processes, namespace)\n",
+        "                    pass\n",
         "tests/test_leftovers.py -k whatever_comes_next",
     ),
     Mutation(
@@ -196,14 +196,14 @@ MUTATIONS = [
         "memory",
         "checkpoint/format.py",
         "            if body_size > _WINDOW and not whole_at(offset, body_size):\n",
-        "            if False:\n",
+        "                    pass\n",
         "tests/test_forged.py -k takes_no_memory",
     ),
     Mutation(
         "memory",
         "checkpoint/view.py",
         "            if file.size > _META_MAX_BYTES:\n",
-        "            if False:\n",
+        "                    pass\n",
         "tests/test_forged.py -k takes_no_memory",
     ),
     # --- damage is an error of ours
@@ -218,7 +218,7 @@ MUTATIONS = [
         "damage",
         "checkpoint/view.py",
         '                if not 0 <= index(fields.get("pid", 0)) < 2**31:\n',
-        "                if False:\n",
+        "                        pass\n",
         "tests/test_forged.py -k absurd",
     ),
     Mutation(
@@ -255,7 +255,7 @@ MUTATIONS = [
         "disk",
         "checkpoint/clearing.py",
         "                if not _take_back(directory, view, durable=durable):\n",
-        "                if False:\n",
+        "                        pass\n",
         "tests/test_disk.py -k taken_back",
     ),
     Mutation(
@@ -269,7 +269,7 @@ MUTATIONS = [
         "disk",
         "checkpoint/files.py",
         "            if not taken:\n",
-        "            if False:\n",
+        "                    pass\n",
         "tests/test_disk.py -k leaves_none_behind",
     ),
     Mutation(
@@ -299,7 +299,7 @@ MUTATIONS = [
         "input",
         "arguments.py",
         "            if not value.belongs_to(self._owner):\n",
-        "            if False:\n",
+        "                    pass\n",
         "tests/test_flow.py -k test_one_of_another_flow",
     ),
     Mutation(
@@ -315,7 +315,7 @@ MUTATIONS = [
         "input",
         "flow.py",
         "            if found is not None and found.completed_nodes:\n",
-        "            if False:\n",
+        "                    pass\n",
         "tests/test_flow.py -k test_without_a_word",
     ),
     Mutation(

@@ -406,6 +406,30 @@ class TestInline:
         assert isinstance(result["c"].error, ZeroDivisionError)
         assert result["d"].status is NodeStatus.SKIPPED
 
+    def test_a_limit_that_cannot_be_kept_there_is_told_with_its_nodes(self, ckpt, caplog):
+        tasks = {"a": Task(int, timeout=1.0), "b": int, "c": Task(int, memory_limit="1GB")}
+        dag = DAG.builder().add_nodes(tasks).build()
+        run(dag, ckpt, tasks, pool="inline")
+        assert [record.getMessage() for record in caplog.records] == [
+            "timeout is not kept where nothing can be killed; of these nodes: 'a'",
+            "memory_limit is not kept where nothing can be killed; of these nodes: 'c'",
+        ]
+        caplog.clear()
+        run(dag, ckpt, tasks)
+        run(chain(*(f"n{i}" for i in range(10))), ckpt, {f"n{i}": lambda: 1 for i in range(10)}, pool="inline")
+        assert not caplog.records
+
+    def test_an_attempt_that_is_ready_when_the_run_is_cancelled_is_not_made(self, ckpt, log):
+        class Cancel:
+            def is_set(self):
+                return bool(log.count("a"))
+
+        tasks = {name: (lambda name=name: log.note(name)) for name in "ab"}
+        dag = DAG.builder().add_nodes(tasks).build()
+        result = run(dag, ckpt, tasks, pool="inline", cancel_event=Cancel())
+        assert [node.status.value for node in result.node_results.values()] == ["completed", "cancelled"]
+        assert not log.count("b")
+
     def test_a_checkpoint_of_workers_resumes_inline(self, ckpt, log):
         run(chain("a", "b"), ckpt, {"a": lambda: log.note("a"), "b": lambda: 1 / 0})
         result = run(chain("a", "b"), ckpt, {"a": lambda: log.note("a"), "b": lambda: 5}, "resume", pool="inline")

@@ -21,7 +21,7 @@ from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.store import CheckpointStore
 from dagron.task import NO_INPUTS
 from dagron.workers.child import Attempt, WorkerSetup
-from dagron.workers.pool import ProcessPool
+from dagron.workers.pool import Copied, ProcessPool, Returned, Spawned
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
@@ -50,6 +50,18 @@ def wait_for(fact, seconds=30):
         assert time.monotonic() < deadline, "what was waited for did not happen"
         threading.Event().wait(0.01)
     return value
+
+
+def happened(pool):
+    """Wait until something happened beside the start of processes, and return it."""
+    return wait_for(lambda: [item for item in pool.wait(1) if not isinstance(item, Spawned)])
+
+
+def copied(pool):
+    """Wait for a batch, and return what is told of copies with it."""
+    *copies, batch = happened(pool)
+    assert isinstance(batch, Returned)
+    return copies
 
 
 def gone(pid):
@@ -233,11 +245,11 @@ class TestDeath:
             pool.submit(0, [Attempt(1, "a", task, (), NO_INPUTS, ())])
             pool.submit(0, [Attempt(2, "b", death, (), NO_INPUTS, ())])
             wait_for(lambda: pool._ends)  # what came before has been sent before; neither has been asked for
-            (lost,) = pool.wait(0)
+            (lost,) = happened(pool)
             assert [outcome.node for outcome in lost.outcomes] == [1]
             assert (lost.running, lost.exit_code, lost.unstarted) == (2, 3, [])
             pool.submit(0, [Attempt(3, "c", task, (), NO_INPUTS, ())])
-            (returned,) = pool.wait(10) or pool.wait(10)  # the first may only find that it was woken for the death
+            (returned,) = happened(pool)
             assert [outcome.node for outcome in returned.outcomes] == [3]
         finally:
             pool.close()
@@ -249,7 +261,7 @@ class TestDeath:
             short, long = (cloudpickle.dumps((fn, ())) for fn in (lambda: 1, lambda: time.sleep(0.05)))
             tasks = enumerate([short, long, short, short], 1)
             pool.submit(0, [Attempt(i, f"n{i}", task, (), NO_INPUTS, ()) for i, task in tasks])
-            (returned,) = pool.wait(10)
+            (returned,) = happened(pool)
             assert ([outcome.node for outcome in returned.outcomes], returned.unstarted) == ([1, 2], [3, 4])
         finally:
             pool.close()
@@ -261,14 +273,15 @@ class TestDeath:
             task = cloudpickle.dumps((lambda: 1, ()))
             items = [Attempt(i, f"n{i}", task, (), NO_INPUTS, ()) for i in range(1, 4)]
             (ckpt / "old.pkl").write_bytes(b"an older result")
-            pool.submit(0, items[:1], [("new.pkl", b"new", False), ("old.pkl", b"renewed", True)])
-            assert [happened.n_copied for happened in pool.wait(10)] == [0]
+            pool.give_copies(0, [("new.pkl", b"new", False), ("old.pkl", b"renewed", True)])
+            pool.submit(0, items[:1])
+            assert copied(pool) == []
             pool.submit(0, items[1:2])
-            assert [happened.n_copied for happened in pool.wait(10)] == [2]
+            assert copied(pool) == [Copied(0, 2, refused=False)]
             assert (ckpt / "new.pkl").read_bytes() == b"new"
             assert (ckpt / "old.pkl").read_bytes() == b"renewed"
             pool.submit(0, items[2:])
-            assert [happened.n_copied for happened in pool.wait(10)] == [0]
+            assert copied(pool) == []
         finally:
             pool.close()
 
@@ -280,9 +293,10 @@ class TestDeath:
             task = cloudpickle.dumps((lambda: 1, ()))
             told = []
             for i, copies in enumerate([[("taken.pkl", b"1", False)], [("free.pkl", b"2", False)], []], 1):
-                pool.submit(0, [Attempt(i, f"n{i}", task, (), NO_INPUTS, ())], copies)
-                told += [(happened.n_copied, happened.copies_refused) for happened in pool.wait(10)]
-            assert told == [(0, False), (0, True), (0, True)]
+                pool.give_copies(0, copies)
+                pool.submit(0, [Attempt(i, f"n{i}", task, (), NO_INPUTS, ())])
+                told.append(copied(pool))
+            assert told == [[], [Copied(0, 0, refused=True)], [Copied(0, 0, refused=True)]]
             assert not (ckpt / "free.pkl").exists()
         finally:
             pool.close()
@@ -291,14 +305,14 @@ class TestDeath:
     def test_in_a_flood_workers_write_the_copies_and_none_is_missing_however_it_goes(self, ckpt, monkeypatch, how):
         given = []
 
-        def submit(self, slot, items, copies=()):
+        def give_copies(self, slot, copies):
             given.extend(copies)
             if how == "cannot write":
                 copies = [("no/such/directory.pkl", data, exists) for _, data, exists in copies]
-            original(self, slot, items, copies)
+            original(self, slot, copies)
 
-        original = ProcessPool.submit
-        monkeypatch.setattr(ProcessPool, "submit", submit)
+        original = ProcessPool.give_copies
+        monkeypatch.setattr(ProcessPool, "give_copies", give_copies)
         # Else the coordinator might find the time to write all of them itself.
         monkeypatch.setattr(CheckpointStore, "tend", lambda self, *_: False)
         names = [f"n{i:03}" for i in range(500)]
@@ -317,13 +331,13 @@ class TestDeath:
 
     def test_a_copy_does_not_wait_for_a_node_that_is_longer_than_its_like(self, ckpt, monkeypatch):
         given = []
-        original = ProcessPool.submit
+        original = ProcessPool.give_copies
 
-        def submit(self, slot, items, copies=()):
+        def give_copies(self, slot, copies):
             given.append([name for name, _, _ in copies])
-            original(self, slot, items, copies)
+            original(self, slot, copies)
 
-        monkeypatch.setattr(ProcessPool, "submit", submit)
+        monkeypatch.setattr(ProcessPool, "give_copies", give_copies)
 
         def work(i, *parents):
             deadline = time.monotonic() + 20
@@ -346,7 +360,7 @@ class TestDeath:
             for slot, task in enumerate(tasks):
                 pool.submit(slot, [Attempt(slot + 1, f"n{slot}", task, (), NO_INPUTS, ())])
             wait_for(lambda: pool._ends and select.select([pool._slots[0].channel.fd], [], [], 0)[0])
-            assert [[(type(item).__name__, item.slot) for item in pool.wait(10)] for _ in range(2)] == [
+            assert [[(type(item).__name__, item.slot) for item in happened(pool)] for _ in range(2)] == [
                 [("Lost", 1)],
                 [("Returned", 0)],
             ]

@@ -25,8 +25,7 @@ from dagron.results.trace import ExecutionTrace, Span
 from dagron.state import RunState
 from dagron.watch import Watch
 from dagron.workers.child import NOTHING_PRINTED, Attempt, Outcome, OutcomeKind, Printed
-from dagron.workers.pool import Lost, Returned, WorkerPool
-from dagron.workers.processes import pid_namespace
+from dagron.workers.pool import Copied, Happened, Lost, Returned, Spawned, TakesCopies, WorkerPool
 
 __all__ = ["CancelEvent", "Coordinator"]
 
@@ -115,6 +114,7 @@ class Coordinator:
         self._store = store
         self._start_pool = start_pool
         self._pool: WorkerPool | None = None
+        self._copier: TakesCopies | None = None
         self._callbacks = callbacks
         self._watch = watch
         self._trace = trace
@@ -172,7 +172,17 @@ class Coordinator:
         now = self._clock.monotonic()
         commands: list[ev.Command] = []
         for item in happened:
-            commands += self._on_returned(item, now) if isinstance(item, Returned) else self._on_lost(item, now)
+            match item:
+                case Returned():
+                    commands += self._on_returned(item, now)
+                case Lost():
+                    commands += self._on_lost(item, now)
+                case Spawned(processes, namespace):
+                    self._store.note_processes(processes, namespace)
+                case Copied(slot, n, refused):
+                    self._store.copied(slot, n)
+                    if refused:
+                        self._store.not_copied(slot)  # writing them here tells what is wrong
         if (due := state.wake_at) is not None and due <= now:
             commands += state.handle(ev.TimeReached(now))
         commands += self._cancelled(now)
@@ -192,7 +202,7 @@ class Coordinator:
         with self._interrupts.allowed():
             call_back(function, *args)
 
-    def _wait(self) -> list[Returned | Lost]:
+    def _wait(self) -> list[Happened]:
         pool = self._pool
         if pool is not None and self._store.lags:
             # Between short nodes there is no time for what may lag behind; their workers have it.
@@ -230,10 +240,6 @@ class Coordinator:
     # --- what happened --------------------------------------------------------------------------------------------
 
     def _on_returned(self, item: Returned, now: float) -> list[ev.Command]:
-        if item.n_copied:
-            self._store.copied(item.slot, item.n_copied)
-        if item.copies_refused:
-            self._store.not_copied(item.slot)  # writing them here tells what is wrong
         ended = [self._take_outcome(item.slot, outcome) for outcome in item.outcomes]
         return self._state.handle(ev.BatchReturned(item.slot, ended, item.unstarted, now))
 
@@ -304,17 +310,13 @@ class Coordinator:
         while commands:
             completed: list[int] = []
             failed: list[int] = []
-            here: list[ev.Dispatch] = []
             more: list[ev.Command] = []
             for command in commands:
                 match command:
                     case ev.Commit(nodes):
                         completed += nodes
                     case ev.Dispatch(slot, nodes):
-                        if self._workers().runs_here:
-                            here.append(command)  # what is done must not wait for the end of what comes next
-                        else:
-                            self._dispatch(slot, nodes)
+                        self._dispatch(slot, nodes)
                     case ev.RecordFailures(nodes):
                         failed += nodes
                     case ev.Skip(nodes, _):
@@ -343,8 +345,6 @@ class Coordinator:
                 self._watch.settled([*completed, *failed])
                 more += state.handle(ev.Committed([*completed, *failed], self._clock.monotonic()))
                 self._report(completed, failed)
-            for command in here:
-                self._dispatch(command.slot, command.nodes)
             commands = more
 
     def _note_loss(self, loss: ev.NoteLoss) -> None:
@@ -366,6 +366,7 @@ class Coordinator:
     def _workers(self) -> WorkerPool:
         if self._pool is None:
             self._pool = self._start_pool()
+            self._copier = self._pool if isinstance(self._pool, TakesCopies) else None
             self._interrupts.on_hold = self._pool.wake
             self._interrupts.on_force = self._pool.abandon
         return self._pool
@@ -387,17 +388,10 @@ class Coordinator:
             store.write_copies()  # it is to run beside nothing of ours
         self._each(self._callbacks.on_start, nodes)
         pool = self._workers()
-        if pool.runs_here:
-            with self._interrupts.allowed():
-                pool.submit(slot, attempts)
-        else:
-            # With short nodes the time of this process is what is scarce.
-            short = self._state.expected_seconds(slot) <= _SHORT_SECONDS
-            copies = store.copies_for(slot, _COPIES_PER_ATTEMPT * len(attempts)) if short else []
-            pool.submit(slot, attempts, copies)
-            started = pool.new_processes()
-            if started:
-                self._store.note_processes(started, pid_namespace())
+        # With short nodes the time of this process is what is scarce.
+        if self._copier is not None and self._state.expected_seconds(slot) <= _SHORT_SECONDS:
+            self._copier.give_copies(slot, store.copies_for(slot, _COPIES_PER_ATTEMPT * len(attempts)))
+        pool.submit(slot, attempts)
 
     def _commit(self, nodes: Sequence[int]) -> None:
         if not nodes:

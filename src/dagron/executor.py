@@ -7,7 +7,7 @@ import math
 import os
 import time
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,18 +31,21 @@ from dagron.graph import DAG
 from dagron.interrupts import Interrupts
 from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult, NodeResults, NodeStatus
 from dagron.results.trace import ExecutionTrace
-from dagron.state import Phase, RunState
+from dagron.state import Phase, Policy, RunState
 from dagron.task import Task, check_seconds, check_task_options, check_timeout, parse_bytes
 from dagron.workers.cores import available_cpus, can_pin, spread_cpus
 
 if TYPE_CHECKING:
     from dagron.checkpoint.digests import Digests
     from dagron.coordinator import CancelEvent, Coordinator
-    from dagron.workers.pool import WorkerPool
+    from dagron.workers.pool import Features, WorkerPool
 
 __all__ = ["CheckpointExecutor"]
 
 logger = logging.getLogger("dagron")
+
+_NAMES_SHOWN = 8
+"""Nodes that a warning names: as many as an error does."""
 
 Tasks = Mapping[str, Callable[..., Any] | Task[Any]]
 
@@ -75,8 +78,8 @@ class CheckpointExecutor:
         max_workers: Worker processes, each running one task at a time. Default: the processors of this process.
         durability: `"power"`: what is committed survives a loss of power. `"process"`: it survives the end of every
             process, also by `kill -9`, and the flushes are saved.
-        pool: `"process"`, or `"inline"` to run the tasks one by one in this thread, for debuggers; nothing is killed
-            then, so timeouts and memory limits do not work.
+        pool: `"process"`, or `"inline"` to run the tasks one by one in this thread, for debuggers; nothing can be
+            killed then, and a warning names the nodes whose timeout or memory limit is not kept.
         retries: Further attempts for a node that failed, where its `Task` does not say.
         retry_delay: Seconds before the first further attempt; doubled for each one after it, with up to 25 % jitter.
         retry_on: Which exceptions are worth a further attempt. A lost worker and a timeout always are.
@@ -297,7 +300,7 @@ class CheckpointExecutor:
         trace = ExecutionTrace(self._n_slots(), time.time()) if self._enable_tracing else None
         defaults = Defaults(self._retries, self._retry_delay, self._retry_on, self._timeout, self._memory_limit)
         store = self._store()
-        pool = _LazyPool(lambda: self._start_pool(store.digests))
+        pool = _LazyPool(lambda: self._start_pool(store.digests, interrupts))
         with Interrupts() as interrupts:
             try:
                 if fresh and len(dag):
@@ -306,6 +309,8 @@ class CheckpointExecutor:
                     pool()
                 with interrupts.allowed():
                     plan = plan_run(dag, tasks, defaults)
+                features = self._features()
+                _warn_of_limits(dag, plan.policies, features)
                 store.open()
                 _end_leftovers(store)
                 previous = store.view
@@ -336,7 +341,8 @@ class CheckpointExecutor:
                     consumes=partial(plan.consumes, dag),
                     restored=restore.restored,
                     held=restore.held,
-                    batching=self._pool == "process",
+                    batching=features.batches,
+                    max_batches=features.max_batches,
                     recorded_seconds=recorded_seconds,
                 )
                 observer = self._observer()
@@ -373,13 +379,18 @@ class CheckpointExecutor:
     def _n_slots(self) -> int:
         return 1 if self._pool == "inline" else self._max_workers
 
-    def _start_pool(self, digests: Digests) -> WorkerPool:
+    def _features(self) -> Features:
+        from dagron.workers.pool import InlinePool, ProcessPool
+
+        return InlinePool.features if self._pool == "inline" else ProcessPool.features
+
+    def _start_pool(self, digests: Digests, interrupts: Interrupts) -> WorkerPool:
         from dagron.workers.child import WorkerSetup
         from dagron.workers.pool import InlinePool, ProcessPool
 
         setup = WorkerSetup(str(self._path), digests, self._durability == "power")
         if self._pool == "inline":
-            return InlinePool(setup)
+            return InlinePool(setup, interrupts.allowed)
         setup = setup._replace(n_threads=max(1, len(available_cpus()) // self._max_workers))
         if self._pin_cpus:
             setup = setup._replace(cpus=tuple(spread_cpus()[: self._max_workers]))
@@ -445,6 +456,17 @@ class CheckpointExecutor:
             restored=state.n_restored,
             trace=trace,
         )
+
+
+def _warn_of_limits(dag: DAG, policies: Sequence[Policy], features: Features) -> None:
+    """Warn of limits that the engine cannot keep. Not an error: whoever looks for a fault need not change the tasks."""
+    different = set(policies)
+    for option, is_kept in (("timeout", features.kills), ("memory_limit", features.observes_memory)):
+        if is_kept or all(getattr(policy, option) is None for policy in different):
+            continue
+        limited = [dag.name_of(node) for node, policy in enumerate(policies) if getattr(policy, option) is not None]
+        shown = ", ".join(map(repr, limited[:_NAMES_SHOWN])) + (" ..." if len(limited) > _NAMES_SHOWN else "")
+        logger.warning("%s is not kept where nothing can be killed; of these nodes: %s", option, shown)
 
 
 class _LazyPool:

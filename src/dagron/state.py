@@ -23,7 +23,7 @@ Invariants, numbered as in the tests:
 3.  A node becomes COMPLETED, FAILED or TIMED_OUT only after the event that says that this was committed.
 4.  `pending[n]` is the number of parents of `n` that are not settled, for every WAITING `n`.
 5.  The run is finished if and only if every node is settled, no slot has work, and nothing is being committed.
-6.  A slot has at most `MAX_BATCHES` batches.
+6.  A slot has at most `max_batches` batches.
 7.  An exclusive node is in a slot only while no other node is in any.
 8.  A slot that could work is empty beside a ready node only while a completed node is being committed, or because one
     of the two is exclusive.
@@ -70,8 +70,6 @@ from dagron.events import (
 from dagron.ready import BATCH_SECONDS, ReadyNodes
 
 __all__ = ["Graph", "Phase", "Policy", "RunState"]
-
-MAX_BATCHES = 2
 
 COMMITS_WORTH_WAITING = 20
 """A slot waits for a commit that makes a more urgent node ready, instead of taking one that lasts so many commits."""
@@ -162,6 +160,7 @@ class RunState:
         held: Nodes with a commit that applies unless one of their parents changes; with each, the parents that had
             failed when it ran.
         batching: Whether a batch may have more than one node.
+        max_batches: How many batches a slot may have; by default one that runs and one behind it.
         recorded_seconds: How long each node took in an earlier run, NaN where that is not known; None if nowhere.
         rng: For the jitter of retries.
 
@@ -187,6 +186,7 @@ class RunState:
         restored: Sequence[int] = (),
         held: Mapping[int, Sequence[int]] | None = None,
         batching: bool = True,
+        max_batches: int = 2,
         recorded_seconds: Sequence[float] | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -200,6 +200,7 @@ class RunState:
         self.committing = 0
         self.cancelled = False
         self.timed_out = False
+        self._max_batches = max_batches
         self._policies = policies
         self._fail_fast = fail_fast
         self._consumes = consumes
@@ -594,7 +595,7 @@ class RunState:
         # Idle slots first, so that two ready nodes never queue up in one slot beside an idle one; then the slot that is
         # expected to be idle next.
         n_kept_free = self._n_worth_waiting()
-        for depth in range(MAX_BATCHES):
+        for depth in range(self._max_batches):
             order: Sequence[int] = range(len(slots))
             if depth:
                 order = sorted(order, key=lambda index: slots[index].estimate)
@@ -672,7 +673,7 @@ class RunState:
                 self._require(4, self.pending[node] == sum(not settled[parent] for parent in parents))
         self._require(5, self.unsettled == settled.count(False))
         self._require(5, self.finished == (all(settled) and not in_slots and not self.committing))
-        self._require(6, all(len(slot.batches) <= MAX_BATCHES for slot in self.slots))
+        self._require(6, all(len(slot.batches) <= self._max_batches for slot in self.slots))
         self._require(7, len(in_slots) == 1 or self._exclusive.isdisjoint(in_slots))
         empty = any(not slot.batches and slot.kill is None for slot in self.slots)
         self._require(8, not empty or not self._ready or bool(self._completing) or self._must_wait())

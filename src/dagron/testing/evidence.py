@@ -34,8 +34,8 @@ from dagron.checkpoint.format import Commit
 from dagron.checkpoint.names import JOURNAL, LOCK, META
 from dagron.checkpoint.view import read_view
 from dagron.errors import CheckpointDamagedError, DagronError
-from dagron.state import MAX_BATCHES
 from dagron.testing.job import LONG
+from dagron.workers.board import MAX_BATCHES
 
 __all__ = [
     "Clearing",

@@ -1,7 +1,7 @@
 """A small piece of memory that a slot's worker writes and the coordinator reads, also after the worker's death.
 
 Layout: a head, then two halves of `HALF_BYTES`. A batch uses the half of its number's parity, so that the coordinator
-reads one while the worker fills the other; at most two batches of a slot are outstanding. In a half, outcomes follow
+reads one while the worker fills the other; a slot has at most `MAX_BATCHES` batches. In a half, outcomes follow
 one another, each behind its length. The worker writes an outcome first and counts it afterwards, so what is counted is
 whole, whenever the worker dies.
 """
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from dagron.workers.capture import memory_file
 
-__all__ = ["HALF_BYTES", "MAX_OUTCOME_BYTES", "Board", "Running"]
+__all__ = ["HALF_BYTES", "MAX_BATCHES", "MAX_OUTCOME_BYTES", "Board", "Running"]
 
 HALF_BYTES = 1024 * 1024
 """Pages that nothing is written to cost nothing."""
@@ -27,9 +27,12 @@ MAX_OUTCOME_BYTES = 192 * 1024
 _HEAD_BYTES = 128
 _RUNNING = struct.Struct("<QdQQQ")  # the node and 1, 0 for none; the rest as in `Running`
 _COUNT = struct.Struct("<QII")  # batch, outcomes, bytes used
-_COUNT_AT = (48, 64)
+_COUNT_AT = (48, 64)  # behind `_RUNNING`, one for each half
 _LENGTH = struct.Struct("<I")
-_SIZE = _HEAD_BYTES + 2 * HALF_BYTES
+MAX_BATCHES = len(_COUNT_AT)
+"""Batches that a slot may have at a time: each has a half for itself until the coordinator has read it."""
+
+_SIZE = _HEAD_BYTES + MAX_BATCHES * HALF_BYTES
 
 
 class Running(NamedTuple):

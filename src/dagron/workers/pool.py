@@ -14,14 +14,16 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import NamedTuple, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from dagron.crossing.parts import Part, ReceivedParts
 from dagron.errors import WorkerStartError
 from dagron.figures import NO_FIGURES, Figures
-from dagron.workers.board import Board
+from dagron.workers.board import MAX_BATCHES, Board
 from dagron.workers.capture import Capture
 from dagron.workers.channel import Channel
 from dagron.workers.child import (
@@ -36,9 +38,21 @@ from dagron.workers.child import (
     unpack_outcome,
 )
 from dagron.workers.context import Server, SlotContext, exit_status
-from dagron.workers.processes import tree_bytes
+from dagron.workers.processes import pid_namespace, tree_bytes
 
-__all__ = ["InlinePool", "Lost", "Observed", "ProcessPool", "Returned", "WorkerPool"]
+__all__ = [
+    "Copied",
+    "Features",
+    "Happened",
+    "InlinePool",
+    "Lost",
+    "Observed",
+    "ProcessPool",
+    "Returned",
+    "Spawned",
+    "TakesCopies",
+    "WorkerPool",
+]
 
 _MAX_IDLE_DEATHS = 3
 """Workers of a slot that may die one after the other without having run anything, before the run gives up."""
@@ -48,26 +62,67 @@ _GOODBYE_SECONDS = 0.5
 """How long idle workers may take to end by themselves when the run is over."""
 
 
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What an engine can do; known before it is started.
+
+    Attributes:
+        kills: Whether an attempt that runs can be killed, as timeouts demand.
+        observes_memory: Whether the memory of what runs can be seen, as memory limits demand.
+        batches: Whether several attempts may go to a slot in one batch.
+        max_batches: How many batches a slot may have at a time.
+        max_slots: How many slots there can be; None for as many as are asked for.
+    """
+
+    kills: bool
+    observes_memory: bool
+    batches: bool
+    max_batches: int
+    max_slots: int | None = None
+
+
 class Returned(NamedTuple):
-    """A batch is done.
+    """The oldest batch of a slot is done.
 
     Attributes:
         slot: Where.
         outcomes: Of its attempts.
         unstarted: Nodes whose attempts were not begun.
-        n_copied: Copies of those given to the slot that its worker has written since it was last told.
-        copies_refused: Whether it could not write one; it will write no more.
     """
 
     slot: int
     outcomes: list[Outcome]
     unstarted: list[int]
-    n_copied: int = 0
-    copies_refused: bool = False
+
+
+class Spawned(NamedTuple):
+    """Processes were started on this machine. Recorded, so that they can be ended whatever becomes of their guardian.
+
+    Attributes:
+        processes: Process ids and `created_at`.
+        namespace: Where the process ids mean this.
+    """
+
+    processes: dict[int, float]
+    namespace: str
+
+
+class Copied(NamedTuple):
+    """What became of copies that a slot was given; see `TakesCopies`.
+
+    Attributes:
+        slot: Where.
+        n: How many of them, the oldest first, were written since this was told last.
+        refused: Whether one could not be written; no more will be.
+    """
+
+    slot: int
+    n: int
+    refused: bool
 
 
 class Lost(NamedTuple):
-    """The worker of a slot is dead; the slot takes new batches.
+    """What made the attempts of a slot is gone, with all that the slot had; the slot takes new batches.
 
     Attributes:
         slot: Where.
@@ -106,28 +161,35 @@ class Observed(NamedTuple):
     before_bytes: int = 0
 
 
+Happened = Returned | Lost | Spawned | Copied
+
+
 class WorkerPool(Protocol):
-    """What the coordinator needs of whatever makes attempts. Used from one thread."""
+    """What the coordinator needs of whatever makes attempts. Used from one thread.
 
+    Attributes:
+        features: What it can do.
+        n_slots: How many slots it has.
+    """
+
+    features: Features
     n_slots: int
-    runs_here: bool
-    """Whether attempts are made in the calling thread, within `submit`."""
 
-    def submit(self, slot: int, attempts: Sequence[Attempt], copies: Sequence[tuple[str, bytes, bool]] = ()) -> None:
-        """Make attempts one after another in a slot, behind what it has already.
+    def submit(self, slot: int, attempts: Sequence[Attempt]) -> None:
+        """Make attempts one after another in a slot, behind what it has already. Does not wait for them.
 
         Args:
-            slot: The slot.
+            slot: The slot; it has fewer than `max_batches` batches.
             attempts: At least one.
-            copies: What its worker is to write once these have ended: arguments of `Directory.write_view`.
         """
         ...
 
-    def wait(self, timeout_seconds: float | None) -> list[Returned | Lost]:
+    def wait(self, timeout_seconds: float | None) -> list[Happened]:
         """Wait until something happened, at most this long, and return what did.
 
-        A `Lost` is returned alone: it tells about all that the slot has, and whatever else happens may bring the slot
-        another batch. It comes first, however much has returned.
+        The batches of a slot return in the order in which they were submitted. A `Lost` is returned alone: it tells
+        about all that the slot has, and whatever else happens may bring the slot another batch. It comes first, however
+        much has returned.
         """
         ...
 
@@ -161,16 +223,29 @@ class WorkerPool(Protocol):
         """Yield what workers have written, with the descriptor, 1 or 2, that it was written to."""
         ...
 
-    def new_processes(self) -> dict[int, float]:
-        """Return the processes that were started since this was asked last: process id and `created_at`."""
-        ...
-
     def stop(self) -> None:
         """End all workers and everything below them; nothing is left when it returns. `output` may be called still."""
         ...
 
     def close(self) -> None:
         """Stop, and let go of everything. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class TakesCopies(Protocol):
+    """An engine whose workers write copies of small results beside the attempts that they make.
+
+    Only where workers share the directory of the checkpoint, and the coordinator's time is what is scarce.
+    """
+
+    def give_copies(self, slot: int, copies: Sequence[tuple[str, bytes, bool]]) -> None:
+        """Let a slot write copies behind the batch that it is given next; a `Copied` tells of them later.
+
+        Args:
+            slot: The slot.
+            copies: Arguments of `Directory.write_view`.
+        """
         ...
 
 
@@ -185,6 +260,7 @@ class _Slot:
         self.context: SlotContext | None = None
         self.channel: Channel | None = None
         self.outstanding: deque[tuple[int, list[int], int]] = deque()  # batch, its nodes, copies that came with it
+        self.copies: Sequence[tuple[str, bytes, bool]] = ()  # for the next batch
         self.n_copying = 0
         self.known: set[int] = set()
         self.n_batches = 0
@@ -207,7 +283,7 @@ class ProcessPool:
         WorkerStartError: The server of the workers cannot be started.
     """
 
-    runs_here = False
+    features = Features(kills=True, observes_memory=True, batches=True, max_batches=MAX_BATCHES)
 
     def __init__(self, n_slots: int, setup: WorkerSetup, kill_grace_seconds: float = 0.0) -> None:
         self.n_slots = n_slots
@@ -231,13 +307,19 @@ class ProcessPool:
         self._server = Server()
         self._gone: list[Server] = []  # killed ones, of which threads may know
 
-    def submit(self, slot: int, attempts: Sequence[Attempt], copies: Sequence[tuple[str, bytes, bool]] = ()) -> None:
+    def give_copies(self, slot: int, copies: Sequence[tuple[str, bytes, bool]]) -> None:
+        """Let the worker of a slot write copies behind the batch that the slot is given next."""
+        self._slots[slot].copies = copies
+
+    def submit(self, slot: int, attempts: Sequence[Attempt]) -> None:
         """Make attempts one after another in a slot, behind what it has already.
 
         Raises:
             WorkerStartError: Several workers in a row have died without having run anything.
         """
         state = self._slots[slot]
+        assert len(state.outstanding) < MAX_BATCHES, "each batch has a half of the board for itself"
+        copies, state.copies = state.copies, ()
         state.n_batches += 1
         number = state.n_batches
         batch = []
@@ -299,11 +381,14 @@ class ProcessPool:
         self._ends.append((slot, generation))
         self.wake()
 
-    def wait(self, timeout_seconds: float | None) -> list[Returned | Lost]:
+    def wait(self, timeout_seconds: float | None) -> list[Happened]:
         """Wait until something happened, at most this long, and return what did."""
+        if self._server.untold:
+            spawned, self._server.untold = self._server.untold, {}
+            return [Spawned(spawned, pid_namespace())]
         lost = self._next_lost()
         if lost is None:
-            happened: list[Returned | Lost] = []
+            happened: list[Happened] = []
             ready = self._poll.poll(None if timeout_seconds is None else timeout_seconds * 1000)
             self._take_all(ready, happened)
             if happened:
@@ -319,7 +404,7 @@ class ProcessPool:
                 return self._lost(slot)
         return None
 
-    def _take_all(self, ready: Sequence[tuple[int, int]], happened: list[Returned | Lost]) -> None:
+    def _take_all(self, ready: Sequence[tuple[int, int]], happened: list[Happened]) -> None:
         for fd, events in ready:
             if fd == self._wake_read:
                 _drain(fd)
@@ -336,7 +421,7 @@ class ProcessPool:
                 for number, copies_refused in reports:
                     self._take(slot, number, copies_refused, happened)
 
-    def _take(self, slot: _Slot, number: int, copies_refused: bool, happened: list[Returned | Lost]) -> None:
+    def _take(self, slot: _Slot, number: int, copies_refused: bool, happened: list[Happened]) -> None:
         if slot.kill_requested:
             # Told with the end of the worker, which is what decides: the kill may have made this outcome.
             slot.n_returned += 1
@@ -351,7 +436,9 @@ class ProcessPool:
         n_copied, slot.n_copying = slot.n_copying, n_copies
         if copies_refused:
             n_copied = slot.n_copying = 0
-        happened.append(Returned(slot.index, outcomes, nodes[len(outcomes) :], n_copied, copies_refused))
+        if n_copied or copies_refused:
+            happened.append(Copied(slot.index, n_copied, copies_refused))
+        happened.append(Returned(slot.index, outcomes, nodes[len(outcomes) :]))
 
     def _lost(self, slot: _Slot) -> Lost:
         """Bury the worker of a slot; the next batch gets a new one."""
@@ -378,6 +465,7 @@ class ProcessPool:
         else:
             running = None  # it had noted the outcome, and not yet what comes next
         slot.outstanding.clear()
+        slot.copies = ()
         slot.n_copying = 0
         slot.known.clear()
         slot.idle_deaths = slot.idle_deaths + 1 if running is None and not outcomes and not slot.kill_requested else 0
@@ -471,11 +559,6 @@ class ProcessPool:
                 for data in capture.lines(ended=ended):
                     yield fd, data
 
-    def new_processes(self) -> dict[int, float]:
-        """Return the processes that were started since this was asked last: process id and `created_at`."""
-        new, self._server.untold = self._server.untold, {}
-        return new
-
     def stop(self) -> None:
         """End all workers and everything below them; nothing is left when it returns."""
         if os.getpid() != self._owner:
@@ -559,30 +642,42 @@ def _drain(fd: int) -> None:
 
 
 class InlinePool:
-    """One slot that makes its attempts in the calling thread, for debuggers. Cannot kill."""
+    """One slot that makes its attempts in the calling thread, within `wait`, for debuggers. Cannot kill.
 
-    runs_here = True
+    Args:
+        setup: What a worker has to know.
+        around: Entered while an attempt is made.
+    """
 
-    def __init__(self, setup: WorkerSetup) -> None:
+    features = Features(kills=False, observes_memory=False, batches=False, max_batches=1, max_slots=1)
+
+    def __init__(self, setup: WorkerSetup, around: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
         self.n_slots = 1
         self._setup = setup
-        self._happened: list[Returned | Lost] = []
+        self._around = around
+        self._batches: deque[Sequence[Attempt]] = deque()
+        self._lost: list[Happened] = []
 
-    def submit(self, slot: int, attempts: Sequence[Attempt], copies: Sequence[tuple[str, bytes, bool]] = ()) -> None:
-        """Make the attempts now; takes no copies, as whoever calls can write them as well.
+    def submit(self, slot: int, attempts: Sequence[Attempt]) -> None:
+        """Keep a batch for the next `wait`: what is done must not wait for the end of what comes next."""
+        self._batches.append(attempts)
+
+    def wait(self, timeout_seconds: float | None) -> list[Happened]:
+        """Run the oldest batch and return its outcomes; wait only if there is none.
 
         Raises:
             KeyboardInterrupt: From the user, as anywhere in this thread.
         """
-        outcomes = [make_attempt(attempt, _load_task, self._setup, interruptible=True) for attempt in attempts]
-        self._happened.append(Returned(slot, outcomes, []))
-
-    def wait(self, timeout_seconds: float | None) -> list[Returned | Lost]:
-        """Return what happened; waits only if nothing did."""
-        if not self._happened and timeout_seconds:
-            time.sleep(timeout_seconds)
-        happened, self._happened = self._happened, []
-        return happened
+        if self._lost:
+            lost, self._lost = self._lost, []
+            return lost
+        if not self._batches:
+            time.sleep(timeout_seconds or 0.0)
+            return []
+        batch = self._batches.popleft()
+        with self._around():
+            outcomes = [make_attempt(attempt, _load_task, self._setup, interruptible=True) for attempt in batch]
+        return [Returned(0, outcomes, [])]
 
     def wake(self) -> None:
         """Do nothing: `wait` has nothing to wait for."""
@@ -591,7 +686,10 @@ class InlinePool:
         """Do nothing."""
 
     def kill(self, slot: int, *, at_once: bool = False) -> None:
-        """Do nothing: whatever ran in this thread has ended."""
+        """Drop what has not begun; nothing runs while this is called."""
+        unstarted = [attempt.node for batch in self._batches for attempt in batch]
+        self._batches.clear()
+        self._lost.append(Lost(slot, [], None, unstarted, None, NO_FIGURES, NOTHING_PRINTED))
 
     def observe(self, slot: int, memory_limit: int | None = None) -> Observed:
         """Return that nothing runs."""
@@ -600,10 +698,6 @@ class InlinePool:
     def output(self) -> Iterator[tuple[int, bytes]]:
         """Yield nothing: what is written here goes where everything goes."""
         return iter(())
-
-    def new_processes(self) -> dict[int, float]:
-        """Return nothing."""
-        return {}
 
     def stop(self) -> None:
         """Do nothing."""
