@@ -27,6 +27,7 @@ from dagron.checkpoint.format import Commit
 from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 from dagron.checkpoint.view import JOURNAL, LOCK, META
+from dagron.figures import Figures
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 OURS = {JOURNAL, LOCK, META}
@@ -761,7 +762,7 @@ def restored_by_a_run_that_is_killed(directory, nodes):
 def small(name, value):
     data = pickle.dumps(value, 5)
     digest = Digests().of(data)
-    commit = Commit(name, Storage.INLINE, 0, 1, len(data), digest, bytes(16), 1.0, 0.5, 0.25, 4096, ())
+    commit = Commit(name, Storage.INLINE, 0, 1, len(data), digest, bytes(16), Figures(1.0, 0.5, 0.25, 0.0, 4096))
     return PendingCommit(commit, data, "")
 
 

@@ -22,6 +22,7 @@ from dagron.checkpoint.names import JOURNAL, LOCK, META
 from dagron.checkpoint.store import CheckpointStore, boot_id
 from dagron.checkpoint.view import read_view
 from dagron.cli.verbs.status import checkpoint_status, shown_status
+from dagron.figures import Figures
 
 CHAIN = DAG.builder().add_edges([("small", "large"), ("large", "end")]).build()
 MANY_BYTES = 2**26
@@ -318,8 +319,8 @@ def test_a_record_with_absurd_fields_is_damage_or_does_no_harm(ckpt, tmp_path, k
 @pytest.mark.parametrize(
     "changed",
     [
-        *({"duration_seconds": seconds} for seconds in (float("inf"), float("nan"), -1e300, 1e300)),
-        *({"started_unix": seconds} for seconds in (float("inf"), float("nan"), -1e300, 1e300)),
+        *({"figures": Figures(1.0, seconds)} for seconds in (float("inf"), float("nan"), -1e300, 1e300)),
+        *({"figures": Figures(seconds, 0.0)} for seconds in (float("inf"), float("nan"), -1e300, 1e300)),
         *({"size": size} for size in (0, 1, 2**63)),
         *({"storage": storage} for storage in (0, 7, 255)),
         *({"name": name} for name in ("", "../x", "_meta", "x" * 70_000)),

@@ -26,6 +26,7 @@ from dagron.checkpoint.format import (
     scan,
 )
 from dagron.checkpoint.storage import Storage
+from dagron.figures import Figures
 
 ID = bytes(range(16))
 DIGEST = bytes(range(100, 132))
@@ -44,10 +45,7 @@ def commit_of(name="a", data=b"", **fields):
         "size": len(data),
         "digest": blake3(data).digest(),
         "fingerprint": FINGERPRINT,
-        "started_unix": 1.0,
-        "duration_seconds": 0.5,
-        "cpu_seconds": 0.25,
-        "peak_rss_bytes": 4096,
+        "figures": Figures(1.0, 0.5, 0.25, 0.0, 4096),
     }
     return Commit(name, **{**defaults, **fields})
 
@@ -159,7 +157,7 @@ GOLDEN_KEYED = bytes.fromhex(  # the key is b"key"
 # fmt: on
 
 DIGEST_42 = blake3(pickle.dumps(42, 5)).digest()
-COMMITTED_A = Commit("a", Storage.INLINE, 3, 2, 5, DIGEST_42, FINGERPRINT, 1.0, 0.5, 0.25, 4096, system_seconds=0.125)
+COMMITTED_A = Commit("a", Storage.INLINE, 3, 2, 5, DIGEST_42, FINGERPRINT, Figures(1.0, 0.5, 0.25, 0.125, 4096))
 COMMITTED_B = Commit(
     "b/é",
     Storage.FILE,
@@ -168,16 +166,12 @@ COMMITTED_B = Commit(
     10**6,
     DIGEST,
     FINGERPRINT,
-    2.0,
-    3.0,
-    4.0,
-    2**33,
+    Figures(2.0, 3.0, 4.0, 1.5, 2**33),
     ("x", "y"),
     -1,
     "B.pkl",
     "_dagron-0.tmp",
     1,
-    system_seconds=1.5,
 )
 
 
@@ -278,11 +272,7 @@ commits = st.builds(
     size=st.integers(0, 2**64 - 1),
     digest=st.binary(min_size=32, max_size=32),
     fingerprint=st.binary(min_size=16, max_size=16),
-    started_unix=times,
-    duration_seconds=times,
-    cpu_seconds=times,
-    system_seconds=times,
-    peak_rss_bytes=st.integers(0, 2**64 - 1),
+    figures=st.builds(Figures, times, times, times, times, st.integers(0, 2**64 - 1)),
     without=st.lists(any_text, max_size=4).map(tuple),
     payload_offset=st.just(-1),
     special_name=st.sampled_from(["", "a%^1.pkl"]),

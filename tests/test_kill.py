@@ -197,7 +197,7 @@ class TestJob:
 
 
 def commit(name, result=b"r"):
-    return Commit(name, Storage.INLINE, 0, 1, len(result), digest_of(result), b"", 0.0, 0.0, 0.0, 0)
+    return Commit(name, Storage.INLINE, 0, 1, len(result), digest_of(result), b"")
 
 
 def digest_of(result):

@@ -31,6 +31,7 @@ from dagron.checkpoint.format import Commit
 from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 from dagron.checkpoint.view import JOURNAL, META
+from dagron.figures import Figures
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the model knows the calls of Linux")
 
@@ -202,7 +203,7 @@ class Life:
     def _pending(self, name, value, *, is_large):
         storage = Storage.FILE if is_large else Storage.INLINE
         digest = self.store.digests.of(value)
-        commit = Commit(name, storage, 0, 1, len(value), digest, bytes(16), 1.0, 0.5, 0.25, 4096)
+        commit = Commit(name, storage, 0, 1, len(value), digest, bytes(16), Figures(1.0, 0.5, 0.25, 0.0, 4096))
         if not is_large:
             return PendingCommit(commit, value, "")
         temp = TempFile(self.path)

@@ -12,6 +12,7 @@ import dagron
 from dagron.checkpoint.format import Commit
 from dagron.checkpoint.history import History, RunHistory
 from dagron.checkpoint.view import View
+from dagron.figures import Figures
 from dagron.report.build import build_report
 from dagron.report.render import render
 
@@ -35,7 +36,7 @@ def no_process_is_left():
 
 
 def commit(name, slot, start, seconds):
-    return Commit(name, 0, slot, 1, 100, b"", b"", start, seconds, seconds * 0.8, 2**25)
+    return Commit(name, 0, slot, 1, 100, b"", b"", Figures(start, seconds, seconds * 0.8, 0.0, 2**25))
 
 
 def report_of(dag, failures=(), *, seconds=0.5, n_slots=4):
@@ -45,8 +46,8 @@ def report_of(dag, failures=(), *, seconds=0.5, n_slots=4):
     kept = [name for name in dag.topological_order() if name not in left_out]
     commits = [commit(name, i % n_slots, 1e9 + i // n_slots * seconds, seconds) for i, name in enumerate(kept)]
     half = len(commits) // 2
-    middle = commits[half].started_unix
-    end = commits[-1].started_unix + 2 * seconds
+    middle = commits[half].figures.started_unix
+    end = commits[-1].figures.started_unix + 2 * seconds
     first = RunHistory({"at": 1e9, "slots": n_slots}, commits=commits[:half], updated_unix=middle)
     second = RunHistory({"at": middle, "slots": n_slots}, {"at": end}, commits[half:], list(failed.values()))
     second.updated_unix = end

@@ -26,7 +26,7 @@ DIAMOND = DAG(list("abcd"), pairs("ab", "ac", "bd", "cd"))
 
 def commit(dag, name, without=()):
     """What a node of `dag` left when it completed while the parents `without` were failed."""
-    return Commit(name, 0, 0, 1, 0, b"", dag.parents_fingerprint(dag.index_of(name)), 0.0, 0.0, 0.0, 0, tuple(without))
+    return Commit(name, 0, 0, 1, 0, b"", dag.parents_fingerprint(dag.index_of(name)), without=tuple(without))
 
 
 def plan(dag, completed, *, before=None, stale=(), without=None, same_structure=None):

@@ -28,6 +28,7 @@ from dagron.checkpoint.format import Commit, Kind, RecordWriter
 from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 from dagron.checkpoint.view import JOURNAL, LOCK, META, read_view
+from dagron.figures import Figures
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 OUR_OWN = {JOURNAL, LOCK, META}
@@ -61,7 +62,7 @@ def digest(data, key=None):
 
 def commit_fields(name, data, storage, without=(), key=None):
     digested = digest(data, key)
-    return Commit(name, storage, 0, 1, len(data), digested, FINGERPRINT, 1.0, 0.5, 0.25, 4096, without)
+    return Commit(name, storage, 0, 1, len(data), digested, FINGERPRINT, Figures(1.0, 0.5, 0.25, 0.0, 4096), without)
 
 
 def small(name, value, **options):
@@ -1362,13 +1363,15 @@ import pickle, sys
 from pathlib import Path
 from blake3 import blake3
 from dagron.checkpoint.format import Commit
+from dagron.figures import Figures
 from dagron.checkpoint.storage import Storage
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
 
 def small(name, value):
     data = pickle.dumps(value)
     digest = blake3(data).digest()
-    return PendingCommit(Commit(name, 0, 0, 1, len(data), digest, bytes(16), 1.0, 0.5, 0.25, 4096), data, "")
+    commit = Commit(name, 0, 0, 1, len(data), digest, bytes(16), Figures(1.0, 0.5, 0.25, 0.0, 4096))
+    return PendingCommit(commit, data, "")
 
 def opened():
     store = CheckpointStore(Path(sys.argv[1]), durability="process")

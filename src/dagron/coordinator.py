@@ -402,7 +402,7 @@ class Coordinator:
         doubtful: set[str] = set()
         for node in nodes:
             slot, outcome = self._outcomes.pop(node)
-            blob, figures = outcome.blob, outcome.figures
+            blob = outcome.blob
             assert blob is not None
             commit = fmt.Commit(
                 dag.name_of(node),
@@ -412,12 +412,8 @@ class Coordinator:
                 blob.size,
                 blob.digest,
                 dag.parents_fingerprint(node),
-                figures.started_unix,
-                figures.duration_seconds,
-                figures.cpu_seconds,
-                figures.peak_rss_bytes,
+                outcome.figures,
                 tuple(dag.name_of(parent) for parent in state.parents_without_result(node)),
-                system_seconds=figures.system_seconds,
             )
             in_doubt = state.is_in_doubt(node)
             if in_doubt:

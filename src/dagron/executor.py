@@ -27,6 +27,7 @@ from dagron.checkpoint.view import (
 )
 from dagron.checkpoint.view import signing_key as key_of_environment
 from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError, OptionError
+from dagron.figures import Figures
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts
 from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult, NodeResults, NodeStatus
@@ -418,10 +419,8 @@ class CheckpointExecutor:
             commit = store.commit_of(name)
             if result.status is NodeStatus.COMPLETED and commit is not None:
                 result.attempts = commit.attempts
-                result.started_unix = commit.started_unix
-                result.duration_seconds = commit.duration_seconds
-                result.cpu_seconds, result.system_seconds = commit.cpu_seconds, commit.system_seconds
-                result.peak_rss_bytes = commit.peak_rss_bytes
+                for field, value in zip(Figures._fields, commit.figures, strict=True):
+                    setattr(result, field, value)
                 result.result_bytes = commit.size
                 result.slot = commit.slot
                 result._load = partial(store.load_committed, commit)
@@ -494,7 +493,7 @@ def _recorded_seconds(dag: DAG, view: View | None) -> array[float] | None:
     seconds = view.commits.seconds(dag.nodes)
     for name in view.stale:
         if name in dag and math.isnan(seconds[node := dag.index_of(name)]):
-            seconds[node] = view.stale[name].duration_seconds
+            seconds[node] = view.stale[name].figures.duration_seconds
     return seconds
 
 

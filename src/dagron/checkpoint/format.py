@@ -77,6 +77,7 @@ from typing import Any, NamedTuple
 from dagron.checkpoint.digests import CHECK_SIZE, Digests
 from dagron.checkpoint.names import plain_file_name
 from dagron.checkpoint.storage import Storage
+from dagron.figures import NO_FIGURES, Figures
 
 __all__ = [
     "FORMAT_VERSION",
@@ -154,10 +155,7 @@ class Commit(NamedTuple):
         size: Bytes of the pickled result.
         digest: Of the pickled result, see `Digests`.
         fingerprint: `DAG.parents_fingerprint` of the node when it ran.
-        started_unix: When the attempt began, in seconds since the epoch.
-        duration_seconds: How long the attempt took, including loading inputs and pickling the result.
-        cpu_seconds: User and system time of the worker during the attempt.
-        peak_rss_bytes: Peak resident memory of the worker up to the end of the attempt.
+        figures: What the attempt took.
         without: Parents that had failed when the node ran.
         payload_offset: Where the payload begins in the journal; -1 if it has none.
         special_name: The name of its file if it is not the plain one; else empty.
@@ -166,7 +164,6 @@ class Commit(NamedTuple):
             another one. A child whose record is older has taken another result. A result that was lost and made again
             keeps its number, so that its children stay as they are.
         sequence: The sequence number of this record; set by the reader.
-        system_seconds: The part of `cpu_seconds` that was spent in the system.
     """
 
     name: str
@@ -176,17 +173,13 @@ class Commit(NamedTuple):
     size: int
     digest: bytes
     fingerprint: bytes
-    started_unix: float
-    duration_seconds: float
-    cpu_seconds: float
-    peak_rss_bytes: int
+    figures: Figures = NO_FIGURES
     without: tuple[str, ...] = ()
     payload_offset: int = -1
     special_name: str = ""
     temp_name: str = ""
     since: int = 0
     sequence: int = 0
-    system_seconds: float = 0.0
 
     @property
     def is_special(self) -> bool:
@@ -311,11 +304,7 @@ def encode_commit(commit: Commit) -> bytes:
             commit.digest,
             commit.fingerprint,
             commit.since,
-            commit.started_unix,
-            commit.duration_seconds,
-            commit.cpu_seconds,
-            commit.system_seconds,
-            commit.peak_rss_bytes,
+            *commit.figures,
             len(name),
         )
         + name
@@ -348,9 +337,7 @@ def decode_commit(record: Record) -> Commit:
 
 def unpack_commit(body: bytes, payload_offset: int, sequence: int) -> Commit:
     """Read the body of a COMMITTED record with this number, whose payload stands there."""
-    storage, slot, attempts, size, digest, fingerprint, since, started, duration, cpu, system, rss, length = (
-        _COMMIT.unpack_from(body)
-    )
+    storage, slot, attempts, size, digest, fingerprint, since, *figures, length = _COMMIT.unpack_from(body)
     end = _COMMIT.size + length
     without: tuple[str, ...] = ()
     special = temp = ""
@@ -365,17 +352,13 @@ def unpack_commit(body: bytes, payload_offset: int, sequence: int) -> Commit:
         size,
         digest,
         fingerprint,
-        started,
-        duration,
-        cpu,
-        rss,
+        Figures(*figures),
         without,
         payload_offset if storage == _INLINE else -1,
         special,
         temp,
         since,
         sequence,
-        system,
     )
 
 

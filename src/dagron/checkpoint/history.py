@@ -56,7 +56,7 @@ class _Reader:
             commit = decode_commit(record)
             run = self._run
             run.commits.append(commit)
-            run.updated_unix = max(run.updated_unix, commit.started_unix + commit.duration_seconds)
+            run.updated_unix = max(run.updated_unix, commit.figures.ended_unix)
             return
         if record.kind == Kind.RUN_STARTED:
             fields = decode_json(record)

@@ -118,7 +118,7 @@ def _present(view: View, directory: Directory) -> PackedCommits:
 
 
 def _seconds(known: Mapping[str, Commit], name: str) -> float:
-    return known[name].duration_seconds if name in known else math.nan
+    return known[name].figures.duration_seconds if name in known else math.nan
 
 
 def _reason(name: str, view: View | None, commits: Mapping[str, Commit], outdated: set[str]) -> str:

@@ -140,18 +140,19 @@ def node_figures(view: View, dag: DAG | None, running: list[Now], now_unix: floa
 
 
 def _of_commit(commit: Commit, state: NodeState) -> NodeFigures:
+    figures = commit.figures
     return NodeFigures(
         commit.name,
         state,
         commit.attempts,
         commit.slot,
-        commit.started_unix,
-        commit.duration_seconds,
-        commit.cpu_seconds,
-        commit.peak_rss_bytes,
+        figures.started_unix,
+        figures.duration_seconds,
+        figures.cpu_seconds,
+        figures.peak_rss_bytes,
         commit.size,
-        system_seconds=commit.system_seconds,
-        ended_unix=commit.started_unix + commit.duration_seconds,
+        system_seconds=figures.system_seconds,
+        ended_unix=figures.ended_unix,
     )
 
 

@@ -138,7 +138,7 @@ def _attempts(runs: Sequence[RunHistory], position_of: dict[str, int]) -> list[A
 def _began(run: RunHistory) -> float:
     if "at" in run.fields:
         return float(run.fields["at"])
-    return min((commit.started_unix for commit in run.commits), default=run.updated_unix)
+    return min((commit.figures.started_unix for commit in run.commits), default=run.updated_unix)
 
 
 def _of_commit(run: int, began: float, node: int, commit: Commit) -> Attempt:
@@ -146,10 +146,10 @@ def _of_commit(run: int, began: float, node: int, commit: Commit) -> Attempt:
         run,
         node,
         commit.slot,
-        max(0.0, commit.started_unix - began),
-        commit.duration_seconds,
-        commit.cpu_seconds,
-        commit.peak_rss_bytes,
+        max(0.0, commit.figures.started_unix - began),
+        commit.figures.duration_seconds,
+        commit.figures.cpu_seconds,
+        commit.figures.peak_rss_bytes,
         commit.size,
         commit.attempts,
         NodeState.COMPLETED,
@@ -179,7 +179,7 @@ def _run(run: RunHistory, how: str) -> Run:
     fields = run.fields
     began = _began(run)
     slots = [commit.slot for commit in run.commits] + [int(failed.get("slot", -1)) for failed in run.failures]
-    seconds = [commit.duration_seconds for commit in run.commits]
+    seconds = [commit.figures.duration_seconds for commit in run.commits]
     seconds += [float(failed.get("seconds", 0.0)) for failed in run.failures]
     return Run(
         started_unix=began,
@@ -189,7 +189,7 @@ def _run(run: RunHistory, how: str) -> Run:
         n_completed=len(run.commits),
         n_failed=len(run.failures),
         busy_seconds=sum(seconds),
-        cpu_seconds=sum(commit.cpu_seconds for commit in run.commits)
+        cpu_seconds=sum(commit.figures.cpu_seconds for commit in run.commits)
         + sum(float(failed.get("cpu", 0.0)) for failed in run.failures),
         host=str(fields.get("host", "")),
         pid=int(fields.get("pid", 0)),

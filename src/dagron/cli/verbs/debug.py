@@ -140,7 +140,7 @@ def _recorded_end(view: View, name: str) -> str:
     if commit is None and (failure := view.failures.get(name)) is not None:
         return f"it failed with {shown_error(str(failure.get('type', '')), str(failure.get('message', '')))}"
     commit = commit or view.stale.get(name)
-    return "nothing; it has not run" if commit is None else f"it completed in {commit.duration_seconds:.3g} s"
+    return "nothing; it has not run" if commit is None else f"it completed in {commit.figures.duration_seconds:.3g} s"
 
 
 def _make(call: Call, view: View, *, post_mortem: bool) -> ExitCode:

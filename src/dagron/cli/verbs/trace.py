@@ -35,10 +35,10 @@ def trace_of(view: View) -> ExecutionTrace:
             commit.name,
             max(0, commit.slot),
             commit.attempts,
-            commit.started_unix,
-            commit.duration_seconds,
+            commit.figures.started_unix,
+            commit.figures.duration_seconds,
             "completed",
-            commit.cpu_seconds,
+            commit.figures.cpu_seconds,
             commit.size,
         )
         for commit in view.commits.values()
