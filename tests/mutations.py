@@ -47,7 +47,7 @@ MUTATIONS = [
     ),
     Mutation(
         "nothing",
-        "workers/child.py",
+        "engines/local/worker.py",
         "            self.copies_refused = True\n",
         "            pass\n",
         "tests/test_workers.py -k says_so_and_writes_no_more",
@@ -114,21 +114,21 @@ MUTATIONS = [
     # --- one death, one attempt
     Mutation(
         "death",
-        "workers/pool.py",
+        "engines/local/pool.py",
         "        return [] if lost is None else [lost]\n",
         "        self._take_all(self._poll.poll(0), more := [])\n        return [*more, *([lost] if lost else [])]\n",
         "tests/test_workers.py -k told_alone",
     ),
     Mutation(
         "death",
-        "workers/child.py",
+        "engines/local/worker.py",
         "board.attempt_started(attempt.node, time.monotonic(), stdout_from, stderr_from, rss_before)",
         "board.attempt_started(attempts[0][0], time.monotonic(), stdout_from, stderr_from, rss_before)",
         "tests/test_workers.py -k culprit",
     ),
     Mutation(
         "death",
-        "workers/child.py",
+        "engines/local/worker.py",
         "board.attempt_started(attempt.node, time.monotonic(), stdout_from, stderr_from, rss_before)",
         "board.attempt_started(attempt.node, time.monotonic(), 0, 0, rss_before)",
         "tests/test_capture.py -k last_lines_that_it_wrote",
@@ -143,7 +143,7 @@ MUTATIONS = [
     ),
     Mutation(
         "limits",
-        "workers/processes.py",
+        "engines/local/processes.py",
         "    return sum(_bytes_of(process, shared=False) for process in processes)\n",
         "    return resident\n",
         "tests/test_memory.py -k share",
@@ -158,21 +158,21 @@ MUTATIONS = [
     # --- nothing outlives the coordinator
     Mutation(
         "outlives",
-        "workers/server.py",
+        "engines/local/server.py",
         "            self.kill_everything()\n",
         "            pass\n",
         "tests/test_workers.py -k two_seconds",
     ),
     Mutation(
         "outlives",
-        "workers/server.py",
+        "engines/local/server.py",
         "    _prctl(_PR_SET_CHILD_SUBREAPER, 1)\n    with socket",
         "    with socket",
         "tests/test_kill.py -k thirty_kills",
     ),
     Mutation(
         "outlives",
-        "workers/leftovers.py",
+        "engines/local/leftovers.py",
         "processes.get(pid) == created",
         "pid in processes",
         "tests/test_leftovers.py -k another_process",

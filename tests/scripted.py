@@ -17,6 +17,8 @@ from typing import Any
 from dagron import DAG, ExecutionCallbacks
 from dagron.checkpoint.store import CheckpointStore
 from dagron.coordinator import Coordinator
+from dagron.engines.local.pool import InlinePool, Lost, Observed, Returned
+from dagron.engines.local.worker import NOTHING_PRINTED, Attempt, WorkerSetup
 from dagron.figures import Figures
 from dagron.interrupts import Interrupts
 from dagron.plan import Defaults, plan_run
@@ -24,8 +26,6 @@ from dagron.restore import RestorePlan, plan_restore
 from dagron.results.trace import ExecutionTrace
 from dagron.state import RunState
 from dagron.watch import Watch
-from dagron.workers.child import NOTHING_PRINTED, Attempt, WorkerSetup
-from dagron.workers.pool import InlinePool, Lost, Observed, Returned
 
 Script = Callable[["ScriptedPool"], Iterator[Sequence[Returned | Lost] | None]]
 

@@ -13,9 +13,9 @@ from dagron import DAG, CheckpointDamagedError, CheckpointExecutor, ExecutionCal
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.store import CheckpointStore
 from dagron.checkpoint.view import printed_by, read_view
+from dagron.engines.local import capture
+from dagron.engines.local.capture import Capture
 from dagron.output import last_lines
-from dagron.workers import capture
-from dagron.workers.capture import Capture
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 

@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from dagron.checkpoint.blobs import Blob
+from dagron.engines.local.channel import Channel, WorkerEnd
+from dagron.engines.local.worker import Fault, Outcome, OutcomeKind, pack_outcome, unpack_outcome
 from dagron.figures import Figures
-from dagron.workers.channel import Channel, WorkerEnd
-from dagron.workers.child import Fault, Outcome, OutcomeKind, pack_outcome, unpack_outcome
 
 
 class Raw:

@@ -29,7 +29,7 @@ SOURCES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 TREES = {module: ast.parse(path.read_text(encoding="utf-8")) for module, path in SOURCES.items()}
-WORKERS = {module for module in SOURCES if module.startswith("workers.")}
+WORKERS = {module for module in SOURCES if module.startswith("engines.local.")}
 CHECKPOINT = {module for module in SOURCES if module.startswith("checkpoint.")}
 CLI = {module for module in SOURCES if module == "cli" or module.startswith("cli.")}
 TESTING = {module for module in SOURCES if module.startswith("testing.")}
@@ -232,7 +232,6 @@ HOMES = {
     **dict.fromkeys(["arguments", "inputs", "labels", "node", "task"], "tasks"),
     **dict.fromkeys(["adjacency", "critical"], "graph"),
     **dict.fromkeys(["processor"], "checkpoint"),
-    **dict.fromkeys(["workers"], "engines"),
     **dict.fromkeys(["attempts", "coordinator", "events", "interrupts", "outlook", "output"], "runs"),
     **dict.fromkeys(["plan", "ready", "restore", "state", "watch"], "runs"),
     **dict.fromkeys(["notebook", "progress"], "display"),
@@ -432,7 +431,7 @@ class TestLight:
         assert not set(self.heavy) & set(self.loaded(code))
 
     def test_what_the_server_forks_workers_from_loads_no_more_than_they_need(self):
-        loaded = set(self.loaded("import dagron.workers.child, dagron.workers.context"))
+        loaded = set(self.loaded("import dagron.engines.local.worker, dagron.engines.local.context"))
         # The executor of the standard library, which the server needs, loads `pathlib` itself in some versions.
         loaded -= set(self.loaded("import concurrent.futures.process, multiprocessing.forkserver"))
         assert not {"filelock", "json", "pathlib", "psutil", "rich", "click"} & loaded

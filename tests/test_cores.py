@@ -10,7 +10,7 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, Task
-from dagron.workers import cores
+from dagron.engines.local import cores
 
 ALL = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 

@@ -26,13 +26,13 @@ from dagron.checkpoint.files import TEMP_PREFIX, TEMP_SUFFIX
 from dagron.checkpoint.format import Commit
 from dagron.checkpoint.names import JOURNAL, LOCK, META
 from dagron.checkpoint.storage import Storage
+from dagron.engines.local.board import MAX_BATCHES
 from dagron.testing import evidence, kill_campaign
 from dagron.testing.evidence import Clearing, Finding, Look, Lost, Notes
 from dagron.testing.job import LONG, Noted, Order, build_job, expected_end, note
 from dagron.testing.kill_campaign import Options, plan_round, run_campaign, start_up_seconds
 from dagron.testing.report import Phase, Report
 from dagron.testing.victim import MARKER, Victim, wait_until_gone
-from dagron.workers.board import MAX_BATCHES
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 SEED = 20261123

@@ -15,8 +15,8 @@ import dagron
 from dagron import DAG, CheckpointExecutor
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.view import read_view
-from dagron.workers.leftovers import sweep
-from dagron.workers.processes import created_at
+from dagron.engines.local.leftovers import sweep
+from dagron.engines.local.processes import created_at
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
@@ -151,7 +151,7 @@ class TestRuns:
         if field == "boot":
             monkeypatch.setattr("dagron.checkpoint.store.boot_id", lambda: "another boot")
         else:
-            monkeypatch.setattr("dagron.workers.processes.pid_namespace", lambda: "another namespace")
+            monkeypatch.setattr("dagron.engines.local.processes.pid_namespace", lambda: "another namespace")
         try:
             assert self.executor(tmp_path).resume({"a": lambda: 1}).succeeded == 1
             assert all(map(alive, left))

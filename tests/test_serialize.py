@@ -31,6 +31,7 @@ from dagron.crossing.exceptions import describe_exception, dump_exception, load_
 from dagron.crossing.picklers import adopt_class
 from dagron.crossing.results import dump_result
 from dagron.crossing.tasks import TaskPickler
+from dagron.engines.local.board import MAX_OUTCOME_BYTES
 from dagron.errors import (
     NodeError,
     RemoteTraceback,
@@ -39,7 +40,6 @@ from dagron.errors import (
     TaskNotPicklableError,
 )
 from dagron.stored import FILE_MODULE, find_class
-from dagron.workers.board import MAX_OUTCOME_BYTES
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 

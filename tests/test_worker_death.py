@@ -11,7 +11,7 @@ What each kind of cell leans on in the source, in one line to remove:
 *   raising cells: `except BaseException` in `make_attempt`, and `if not isinstance(..., BaseException)` in
     `dump_exception`;
 *   hanging cells: `kill_overdue` in the server;
-*   copies: the comparison of process ids in `child._called`;
+*   copies: the comparison of process ids in `worker._called`;
 *   no temporary file: `self._store.worker_lost = True` in the coordinator;
 *   nothing left: `kill_strangers` and `kill_everything` in the server, `pool.close()` in the coordinator.
 """

@@ -19,9 +19,9 @@ import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus, Task
 from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.store import CheckpointStore
+from dagron.engines.local.pool import Copied, ProcessPool, Returned, Spawned
+from dagron.engines.local.worker import Attempt, WorkerSetup
 from dagron.task import NO_INPUTS
-from dagron.workers.child import Attempt, WorkerSetup
-from dagron.workers.pool import Copied, ProcessPool, Returned, Spawned
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 

@@ -24,11 +24,6 @@ import sys
 import filelock  # noqa: F401
 from conftest import allow_tracing, attach_strace
 
-import dagron.coordinator
-import dagron.plan
-import dagron.restore
-import dagron.workers.pool  # noqa: F401
-
 PR_SET_CHILD_SUBREAPER = 36
 
 

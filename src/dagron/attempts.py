@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from dagron.crossing.exceptions import load_exception
+from dagron.engines.local.pool import Lost
+from dagron.engines.local.worker import NOTHING_PRINTED, Fault, Outcome, Printed
 from dagron.errors import MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
 from dagron.events import End, NoteLoss
 from dagron.output import last_lines, printed_text
 from dagron.results.failures import shown_origin
 from dagron.state import Policy
-from dagron.workers.child import NOTHING_PRINTED, Fault, Outcome, Printed
-from dagron.workers.pool import Lost
 
 __all__ = ["Failure", "error_of_loss", "printed_fields"]
 

@@ -16,6 +16,8 @@ from dagron.attempts import Failure, error_of_loss, printed_fields
 from dagron.callbacks import ExecutionCallbacks, call_back
 from dagron.checkpoint import format as fmt
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
+from dagron.engines.local.pool import Copied, Happened, Lost, Returned, Spawned, TakesCopies, WorkerPool
+from dagron.engines.local.worker import NOTHING_PRINTED, Attempt, Outcome, OutcomeKind, Printed
 from dagron.errors import CheckpointDamagedError, CommitError, InternalError
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts
@@ -24,8 +26,6 @@ from dagron.plan import RunPlan
 from dagron.results.trace import ExecutionTrace, Span
 from dagron.state import RunState
 from dagron.watch import Watch
-from dagron.workers.child import NOTHING_PRINTED, Attempt, Outcome, OutcomeKind, Printed
-from dagron.workers.pool import Copied, Happened, Lost, Returned, Spawned, TakesCopies, WorkerPool
 
 __all__ = ["CancelEvent", "Coordinator"]
 

@@ -26,6 +26,7 @@ from dagron.checkpoint.view import (
     read_view,
 )
 from dagron.checkpoint.view import signing_key as key_of_environment
+from dagron.engines.local.cores import available_cpus, can_pin, spread_cpus
 from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError, OptionError
 from dagron.figures import Figures
 from dagron.graph import DAG
@@ -34,12 +35,11 @@ from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult, 
 from dagron.results.trace import ExecutionTrace
 from dagron.state import Phase, Policy, RunState
 from dagron.task import Task, check_seconds, check_task_options, check_timeout, parse_bytes
-from dagron.workers.cores import available_cpus, can_pin, spread_cpus
 
 if TYPE_CHECKING:
     from dagron.checkpoint.digests import Digests
     from dagron.coordinator import CancelEvent, Coordinator
-    from dagron.workers.pool import Features, WorkerPool
+    from dagron.engines.local.pool import Features, WorkerPool
 
 __all__ = ["CheckpointExecutor"]
 
@@ -381,13 +381,13 @@ class CheckpointExecutor:
         return 1 if self._pool == "inline" else self._max_workers
 
     def _features(self) -> Features:
-        from dagron.workers.pool import InlinePool, ProcessPool
+        from dagron.engines.local.pool import InlinePool, ProcessPool
 
         return InlinePool.features if self._pool == "inline" else ProcessPool.features
 
     def _start_pool(self, digests: Digests, interrupts: Interrupts) -> WorkerPool:
-        from dagron.workers.child import WorkerSetup
-        from dagron.workers.pool import InlinePool, ProcessPool
+        from dagron.engines.local.pool import InlinePool, ProcessPool
+        from dagron.engines.local.worker import WorkerSetup
 
         setup = WorkerSetup(str(self._path), digests, self._durability == "power")
         if self._pool == "inline":
@@ -499,8 +499,8 @@ def _recorded_seconds(dag: DAG, view: View | None) -> array[float] | None:
 
 def _end_leftovers(store: CheckpointStore) -> None:
     """End what a run has left whose own guard was killed with it, or it would go on beside this one."""
-    from dagron.workers.leftovers import sweep
-    from dagron.workers.processes import pid_namespace
+    from dagron.engines.local.leftovers import sweep
+    from dagron.engines.local.processes import pid_namespace
 
     killed = sweep(leftovers) if (leftovers := store.leftovers(pid_namespace())) else []
     if killed:

@@ -33,9 +33,9 @@ from dagron.checkpoint.files import Directory, is_temporary
 from dagron.checkpoint.format import Commit
 from dagron.checkpoint.names import JOURNAL, LOCK, META
 from dagron.checkpoint.view import read_view
+from dagron.engines.local.board import MAX_BATCHES
 from dagron.errors import CheckpointDamagedError, DagronError
 from dagron.testing.job import LONG
-from dagron.workers.board import MAX_BATCHES
 
 __all__ = [
     "Clearing",

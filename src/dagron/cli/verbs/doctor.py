@@ -113,7 +113,7 @@ def _installation() -> Check:
 
 
 def _processors() -> Check:
-    from dagron.workers.cores import available_cpus
+    from dagron.engines.local.cores import available_cpus
 
     n, quota = len(available_cpus()), _cpu_quota()
     text = f"{n} for this process of {os.cpu_count()} in the machine; so many workers by default"
@@ -201,9 +201,9 @@ def _lock(path: Path) -> Check:
 
 
 def _trial_run(path: Path) -> Check:
+    from dagron.engines.local.context import start_methods
     from dagron.executor import CheckpointExecutor
     from dagron.graph import DAG
-    from dagron.workers.context import start_methods
 
     began = time.perf_counter()
     result = CheckpointExecutor(DAG(["probe"]), path / "checkpoint", max_workers=1).execute({"probe": os.getpid})

@@ -98,7 +98,7 @@ def _run(job: Job, request: RunRequest) -> tuple[list[str], ExitCode]:
 
 def _forecast(job: Job, request: RunRequest) -> str:
     from dagron.cli.dry_run import forecast, shown_forecast
-    from dagron.workers.cores import available_cpus
+    from dagron.engines.local.cores import available_cpus
 
     found = forecast(job, request.checkpoint_dir, fresh=request.fresh)
     n_slots = 1 if request.inline else request.workers or len(available_cpus())

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from dagron.crossing.parts import Part, ReceivedParts
-from dagron.errors import WorkerStartError
-from dagron.figures import NO_FIGURES, Figures
-from dagron.workers.board import MAX_BATCHES, Board
-from dagron.workers.capture import Capture
-from dagron.workers.channel import Channel
-from dagron.workers.child import (
+from dagron.engines.local.board import MAX_BATCHES, Board
+from dagron.engines.local.capture import Capture
+from dagron.engines.local.channel import Channel
+from dagron.engines.local.context import Server, SlotContext, exit_status
+from dagron.engines.local.processes import pid_namespace, tree_bytes
+from dagron.engines.local.worker import (
     NOTHING_PRINTED,
     Attempt,
     Outcome,
@@ -37,8 +37,8 @@ from dagron.workers.child import (
     start_worker,
     unpack_outcome,
 )
-from dagron.workers.context import Server, SlotContext, exit_status
-from dagron.workers.processes import pid_namespace, tree_bytes
+from dagron.errors import WorkerStartError
+from dagron.figures import NO_FIGURES, Figures
 
 __all__ = [
     "Copied",

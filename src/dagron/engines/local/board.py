@@ -14,7 +14,7 @@ import struct
 from multiprocessing import reduction
 from typing import Any, NamedTuple
 
-from dagron.workers.capture import memory_file
+from dagron.engines.local.capture import memory_file
 
 __all__ = ["HALF_BYTES", "MAX_BATCHES", "MAX_OUTCOME_BYTES", "Board", "Running"]
 

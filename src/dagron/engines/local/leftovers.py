@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Mapping
 
-from dagron.workers.processes import alive_below, created_at, is_alive
+from dagron.engines.local.processes import alive_below, created_at, is_alive
 
 __all__ = ["sweep"]
 

@@ -22,14 +22,14 @@ from dagron.checkpoint.files import write_view
 from dagron.crossing.exceptions import describe_exception, dump_exception
 from dagron.crossing.parts import Own, ReceivedParts
 from dagron.crossing.results import dump_result
+from dagron.engines.local.board import Board
+from dagron.engines.local.capture import flush_streams, position
+from dagron.engines.local.channel import Channel, WorkerEnd
+from dagron.engines.local.cores import limit_threads, pin
+from dagron.engines.local.processes import resident_bytes
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
 from dagron.figures import Figures
 from dagron.task import Binding
-from dagron.workers.board import Board
-from dagron.workers.capture import flush_streams, position
-from dagron.workers.channel import Channel, WorkerEnd
-from dagron.workers.cores import limit_threads, pin
-from dagron.workers.processes import resident_bytes
 
 __all__ = [
     "NOTHING_PRINTED",

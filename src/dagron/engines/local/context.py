@@ -19,10 +19,10 @@ from io import BytesIO
 from multiprocessing import context, process, reduction, spawn, util
 from typing import Any
 
+from dagron.engines.local.leftovers import sweep
+from dagron.engines.local.processes import created_at
+from dagron.engines.local.server import KILL, MAX_FDS, PID, REQUEST, SPAWN, STATUS, inherited_fd
 from dagron.errors import WorkerStartError
-from dagron.workers.leftovers import sweep
-from dagron.workers.processes import created_at
-from dagron.workers.server import KILL, MAX_FDS, PID, REQUEST, SPAWN, STATUS, inherited_fd
 
 __all__ = ["Server", "SlotContext", "start_methods"]
 
@@ -30,8 +30,9 @@ __all__ = ["Server", "SlotContext", "start_methods"]
 # hardly any; and what was imported is left alone by the collections of the workers, which would copy its memory.
 _BOOT = (
     "import gc, sys; gc.disable(); sys.path[:] = {path!r}; "
-    "import concurrent.futures.process, multiprocessing.forkserver, dagron.workers.child, dagron.workers.context; "
-    "from dagron.workers.server import main; gc.freeze(); gc.enable(); main({fd})"
+    "import concurrent.futures.process, multiprocessing.forkserver; "
+    "import dagron.engines.local.worker, dagron.engines.local.context; "
+    "from dagron.engines.local.server import main; gc.freeze(); gc.enable(); main({fd})"
 )
 
 

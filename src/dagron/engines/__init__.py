@@ -1,0 +1,1 @@
+"""What runs attempts: a protocol, and the engines that keep it."""
