@@ -234,7 +234,6 @@ HOMES = {
     **dict.fromkeys(["processor"], "checkpoint"),
     **dict.fromkeys(["attempts", "coordinator", "events", "interrupts", "outlook", "output"], "runs"),
     **dict.fromkeys(["plan", "ready", "restore", "state", "watch"], "runs"),
-    **dict.fromkeys(["notebook", "progress"], "display"),
 }
 
 

@@ -13,9 +13,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from dagron.callbacks import RunningNode, RunSnapshot
+from dagron.display.progress import ProgressBar
 from dagron.executor import CheckpointExecutor
 from dagron.graph import DAG
-from dagron.progress import ProgressBar
 from dagron.shown import bar_cells, glyphs_for, shown_duration, shown_name
 
 

@@ -92,7 +92,7 @@ def test_a_run_of_many_nodes_spends_less_than_a_hundredth_on_a_live_bar(ckpt, mo
 
     from rich.console import Console
 
-    from dagron.progress import ProgressBar
+    from dagron.display.progress import ProgressBar
 
     monkeypatch.setenv("TERM", "xterm")
     spent = [0.0]

@@ -401,7 +401,7 @@ class CheckpointExecutor:
         if isinstance(self._progress, bool):
             if not self._progress:
                 return None
-            from dagron.progress import ProgressBar
+            from dagron.display.progress import ProgressBar
 
             return ProgressBar()
         return self._progress

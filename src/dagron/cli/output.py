@@ -67,7 +67,7 @@ class TaskOutput:
     def __init__(self) -> None:
         from rich.console import Console
 
-        from dagron.progress import ProgressBar
+        from dagron.display.progress import ProgressBar
 
         self._terminal = os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors="backslashreplace")
         self._console = Console(file=self._terminal, force_terminal=True)

@@ -108,8 +108,8 @@ def _forecast(job: Job, request: RunRequest) -> str:
 def _execute(job: Job, request: RunRequest) -> ExecutionResult:
     from dagron.cli.going_on import goes_on
     from dagron.cli.output import TaskOutput
+    from dagron.display.progress import ProgressBar
     from dagron.executor import CheckpointExecutor
-    from dagron.progress import ProgressBar
 
     resume = goes_on(request.checkpoint_dir, resume=request.resume, fresh=request.fresh)
 

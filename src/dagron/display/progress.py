@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from dagron.callbacks import RunningNode, RunObserver, RunSnapshot
-from dagron.notebook import CellText, in_notebook
+from dagron.display.notebook import CellText, in_notebook
 from dagron.shown import bar_cells, glyphs_for, shown_bytes, shown_duration, shown_name
 
 if TYPE_CHECKING:

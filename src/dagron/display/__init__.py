@@ -1,0 +1,1 @@
+"""A progress bar, in a terminal or a notebook."""
