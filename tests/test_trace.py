@@ -165,12 +165,6 @@ class TestFiles:
         trace_of().save(path)
         json.loads(path.read_text())
 
-    def test_to_json_has_every_field_of_every_span(self):
-        spans = [span("a", 0, 0.0, 1.0, 2, "raised", cpu_seconds=0.5, result_bytes=3), restored("b")]
-        document = json.loads(trace_of(*spans).to_json())
-        assert (document["start_unix"], document["n_slots"]) == (START, 2)
-        assert [Span(**fields) for fields in document["spans"]] == spans
-
     def test_add_restored_adds_a_span_for_each_name(self):
         trace = trace_of(span("a", 0, 0.0, 1.0))
         trace.add_restored(["b", "c"])

@@ -9,6 +9,7 @@ from dagron.engines.local.pool import Lost
 from dagron.engines.local.worker import NOTHING_PRINTED, Fault, Outcome, Printed
 from dagron.errors import MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
 from dagron.events import End, NoteLoss
+from dagron.figures import Figures
 from dagron.output import last_lines, printed_text
 from dagron.results.failures import shown_origin
 from dagron.state import Policy
@@ -49,6 +50,14 @@ class Failure:
         self.lost = lost._replace(printed=NOTHING_PRINTED) if lost is not None else None
         self.status = "failed"
 
+    @property
+    def figures(self) -> Figures:
+        """What the attempt took."""
+        if self.outcome is not None:
+            return self.outcome.figures
+        assert self.lost is not None
+        return self.lost.figures
+
     def error(self, node: str) -> BaseException:
         """Return the exception. Unpickling it runs code that it names."""
         if self._error is None:
@@ -68,11 +77,11 @@ class Failure:
         """Return what a FAILED record says."""
         if self.outcome is not None:
             assert self.outcome.fault is not None
-            fault, figures = self.outcome.fault, self.outcome.figures
+            fault = self.outcome.fault
         else:
             assert self.lost is not None
             fault = Fault(type(self._error).__name__, str(self._error), "", pid=self.lost.pid)
-            figures = self.lost.figures
+        figures = self.figures
         return {
             "name": node,
             "status": self.status,

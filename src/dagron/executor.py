@@ -28,7 +28,6 @@ from dagron.checkpoint.view import (
 from dagron.checkpoint.view import signing_key as key_of_environment
 from dagron.engines.local.cores import available_cpus, can_pin, spread_cpus
 from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError, OptionError
-from dagron.figures import Figures
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts
 from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult, NodeResults, NodeStatus
@@ -419,8 +418,7 @@ class CheckpointExecutor:
             commit = store.commit_of(name)
             if result.status is NodeStatus.COMPLETED and commit is not None:
                 result.attempts = commit.attempts
-                for field, value in zip(Figures._fields, commit.figures, strict=True):
-                    setattr(result, field, value)
+                result._figures = commit.figures
                 result.result_bytes = commit.size
                 result.slot = commit.slot
                 result._load = partial(store.load_committed, commit)
@@ -433,12 +431,7 @@ class CheckpointExecutor:
                 result.slot = failure.slot
                 result.stderr_tail = failure.stderr
                 result._failure = failure.fields(name)
-                result.started_unix = result._failure["started"]
-                result.duration_seconds = result._failure["seconds"]
-                result.cpu_seconds = result._failure["cpu"]
-                result.peak_rss_bytes = result._failure["memory"]
-                if failure.outcome is not None:
-                    result.system_seconds = failure.outcome.figures.system_seconds
+                result._figures = failure.figures
             if node in state.stopped:
                 # Whatever its last attempt met, what counts is that there was to be no further one.
                 result.error = NodeCancelledError(name, coordinator.cancel_reason)

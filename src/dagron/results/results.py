@@ -16,6 +16,7 @@ from dagron.errors import (
     TaskFailedError,
     UnknownNodeError,
 )
+from dagron.figures import NO_FIGURES, Figures
 from dagron.node import Node
 from dagron.results.failures import shown_failure
 
@@ -54,11 +55,6 @@ class NodeResult(Generic[T_co]):
         error: Why it has no result: what its task raised, with the remote traceback as its cause, or a `NodeError`.
         restored: Whether the result was taken from the checkpoint.
         attempts: Attempts in the run that made the result; 0 if it was never attempted.
-        started_unix: When the last attempt began, in seconds since the epoch; 0.0 if never.
-        duration_seconds: How long the last attempt took, with loading its inputs and pickling its result.
-        cpu_seconds: User and system time of that attempt, with the child processes that it waited for.
-        system_seconds: The part of it that was spent in the system.
-        peak_rss_bytes: Peak resident memory of the worker up to the end of that attempt.
         result_bytes: Size of the pickled result.
         slot: The slot that ran it; -1 for none.
         stderr_tail: Of a node that failed, the last lines that it wrote to standard error.
@@ -69,14 +65,10 @@ class NodeResult(Generic[T_co]):
     error: BaseException | None = None
     restored: bool = False
     attempts: int = 0
-    started_unix: float = 0.0
-    duration_seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    system_seconds: float = 0.0
-    peak_rss_bytes: int = 0
     result_bytes: int = 0
     slot: int = -1
     stderr_tail: str = ""
+    _figures: Figures = NO_FIGURES
     _load: Callable[[], bytes | memoryview] | None = field(default=None, repr=False, compare=False)
     _value: Any = field(default=_UNLOADED, repr=False, compare=False)
     _failure: dict[str, Any] | None = field(default=None, repr=False, compare=False)
@@ -96,14 +88,39 @@ class NodeResult(Generic[T_co]):
         return f"node {self.name!r} {how}"
 
     @property
+    def started_unix(self) -> float:
+        """When the last attempt began, in seconds since the epoch; 0.0 if there was none."""
+        return self._figures.started_unix
+
+    @property
     def ended_unix(self) -> float:
         """When that attempt ended, in seconds since the epoch; 0.0 if there was none."""
-        return self.started_unix + self.duration_seconds
+        return self._figures.ended_unix
+
+    @property
+    def duration_seconds(self) -> float:
+        """How long the last attempt took, with loading its inputs and pickling its result."""
+        return self._figures.duration_seconds
+
+    @property
+    def cpu_seconds(self) -> float:
+        """User and system time of that attempt, with the child processes that it waited for."""
+        return self._figures.cpu_seconds
 
     @property
     def user_seconds(self) -> float:
         """The part of `cpu_seconds` that was not spent in the system."""
-        return self.cpu_seconds - self.system_seconds
+        return self._figures.cpu_seconds - self._figures.system_seconds
+
+    @property
+    def system_seconds(self) -> float:
+        """The part of `cpu_seconds` that was spent in the system."""
+        return self._figures.system_seconds
+
+    @property
+    def peak_rss_bytes(self) -> int:
+        """Peak resident memory of the worker up to the end of that attempt."""
+        return self._figures.peak_rss_bytes
 
     @property
     def result(self) -> T_co:

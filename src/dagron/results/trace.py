@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["ExecutionTrace", "Span"]
@@ -103,11 +103,6 @@ class ExecutionTrace:
             events.append({"ph": "B", **event, "ts": begin, "args": args})
             events.append({"ph": "E", **event, "ts": end})
         return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"start_unix": self.start_unix}}
-
-    def to_json(self) -> str:
-        """Return the spans with all their fields as JSON."""
-        spans = [asdict(span) for span in self.spans]
-        return json.dumps({"start_unix": self.start_unix, "n_slots": self.n_slots, "spans": spans})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the Chrome trace to a file, which https://ui.perfetto.dev opens."""
