@@ -76,7 +76,7 @@ def test_more_workers_than_processors_cannot_be_pinned(tmp_path):
 
 
 def test_where_the_system_cannot_pin_it_says_so_and_goes_on(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("dagron.executor.can_pin", lambda: False)
+    monkeypatch.setattr("dagron.runs.options.can_pin", lambda: False)
     with caplog.at_level(logging.WARNING, "dagron"):
         executor = CheckpointExecutor(independent(1), tmp_path / "ckpt", max_workers=1, pin_cpus=True)
     assert "pin_cpus is ignored" in caplog.text

@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import enum
 import functools
-import inspect
 import itertools
 import operator
 import os
@@ -19,7 +18,7 @@ import textwrap
 import time
 import types
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
 import cloudpickle
 import pytest
@@ -44,9 +43,10 @@ from dagron import (
     UnknownNodeError,
     UnstableNameError,
 )
-from dagron.flow import OPTIONS, ExecutorOptions
+from dagron.flow import OPTIONS
 from dagron.labels import MAX_LABEL_CHARS
-from dagron.plan import Defaults, plan_run
+from dagron.plan import plan_run
+from dagron.runs.options import Options
 
 # Or every worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -270,7 +270,7 @@ class TestWhatIsTakenAtAdd:
         nodes = [flow.add(f"n{i}", lambda t, i: t["big"][i], table, i) for i in range(100)]
         held = {id(flow.tasks[node.name].args[0]) for node in nodes}
         assert len(held) == 1
-        plan = plan_run(flow.dag, flow.tasks, Defaults())
+        plan = plan_run(flow.dag, flow.tasks, Options())
         assert max(len(pickle.dumps(own)) for own in plan.tasks.own) < 1000
         parts = {part.number: part for parts in plan.tasks.parts for part in parts}
         assert sum(len(part.data) for part in parts.values()) < 2 * len(pickle.dumps(table))
@@ -720,14 +720,7 @@ class TestArgumentsThatDoNotFit:
 
 
 class TestRun:
-    def test_options_are_those_of_the_executor(self):
-        parameters = inspect.signature(CheckpointExecutor).parameters
-        assert set(get_type_hints(ExecutorOptions, localns=vars(sys.modules["typing"]) | NAMES)) == set(parameters) - {
-            "dag",
-            "checkpoint_dir",
-        }
-
-    def test_they_reach_it(self, flow, ckpt):
+    def test_options_reach_the_executor(self, flow, ckpt):
         flow.add("a", lambda: 1 / 0)
         result = flow.run(ckpt, max_workers=1, enable_tracing=True, retries=1, retry_delay=0.0, durability="process")
         assert (result["a"].attempts, result.trace is not None) == (2, True)
@@ -935,7 +928,7 @@ class TestSize:
         nodes = flow.map("n[{}]", lambda i, *, table, also: table[i], range(1_000), table=table, also=[1])
         stage = flow.map("s[{}]", lambda x, *, table: x, nodes, table=table)
         flow.add("all", total, stage)
-        plan = plan_run(flow.dag, flow.tasks, Defaults())
+        plan = plan_run(flow.dag, flow.tasks, Options())
         assert sum(len(pickle.dumps(own)) for own in plan.tasks.own[:-1]) < 300 * 2_000
         assert len(plan.tasks.own[-1]) < 20 * 1_000
         parts = {part.number: len(part.data) for parts in plan.tasks.parts for part in parts}

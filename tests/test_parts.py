@@ -19,7 +19,8 @@ import pytest
 from dagron import DAG, CheckpointExecutor, Task, TaskNotPicklableError
 from dagron.crossing.parts import ReceivedParts
 from dagron.crossing.sharing import pickle_tasks
-from dagron.plan import Defaults, plan_run
+from dagron.plan import plan_run
+from dagron.runs.options import Options
 
 # Or every worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -533,7 +534,7 @@ class MadeWhenAsked(Mapping):
 
 def test_tasks_that_are_made_when_they_are_asked_for_stay_apart():
     names = [str(i) for i in range(N)]
-    plan = plan_run(DAG.builder().add_nodes(names).build(), MadeWhenAsked(names), Defaults())
+    plan = plan_run(DAG.builder().add_nodes(names).build(), MadeWhenAsked(names), Options())
     assert [policy.priority for policy in plan.policies] == list(range(N))
     worker = ReceivedParts()
     for i, (own, parts) in enumerate(zip(plan.tasks.own, plan.tasks.parts, strict=True)):
@@ -547,5 +548,5 @@ def test_equal_exceptions_of_many_tasks_are_one_part():
     dag = DAG.builder().add_nodes(names).build()
     # A tuple with something that is looked up is made anew each time.
     tasks = {name: Task(functools.partial(work, name), retry_on=(OSError,)) for name in names}
-    plan = plan_run(dag, tasks, Defaults())
+    plan = plan_run(dag, tasks, Options())
     assert len({part.number for parts in plan.tasks.parts for part in parts}) == 3  # form, function, exceptions

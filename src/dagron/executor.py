@@ -18,22 +18,21 @@ from dagron.checkpoint.store import CheckpointStore, Durability
 from dagron.checkpoint.view import (
     JOURNAL,
     META,
-    SIGNING_KEY_VARIABLE,
     View,
     check_journal,
     checkpoint_path,
     iso_time,
     read_view,
 )
-from dagron.checkpoint.view import signing_key as key_of_environment
-from dagron.engines.local.cores import available_cpus, can_pin, spread_cpus
+from dagron.engines.local.cores import available_cpus, spread_cpus
 from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError, OptionError
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts
 from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult, NodeResults, NodeStatus
 from dagron.results.trace import ExecutionTrace
+from dagron.runs.options import Options
 from dagron.state import Phase, Policy, RunState
-from dagron.task import Task, check_seconds, check_task_options, check_timeout, parse_bytes
+from dagron.task import Task, check_timeout
 
 if TYPE_CHECKING:
     from dagron.checkpoint.digests import Digests
@@ -130,47 +129,28 @@ class CheckpointExecutor:
             raise OptionError("checkpoint_dir", repr(checkpoint_dir), "the path of a directory")
         if not isinstance(os.fspath(checkpoint_dir), str) or not _can_be_a_path(os.fspath(checkpoint_dir)):
             raise OptionError("checkpoint_dir", repr(checkpoint_dir), "a str that the system takes for a path")
-        if callbacks is not None and not isinstance(callbacks, ExecutionCallbacks):
-            raise OptionError("callbacks", repr(callbacks)[:80], "an ExecutionCallbacks")
-        if max_workers is not None and (
-            isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1
-        ):
-            raise OptionError("max_workers", repr(max_workers), "an integer of 1 or more")
-        if durability not in ("power", "process"):
-            raise OptionError("durability", repr(durability), "'power' or 'process'")
-        if pool not in ("process", "inline"):
-            raise OptionError("pool", repr(pool), "'process' or 'inline'")
-        if signing_key is not None and not (isinstance(signing_key, bytes) and 1 <= len(signing_key) <= 64):
-            raise OptionError("signing_key", "...", "1 to 64 bytes")
-        check_task_options(retries, retry_delay, retry_on, timeout)
-        check_seconds("kill_grace_seconds", kill_grace_seconds)
         self.dag = dag
         self.checkpoint_dir = os.fspath(checkpoint_dir)
         self._path = checkpoint_path(checkpoint_dir)
-        self._callbacks = callbacks or ExecutionCallbacks()
-        self._fail_fast = fail_fast
-        self._enable_tracing = enable_tracing
-        self._max_workers = len(available_cpus()) if max_workers is None else max_workers
-        self._durability: Durability = durability
-        self._pool = pool
-        self._retries, self._retry_delay, self._retry_on, self._timeout = retries, retry_delay, retry_on, timeout
-        self._memory_limit = parse_bytes("memory_limit", memory_limit)
-        if not isinstance(pin_cpus, bool):
-            raise OptionError("pin_cpus", repr(pin_cpus), "True or False")
-        if pin_cpus and not can_pin():
-            logger.warning("pin_cpus is ignored: this system does not bind processes to processors")
-        elif pin_cpus and self._max_workers > (n_cpus := len(available_cpus())):
-            raise OptionError("pin_cpus", repr(pin_cpus), f"at most as many workers as processors, here {n_cpus}")
-        self._pin_cpus = pin_cpus and can_pin()
-        self._kill_grace_seconds = kill_grace_seconds
-        if signing_key is None:
-            signing_key = key_of_environment()
-            if signing_key is not None and len(signing_key) > 64:
-                raise OptionError(SIGNING_KEY_VARIABLE, "...", "1 to 64 bytes")
-        self._key = signing_key
-        self._allow_untrusted = allow_untrusted
-        self._progress = progress
-        self._pass_output = pass_output
+        self._options = Options(
+            callbacks=callbacks,
+            fail_fast=fail_fast,
+            enable_tracing=enable_tracing,
+            max_workers=max_workers,
+            durability=durability,
+            pool=pool,
+            retries=retries,
+            retry_delay=retry_delay,
+            retry_on=retry_on,
+            timeout=timeout,
+            memory_limit=memory_limit,
+            pin_cpus=pin_cpus,
+            kill_grace_seconds=kill_grace_seconds,
+            signing_key=signing_key,
+            allow_untrusted=allow_untrusted,
+            progress=progress,
+            pass_output=pass_output,
+        )
 
     def __repr__(self) -> str:
         return f"CheckpointExecutor({self.dag!r}, checkpoint_dir={self.checkpoint_dir!r})"
@@ -239,7 +219,7 @@ class CheckpointExecutor:
         Raises:
             CheckpointError: There is a checkpoint that cannot be read.
         """
-        view = read_view(Directory(self._path), self._key)
+        view = read_view(Directory(self._path), self._options.key)
         if view is None or view.cleared:
             return None
         return CheckpointInfo(
@@ -264,7 +244,7 @@ class CheckpointExecutor:
         """
         directory = Directory(self._path)
         try:
-            check_journal(directory, self._key)
+            check_journal(directory, self._options.key)
         except CheckpointDamagedError:
             pass  # `clear` knows enough to delete it
         if not directory.exists(JOURNAL) and not directory.exists(META):
@@ -278,8 +258,12 @@ class CheckpointExecutor:
             store.close()
 
     def _store(self) -> CheckpointStore:
+        options = self._options
         return CheckpointStore(
-            self._path, durability=self._durability, signing_key=self._key, allow_untrusted=self._allow_untrusted
+            self._path,
+            durability=options.durability,
+            signing_key=options.key,
+            allow_untrusted=options.allow_untrusted,
         )
 
     def _run(
@@ -288,7 +272,7 @@ class CheckpointExecutor:
         # Imported here, so that `import dagron` alone does not pay for cloudpickle and multiprocessing.
         from dagron.coordinator import Coordinator
         from dagron.outlook import Outlook
-        from dagron.plan import Defaults, plan_run
+        from dagron.plan import plan_run
         from dagron.restore import RestorePlan, plan_restore
         from dagron.watch import Watch
 
@@ -297,18 +281,17 @@ class CheckpointExecutor:
             raise OptionError("cancel_event", repr(cancel_event), "an object with is_set(), such as a threading.Event")
         began = time.monotonic()
         dag = self.dag
-        trace = ExecutionTrace(self._n_slots(), time.time()) if self._enable_tracing else None
-        defaults = Defaults(self._retries, self._retry_delay, self._retry_on, self._timeout, self._memory_limit)
+        trace = ExecutionTrace(self._options.n_slots, time.time()) if self._options.enable_tracing else None
         store = self._store()
         pool = _LazyPool(lambda: self._start_pool(store.digests, interrupts))
         with Interrupts() as interrupts:
             try:
                 if fresh and len(dag):
                     # The workers start while the tasks are checked. A resume may have nothing to run.
-                    check_directory(store.directory, allow_untrusted=self._allow_untrusted)
+                    check_directory(store.directory, allow_untrusted=self._options.allow_untrusted)
                     pool()
                 with interrupts.allowed():
-                    plan = plan_run(dag, tasks, defaults)
+                    plan = plan_run(dag, tasks, self._options)
                 features = self._features()
                 _warn_of_limits(dag, plan.policies, features)
                 store.open()
@@ -320,7 +303,7 @@ class CheckpointExecutor:
                     nodes=dag.nodes,
                     structure=structure,
                     edges=dag.parent_arrays,
-                    n_slots=self._n_slots(),
+                    n_slots=self._options.n_slots,
                 )
                 restore = RestorePlan()
                 if commits:
@@ -336,8 +319,8 @@ class CheckpointExecutor:
                     dag,
                     policies=plan.policies,
                     kinds=plan.kinds,
-                    n_slots=self._n_slots(),
-                    fail_fast=self._fail_fast,
+                    n_slots=self._options.n_slots,
+                    fail_fast=self._options.fail_fast,
                     consumes=partial(plan.consumes, dag),
                     restored=restore.restored,
                     held=restore.held,
@@ -348,20 +331,20 @@ class CheckpointExecutor:
                 observer = self._observer()
                 outlook = None
                 if observer is not None:
-                    outlook = Outlook(plan.kinds, recorded_seconds, self._n_slots())
+                    outlook = Outlook(plan.kinds, recorded_seconds, self._options.n_slots)
                 coordinator = Coordinator(
                     dag=dag,
                     plan=plan,
                     state=state,
                     store=store,
                     start_pool=pool,
-                    callbacks=self._callbacks,
+                    callbacks=self._options.callbacks or ExecutionCallbacks(),
                     watch=Watch(dag, state, observer, outlook, began),
                     trace=trace,
                     run_timeout=run_timeout,
                     cancel_event=cancel_event,
                     interrupts=interrupts,
-                    pass_output=self._pass_output,
+                    pass_output=self._options.pass_output,
                 )
                 coordinator.report_restored(restore.restored)
                 coordinator.run()
@@ -376,34 +359,31 @@ class CheckpointExecutor:
         result.total_duration_seconds = time.monotonic() - began
         return result
 
-    def _n_slots(self) -> int:
-        return 1 if self._pool == "inline" else self._max_workers
-
     def _features(self) -> Features:
         from dagron.engines.local.pool import InlinePool, ProcessPool
 
-        return InlinePool.features if self._pool == "inline" else ProcessPool.features
+        return InlinePool.features if self._options.pool == "inline" else ProcessPool.features
 
     def _start_pool(self, digests: Digests, interrupts: Interrupts) -> WorkerPool:
         from dagron.engines.local.pool import InlinePool, ProcessPool
         from dagron.engines.local.worker import WorkerSetup
 
-        setup = WorkerSetup(str(self._path), digests, self._durability == "power")
-        if self._pool == "inline":
+        setup = WorkerSetup(str(self._path), digests, self._options.durability == "power")
+        if self._options.pool == "inline":
             return InlinePool(setup, interrupts.allowed)
-        setup = setup._replace(n_threads=max(1, len(available_cpus()) // self._max_workers))
-        if self._pin_cpus:
-            setup = setup._replace(cpus=tuple(spread_cpus()[: self._max_workers]))
-        return ProcessPool(self._max_workers, setup, self._kill_grace_seconds)
+        setup = setup._replace(n_threads=max(1, len(available_cpus()) // self._options.n_workers))
+        if self._options.pins:
+            setup = setup._replace(cpus=tuple(spread_cpus()[: self._options.n_workers]))
+        return ProcessPool(self._options.n_workers, setup, self._options.kill_grace_seconds)
 
     def _observer(self) -> RunObserver | None:
-        if isinstance(self._progress, bool):
-            if not self._progress:
+        if isinstance(self._options.progress, bool):
+            if not self._options.progress:
                 return None
             from dagron.display.progress import ProgressBar
 
             return ProgressBar()
-        return self._progress
+        return self._options.progress
 
     def _result(
         self, state: RunState, coordinator: Coordinator, store: CheckpointStore, trace: ExecutionTrace | None

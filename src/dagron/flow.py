@@ -15,10 +15,8 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
-    Literal,
     NoReturn,
     TypeAlias,
-    TypedDict,
     TypeVar,
     Unpack,
     final,
@@ -41,12 +39,11 @@ from dagron.node import Node
 from dagron.task import Task, signature_key
 
 if TYPE_CHECKING:
-    from dagron.callbacks import ExecutionCallbacks, RunObserver
-    from dagron.checkpoint.store import Durability
     from dagron.coordinator import CancelEvent
     from dagron.results.results import ExecutionResult
+    from dagron.runs.options import ExecutorOptions
 
-__all__ = ["ExecutorOptions", "Flow"]
+__all__ = ["Flow"]
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -58,28 +55,6 @@ Nested: TypeAlias = list[Any] | tuple[Any, ...] | dict[Any, Any]
 TaskLike: TypeAlias = Callable[..., Any] | Task[Any]
 
 OPTIONS = frozenset(field.name for field in dataclasses.fields(Task)) - {"fn"}
-
-
-class ExecutorOptions(TypedDict, total=False):
-    """The options of `CheckpointExecutor`, which explains them."""
-
-    callbacks: ExecutionCallbacks | None
-    fail_fast: bool
-    enable_tracing: bool
-    max_workers: int | None
-    durability: Durability
-    pool: Literal["process", "inline"]
-    retries: int
-    retry_delay: float
-    retry_on: tuple[type[BaseException], ...]
-    timeout: float | None
-    memory_limit: int | str | None
-    pin_cpus: bool
-    kill_grace_seconds: float
-    signing_key: bytes | None
-    allow_untrusted: bool
-    progress: bool | RunObserver
-    pass_output: bool
 
 
 @final

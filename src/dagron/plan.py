@@ -12,21 +12,11 @@ from typing import Any
 from dagron.crossing.sharing import PickledTasks, pickle_tasks
 from dagron.errors import MissingTaskError, NotCallableError, UnknownTaskError
 from dagron.graph import DAG
+from dagron.runs.options import Options
 from dagron.state import Policy
 from dagron.task import NO_INPUTS, Binding, Parameters, Task, bind, parameters_of, parse_bytes, signature_key
 
-__all__ = ["Defaults", "RunPlan", "plan_run"]
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """The options of nodes whose `Task` does not say otherwise."""
-
-    retries: int = 0
-    retry_delay: float = 0.0
-    retry_on: tuple[type[BaseException], ...] = (Exception,)
-    timeout: float | None = None
-    memory_limit: int | None = None
+__all__ = ["RunPlan", "plan_run"]
 
 
 @dataclass(slots=True)
@@ -51,8 +41,13 @@ class RunPlan:
         return any(parents[position] == parent for position in self.bindings[child].consumed)
 
 
-def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], defaults: Defaults) -> RunPlan:
+def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], options: Options) -> RunPlan:
     """Check the tasks against the DAG and pickle them.
+
+    Args:
+        dag: The DAG.
+        tasks: A task for each of its nodes.
+        options: What holds for nodes whose `Task` does not say otherwise.
 
     Raises:
         MissingTaskError: A node has no task.
@@ -66,7 +61,7 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], defa
         raise MissingTaskError(missing)
     if len(tasks) != len(dag):
         raise UnknownTaskError([name for name in tasks if name not in dag])
-    found = _Found(defaults)
+    found = _Found(options)
     # Many nodes often have one task, and many more tasks one code, so what is known of a task is not asked again.
     numbers: list[int] = []
     bindings: list[Binding] = []
@@ -117,14 +112,19 @@ class _Found:
         signatures: Of each task.
     """
 
-    def __init__(self, defaults: Defaults) -> None:
+    def __init__(self, options: Options) -> None:
         self.numbers: dict[int, int] = {}
         self.signatures: list[_Signature] = []
         self._tasks: list[Any] = []  # an id is only good while its object lives
         self._policy_of: list[Policy] = []
         self._pickled_as: list[int] = []
-        self._defaults = defaults
-        self._default_policy = _policy(None, defaults)
+        self._retry_on_default = options.retry_on
+        self._default_policy = Policy(
+            options.retries,
+            options.retry_delay,
+            options.timeout,
+            memory_limit=parse_bytes("memory_limit", options.memory_limit),
+        )
         self._policies = {self._default_policy: self._default_policy}
         self._kinds: dict[object, int] = {}
         # By what tells that it is the same; for most callables that is the id of their code.
@@ -138,9 +138,9 @@ class _Found:
 
     def add(self, name: str, task: Any) -> int:
         """Look at a task, the node of which is to be named in an error, and return its number."""
-        fn, policy, retry_on = task, self._default_policy, self._defaults.retry_on
+        fn, policy, retry_on = task, self._default_policy, self._retry_on_default
         if isinstance(task, Task):
-            fn, policy = task.fn, _policy(task, self._defaults)
+            fn, policy = task.fn, _policy(task, self._default_policy)
             policy = self._policies.setdefault(policy, policy)
             if task.retry_on is not None:
                 retry_on = self._exceptions.setdefault(tuple(map(id, task.retry_on)), task.retry_on)
@@ -194,16 +194,15 @@ class _Found:
         )
 
 
-def _policy(options: Task[Any] | None, defaults: Defaults) -> Policy:
-    if options is None:
-        return Policy(defaults.retries, defaults.retry_delay, defaults.timeout, 0, defaults.memory_limit)
+def _policy(task: Task[Any], default: Policy) -> Policy:
+    memory_limit = parse_bytes("memory_limit", task.memory_limit)
     return Policy(
-        defaults.retries if options.retries is None else options.retries,
-        defaults.retry_delay if options.retry_delay is None else options.retry_delay,
-        defaults.timeout if options.timeout is None else options.timeout,
-        options.priority,
-        parse_bytes("memory_limit", options.memory_limit) or defaults.memory_limit,
-        options.exclusive,
+        default.retries if task.retries is None else task.retries,
+        default.retry_delay if task.retry_delay is None else task.retry_delay,
+        default.timeout if task.timeout is None else task.timeout,
+        task.priority,
+        default.memory_limit if memory_limit is None else memory_limit,
+        task.exclusive,
     )
 
 

@@ -17,8 +17,10 @@ __all__ = [
     "Binding",
     "Task",
     "bind",
+    "check_count",
+    "check_exceptions",
+    "check_flag",
     "check_seconds",
-    "check_task_options",
     "check_timeout",
     "inferred_parents",
     "parameters_of",
@@ -59,12 +61,37 @@ class Task(Generic[T]):
     exclusive: bool = False
 
     def __post_init__(self) -> None:
-        check_task_options(self.retries, self.retry_delay, self.retry_on, self.timeout)
-        parse_bytes("memory_limit", self.memory_limit)
+        if self.retries is not None:
+            check_count("retries", self.retries)
+        if self.retry_delay is not None:
+            check_seconds("retry_delay", self.retry_delay)
+        if self.retry_on is not None:
+            check_exceptions("retry_on", self.retry_on)
+        check_timeout("timeout", self.timeout)
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):
             raise OptionError("priority", repr(self.priority), "an integer")
-        if not isinstance(self.exclusive, bool):
-            raise OptionError("exclusive", repr(self.exclusive), "True or False")
+        parse_bytes("memory_limit", self.memory_limit)
+        check_flag("exclusive", self.exclusive)
+
+
+def check_count(option: str, value: object, least: int = 0) -> None:
+    """Check an option that is an integer of `least` or more.
+
+    Raises:
+        OptionError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise OptionError(option, repr(value), f"an integer of {least} or more")
+
+
+def check_flag(option: str, value: object) -> None:
+    """Check an option that is True or False.
+
+    Raises:
+        OptionError: It is not.
+    """
+    if not isinstance(value, bool):
+        raise OptionError(option, repr(value), "True or False")
 
 
 def check_seconds(option: str, value: object) -> None:
@@ -75,6 +102,27 @@ def check_seconds(option: str, value: object) -> None:
     """
     if not _is_seconds(value) or math.isinf(value):  # type: ignore[arg-type]
         raise OptionError(option, repr(value), "seconds, 0 or more")
+
+
+def check_timeout(option: str, value: object) -> None:
+    """Check an option that is a number of seconds above 0, also an infinite one, or None.
+
+    Raises:
+        OptionError: It is not.
+    """
+    if value is not None and not (_is_seconds(value) and value > 0):  # type: ignore[operator]
+        raise OptionError(option, repr(value), "seconds, more than 0")
+
+
+def check_exceptions(option: str, value: object) -> None:
+    """Check an option that is a tuple of exception classes.
+
+    Raises:
+        OptionError: It is not.
+    """
+    kinds = value if isinstance(value, tuple) else (value,)
+    if not isinstance(value, tuple) or not all(isinstance(k, type) and issubclass(k, BaseException) for k in kinds):
+        raise OptionError(option, repr(value), "a tuple of exception classes")
 
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -99,35 +147,6 @@ def parse_bytes(option: str, value: object) -> int | None:
     if not 1 <= found < 2**63:
         raise OptionError(option, repr(value), "bytes, 1 or more, or a text such as '512 MB' or '1.5GiB'")
     return int(found)
-
-
-def check_timeout(option: str, value: object) -> None:
-    """Check an option that is a number of seconds above 0, also an infinite one, or None.
-
-    Raises:
-        OptionError: It is not.
-    """
-    if value is not None and not (_is_seconds(value) and value > 0):  # type: ignore[operator]
-        raise OptionError(option, repr(value), "seconds, more than 0")
-
-
-def check_task_options(retries: object, retry_delay: object, retry_on: object, timeout: object) -> None:
-    """Check the options that a task and an executor share.
-
-    Raises:
-        OptionError: With the name of the first wrong one.
-    """
-    if retries is not None and (isinstance(retries, bool) or not isinstance(retries, int) or retries < 0):
-        raise OptionError("retries", repr(retries), "an integer of 0 or more")
-    if retry_delay is not None:
-        check_seconds("retry_delay", retry_delay)
-    check_timeout("timeout", timeout)
-    if retry_on is not None:
-        kinds = retry_on if isinstance(retry_on, tuple) else (retry_on,)
-        if not isinstance(retry_on, tuple) or not all(
-            isinstance(k, type) and issubclass(k, BaseException) for k in kinds
-        ):
-            raise OptionError("retry_on", repr(retry_on), "a tuple of exception classes")
 
 
 def _is_seconds(value: object) -> bool:

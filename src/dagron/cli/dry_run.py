@@ -75,11 +75,12 @@ def forecast(job: Job, checkpoint_dir: str, *, fresh: bool) -> Forecast:
     from dagron.checkpoint.packed import PackedCommits
     from dagron.cli.exit_codes import NoCheckpointError
     from dagron.cli.reading import directory_of, read_checkpoint
-    from dagron.plan import Defaults, plan_run
+    from dagron.plan import plan_run
     from dagron.restore import RestorePlan, plan_restore
+    from dagron.runs.options import Options
 
     dag = job.dag
-    plan_run(dag, job.tasks, Defaults())
+    plan_run(dag, job.tasks, Options())
     try:
         view = None if fresh else read_checkpoint(checkpoint_dir)
     except NoCheckpointError:
