@@ -23,8 +23,8 @@ from dagron.checkpoint.files import Directory
 from dagron.checkpoint.store import CheckpointStore
 from dagron.checkpoint.view import read_view
 from dagron.cli import app
+from dagron.cli.listing import SortKey, selected
 from dagron.cli.nodes import STATES, NodeFigures, matches
-from dagron.cli.verbs.ls import SortKey, selected
 from dagron.stored import FILE_MODULE
 
 JOB = """
@@ -213,7 +213,7 @@ def test_every_key_sorts_the_largest_figure_first_and_keeps_ties():
 
 
 def test_in_a_narrow_terminal_the_error_gives_way_before_the_name_and_the_figures_never():
-    from dagron.cli.verbs.ls import shown_nodes
+    from dagron.cli.listing import shown_nodes
 
     nodes = [
         NodeFigures(f"a name of some length, {i}", "failed", 2, 0, 1.0, 61.0, error="E: " + "w" * 60) for i in (1, 2)
@@ -684,7 +684,7 @@ def test_completion_for_a_shell_can_be_shown_and_the_guide_says_where_it_goes(sh
 
 
 def test_reading_a_hundred_thousand_nodes_takes_seconds_at_most(tmp_path, monkeypatch):
-    from dagron.cli.verbs.ls import shown_nodes
+    from dagron.cli.listing import shown_nodes
 
     nodes = [NodeFigures(f"n{i}", "completed", 1, 0, 1.0, i / 1000, i / 1000, i, i) for i in range(100_000)]
     began = time.process_time()

@@ -21,7 +21,7 @@ from dagron.checkpoint.format import HEADER_SIZE, MARKER, Kind, RecordWriter, de
 from dagron.checkpoint.names import JOURNAL, LOCK, META
 from dagron.checkpoint.store import CheckpointStore, boot_id
 from dagron.checkpoint.view import read_view
-from dagron.cli.verbs.status import checkpoint_status, shown_status
+from dagron.cli.status import checkpoint_status, shown_status
 from dagron.figures import Figures
 
 CHAIN = DAG.builder().add_edges([("small", "large"), ("large", "end")]).build()

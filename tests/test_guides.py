@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dagron
-from dagron.cli.verbs.status import checkpoint_status
+from dagron.cli.status import checkpoint_status
 
 DOCS = Path(__file__).parent.parent / "docs"
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from dagron.cli.exit_codes import UsageError
 from dagron.shown import shown_name
 
-__all__ = ["COLOURS", "Drawing", "as_dot", "as_mermaid"]
+if TYPE_CHECKING:
+    from dagron.graph import DAG
+
+__all__ = ["COLOURS", "Drawing", "as_dot", "as_mermaid", "drawing_of"]
 
 COLOURS = {
     "completed": ("#d3f2d9", "#2f8f46"),
@@ -38,6 +42,38 @@ class Drawing(NamedTuple):
     def state_of(self, name: str) -> str:
         """Return the state of a node."""
         return self.states.get(name, "pending")
+
+
+def drawing_of(dag: DAG, states: Mapping[str, str], around: Sequence[str], depth: int, max_nodes: int) -> Drawing:
+    """Return what is to be drawn of a DAG.
+
+    Args:
+        dag: The DAG.
+        states: The states of its nodes.
+        around: Draw only what is near these nodes; empty for all.
+        depth: How many edges away that is.
+        max_nodes: How many nodes may be drawn.
+
+    Raises:
+        UsageError: There are more.
+        UnknownNodeError: `around` names a node that there is not.
+    """
+    kept = set(range(len(dag)))
+    if around:
+        kept = {dag.index_of(name) for name in around}
+        for neighbours in (dag.parent_indices, dag.child_indices):
+            edge = {dag.index_of(name) for name in around}
+            for _ in range(depth):
+                edge = {j for i in edge for j in neighbours(i)} - kept
+                kept |= edge
+    if len(kept) > max_nodes:
+        raise UsageError(
+            f"{len(kept)} nodes make no picture; choose some with --around NODE, or pass --max-nodes {len(kept)}"
+        )
+    order = [i for i in dag.order if i in kept]
+    at = {i: position for position, i in enumerate(order)}
+    edges = [(at[parent], at[i]) for i in order for parent in dag.parent_indices(i) if parent in at]
+    return Drawing([dag.name_of(i) for i in order], edges, states)
 
 
 def as_mermaid(drawing: Drawing) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dagron.cli.exit_codes import UsageError
 
 if TYPE_CHECKING:
-    from dagron.cli.verbs.status import CheckpointStatus
+    from dagron.cli.status import CheckpointStatus
 
 __all__ = ["goes_on"]
 
@@ -28,7 +28,7 @@ def goes_on(directory: str, *, resume: bool, fresh: bool) -> bool:
         UsageError: There is a checkpoint, no word about it, and nobody to ask; or the answer was to leave it.
         CheckpointError: There is one that is being written, or cannot be read.
     """
-    from dagron.cli.verbs.status import checkpoint_status
+    from dagron.cli.status import checkpoint_status
     from dagron.errors import CheckpointDamagedError
     from dagron.executor import CheckpointExecutor
     from dagron.graph import DAG

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from dagron.checkpoint.view import View
     from dagron.graph import DAG
 
-__all__ = ["STATES", "NodeFigures", "NodeState", "Now", "matches", "node_figures", "running_now"]
+__all__ = ["STATES", "NodeFigures", "NodeState", "Now", "matches", "no_such_node", "node_figures", "running_now"]
 
 NodeState = Literal["completed", "failed", "timed_out", "running", "skipped", "stale", "lost", "pending"]
 
@@ -80,6 +81,13 @@ def matches(name: str, pattern: str) -> bool:
     Brackets stand for themselves, because names such as `count[3]` have them.
     """
     return name == pattern or fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
+def no_such_node(name: str, names: list[str]) -> str:
+    """Return what to say of a name that no node has."""
+    close = difflib.get_close_matches(name, names[:5000], n=3) if len(name) <= 50 else []
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return f"the checkpoint knows no node {name!r}{hint}"
 
 
 def running_now(directory: Directory, view: View) -> list[Now]:

@@ -11,7 +11,7 @@ from dagron.checkpoint.view import View, read_on, signing_key
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.reading import directory_of, read_checkpoint
-from dagron.cli.verbs.status import CheckpointStatus, shown_status, status_of
+from dagron.cli.status import CheckpointStatus, shown_status, status_of
 
 __all__ = ["watch"]
 

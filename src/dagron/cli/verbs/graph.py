@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from dagron.cli.command import dag_option, option, verb, where_argument
-from dagron.cli.drawing import Drawing, as_dot, as_mermaid
+from dagron.cli.drawing import as_dot, as_mermaid, drawing_of
 from dagron.cli.ending import write_file
-from dagron.cli.exit_codes import ExitCode, NoCheckpointError, UsageError
+from dagron.cli.exit_codes import ExitCode, NoCheckpointError
 from dagron.cli.nodes import node_figures, running_now
 from dagron.cli.reading import dag_for, directory_of, read_checkpoint
 from dagron.cli.svg import as_svg
@@ -21,7 +20,7 @@ from dagron.cli.svg import as_svg
 if TYPE_CHECKING:
     from dagron.graph import DAG
 
-__all__ = ["EPILOG", "drawing_of", "graph"]
+__all__ = ["EPILOG", "graph"]
 
 EPILOG = """Examples:
 
@@ -37,38 +36,6 @@ _MAX_NODES = 500
 
 _FORMATS = {"mermaid": as_mermaid, "dot": as_dot, "svg": as_svg}
 _OF_SUFFIX = {".svg": "svg", ".dot": "dot", ".gv": "dot"}
-
-
-def drawing_of(dag: DAG, states: Mapping[str, str], around: Sequence[str], depth: int, max_nodes: int) -> Drawing:
-    """Return what is to be drawn of a DAG.
-
-    Args:
-        dag: The DAG.
-        states: The states of its nodes.
-        around: Draw only what is near these nodes; empty for all.
-        depth: How many edges away that is.
-        max_nodes: How many nodes may be drawn.
-
-    Raises:
-        UsageError: There are more.
-        UnknownNodeError: `around` names a node that there is not.
-    """
-    kept = set(range(len(dag)))
-    if around:
-        kept = {dag.index_of(name) for name in around}
-        for neighbours in (dag.parent_indices, dag.child_indices):
-            edge = {dag.index_of(name) for name in around}
-            for _ in range(depth):
-                edge = {j for i in edge for j in neighbours(i)} - kept
-                kept |= edge
-    if len(kept) > max_nodes:
-        raise UsageError(
-            f"{len(kept)} nodes make no picture; choose some with --around NODE, or pass --max-nodes {len(kept)}"
-        )
-    order = [i for i in dag.order if i in kept]
-    at = {i: position for position, i in enumerate(order)}
-    edges = [(at[parent], at[i]) for i in order for parent in dag.parent_indices(i) if parent in at]
-    return Drawing([dag.name_of(i) for i in order], edges, states)
 
 
 def _dag_and_states(where: str, dag_from: str | None) -> tuple[DAG, dict[str, str]]:

@@ -10,7 +10,7 @@ from dagron.checkpoint.view import View, signing_key
 from dagron.cli.command import argument, dag_option, json_option, option, verb, where_argument
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode, UsageError
-from dagron.cli.nodes import matches
+from dagron.cli.nodes import matches, no_such_node
 from dagron.cli.reading import dag_for, directory_of, read_checkpoint
 from dagron.shown import shown_name
 
@@ -55,8 +55,6 @@ def to_run_again(view: View, dag: DAG | None, patterns: Sequence[str], *, descen
     for pattern in patterns:
         found = [name for name in names if matches(name, pattern)]
         if not found:
-            from dagron.cli.verbs.show import no_such_node
-
             raise UsageError(no_such_node(pattern, names))
         chosen.update(found)
     if descendants and dag is not None:

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import pprint
-import time
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict
 
-from dagron.checkpoint.digests import Digests
-from dagron.checkpoint.view import View, printed_by, signing_key
 from dagron.cli.command import json_option, node_argument, option, verb, where_argument
+from dagron.cli.details import details_of, shown_details
 from dagron.cli.ending import put
 from dagron.cli.exit_codes import ExitCode, UsageError
-from dagron.cli.nodes import STATES, NodeFigures, node_figures, running_now
-from dagron.cli.output import NOT_FOR_A_LINE
-from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
-from dagron.cli.table import shown_bytes, shown_seconds, shown_time, styled, styled_state
-from dagron.results.failures import folded, last_own_frame
-from dagron.shown import shown_name
 
-__all__ = ["EPILOG", "NodeDetails", "details_of", "no_such_node", "show"]
-
-_MAX_NAMES = 12
-_MAX_LINES = 20
+__all__ = ["EPILOG", "show"]
 
 EPILOG = """Examples:
 
@@ -34,180 +20,6 @@ EPILOG = """Examples:
   dagron show job.py report --unpickle --value > report.txt
   dagron show job.py bad --json | jq -r .traceback
 """
-
-
-@dataclass(frozen=True, slots=True)
-class NodeDetails:
-    """One node; the fields of `dagron show --json`.
-
-    Attributes:
-        figures: As `dagron ls` has them.
-        parents: Its parents in the DAG of the last run; None if that is not recorded.
-        children: Its children there.
-        file: The file of its result; empty if it has none.
-        digest: Of the pickled result, in hexadecimal.
-        digest_algorithm: What that is: `blake3`, with a signing key `keyed blake3`.
-        value: The result as text; empty if there is none.
-        traceback: Of its last attempt, if that failed.
-        pid: The process that made that attempt; 0 if it is not known.
-        inputs: The arguments with which that was called, as pairs of a name and a short text, if its task raised.
-        stdout: The end of what its last attempt wrote to standard output.
-        stderr: The same for standard error.
-        stdout_bytes: How much it wrote there in all.
-        stderr_bytes: The same for standard error.
-    """
-
-    figures: NodeFigures
-    parents: list[str] | None = None
-    children: list[str] | None = None
-    file: str = ""
-    digest: str = ""
-    digest_algorithm: str = ""
-    value: str = ""
-    traceback: str = ""
-    pid: int = 0
-    inputs: list[list[str]] = field(default_factory=list)
-    stdout: str = ""
-    stderr: str = ""
-    stdout_bytes: int = 0
-    stderr_bytes: int = 0
-
-
-def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool = False) -> NodeDetails:
-    """Read what a checkpoint knows about a node.
-
-    Args:
-        where: The checkpoint.
-        name: The node.
-        full: Do not shorten the result.
-        unpickle: Load the result, which runs code that it names; else show it without.
-        plain: Show a result that is a text as it is.
-
-    Raises:
-        UsageError: There is no such node.
-        CheckpointDamagedError: Its result is damaged.
-    """
-    view = read_checkpoint(where)
-    dag = recorded_dag(view)
-    directory = directory_of(where)
-    nodes = {node.name: node for node in node_figures(view, dag, running_now(directory, view), time.time())}
-    figures = nodes.get(name)
-    if figures is None:
-        raise UsageError(no_such_node(name, list(nodes)))
-    parents = children = None
-    if dag is not None:
-        parents, children = dag.parents(name), dag.children(name)
-    failure: dict[str, Any] = view.failures.get(name, {})
-    # A result that was taken away is no result of an attempt that has failed since.
-    commit = view.commits.get(name) or (None if failure else view.stale.get(name))
-    printed = printed_by(view, directory, name, signing_key())
-    return NodeDetails(
-        figures,
-        parents,
-        children,
-        file=str(directory.path / commit.file_name) if commit is not None else "",
-        digest=commit.digest.hex() if commit is not None else "",
-        digest_algorithm=Digests(signing_key()).name if commit is not None else "",
-        value=_value(where, view, name, full=full, unpickle=unpickle, plain=plain),
-        traceback=str(failure.get("traceback", "")),
-        pid=int(failure.get("pid", 0)),
-        inputs=failure.get("inputs", []),
-        stdout=str(printed.get("stdout", "")),
-        stderr=str(printed.get("stderr", "")),
-        stdout_bytes=int(printed.get("stdout_bytes", 0)),
-        stderr_bytes=int(printed.get("stderr_bytes", 0)),
-    )
-
-
-def no_such_node(name: str, names: list[str]) -> str:
-    """Return what to say of a name that no node has."""
-    close = difflib.get_close_matches(name, names[:5000], n=3) if len(name) <= 50 else []
-    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-    return f"the checkpoint knows no node {name!r}{hint}"
-
-
-def _value(where: str, view: View, name: str, *, full: bool, unpickle: bool, plain: bool) -> str:
-    from dagron.checkpoint.blobs import load_result
-    from dagron.cli.preview import MAX_PREVIEW_BYTES, preview
-
-    commit = view.commits.get(name)
-    if commit is None:
-        return ""
-    if commit.size > MAX_PREVIEW_BYTES and not (full or unpickle):
-        return f"<{shown_bytes(commit.size)}; --full loads it>"
-    data = load_result(directory_of(where), commit, Digests(signing_key()))
-    return _unpickled(data) if unpickle else preview(data, full=full, plain=plain)
-
-
-def _unpickled(data: bytes | memoryview) -> str:
-    import os
-    import pickle
-    import sys
-
-    sys.path.insert(0, os.getcwd())  # as for the run that made it
-    try:
-        value = pickle.loads(data)
-        return value if isinstance(value, str) else pprint.pformat(value)
-    except Exception as error:
-        raise UsageError(f"the result cannot be loaded here: {type(error).__name__}: {error}") from error
-
-
-# --- as text ---------------------------------------------------------------------------------------------------------
-
-
-def _shown_details(details: NodeDetails, *, full: bool) -> str:
-    node = details.figures
-    rows = [("state", f"{styled_state(node.state)}: {STATES[node.state]}")]
-    if node.attempts:
-        rows.append(("attempts", str(node.attempts)))
-    if node.started_unix:
-        rows.append(("started", shown_time(node.started_unix, time.time())))
-        cpu = f", {shown_seconds(node.cpu_seconds)} of CPU" if node.cpu_seconds else ""
-        rows.append(("time", f"{shown_seconds(node.duration_seconds)}{cpu}"))
-    if node.slot >= 0:
-        memory = f", {shown_bytes(node.peak_rss_bytes)} of memory" if node.peak_rss_bytes else ""
-        process = f", process {details.pid}" if details.pid else ""
-        rows.append(("worker", f"slot {node.slot}{process}{memory}"))
-    if details.file:
-        rows.append(("result", f"{shown_bytes(node.result_bytes)} in {shown_name(details.file)}"))
-        rows.append(("digest", f"{details.digest_algorithm} {details.digest}"))
-    for label, names in (("parents", details.parents), ("children", details.children)):
-        if names:
-            rows.append((label, _shown_names(names)))
-    lines = [styled(shown_name(node.name), "1"), *(f"{label:<9} {text}" for label, text in rows)]
-    if node.error and not details.traceback:
-        lines.append(f"error     {node.error}")
-    if (frame := last_own_frame(details.traceback)) is not None:
-        lines.append(f"raised    {shown_name(f'{frame.path}:{frame.line}, in {frame.function}: {frame.source}')}")
-    inputs = [f"{shown_name(name)} = {shown_name(text)}" for name, text in details.inputs]
-    sections = [
-        ("value", details.value),
-        ("inputs", "\n".join(inputs)),
-        ("traceback", details.traceback if full else folded(details.traceback)),
-        (_stream_title("stdout", details.stdout, details.stdout_bytes, full=full), _end(details.stdout, full=full)),
-        (_stream_title("stderr", details.stderr, details.stderr_bytes, full=full), _end(details.stderr, full=full)),
-    ]
-    for title, text in sections:
-        if text:
-            lines += ["", styled(title, "1"), NOT_FOR_A_LINE.sub("", text.rstrip())]
-    return "\n".join(lines)
-
-
-def _end(text: str, *, full: bool) -> str:
-    return text if full else "\n".join(text.splitlines()[-_MAX_LINES:])
-
-
-def _stream_title(stream: str, text: str, n_bytes: int, *, full: bool) -> str:
-    n_lines = len(text.splitlines())
-    if not full and n_lines > _MAX_LINES:
-        return f"{stream}, the last {_MAX_LINES} lines of {shown_bytes(n_bytes)}; --full shows more"
-    # Characters and bytes differ, and so do a line and what was written over it; much more was left out on purpose.
-    return f"{stream}, the end of {shown_bytes(n_bytes)}" if n_bytes > 4 * len(text) + 16 else stream
-
-
-def _shown_names(names: list[str]) -> str:
-    shown = ", ".join(map(shown_name, names[:_MAX_NAMES]))
-    return f"{shown} and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else shown
 
 
 @verb(EPILOG)
@@ -233,5 +45,5 @@ def show(where: str, node: str, value: bool, full: bool, unpickle: bool, as_json
         fields = asdict(details)
         put(json.dumps({**fields.pop("figures"), **fields}, indent=1))
     else:
-        put(_shown_details(details, full=full))
+        put(shown_details(details, full=full))
     return ExitCode.OK

@@ -1,0 +1,223 @@
+"""Run one node in this process, with the inputs that a checkpoint has for it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from traceback import walk_tb
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import dagron
+from dagron.checkpoint.view import View, signing_key
+from dagron.cli.ending import say
+from dagron.cli.exit_codes import ExitCode, UsageError
+from dagron.cli.reading import checkpoint_dir_of, directory_of
+from dagron.shown import shown_name
+
+if TYPE_CHECKING:
+    from dagron.checkpoint.format import Commit
+    from dagron.cli.load import Job
+    from dagron.task import Binding
+
+__all__ = ["Call", "announce", "prepared_call", "run_call"]
+
+
+class Call(NamedTuple):
+    """What a node is about to do.
+
+    Attributes:
+        node: Its name.
+        fn: Its callable.
+        binding: How that takes its inputs.
+        inputs: The recorded results of the parents that it takes.
+        notes: What the user should know of them.
+    """
+
+    node: str
+    fn: Any
+    binding: Binding
+    inputs: list[Any]
+    notes: list[str]
+
+
+def prepared_call(where: str, view: View, name: str, job: Job) -> Call:
+    """Load the recorded inputs of a node. Unpickling them runs code that they name.
+
+    Args:
+        where: The checkpoint.
+        view: What its journal says.
+        name: The node.
+        job: The DAG and the tasks as they are now.
+
+    Raises:
+        UsageError: The job has no such node.
+        TaskDefinitionError: The node has no task, or one that does not fit.
+        CheckpointError: An input is not recorded or is damaged, or the checkpoint is not to be trusted.
+    """
+    import pickle
+
+    from dagron.checkpoint.blobs import load_result
+    from dagron.checkpoint.claim import check_directory
+    from dagron.checkpoint.digests import Digests
+    from dagron.cli.nodes import no_such_node
+    from dagron.errors import MissingTaskError, NotCallableError
+    from dagron.task import Task, bind
+
+    dag = job.dag
+    if name not in dag:
+        raise UsageError(no_such_node(name, list(dag.nodes)).replace("the checkpoint knows", "the job has", 1))
+    if name not in job.tasks:
+        raise MissingTaskError([name])
+    task = job.tasks[name]
+    fn = task.fn if isinstance(task, Task) else task
+    if not callable(fn):
+        raise NotCallableError(name, type(fn).__name__)
+    parents = dag.parents(name)
+    binding = bind(name, fn, parents, dag.__contains__)
+    directory = directory_of(where)
+    check_directory(directory, allow_untrusted=False)
+    inputs: list[Any] = []
+    notes: list[str] = []
+    for position in binding.consumed:
+        commit = _recorded(view, parents[position], notes)
+        inputs.append(pickle.loads(load_result(directory, commit, Digests(signing_key()))))
+    return Call(name, fn, binding, inputs, notes)
+
+
+def _recorded(view: View, parent: str, notes: list[str]) -> Commit:
+    from dagron.errors import ResultUnavailableError
+
+    commit = view.commits.get(parent)
+    if commit is not None:
+        return commit
+    commit = view.stale.get(parent)
+    if commit is not None:
+        notes.append(f"the result of {shown_name(parent)} no longer applies; a resume would make it again first")
+        return commit
+    how = "it failed" if parent in view.failures else "it has not completed"
+    raise ResultUnavailableError(parent, f"{how} in this checkpoint, so there is nothing to call the node with")
+
+
+def announce(call: Call, view: View, where: str) -> None:
+    """Say on standard error which node is about to run, with which inputs, and how it ended before."""
+    from dagron.inputs import shown_inputs
+
+    say(
+        f"running node {shown_name(call.node)} in this process ({os.getpid()}), with the inputs recorded in "
+        f"{shown_name(checkpoint_dir_of(where))}; nothing is written there, and no timeout or limit applies"
+    )
+    for name, text in shown_inputs(call.binding, call.fn, call.inputs):
+        say(f"  {shown_name(name)} = {shown_name(text)}" if name != "..." else f"  ... and {text}")
+    for note in call.notes:
+        say(f"note: {note}")
+    say(f"recorded: {_recorded_end(view, call.node)}")
+
+
+def _recorded_end(view: View, name: str) -> str:
+    from dagron.cli.summary import shown_error
+
+    commit = view.commits.get(name)
+    if commit is None and (failure := view.failures.get(name)) is not None:
+        return f"it failed with {shown_error(str(failure.get('type', '')), str(failure.get('message', '')))}"
+    commit = commit or view.stale.get(name)
+    return "nothing; it has not run" if commit is None else f"it completed in {commit.figures.duration_seconds:.3g} s"
+
+
+def run_call(call: Call, view: View, *, post_mortem: bool) -> ExitCode:
+    """Run a node, compare its result with the recorded one, and tell what came of it.
+
+    Args:
+        call: The node and its inputs.
+        view: What the checkpoint has.
+        post_mortem: Open the debugger if the node fails.
+    """
+    from bdb import BdbQuit
+
+    from dagron.inputs import shown_value
+
+    started = time.perf_counter()
+    try:
+        value = call.binding.call(call.fn, call.inputs)
+    except KeyboardInterrupt:
+        raise
+    except BdbQuit:
+        say("left by the debugger")
+        return ExitCode.NODES
+    except BaseException as error:
+        _tell(error, time.perf_counter() - started)
+        if post_mortem:
+            _post_mortem(error)
+        return ExitCode.NODES
+    seconds = time.perf_counter() - started
+    say(f"completed in {seconds:.3g} s: {shown_name(shown_value(value))}")
+    return _compare(call.node, value, view)
+
+
+def _compare(name: str, value: Any, view: View) -> ExitCode:
+    """Pickle a result as a worker would, because that may be what had failed, and compare it with the recorded one."""
+    from dagron.checkpoint.digests import Digests
+    from dagron.crossing.results import dump_result
+    from dagron.errors import ResultNotPicklableError
+
+    with tempfile.TemporaryDirectory(prefix="dagron-debug-") as directory:
+        try:
+            blob = dump_result(name, value, Path(directory), Digests(signing_key()), durable=False)
+        except ResultNotPicklableError as error:
+            say(f"error: {error}")
+            return ExitCode.NODES
+    commit = view.commits.get(name) or view.stale.get(name)
+    if commit is None:
+        say("a resume would record this result")
+    elif commit.digest == blob.digest:
+        say("the result is the recorded one, byte for byte")
+    else:
+        say(f"the result differs from the recorded one: {blob.size} bytes pickled, recorded were {commit.size}")
+    return ExitCode.OK
+
+
+def _is_ours(frames: TracebackType) -> bool:
+    package = os.path.dirname(os.path.abspath(dagron.__file__))
+    path = frames.tb_frame.f_code.co_filename
+    return path.startswith(package + os.sep) and not path.startswith(os.path.join(package, "jobs"))
+
+
+def _own_frames(error: BaseException) -> TracebackType | None:
+    """Return the traceback without the frames that are ours, down to the first one of the user's."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_next is not None and _is_ours(frames):
+        frames = frames.tb_next
+    return frames
+
+
+def _tell(error: BaseException, seconds: float) -> None:
+    from dagron.cli.output import NOT_FOR_A_LINE
+    from dagron.crossing.exceptions import describe_exception
+    from dagron.results.failures import folded
+
+    error.__traceback__ = _own_frames(error)
+    _, _, text = describe_exception(error)
+    print(NOT_FOR_A_LINE.sub("", folded(text.rstrip())), file=sys.stderr)
+    say(f"failed after {seconds:.3g} s")
+
+
+def _post_mortem(error: BaseException) -> None:
+    from pdb import Pdb
+
+    from dagron.results.failures import is_library
+
+    frames = error.__traceback__
+    if frames is None:
+        return
+    say("in the debugger; `up` and `down` go through the frames, `p` prints, `q` leaves")
+    # In the user's frame, where the values are that they know; what raised may be deep in a library.
+    paths = [frame.f_code.co_filename for frame, _ in walk_tb(frames)]
+    own = [i for i, path in enumerate(paths) if not is_library(path)]
+    debugger = Pdb()
+    if own and own[-1] < len(paths) - 1:
+        debugger.rcLines.append(f"up {len(paths) - 1 - own[-1]}")
+    debugger.reset()
+    debugger.interaction(None, frames)

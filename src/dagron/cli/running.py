@@ -1,0 +1,181 @@
+"""Run the DAG of a file or module as the command line asks for it, and say how that ended."""
+
+from __future__ import annotations
+
+import pprint
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dagron.cli.ending import exit_code_of_stop, put, say, stop_on_signals
+from dagron.cli.exit_codes import ExitCode, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from dagron.callbacks import RunObserver
+    from dagron.checkpoint.store import Durability
+    from dagron.cli.load import Job
+    from dagron.results.results import ExecutionResult
+
+__all__ = ["RunRequest", "run_target"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What the command line asks for; `resume_command` is what to tell the user."""
+
+    target: str
+    checkpoint_dir: str
+    resume: bool
+    fresh: bool
+    workers: int | None
+    durability: Durability
+    fail_fast: bool
+    timeout: float | None
+    node_timeout: float | None
+    retries: int
+    inline: bool
+    pin_cpus: bool
+    output: bool
+    show: tuple[str, ...]
+    trace: Path | None
+    progress: bool | None
+    dry_run: bool
+    as_json: bool
+    resume_command: str
+
+
+def run_target(request: RunRequest) -> ExitCode:
+    """Run what is asked for, print the summary, and then the results that are to be shown.
+
+    Raises:
+        DagronError: As `exit_code_of` has it.
+    """
+    from dagron.cli.load import load_job
+    from dagron.cli.output import stdout_kept_for_results
+
+    stop_on_signals()
+    _check(request)
+    with stdout_kept_for_results():
+        try:
+            job = load_job(request.target)
+        except KeyboardInterrupt as error:
+            say("interrupted; nothing was run")
+            return exit_code_of_stop(error)
+        texts, code = ([_forecast(job, request)], ExitCode.OK) if request.dry_run else _run(job, request)
+    for text in texts:
+        put(text)
+    return code
+
+
+def _run(job: Job, request: RunRequest) -> tuple[list[str], ExitCode]:
+    """Run, and return what is to come to standard output, and the exit code."""
+    from dagron.cli.summary import json_summary, print_summary
+
+    for name in request.show:
+        job.dag.index_of(name)  # rather now than at the end of a long run
+    try:
+        result = _execute(job, request)
+    except KeyboardInterrupt as error:
+        _say_what_is_kept(request)
+        return [], exit_code_of_stop(error)
+    print_summary(result, request.checkpoint_dir, request.target, request.resume_command)
+    if request.trace is not None and result.trace is not None:
+        try:
+            result.trace.save(request.trace)
+        except OSError as error:
+            raise OutputError(f"'{request.trace}'", error.strerror or str(error)) from error
+    texts = [json_summary(result, request.checkpoint_dir)] if request.as_json else []
+    texts += [text for text in (_shown_result(result, name) for name in request.show) if text is not None]
+    return texts, ExitCode.OK if result.ok else ExitCode.NODES
+
+
+def _forecast(job: Job, request: RunRequest) -> str:
+    from dagron.cli.dry_run import forecast, shown_forecast
+    from dagron.engines.local.cores import available_cpus
+
+    found = forecast(job, request.checkpoint_dir, fresh=request.fresh)
+    n_slots = 1 if request.inline else request.workers or len(available_cpus())
+    return found.as_json() if request.as_json else shown_forecast(found, job.dag, n_slots)
+
+
+def _execute(job: Job, request: RunRequest) -> ExecutionResult:
+    from dagron.cli.going_on import goes_on
+    from dagron.cli.output import TaskOutput
+    from dagron.display.progress import ProgressBar
+    from dagron.executor import CheckpointExecutor
+
+    resume = goes_on(request.checkpoint_dir, resume=request.resume, fresh=request.fresh)
+
+    def begin(observer: RunObserver | bool) -> ExecutionResult:
+        executor = CheckpointExecutor(
+            job.dag,
+            request.checkpoint_dir,
+            fail_fast=request.fail_fast,
+            enable_tracing=request.trace is not None,
+            max_workers=request.workers,
+            durability=request.durability,
+            pool="inline" if request.inline else "process",
+            retries=request.retries,
+            timeout=request.node_timeout,
+            pin_cpus=request.pin_cpus,
+            progress=observer,
+            pass_output=request.output,
+        )
+
+        start = executor.resume if resume else executor.execute
+        return start(job.tasks, run_timeout=request.timeout)
+
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    # A debugger wants the terminal for itself.
+    wanted = on_terminal and not request.inline if request.progress is None else request.progress
+    if not wanted:
+        return begin(False)
+    if not on_terminal or request.inline:
+        bar = ProgressBar()
+        try:
+            return begin(bar)
+        finally:
+            bar.close()
+    with TaskOutput() as output:
+        return begin(output.bar)
+
+
+def _check(request: RunRequest) -> None:
+    if request.resume and request.fresh:
+        raise UsageError("--resume and --fresh contradict each other")
+    if request.as_json and request.show:
+        raise UsageError("--json and --show both want standard output")
+    if request.inline and request.node_timeout is not None:
+        raise UsageError("--node-timeout kills worker processes, and --inline has none")
+    # Rather now than at the end of a long run.
+    trace = request.trace
+    if trace is not None and (trace.is_dir() or not trace.absolute().parent.is_dir()):
+        reason = "it is a directory" if trace.is_dir() else "its directory does not exist"
+        raise UsageError(f"cannot write the trace to '{trace}': {reason}")
+
+
+def _say_what_is_kept(request: RunRequest) -> None:
+    from dagron.cli.status import checkpoint_status
+    from dagron.errors import CheckpointError
+
+    try:
+        found = checkpoint_status(request.checkpoint_dir)
+    except CheckpointError:
+        found = None
+    if found is None:
+        say("interrupted; nothing was run")
+        return
+    kept = f"{found.completed}/{found.total} nodes are kept in {request.checkpoint_dir}"
+    say(f"interrupted; {kept}; to go on: {request.resume_command}")
+
+
+def _shown_result(result: ExecutionResult, name: str) -> str | None:
+    from dagron.results.results import NodeStatus
+
+    node = result.node_results[name]
+    if node.status is not NodeStatus.COMPLETED:
+        say(f"node {name!r} has no result to show: it is {node.status.value}")
+        return None
+    value = node.result
+    return value if isinstance(value, str) else pprint.pformat(value)

@@ -1,0 +1,186 @@
+"""How a checkpoint stands, read from outside, and as text of a few lines."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from dagron.cli.exit_codes import NoCheckpointError
+from dagron.cli.nodes import Now, running_now
+from dagron.cli.reading import checkpoint_dir_of, directory_of, read_checkpoint, state_of_run
+from dagron.cli.table import shown_bytes, shown_seconds, shown_time
+
+if TYPE_CHECKING:
+    from dagron.checkpoint.view import View
+
+__all__ = ["CheckpointStatus", "FailedNode", "checkpoint_status", "shown_status", "status_of"]
+
+_MAX_FAILURES = 20
+_MAX_RUNNING = 16
+_BAR_WIDTH = 40
+
+
+@dataclass(frozen=True, slots=True)
+class FailedNode:
+    """A node whose last attempt failed."""
+
+    name: str
+    status: str
+    type: str
+    message: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointStatus:
+    """How a checkpoint stands; the fields of `dagron status --json`.
+
+    Attributes:
+        checkpoint_dir: As it was given.
+        state: `running`; `interrupted`: its run has ended without saying so; `finished`: its run came to its end, also
+            if nodes failed; `unknown`: its run is or was on another machine.
+        pid: The process of the last run.
+        host: Its machine.
+        since: When it began, as ISO-8601 in UTC.
+        total: Nodes of the DAG.
+        completed: Nodes that completed.
+        failed: Those that failed or timed out.
+        runs: How many runs there were.
+        updated: When it was last written, as ISO-8601 in UTC.
+        durability: `power` or `process`.
+        cpu_seconds: User and system time that the completed nodes took.
+        wall_seconds: Time that they took, one after the other.
+        result_bytes: Size of their pickled results.
+        n_damaged: Stretches of the journal that cannot be read.
+        running: What the slots run, as the run has said within the last seconds.
+    """
+
+    checkpoint_dir: str
+    state: Literal["running", "interrupted", "finished", "unknown"]
+    pid: int
+    host: str
+    since: str
+    total: int
+    completed: int
+    failed: list[FailedNode]
+    runs: int
+    updated: str
+    durability: str
+    cpu_seconds: float
+    wall_seconds: float
+    result_bytes: int
+    n_damaged: int
+    running: list[Now]
+
+
+def checkpoint_status(checkpoint_dir: str | os.PathLike[str]) -> CheckpointStatus | None:
+    """Read how a checkpoint stands; without its lock, also while it is written. Changes and unpickles nothing.
+
+    Returns:
+        None if there is no checkpoint.
+
+    Raises:
+        CheckpointError: There is one that cannot be read.
+    """
+    try:
+        return status_of(read_checkpoint(os.fspath(checkpoint_dir)), os.fspath(checkpoint_dir))
+    except NoCheckpointError:
+        return None
+
+
+def status_of(view: View, where: str) -> CheckpointStatus:
+    """Return how a checkpoint stands of which this was read."""
+    from dagron.checkpoint.view import iso_time
+
+    run, commits = view.run, view.commits.values()
+    return CheckpointStatus(
+        checkpoint_dir=checkpoint_dir_of(where),
+        state="finished" if view.ended is not None else state_of_run(run),
+        pid=int(run.get("pid", 0)),
+        host=str(run.get("host", "")),
+        since=iso_time(float(run.get("at", 0.0))),
+        total=int(run.get("total", 0)),
+        completed=len(view.completed),
+        failed=[_failed_node(view.failures[name]) for name in view.failed],
+        runs=view.n_runs,
+        updated=iso_time(view.updated_unix),
+        durability=str(run.get("durability", "")),
+        cpu_seconds=sum(commit.figures.cpu_seconds for commit in commits),
+        wall_seconds=sum(commit.figures.duration_seconds for commit in commits),
+        result_bytes=sum(commit.size for commit in commits),
+        n_damaged=len(view.damage),
+        running=running_now(directory_of(where), view),
+    )
+
+
+def _failed_node(fields: dict[str, Any]) -> FailedNode:
+    name, ended, kind, message = (str(fields.get(key, "")) for key in ("name", "status", "type", "message"))
+    return FailedNode(name, ended, kind, message, int(fields.get("attempts", 0)))
+
+
+# --- as text -------------------------------------------------------------------------------------------------------
+
+
+def shown_status(status: CheckpointStatus, encoding: str | None, now_unix: float) -> str:
+    """Return a status as text of several lines."""
+    from dagron.shown import bar_cells, glyphs_for, shown_name
+
+    glyphs = glyphs_for(encoding)
+    (full,) = bar_cells([status.completed], status.total, _BAR_WIDTH)
+    percent = 100 * min(status.completed, status.total) // status.total if status.total else 100
+    bar = glyphs.full * full + glyphs.rest * (_BAR_WIDTH - full)
+    n_failed = len(status.failed)
+    rows = [
+        ("state", _shown_state(status)),
+        ("run", f"{status.runs}, process {status.pid} on {status.host}"),
+        ("since", _shown_iso(status.since, now_unix)),
+        ("updated", _shown_iso(status.updated, now_unix)),
+        ("results", f"{shown_bytes(status.result_bytes)}, durability {status.durability}"),
+        ("time", f"{shown_seconds(status.cpu_seconds)} of CPU, {shown_seconds(status.wall_seconds)} in tasks"),
+    ]
+    if status.running:
+        rows.append(("running", str(len(status.running))))
+    if status.n_damaged:
+        rows.append(("damage", f"{status.n_damaged} stretches of the journal; nodes recorded there run again"))
+    if n_failed:
+        rows.append(("failed", str(n_failed)))
+    lines = [
+        shown_name(status.checkpoint_dir),
+        f"{bar} {status.completed}/{status.total} {percent}%",
+        *(f"{label:<8} {text}" for label, text in rows if label != "failed"),
+        *(f"  {_shown_now(now, now_unix)}" for now in status.running[:_MAX_RUNNING]),
+        *(f"{label:<8} {text}" for label, text in rows if label == "failed"),
+        *(f"  {_shown_failure(failed)}" for failed in status.failed[:_MAX_FAILURES]),
+    ]
+    if n_failed > _MAX_FAILURES:
+        lines.append(f"  ... and {n_failed - _MAX_FAILURES} more; --json lists them all")
+    return "\n".join(lines)
+
+
+def _shown_state(status: CheckpointStatus) -> str:
+    if status.state == "finished" and status.completed < status.total:
+        return f"finished, {status.total - status.completed} nodes without a result"
+    if status.state == "unknown":
+        return f"running or interrupted: only {status.host} can tell"
+    return status.state
+
+
+def _shown_failure(failed: FailedNode) -> str:
+    from dagron.cli.summary import shown_error
+    from dagron.shown import shown_name
+
+    attempts = f" (attempt {failed.attempts})" if failed.attempts > 1 else ""
+    return f"{shown_name(failed.name)}{attempts}: {shown_error(failed.type, failed.message)}"
+
+
+def _shown_now(now: Now, now_unix: float) -> str:
+    from dagron.shown import shown_name
+
+    memory = f", {shown_bytes(now.memory_bytes)}" if now.memory_bytes else ""
+    return f"{shown_name(now.name)}: {shown_seconds(max(0.0, now_unix - now.started_unix))}{memory}"
+
+
+def _shown_iso(iso: str, now_unix: float) -> str:
+    return shown_time(datetime.fromisoformat(iso).timestamp(), now_unix)
