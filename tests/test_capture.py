@@ -1,6 +1,8 @@
 """What tasks print: handed on whole, in time, by line, and kept for the error of a node that dies."""
 
+import faulthandler
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -16,6 +18,7 @@ from dagron.checkpoint.view import printed_by, read_view
 from dagron.engines.local import capture
 from dagron.engines.local.capture import Capture
 from dagron.output import last_lines
+from dagron.results.failures import shown_failure
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
@@ -216,6 +219,11 @@ class TestHandedOn:
         assert run(ckpt, {"a": closes, "b": lambda: 2}).succeeded == 2
 
 
+def escaped(path):
+    """As a report of a fatal error has it."""
+    return path.encode("ascii", "backslashreplace").decode()
+
+
 def printed(ckpt, name):
     directory = Directory(ckpt)
     return printed_by(read_view(directory), directory, name)
@@ -343,11 +351,40 @@ class TestFailures:
     def test_python_says_where_a_segmentation_fault_was(self, ckpt):
         def crashes():
             import ctypes
-            import faulthandler
 
             faulthandler.enable()
             ctypes.string_at(0)
 
-        error = run(ckpt, {"a": crashes})["a"].error
-        assert "Segmentation fault" in error.stderr_tail
-        assert "string_at" in error.stderr_tail
+        result = run(ckpt, {"a": crashes})["a"]
+        tail = result.error.stderr_tail
+        assert tail.startswith("Fatal Python error: Segmentation fault\n")
+        assert " in string_at\n" in tail
+        assert re.search(r'File "(.+)", line \d+ in crashes$', tail, re.MULTILINE)[1] == escaped(__file__)
+        assert "_run_batch" not in tail  # nor what else every task has below it
+        assert textwrap.indent(tail, "    ") in str(result.error)
+
+    @pytest.mark.parametrize("n", [0, 200])
+    def test_whatever_comes_before_and_behind_a_fatal_error_the_record_has_what_tells(self, ckpt, n):
+        def deep(n):
+            if n:
+                return deep(n - 1)
+            os.write(2, b"filler\n" * 2000 + b"libx: cannot go on\n")
+            faulthandler.enable()
+            if os.fork() == 0:
+                os.abort()
+            os.wait()
+            os.write(2, b"noise\n" * 3000 + b"the last line\n")
+            os._exit(3)
+
+        result = run(ckpt, {"a": lambda: deep(n)})
+        told = result["a"].error.stderr_tail.split("\n")
+        at = told.index("Fatal Python error: Aborted")
+        assert told[at - 1] == "libx: cannot go on"
+        assert told[-1] == "the last line"
+        assert f'  File "{escaped(__file__)}", line ' in told[at + 2]
+        assert told[at + 2].endswith(" in deep")
+        assert len(told) <= 50
+        fields = read_view(Directory(ckpt)).failures["a"]
+        assert last_lines(fields["stderr"].encode()).split("\n") == told
+        # The error has it, so the report does not repeat it.
+        assert shown_failure(fields).count("Fatal Python error") == 1

@@ -6,12 +6,12 @@ import io
 import logging
 import sys
 
+from dagron.results.last_words import last_words
+
 __all__ = ["hand_on", "last_lines", "printed_text"]
 
 logger = logging.getLogger("dagron")
 
-_MAX_LINES = 20
-_MAX_CHARACTERS = 4000
 _MAX_PRINTED = 4096
 
 _lost = False
@@ -42,20 +42,23 @@ def hand_on(fd: int, data: bytes) -> None:
 
 
 def last_lines(data: bytes) -> str:
-    """Return the last lines of an output, for an error message."""
-    text = data.decode(errors="backslashreplace").strip("\n")
-    lines = [line.rpartition("\r")[2] for line in text[-_MAX_CHARACTERS:].split("\n")]
-    if len(text) > _MAX_CHARACTERS and len(lines) > 1:
-        del lines[0]  # cut somewhere
-    return "\n".join(lines[-_MAX_LINES:])
+    """Return what an error message shows of the end of an output: `last_words` of it."""
+    return "\n".join(last_words(_text(data).strip("\n")))
 
 
 def printed_text(data: bytes) -> str:
     """Return the end of an output for the checkpoint: at most 4,096 characters, of a line written over the last state.
 
-    What is no UTF-8 is escaped.
+    What is no UTF-8 is escaped. If the end would not have the `last_words`, these are returned instead.
     """
+    text = _text(data)
+    if len(text) > _MAX_PRINTED and (words := last_words(text)) != last_words(text[-_MAX_PRINTED:]):
+        return "\n".join(words)
+    return text[-_MAX_PRINTED:]
+
+
+def _text(data: bytes) -> str:
     text = data.decode(errors="backslashreplace").rstrip("\r\n")
     if "\r" in text:
         text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
-    return text[-_MAX_PRINTED:]
+    return text

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import dagron
+from dagron.results.last_words import last_words
 
 __all__ = ["Frame", "folded", "is_library", "last_own_frame", "shown_failure", "shown_origin"]
 
@@ -22,8 +23,6 @@ _LIBRARY = re.compile(r"/lib(?:64)?/(?:python|pypy)\d[^/]*/|^<frozen ")
 # The package's folder, wherever in it this module lies.
 _OURS = os.path.join(os.path.dirname(os.path.abspath(dagron.__file__)), "")
 _OWN_EXAMPLES = os.path.join(_OURS, "jobs", "")
-
-_MAX_LINES = 20
 
 _VERBS = {"timed_out": "took too long"}
 
@@ -177,7 +176,8 @@ def shown_failure(failure: Mapping[str, Any]) -> str:
     if text:
         lines += ["", folded(text.rstrip())]
     for stream in ("stdout", "stderr"):
-        last = str(failure.get(stream, "")).rstrip().splitlines()[-_MAX_LINES:]
+        written = str(failure.get(stream, "")).rstrip().strip("\n")
+        last = last_words(written) if written else []
         # The error of a worker that died has the end of its standard error.
         if last and not (stream == "stderr" and _indented(last) == message.splitlines()[-len(last) :]):
             lines += ["", f"the last lines that it wrote to {stream}:", *_indented(last)]
