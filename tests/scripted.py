@@ -17,8 +17,9 @@ from typing import Any
 from dagron import DAG, ExecutionCallbacks
 from dagron.checkpoint.store import CheckpointStore
 from dagron.coordinator import Coordinator
-from dagron.engines.local.pool import InlinePool, Lost, Observed, Returned
-from dagron.engines.local.worker import NOTHING_PRINTED, Attempt, WorkerSetup
+from dagron.engines.attempt import WorkerSetup
+from dagron.engines.inline import InlinePool
+from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Lost, Observed, Returned
 from dagron.figures import Figures
 from dagron.interrupts import Interrupts
 from dagron.plan import Defaults, plan_run

@@ -40,7 +40,7 @@ from dagron.checkpoint.format import (
 )
 from dagron.checkpoint.names import JOURNAL, LOCK, META
 from dagron.checkpoint.store import CheckpointStore
-from dagron.engines.local.worker import WorkerSetup
+from dagron.engines.attempt import WorkerSetup
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes and owners are those of POSIX")
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")

@@ -19,8 +19,9 @@ import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus, Task
 from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.store import CheckpointStore
-from dagron.engines.local.pool import Copied, ProcessPool, Returned, Spawned
-from dagron.engines.local.worker import Attempt, WorkerSetup
+from dagron.engines.attempt import WorkerSetup
+from dagron.engines.local.pool import ProcessPool
+from dagron.engines.protocol import Attempt, Copied, Returned, Spawned
 from dagron.task import NO_INPUTS
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dagron.crossing.exceptions import load_exception
-from dagron.engines.local.pool import Lost
-from dagron.engines.local.worker import NOTHING_PRINTED, Fault, Outcome, Printed
+from dagron.engines.protocol import NOTHING_PRINTED, Fault, Lost, Outcome, Printed
 from dagron.errors import MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
 from dagron.events import End, NoteLoss
 from dagron.figures import Figures

@@ -16,8 +16,20 @@ from dagron.attempts import Failure, error_of_loss, printed_fields
 from dagron.callbacks import ExecutionCallbacks, call_back
 from dagron.checkpoint import format as fmt
 from dagron.checkpoint.store import CheckpointStore, PendingCommit
-from dagron.engines.local.pool import Copied, Happened, Lost, Returned, Spawned, TakesCopies, WorkerPool
-from dagron.engines.local.worker import NOTHING_PRINTED, Attempt, Outcome, OutcomeKind, Printed
+from dagron.engines.protocol import (
+    NOTHING_PRINTED,
+    Attempt,
+    Copied,
+    Happened,
+    Lost,
+    Outcome,
+    OutcomeKind,
+    Printed,
+    Returned,
+    Spawned,
+    TakesCopies,
+    WorkerPool,
+)
 from dagron.errors import CheckpointDamagedError, CommitError, InternalError
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts

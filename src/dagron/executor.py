@@ -37,7 +37,7 @@ from dagron.task import Task, check_timeout
 if TYPE_CHECKING:
     from dagron.checkpoint.digests import Digests
     from dagron.coordinator import CancelEvent, Coordinator
-    from dagron.engines.local.pool import Features, WorkerPool
+    from dagron.engines.protocol import Features, WorkerPool
 
 __all__ = ["CheckpointExecutor"]
 
@@ -360,13 +360,15 @@ class CheckpointExecutor:
         return result
 
     def _features(self) -> Features:
-        from dagron.engines.local.pool import InlinePool, ProcessPool
+        from dagron.engines.inline import InlinePool
+        from dagron.engines.local.pool import ProcessPool
 
         return InlinePool.features if self._options.pool == "inline" else ProcessPool.features
 
     def _start_pool(self, digests: Digests, interrupts: Interrupts) -> WorkerPool:
-        from dagron.engines.local.pool import InlinePool, ProcessPool
-        from dagron.engines.local.worker import WorkerSetup
+        from dagron.engines.attempt import WorkerSetup
+        from dagron.engines.inline import InlinePool
+        from dagron.engines.local.pool import ProcessPool
 
         setup = WorkerSetup(str(self._path), digests, self._options.durability == "power")
         if self._options.pool == "inline":

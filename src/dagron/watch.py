@@ -27,7 +27,7 @@ _NO_LIMIT = 2**62
 
 
 class Observed(Protocol):
-    """What is needed to know of what a slot runs; see `dagron.engines.local.pool.Observed`."""
+    """What is needed to know of what a slot runs; see `dagron.engines.protocol.Observed`."""
 
     @property
     def node(self) -> int | None:
@@ -46,7 +46,7 @@ class Observed(Protocol):
 
 
 class Pool(Protocol):
-    """What is needed of a pool; see `dagron.engines.local.pool.WorkerPool`."""
+    """What is needed of a pool; see `dagron.engines.protocol.WorkerPool`."""
 
     n_slots: int
 

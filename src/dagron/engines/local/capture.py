@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-__all__ = ["Capture", "flush_streams", "memory_file", "position"]
+__all__ = ["Capture", "memory_file", "position"]
 
 _TAIL_BYTES = 64 * 1024
 """The last of what was written can be asked for, up to this much."""
@@ -32,15 +32,6 @@ def memory_file(name: str) -> int:
         return os.memfd_create(name, os.MFD_CLOEXEC)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
-
-
-def flush_streams() -> None:
-    """Write out what Python's own streams hold back."""
-    for name in ("stdout", "stderr"):
-        try:
-            getattr(sys, name).flush()
-        except BaseException:
-            pass  # a task closed, removed or replaced it
 
 
 def position(fd: int) -> int:

@@ -14,45 +14,34 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
 
-from dagron.crossing.parts import Part, ReceivedParts
+from dagron.crossing.parts import Part
+from dagron.engines.attempt import WorkerSetup
 from dagron.engines.local.board import MAX_BATCHES, Board
 from dagron.engines.local.capture import Capture
 from dagron.engines.local.channel import Channel
 from dagron.engines.local.context import Server, SlotContext, exit_status
 from dagron.engines.local.processes import pid_namespace, tree_bytes
-from dagron.engines.local.worker import (
+from dagron.engines.local.worker import serve, start_worker, unpack_outcome
+from dagron.engines.protocol import (
     NOTHING_PRINTED,
     Attempt,
+    Copied,
+    Features,
+    Happened,
+    Lost,
+    Observed,
     Outcome,
     Printed,
-    WorkerSetup,
-    make_attempt,
-    serve,
-    start_worker,
-    unpack_outcome,
+    Returned,
+    Spawned,
 )
 from dagron.errors import WorkerStartError
 from dagron.figures import NO_FIGURES, Figures
 
-__all__ = [
-    "Copied",
-    "Features",
-    "Happened",
-    "InlinePool",
-    "Lost",
-    "Observed",
-    "ProcessPool",
-    "Returned",
-    "Spawned",
-    "TakesCopies",
-    "WorkerPool",
-]
+__all__ = ["ProcessPool"]
 
 _MAX_IDLE_DEATHS = 3
 """Workers of a slot that may die one after the other without having run anything, before the run gives up."""
@@ -60,193 +49,6 @@ _MAX_IDLE_DEATHS = 3
 
 _GOODBYE_SECONDS = 0.5
 """How long idle workers may take to end by themselves when the run is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Features:
-    """What an engine can do; known before it is started.
-
-    Attributes:
-        kills: Whether an attempt that runs can be killed, as timeouts demand.
-        observes_memory: Whether the memory of what runs can be seen, as memory limits demand.
-        batches: Whether several attempts may go to a slot in one batch.
-        max_batches: How many batches a slot may have at a time.
-        max_slots: How many slots there can be; None for as many as are asked for.
-    """
-
-    kills: bool
-    observes_memory: bool
-    batches: bool
-    max_batches: int
-    max_slots: int | None = None
-
-
-class Returned(NamedTuple):
-    """The oldest batch of a slot is done.
-
-    Attributes:
-        slot: Where.
-        outcomes: Of its attempts.
-        unstarted: Nodes whose attempts were not begun.
-    """
-
-    slot: int
-    outcomes: list[Outcome]
-    unstarted: list[int]
-
-
-class Spawned(NamedTuple):
-    """Processes were started on this machine. Recorded, so that they can be ended whatever becomes of their guardian.
-
-    Attributes:
-        processes: Process ids and `created_at`.
-        namespace: Where the process ids mean this.
-    """
-
-    processes: dict[int, float]
-    namespace: str
-
-
-class Copied(NamedTuple):
-    """What became of copies that a slot was given; see `TakesCopies`.
-
-    Attributes:
-        slot: Where.
-        n: How many of them, the oldest first, were written since this was told last.
-        refused: Whether one could not be written; no more will be.
-    """
-
-    slot: int
-    n: int
-    refused: bool
-
-
-class Lost(NamedTuple):
-    """What made the attempts of a slot is gone, with all that the slot had; the slot takes new batches.
-
-    Attributes:
-        slot: Where.
-        outcomes: Of the attempts that had ended.
-        running: The node that it had in hand, None if it had none.
-        unstarted: Nodes whose attempts were not begun.
-        exit_code: How the worker ended: its exit code, or a signal's number below zero; None if that is not known.
-        figures: What the attempt of `running` took, as far as that is known; the peak memory is the worker's.
-        printed: What that attempt wrote.
-        pid: The worker's process id; 0 if it is not known.
-    """
-
-    slot: int
-    outcomes: list[Outcome]
-    running: int | None
-    unstarted: list[int]
-    exit_code: int | None
-    figures: Figures
-    printed: Printed
-    pid: int = 0
-
-
-class Observed(NamedTuple):
-    """What a slot runs.
-
-    Attributes:
-        node: The node; None for none.
-        seconds: For how long.
-        memory_bytes: What its worker and all below it have in memory; 0 if that was not asked for.
-        before_bytes: What its worker had when it began; 0 if it was new.
-    """
-
-    node: int | None = None
-    seconds: float = 0.0
-    memory_bytes: int = 0
-    before_bytes: int = 0
-
-
-Happened = Returned | Lost | Spawned | Copied
-
-
-class WorkerPool(Protocol):
-    """What the coordinator needs of whatever makes attempts. Used from one thread.
-
-    Attributes:
-        features: What it can do.
-        n_slots: How many slots it has.
-    """
-
-    features: Features
-    n_slots: int
-
-    def submit(self, slot: int, attempts: Sequence[Attempt]) -> None:
-        """Make attempts one after another in a slot, behind what it has already. Does not wait for them.
-
-        Args:
-            slot: The slot; it has fewer than `max_batches` batches.
-            attempts: At least one.
-        """
-        ...
-
-    def wait(self, timeout_seconds: float | None) -> list[Happened]:
-        """Wait until something happened, at most this long, and return what did.
-
-        The batches of a slot return in the order in which they were submitted. A `Lost` is returned alone: it tells
-        about all that the slot has, and whatever else happens may bring the slot another batch. It comes first, however
-        much has returned.
-        """
-        ...
-
-    def wake(self) -> None:
-        """End a `wait` that goes on. Safe in a signal handler."""
-        ...
-
-    def abandon(self) -> None:
-        """End all workers and everything below them without waiting for it. Safe in a signal handler."""
-        ...
-
-    def kill(self, slot: int, *, at_once: bool = False) -> None:
-        """Kill the worker of a slot and everything below it. A `Lost` follows in any case.
-
-        Args:
-            slot: The slot.
-            at_once: With SIGKILL, whatever the grace.
-        """
-        ...
-
-    def observe(self, slot: int, memory_limit: int | None = None) -> Observed:
-        """Return what a slot runs.
-
-        Args:
-            slot: The slot.
-            memory_limit: Look at its memory, too, and the more closely if it is above this many bytes.
-        """
-        ...
-
-    def output(self) -> Iterator[tuple[int, bytes]]:
-        """Yield what workers have written, with the descriptor, 1 or 2, that it was written to."""
-        ...
-
-    def stop(self) -> None:
-        """End all workers and everything below them; nothing is left when it returns. `output` may be called still."""
-        ...
-
-    def close(self) -> None:
-        """Stop, and let go of everything. Safe to call twice."""
-        ...
-
-
-@runtime_checkable
-class TakesCopies(Protocol):
-    """An engine whose workers write copies of small results beside the attempts that they make.
-
-    Only where workers share the directory of the checkpoint, and the coordinator's time is what is scarce.
-    """
-
-    def give_copies(self, slot: int, copies: Sequence[tuple[str, bytes, bool]]) -> None:
-        """Let a slot write copies behind the batch that it is given next; a `Copied` tells of them later.
-
-        Args:
-            slot: The slot.
-            copies: Arguments of `Directory.write_view`.
-        """
-        ...
 
 
 class _Slot:
@@ -639,76 +441,3 @@ def _drain(fd: int) -> None:
         os.read(fd, 4096)
     except BlockingIOError:
         pass
-
-
-class InlinePool:
-    """One slot that makes its attempts in the calling thread, within `wait`, for debuggers. Cannot kill.
-
-    Args:
-        setup: What a worker has to know.
-        around: Entered while an attempt is made.
-    """
-
-    features = Features(kills=False, observes_memory=False, batches=False, max_batches=1, max_slots=1)
-
-    def __init__(self, setup: WorkerSetup, around: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
-        self.n_slots = 1
-        self._setup = setup
-        self._around = around
-        self._batches: deque[Sequence[Attempt]] = deque()
-        self._lost: list[Happened] = []
-
-    def submit(self, slot: int, attempts: Sequence[Attempt]) -> None:
-        """Keep a batch for the next `wait`: what is done must not wait for the end of what comes next."""
-        self._batches.append(attempts)
-
-    def wait(self, timeout_seconds: float | None) -> list[Happened]:
-        """Run the oldest batch and return its outcomes; wait only if there is none.
-
-        Raises:
-            KeyboardInterrupt: From the user, as anywhere in this thread.
-        """
-        if self._lost:
-            lost, self._lost = self._lost, []
-            return lost
-        if not self._batches:
-            time.sleep(timeout_seconds or 0.0)
-            return []
-        batch = self._batches.popleft()
-        with self._around():
-            outcomes = [make_attempt(attempt, _load_task, self._setup, interruptible=True) for attempt in batch]
-        return [Returned(0, outcomes, [])]
-
-    def wake(self) -> None:
-        """Do nothing: `wait` has nothing to wait for."""
-
-    def abandon(self) -> None:
-        """Do nothing."""
-
-    def kill(self, slot: int, *, at_once: bool = False) -> None:
-        """Drop what has not begun; nothing runs while this is called."""
-        unstarted = [attempt.node for batch in self._batches for attempt in batch]
-        self._batches.clear()
-        self._lost.append(Lost(slot, [], None, unstarted, None, NO_FIGURES, NOTHING_PRINTED))
-
-    def observe(self, slot: int, memory_limit: int | None = None) -> Observed:
-        """Return that nothing runs."""
-        return Observed()
-
-    def output(self) -> Iterator[tuple[int, bytes]]:
-        """Yield nothing: what is written here goes where everything goes."""
-        return iter(())
-
-    def stop(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-def _load_task(attempt: Attempt) -> tuple[object, object]:
-    loaded = ReceivedParts()
-    for part in attempt.parts:
-        loaded.add(*part)
-    task: tuple[object, object] = loaded.load(attempt.task, tuple(part.number for part in attempt.parts))
-    return task

@@ -32,8 +32,8 @@ import time
 import traceback
 from typing import NoReturn
 
-from dagron.engines.local.capture import flush_streams
 from dagron.engines.local.processes import alive_below, children_of
+from dagron.engines.streams import flush_streams
 
 __all__ = ["KILL", "MAX_FDS", "PID", "REQUEST", "SPAWN", "STATUS", "inherited_fd", "main"]
 

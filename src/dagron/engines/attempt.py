@@ -1,0 +1,161 @@
+"""The far side of any engine: unpickle the task, load its inputs, call it, pickle the result, say how that ended.
+
+Everything that the user's code can do in here ends as an outcome, except the end of the process. Imported by the server
+of the local engine before it forks, so it stays light.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
+from dagron.checkpoint.buffers import out_of_band
+from dagron.checkpoint.digests import Digests
+from dagron.crossing.exceptions import describe_exception, dump_exception
+from dagron.crossing.results import dump_result
+from dagron.engines.protocol import Attempt, Fault, Outcome, OutcomeKind
+from dagron.engines.streams import flush_streams
+from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
+from dagron.figures import Figures
+from dagron.task import Binding
+
+__all__ = ["WorkerSetup", "make_attempt"]
+
+
+class WorkerSetup(NamedTuple):
+    """What a worker knows for all of its life.
+
+    Attributes:
+        directory: Where results go.
+        digests: How they are digested; with the signing key, if there is one.
+        durable: Whether results have to survive a loss of power.
+        n_threads: What libraries that use threads of their own may use; None to leave it to them.
+        cpus: The processor of each slot; empty to leave it to the system.
+    """
+
+    directory: str
+    digests: Digests
+    durable: bool
+    n_threads: int | None = None
+    cpus: tuple[int, ...] = ()
+
+
+_OUR_FRAMES = 3  # make_attempt, _called and Binding.call
+
+
+def _usage() -> tuple[float, float, int]:
+    """Return user and system seconds together, system seconds, and peak resident bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        times = os.times()
+        return times.user + times.system, times.system, 0
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    unit = 1 if sys.platform == "darwin" else 1024
+    system = own.ru_stime + children.ru_stime
+    return own.ru_utime + children.ru_utime + system, system, own.ru_maxrss * unit
+
+
+_verified = VerifiedFiles()
+
+
+def _load_input(source: bytes | BlobFile, setup: WorkerSetup) -> Any:
+    if isinstance(source, bytes):
+        return pickle.loads(source)
+    data = read_blob(setup.directory, source, setup.digests, _verified)
+    if isinstance(data, bytes):
+        return pickle.loads(data)
+    stream, buffers = out_of_band(data)
+    return pickle.loads(stream, buffers=buffers)
+
+
+def _called(binding: Binding, fn: Any, inputs: list[Any]) -> Any:
+    me = os.getpid()
+    try:
+        value = binding.call(fn, inputs)
+    except BaseException as error:
+        if os.getpid() != me:
+            _end_copy(error)
+        raise
+    if os.getpid() != me:
+        _end_copy(None)
+    return value
+
+
+def _end_copy(error: BaseException | None) -> NoReturn:
+    """End a process that the task has forked and that came out of the task, as the interpreter would end it.
+
+    It must not go on: it would answer for the worker, on the same board and the same pipes.
+    """
+    code: object = None
+    if isinstance(error, SystemExit):
+        code = error.code
+        if code is not None and not isinstance(code, int):
+            sys.stderr.write(f"{code}\n")
+            code = 1
+    elif error is not None:
+        traceback.print_exception(error)
+        code = 1
+    flush_streams()
+    os._exit((code or 0) & 0xFF)  # type: ignore[operator]
+
+
+def make_attempt(
+    attempt: Attempt,
+    load_task: Callable[[Attempt], tuple[Any, Any]],
+    setup: WorkerSetup,
+    *,
+    interruptible: bool = False,
+) -> Outcome:
+    """Make one attempt.
+
+    Raises:
+        KeyboardInterrupt: If `interruptible`. Else it is an outcome, like everything that a task can raise.
+    """
+    started_unix, started = time.time(), time.perf_counter()
+    cpu_before, system_before, _ = _usage()
+    kind, blob, fault = OutcomeKind.COMPLETED, None, None
+    retry_on: tuple[type[BaseException], ...] = ()
+    fn: Any = None
+    inputs: list[Any] = []
+    try:
+        fn, retry_on = load_task(attempt)
+        inputs = [_load_input(source, setup) for source in attempt.inputs]
+        value = _called(attempt.binding, fn, inputs)
+        inputs = []  # their memory is better used for pickling
+        try:
+            blob = dump_result(attempt.name, value, setup.directory, setup.digests, durable=setup.durable)
+        except OSError as error:
+            type_name, message, text = describe_exception(error)
+            kind, fault = OutcomeKind.DISK, Fault(type_name, error.strerror or message, text)
+    except ResultNotPicklableError as error:
+        kind, fault = OutcomeKind.UNPICKLABLE, _fault(error)
+    except CheckpointDamagedError as error:
+        kind, fault = OutcomeKind.DAMAGED_INPUT, _fault(error)
+    except BaseException as error:
+        if interruptible and isinstance(error, KeyboardInterrupt):
+            raise
+        kind, fault = OutcomeKind.RAISED, _fault(error)._replace(retryable=isinstance(error, retry_on))
+        if fn is not None and len(inputs) == len(attempt.inputs):
+            fault = fault._replace(inputs=_shown_inputs(attempt.binding, fn, inputs))
+    cpu_after, system_after, peak = _usage()
+    seconds = time.perf_counter() - started
+    figures = Figures(started_unix, seconds, cpu_after - cpu_before, system_after - system_before, peak)
+    return Outcome(attempt.node, kind, figures, blob, fault)
+
+
+def _fault(error: BaseException) -> Fault:
+    return Fault(*describe_exception(error, _OUR_FRAMES), dump_exception(error), pid=os.getpid())
+
+
+def _shown_inputs(binding: Binding, fn: Any, inputs: list[Any]) -> tuple[tuple[str, str], ...]:
+    from dagron.inputs import shown_inputs  # only a worker with a failure pays for it
+
+    return tuple(shown_inputs(binding, fn, inputs))

@@ -1,0 +1,312 @@
+"""What the run asks of an engine, whatever makes its attempts: values that go in, events that come out, one sheet.
+
+An engine has slots. A slot takes batches of attempts, makes them one after another, and tells how they ended; if that
+which makes them dies, the engine says which attempt it had in hand. An engine decides nothing about nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from dagron.checkpoint.blobs import Blob, BlobFile
+    from dagron.crossing.parts import Own
+    from dagron.figures import Figures
+    from dagron.task import Binding
+
+__all__ = [
+    "NOTHING_PRINTED",
+    "Attempt",
+    "Copied",
+    "Fault",
+    "Features",
+    "Happened",
+    "Lost",
+    "Observed",
+    "Outcome",
+    "OutcomeKind",
+    "Printed",
+    "Returned",
+    "Spawned",
+    "TakesCopies",
+    "WorkerPool",
+]
+
+
+class Features(NamedTuple):
+    """What an engine can do; known before it is started.
+
+    Attributes:
+        kills: Whether an attempt that runs can be killed, as timeouts demand.
+        observes_memory: Whether the memory of what runs can be seen, as memory limits demand.
+        batches: Whether several attempts may go to a slot in one batch.
+        max_batches: How many batches a slot may have at a time.
+        max_slots: How many slots there can be; None for as many as are asked for.
+    """
+
+    kills: bool
+    observes_memory: bool
+    batches: bool
+    max_batches: int
+    max_slots: int | None = None
+
+
+# --- attempts and their outcomes --------------------------------------------------------------------------------------
+
+
+class OutcomeKind:
+    """How an attempt ended, as far as the worker can tell."""
+
+    COMPLETED = 0
+    RAISED = 1
+    UNPICKLABLE = 2
+    DAMAGED_INPUT = 3
+    DISK = 4
+
+
+class Attempt(NamedTuple):
+    """One attempt of one node, that is to be made.
+
+    Attributes:
+        node: The node's index.
+        name: The node's name.
+        task: What is its own of `(callable, retry_on)`, pickled or plain values.
+        parts: What that shares with other tasks; only the numbers, once it is on its way.
+        binding: How the callable takes its inputs.
+        inputs: For each parent that is taken, its pickled result or the file that has it.
+        memory_limited: Whether its memory is watched.
+    """
+
+    node: int
+    name: str
+    task: Own
+    parts: tuple[Any, ...]
+    binding: Binding
+    inputs: tuple[bytes | BlobFile, ...]
+    memory_limited: bool = False
+
+
+class Printed(NamedTuple):
+    """What an attempt wrote to its standard streams: the last 64 KiB of each, and how many bytes it was in all."""
+
+    stdout: bytes = b""
+    stderr: bytes = b""
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+
+
+NOTHING_PRINTED = Printed()
+
+
+class Fault(NamedTuple):
+    """Why an attempt gave no result although its worker lives.
+
+    Attributes:
+        type_name: The exception's type.
+        message: Its text.
+        traceback_text: Its traceback.
+        exception: The exception, pickled.
+        retryable: Whether it is among those worth a further attempt.
+        inputs: The names of the task's arguments with short texts of their values.
+        pid: The process that made the attempt.
+    """
+
+    type_name: str
+    message: str
+    traceback_text: str
+    exception: bytes = b""
+    retryable: bool = False
+    inputs: tuple[tuple[str, str], ...] = ()
+    pid: int = 0
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended.
+
+    Attributes:
+        node: As in `Attempt`.
+        kind: One of `OutcomeKind`.
+        figures: What the attempt took.
+        blob: The pickled result, if it completed.
+        fault: Why it did not, if it failed.
+        printed: What it wrote.
+    """
+
+    node: int
+    kind: int
+    figures: Figures
+    blob: Blob | None = None
+    fault: Fault | None = None
+    printed: Printed = NOTHING_PRINTED
+
+
+# --- what happens in an engine ----------------------------------------------------------------------------------------
+
+
+class Returned(NamedTuple):
+    """The oldest batch of a slot is done.
+
+    Attributes:
+        slot: Where.
+        outcomes: Of its attempts.
+        unstarted: Nodes whose attempts were not begun.
+    """
+
+    slot: int
+    outcomes: list[Outcome]
+    unstarted: list[int]
+
+
+class Spawned(NamedTuple):
+    """Processes were started on this machine. Recorded, so that they can be ended whatever becomes of their guardian.
+
+    Attributes:
+        processes: Process ids and `created_at`.
+        namespace: Where the process ids mean this.
+    """
+
+    processes: dict[int, float]
+    namespace: str
+
+
+class Copied(NamedTuple):
+    """What became of copies that a slot was given; see `TakesCopies`.
+
+    Attributes:
+        slot: Where.
+        n: How many of them, the oldest first, were written since this was told last.
+        refused: Whether one could not be written; no more will be.
+    """
+
+    slot: int
+    n: int
+    refused: bool
+
+
+class Lost(NamedTuple):
+    """What made the attempts of a slot is gone, with all that the slot had; the slot takes new batches.
+
+    Attributes:
+        slot: Where.
+        outcomes: Of the attempts that had ended.
+        running: The node that it had in hand, None if it had none.
+        unstarted: Nodes whose attempts were not begun.
+        exit_code: How the worker ended: its exit code, or a signal's number below zero; None if that is not known.
+        figures: What the attempt of `running` took, as far as that is known; the peak memory is the worker's.
+        printed: What that attempt wrote.
+        pid: The worker's process id; 0 if it is not known.
+    """
+
+    slot: int
+    outcomes: list[Outcome]
+    running: int | None
+    unstarted: list[int]
+    exit_code: int | None
+    figures: Figures
+    printed: Printed
+    pid: int = 0
+
+
+class Observed(NamedTuple):
+    """What a slot runs.
+
+    Attributes:
+        node: The node; None for none.
+        seconds: For how long.
+        memory_bytes: What its worker and all below it have in memory; 0 if that was not asked for.
+        before_bytes: What its worker had when it began; 0 if it was new.
+    """
+
+    node: int | None = None
+    seconds: float = 0.0
+    memory_bytes: int = 0
+    before_bytes: int = 0
+
+
+Happened = Returned | Lost | Spawned | Copied
+
+
+class WorkerPool(Protocol):
+    """What the coordinator needs of whatever makes attempts. Used from one thread.
+
+    Attributes:
+        features: What it can do.
+        n_slots: How many slots it has.
+    """
+
+    features: Features
+    n_slots: int
+
+    def submit(self, slot: int, attempts: Sequence[Attempt]) -> None:
+        """Make attempts one after another in a slot, behind what it has already. Does not wait for them.
+
+        Args:
+            slot: The slot; it has fewer than `max_batches` batches.
+            attempts: At least one.
+        """
+        ...
+
+    def wait(self, timeout_seconds: float | None) -> list[Happened]:
+        """Wait until something happened, at most this long, and return what did.
+
+        The batches of a slot return in the order in which they were submitted. A `Lost` is returned alone: it tells
+        about all that the slot has, and whatever else happens may bring the slot another batch. It comes first, however
+        much has returned.
+        """
+        ...
+
+    def wake(self) -> None:
+        """End a `wait` that goes on. Safe in a signal handler."""
+        ...
+
+    def abandon(self) -> None:
+        """End all workers and everything below them without waiting for it. Safe in a signal handler."""
+        ...
+
+    def kill(self, slot: int, *, at_once: bool = False) -> None:
+        """Kill the worker of a slot and everything below it. A `Lost` follows in any case.
+
+        Args:
+            slot: The slot.
+            at_once: With SIGKILL, whatever the grace.
+        """
+        ...
+
+    def observe(self, slot: int, memory_limit: int | None = None) -> Observed:
+        """Return what a slot runs.
+
+        Args:
+            slot: The slot.
+            memory_limit: Look at its memory, too, and the more closely if it is above this many bytes.
+        """
+        ...
+
+    def output(self) -> Iterator[tuple[int, bytes]]:
+        """Yield what workers have written, with the descriptor, 1 or 2, that it was written to."""
+        ...
+
+    def stop(self) -> None:
+        """End all workers and everything below them; nothing is left when it returns. `output` may be called still."""
+        ...
+
+    def close(self) -> None:
+        """Stop, and let go of everything. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class TakesCopies(Protocol):
+    """An engine whose workers write copies of small results beside the attempts that they make.
+
+    Only where workers share the directory of the checkpoint, and the coordinator's time is what is scarce.
+    """
+
+    def give_copies(self, slot: int, copies: Sequence[tuple[str, bytes, bool]]) -> None:
+        """Let a slot write copies behind the batch that it is given next; a `Copied` tells of them later.
+
+        Args:
+            slot: The slot.
+            copies: Arguments of `Directory.write_view`.
+        """
+        ...

@@ -1,0 +1,16 @@
+"""The standard streams of a process in which tasks run."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["flush_streams"]
+
+
+def flush_streams() -> None:
+    """Write out what Python's own streams hold back."""
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except BaseException:
+            pass  # a task closed, removed or replaced it
