@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dagron import DAG
-from dagron.events import AttemptEnded, BatchReturned, Command, Committed, Dispatch, End, Started
+from dagron.events import AttemptEnded, BatchReturned, Command, Committed, Dispatch, Started
 from dagron.state import Policy, RunState
 from traces import Trace, load_trace
 
@@ -96,7 +96,7 @@ def simulated(
         nodes = batches[slot].pop(0)
         if batches[slot]:
             begin(slot, now)
-        ended = [AttemptEnded(node, End.COMPLETED, False, seconds[node]) for node in nodes[:n_begun]]
+        ended = [AttemptEnded(node, True, False, seconds[node]) for node in nodes[:n_begun]]
         commands = state.handle(BatchReturned(slot, ended, nodes[n_begun:], now))
         send(commands + state.handle(Committed(nodes[:n_begun], now)), now)
     return Run(now, started, _held_up(changes, n_slots))

@@ -295,7 +295,7 @@ class Coordinator:
             )
         self._watch.attempt_ended(node, figures.duration_seconds, completed=completed)
         retryable = outcome.fault is not None and outcome.fault.retryable
-        return ev.AttemptEnded(node, end, retryable, figures.duration_seconds)
+        return ev.AttemptEnded(node, completed, retryable, figures.duration_seconds)
 
     def _take_printed(self, node: int, printed: Printed) -> None:
         if self._printed_characters < _PRINTED_BUDGET_CHARACTERS:

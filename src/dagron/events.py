@@ -37,7 +37,7 @@ __all__ = [
 
 
 class End(IntEnum):
-    """How an attempt ended. A worker tells of the first two; how a loss is taken, the state decides.
+    """How an attempt ended. A worker tells of the first two; of the others the state decides.
 
     Attributes:
         COMPLETED: It has a result.
@@ -62,10 +62,17 @@ class End(IntEnum):
 
 
 class AttemptEnded(NamedTuple):
-    """One attempt of a batch, as part of an event."""
+    """One attempt of a batch that its worker has told of, as part of an event.
+
+    Attributes:
+        node: The node.
+        completed: Whether it has a result.
+        retryable: Whether what it raised is worth a further attempt.
+        seconds: How long it took.
+    """
 
     node: int
-    end: End
+    completed: bool
     retryable: bool
     seconds: float
 

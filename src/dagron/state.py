@@ -198,6 +198,7 @@ class RunState:
         self.slots = [_Slot() for _ in range(n_slots)]
         self.unsettled = n
         self.committing = 0
+        self._started = False
         self.cancelled = False
         self.timed_out = False
         self._max_batches = max_batches
@@ -314,6 +315,9 @@ class RunState:
             case Changed(nodes):
                 self._on_changed(nodes, out)
             case Started(now):
+                if self._started:
+                    raise InternalError("the run was started before")
+                self._started = True
                 restored: list[int] = []
                 for node in self.graph.order:
                     if self.phase[node] == Phase.WAITING and not self.pending[node]:
@@ -354,17 +358,21 @@ class RunState:
             raise InternalError(f"there is no slot {index}")
         return self.slots[index]
 
-    def _ended(self, ended: Sequence[AttemptEnded], now: float, out: list[Command]) -> None:
+    def _ended(
+        self, ended: Sequence[AttemptEnded], now: float, out: list[Command], lost: tuple[int, End] | None = None
+    ) -> None:
         completed: list[int] = []
         failed: list[int] = []
         phase = self.phase
-        for node, end, retryable, seconds in ended:
-            if end == End.COMPLETED:
+        for node, is_completed, retryable, seconds in ended:
+            if is_completed:
                 phase[node] = Phase.COMMITTING
                 completed.append(node)
                 self._ready.learn(node, seconds)
             else:
-                self._failed(node, end, retryable, now, failed, out)
+                self._failed(node, End.RAISED, retryable, now, failed, out)
+        if lost is not None:
+            self._failed(*lost, True, now, failed, out)
         self.committing += len(completed) + len(failed)
         if completed:
             if not self._completing:
@@ -489,8 +497,8 @@ class RunState:
         self._check_slot(event.slot, event.ended, event.running, event.unstarted, lost=True)
         kill = self.slots[event.slot].kill
         self.slots[event.slot] = _Slot()
-        ended = list(event.ended)
         innocent = list(event.unstarted)
+        lost: tuple[int, End] | None = None
         if (node := event.running) is not None:
             end = self._end_of_loss(node, kill)
             memory_bytes = kill.memory_bytes if kill is not None and end == End.OUT_OF_MEMORY else 0
@@ -498,8 +506,8 @@ class RunState:
             if end == End.PUT_BACK:
                 innocent.append(node)
             else:
-                ended.append(AttemptEnded(node, end, True, 0.0))
-        self._ended(ended, event.now, out)
+                lost = node, end
+        self._ended(event.ended, event.now, out, lost)
         self._put_back(innocent)
 
     def _end_of_loss(self, node: int, kill: Kill | None) -> End:
