@@ -1344,7 +1344,7 @@ class Case:
                 stale.append(name)
             else:
                 without = tuple(dag.name_of(p) for p in failed)
-                commits.append(CommitRecord(name, 0, 0, 1, 0, b"", b"", 0.0, 0.0, 0.0, 0, without))
+                commits.append(CommitRecord(name, 0, 0, 1, 0, b"", b"", without=without))
         self.plan = plan_restore(dag, PackedCommits(commits), stale, same_structure=True)
         # Only of these does anybody ask whether they differ: the children of the others are restored anyway.
         self.has_old = {*map(dag.index_of, stale), *self.plan.held}
