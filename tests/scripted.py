@@ -19,12 +19,13 @@ from dagron.checkpoint.store import CheckpointStore
 from dagron.coordinator import Coordinator
 from dagron.engines.attempt import WorkerSetup
 from dagron.engines.inline import InlinePool
-from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Lost, Observed, Returned
+from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Features, Lost, Observed, Returned
 from dagron.figures import Figures
 from dagron.interrupts import Interrupts
-from dagron.plan import Defaults, plan_run
+from dagron.plan import plan_run
 from dagron.restore import RestorePlan, plan_restore
 from dagron.results.trace import ExecutionTrace
+from dagron.runs.options import Options
 from dagron.state import RunState
 from dagron.watch import Watch
 
@@ -57,7 +58,7 @@ class ScriptedPool:
         calls: What the coordinator asked for, in order: `("submit", slot, names)` and `("kill", slot, at_once)`.
     """
 
-    runs_here = False
+    features = Features(kills=True, observes_memory=True, batches=True, max_batches=2)
 
     def __init__(self, n_slots: int, setup: WorkerSetup, script: Script, clock: ScriptedClock) -> None:
         self.n_slots = n_slots
@@ -110,7 +111,7 @@ class ScriptedPool:
 
     # --- for the coordinator
 
-    def submit(self, slot: int, attempts: Sequence[Attempt], copies: Sequence[Any] = ()) -> None:
+    def submit(self, slot: int, attempts: Sequence[Attempt]) -> None:
         self.calls.append(("submit", slot, [attempt.name for attempt in attempts]))
         self.batches[slot].append(list(attempts))
 
@@ -136,9 +137,6 @@ class ScriptedPool:
 
     def output(self) -> Iterator[tuple[int, bytes]]:
         return iter(())
-
-    def new_processes(self) -> dict[int, float]:
-        return {}
 
     def stop(self) -> None:
         self.closed = True
@@ -173,11 +171,11 @@ class ScriptedRun:
         run_timeout: float | None = None,
         cancel_event: Any = None,
         recorded_seconds: Sequence[float] | None = None,
-        **defaults: Any,
+        **options: Any,
     ) -> None:
         self.dag = dag = DAG(list(tasks), edges)
         self.store = store = CheckpointStore(path, durability="process")
-        plan = plan_run(dag, tasks, Defaults(**defaults))
+        plan = plan_run(dag, tasks, Options(**options))
         store.open()
         structure = dag.structure_digest()
         commits = store.begin(fresh=not resume, nodes=dag.nodes, structure=structure, edges=dag.parent_arrays)
@@ -191,6 +189,7 @@ class ScriptedRun:
             consumes=partial(plan.consumes, dag),
             restored=restore.restored,
             held=restore.held,
+            max_batches=ScriptedPool.features.max_batches,
             recorded_seconds=recorded_seconds,
         )
         self.trace = ExecutionTrace(n_slots, time.time())
