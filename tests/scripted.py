@@ -18,7 +18,7 @@ from dagron import DAG, ExecutionCallbacks
 from dagron.checkpoint.store import CheckpointStore
 from dagron.coordinator import Coordinator
 from dagron.engines.attempt import WorkerSetup
-from dagron.engines.inline import InlinePool
+from dagron.engines.inline import InlineEngine
 from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Features, Lost, Observed, Returned
 from dagron.figures import Figures
 from dagron.interrupts import Interrupts
@@ -50,7 +50,7 @@ class ScriptedClock:
 
 
 class ScriptedPool:
-    """Slots without processes; implements `WorkerPool`.
+    """Slots without processes; implements `Engine`.
 
     Attributes:
         batches: What each slot has, the oldest first.
@@ -100,7 +100,7 @@ class ScriptedPool:
         return [attempt.name for batch in self.batches[slot] for attempt in batch]
 
     def _outcomes(self, attempts: Sequence[Attempt]) -> list[Any]:
-        inline = InlinePool(self._setup)
+        inline = InlineEngine(self._setup)
         inline.submit(0, attempts)
         (returned,) = inline.wait(0)
         # How long it took here is no business of a script, and decides what is sent together next.

@@ -20,6 +20,7 @@ from dagron.engines.protocol import (
     NOTHING_PRINTED,
     Attempt,
     Copied,
+    Engine,
     Happened,
     Lost,
     Outcome,
@@ -28,7 +29,6 @@ from dagron.engines.protocol import (
     Returned,
     Spawned,
     TakesCopies,
-    WorkerPool,
 )
 from dagron.errors import CheckpointDamagedError, CommitError, InternalError
 from dagron.graph import DAG
@@ -108,7 +108,7 @@ class Coordinator:
         plan: RunPlan,
         state: RunState,
         store: CheckpointStore,
-        start_pool: Callable[[], WorkerPool],
+        start_pool: Callable[[], Engine],
         callbacks: ExecutionCallbacks,
         watch: Watch,
         trace: ExecutionTrace | None,
@@ -125,7 +125,7 @@ class Coordinator:
         self._state = state
         self._store = store
         self._start_pool = start_pool
-        self._pool: WorkerPool | None = None
+        self._pool: Engine | None = None
         self._copier: TakesCopies | None = None
         self._callbacks = callbacks
         self._watch = watch
@@ -204,7 +204,7 @@ class Coordinator:
         if (due := self._watch.due) is not None and due <= now:
             self._watch.tell("run_moved", self._pool, self._call)
 
-    def _hand_on_output(self, pool: WorkerPool) -> None:
+    def _hand_on_output(self, pool: Engine) -> None:
         self._output_due = self._clock.monotonic() + _OUTPUT_SECONDS
         for fd, data in pool.output():
             if self._pass_output:
@@ -375,7 +375,7 @@ class Coordinator:
             name, failure = self._dag.name_of(node), self.failures[node]
             self._call(self._callbacks.on_retry, name, failure.attempt, failure.error(name))
 
-    def _workers(self) -> WorkerPool:
+    def _workers(self) -> Engine:
         if self._pool is None:
             self._pool = self._start_pool()
             self._copier = self._pool if isinstance(self._pool, TakesCopies) else None

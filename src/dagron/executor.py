@@ -37,7 +37,7 @@ from dagron.task import Task, check_timeout
 if TYPE_CHECKING:
     from dagron.checkpoint.digests import Digests
     from dagron.coordinator import CancelEvent, Coordinator
-    from dagron.engines.protocol import Features, WorkerPool
+    from dagron.engines.protocol import Engine, Features
 
 __all__ = ["CheckpointExecutor"]
 
@@ -360,23 +360,27 @@ class CheckpointExecutor:
         return result
 
     def _features(self) -> Features:
-        from dagron.engines.inline import InlinePool
+        from dagron.engines.inline import InlineEngine
         from dagron.engines.local.pool import ProcessPool
 
-        return InlinePool.features if self._options.pool == "inline" else ProcessPool.features
+        return InlineEngine.features if self._options.pool == "inline" else ProcessPool.features
 
-    def _start_pool(self, digests: Digests, interrupts: Interrupts) -> WorkerPool:
+    def _start_pool(self, digests: Digests, interrupts: Interrupts) -> Engine:
         from dagron.engines.attempt import WorkerSetup
-        from dagron.engines.inline import InlinePool
+        from dagron.engines.inline import InlineEngine
         from dagron.engines.local.pool import ProcessPool
 
         setup = WorkerSetup(str(self._path), digests, self._options.durability == "power")
         if self._options.pool == "inline":
-            return InlinePool(setup, interrupts.allowed)
-        setup = setup._replace(n_threads=max(1, len(available_cpus()) // self._options.n_workers))
-        if self._options.pins:
-            setup = setup._replace(cpus=tuple(spread_cpus()[: self._options.n_workers]))
-        return ProcessPool(self._options.n_workers, setup, self._options.kill_grace_seconds)
+            return InlineEngine(setup, interrupts.allowed)
+        n = self._options.n_workers
+        return ProcessPool(
+            n,
+            setup,
+            kill_grace_seconds=self._options.kill_grace_seconds,
+            n_threads=max(1, len(available_cpus()) // n),
+            cpus=spread_cpus()[:n] if self._options.pins else None,
+        )
 
     def _observer(self) -> RunObserver | None:
         if isinstance(self._options.progress, bool):
@@ -446,11 +450,11 @@ def _warn_of_limits(dag: DAG, policies: Sequence[Policy], features: Features) ->
 class _LazyPool:
     """Starts the pool when it is first asked for it."""
 
-    def __init__(self, start: Callable[[], WorkerPool]) -> None:
+    def __init__(self, start: Callable[[], Engine]) -> None:
         self._start = start
-        self._pool: WorkerPool | None = None
+        self._pool: Engine | None = None
 
-    def __call__(self) -> WorkerPool:
+    def __call__(self) -> Engine:
         if self._pool is None:
             self._pool = self._start()
         return self._pool

@@ -46,7 +46,7 @@ class Observed(Protocol):
 
 
 class Pool(Protocol):
-    """What is needed of a pool; see `dagron.engines.protocol.WorkerPool`."""
+    """What is needed of a pool; see `dagron.engines.protocol.Engine`."""
 
     n_slots: int
 

@@ -29,21 +29,17 @@ __all__ = ["WorkerSetup", "make_attempt"]
 
 
 class WorkerSetup(NamedTuple):
-    """What a worker knows for all of its life.
+    """What whoever makes attempts of a run knows all the time.
 
     Attributes:
         directory: Where results go.
         digests: How they are digested; with the signing key, if there is one.
         durable: Whether results have to survive a loss of power.
-        n_threads: What libraries that use threads of their own may use; None to leave it to them.
-        cpus: The processor of each slot; empty to leave it to the system.
     """
 
     directory: str
     digests: Digests
     durable: bool
-    n_threads: int | None = None
-    cpus: tuple[int, ...] = ()
 
 
 _OUR_FRAMES = 3  # make_attempt, _called and Binding.call

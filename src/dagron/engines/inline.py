@@ -12,10 +12,10 @@ from dagron.engines.attempt import WorkerSetup, make_attempt
 from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Features, Happened, Lost, Observed, Returned
 from dagron.figures import NO_FIGURES
 
-__all__ = ["InlinePool"]
+__all__ = ["InlineEngine"]
 
 
-class InlinePool:
+class InlineEngine:
     """One slot that makes its attempts in the calling thread, within `wait`, for debuggers. Cannot kill.
 
     Args:
@@ -23,7 +23,7 @@ class InlinePool:
         around: Entered while an attempt is made.
     """
 
-    features = Features(kills=False, observes_memory=False, batches=False, max_batches=1, max_slots=1)
+    features = Features(kills=False, observes_memory=False, batches=False, max_batches=1)
 
     def __init__(self, setup: WorkerSetup, around: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
         self.n_slots = 1

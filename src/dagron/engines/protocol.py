@@ -19,6 +19,7 @@ __all__ = [
     "NOTHING_PRINTED",
     "Attempt",
     "Copied",
+    "Engine",
     "Fault",
     "Features",
     "Happened",
@@ -30,7 +31,6 @@ __all__ = [
     "Returned",
     "Spawned",
     "TakesCopies",
-    "WorkerPool",
 ]
 
 
@@ -42,14 +42,12 @@ class Features(NamedTuple):
         observes_memory: Whether the memory of what runs can be seen, as memory limits demand.
         batches: Whether several attempts may go to a slot in one batch.
         max_batches: How many batches a slot may have at a time.
-        max_slots: How many slots there can be; None for as many as are asked for.
     """
 
     kills: bool
     observes_memory: bool
     batches: bool
     max_batches: int
-    max_slots: int | None = None
 
 
 # --- attempts and their outcomes --------------------------------------------------------------------------------------
@@ -227,7 +225,7 @@ class Observed(NamedTuple):
 Happened = Returned | Lost | Spawned | Copied
 
 
-class WorkerPool(Protocol):
+class Engine(Protocol):
     """What the coordinator needs of whatever makes attempts. Used from one thread.
 
     Attributes:

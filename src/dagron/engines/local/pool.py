@@ -80,6 +80,8 @@ class ProcessPool:
         n_slots: How many.
         setup: What each worker has to know.
         kill_grace_seconds: Between SIGTERM and SIGKILL, where an attempt is killed.
+        n_threads: What libraries that use threads of their own may use in each worker; None to leave it to them.
+        cpus: The processor of each slot; None to leave it to the system.
 
     Raises:
         WorkerStartError: The server of the workers cannot be started.
@@ -87,9 +89,19 @@ class ProcessPool:
 
     features = Features(kills=True, observes_memory=True, batches=True, max_batches=MAX_BATCHES)
 
-    def __init__(self, n_slots: int, setup: WorkerSetup, kill_grace_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        n_slots: int,
+        setup: WorkerSetup,
+        *,
+        kill_grace_seconds: float = 0.0,
+        n_threads: int | None = None,
+        cpus: Sequence[int] | None = None,
+    ) -> None:
         self.n_slots = n_slots
         self._setup = pickle.dumps(tuple(setup), 5)
+        self._n_threads = n_threads
+        self._cpus = cpus
         self._grace = kill_grace_seconds
         self._owner = os.getpid()
         self._slots: list[_Slot] = []
@@ -160,12 +172,13 @@ class ProcessPool:
         slot.stderr_from = slot.stderr.size()
         slot.context = SlotContext(self._server, (slot.stdout.fd, slot.stderr.fd))
         channel = Channel()
+        cpu = self._cpus[slot.index] if self._cpus is not None else None
         try:
             slot.executor = ProcessPoolExecutor(
                 1,
                 mp_context=slot.context,
                 initializer=start_worker,
-                initargs=(slot.index, self._setup, slot.board, channel),
+                initargs=(self._setup, self._n_threads, cpu, slot.board, channel),
             )
             call = slot.executor.submit(serve)
         except BaseException:

@@ -60,16 +60,26 @@ class _Worker:
 _worker: _Worker | None = None
 
 
-def start_worker(slot: int, packed: bytes, board: Board, channel: Channel | WorkerEnd) -> None:
-    """Make this process the worker of a slot; the initializer of its executor."""
+def start_worker(
+    packed: bytes, n_threads: int | None, cpu: int | None, board: Board, channel: Channel | WorkerEnd
+) -> None:
+    """Make this process the worker of a slot; the initializer of its executor.
+
+    Args:
+        packed: The setup, pickled.
+        n_threads: What libraries that use threads of their own may use; None to leave it to them.
+        cpu: The processor to run on; None to leave it to the system.
+        board: That of the slot.
+        channel: That of the slot.
+    """
     global _worker
     from multiprocessing import forkserver
 
     setup = WorkerSetup(*pickle.loads(packed))
-    if setup.n_threads is not None:
-        limit_threads(setup.n_threads, os.environ)
-    if setup.cpus:
-        pin(setup.cpus[slot])
+    if n_threads is not None:
+        limit_threads(n_threads, os.environ)
+    if cpu is not None:
+        pin(cpu)
     if hasattr(os, "SCHED_BATCH"):
         # A worker that is woken must not push the coordinator off its processor in the middle of what that does next:
         # with as many workers as processors it would get none before a task has ended. The share of time is the same.
