@@ -54,7 +54,7 @@ MUTATIONS = [
     ),
     Mutation(
         "nothing",
-        "checkpoint/commits.py",
+        "checkpoint/writing/commits.py",
         '            fields["before"] = first\n',
         "            pass\n",
         "tests/test_store.py -k workers_write_the_rest",
@@ -76,14 +76,14 @@ MUTATIONS = [
     ),
     Mutation(
         "redone",
-        "checkpoint/store.py",
+        "checkpoint/writing/store.py",
         "            if fresh or old is None or old.cleared:\n",
         "            if True:\n",
         "tests/test_kill.py -k thirty_kills",
     ),
     Mutation(
         "redone",
-        "checkpoint/store.py",
+        "checkpoint/writing/store.py",
         "        self._commits, self._stale, self._failures = old.commits, old.stale, old.failures\n",
         "        self._commits, self._stale, self._failures = PackedCommits(), old.stale, old.failures\n",
         "tests/test_store.py -k TestReopening",
@@ -91,7 +91,7 @@ MUTATIONS = [
     # --- any instant is a legal place to die
     Mutation(
         "die",
-        "checkpoint/commits.py",
+        "checkpoint/writing/commits.py",
         '            self._append(b"".join(chunks))\n            self._sync()\n',
         '            self._append(b"".join(chunks))\n',
         "tests/test_power_loss.py",
@@ -194,14 +194,14 @@ MUTATIONS = [
     # --- bounded memory
     Mutation(
         "memory",
-        "checkpoint/format.py",
+        "checkpoint/format/journal.py",
         "            if body_size > _WINDOW and not whole_at(offset, body_size):\n",
         "                    pass\n",
         "tests/test_forged.py -k takes_no_memory",
     ),
     Mutation(
         "memory",
-        "checkpoint/view.py",
+        "checkpoint/reading/view.py",
         "            if file.size > _META_MAX_BYTES:\n",
         "                    pass\n",
         "tests/test_forged.py -k takes_no_memory",
@@ -209,21 +209,21 @@ MUTATIONS = [
     # --- damage is an error of ours
     Mutation(
         "damage",
-        "checkpoint/view.py",
+        "checkpoint/reading/view.py",
         "        if not _FIRST_TIME <= at < _LAST_TIME:\n",
         "        if False:\n",
         "tests/test_forged.py -k absurd",
     ),
     Mutation(
         "damage",
-        "checkpoint/view.py",
+        "checkpoint/reading/view.py",
         '                if not 0 <= index(fields.get("pid", 0)) < 2**31:\n',
         "                        pass\n",
         "tests/test_forged.py -k absurd",
     ),
     Mutation(
         "damage",
-        "checkpoint/view.py",
+        "checkpoint/reading/view.py",
         "LookupError, TypeError, AttributeError, RecursionError):\n",
         "LookupError, TypeError, AttributeError):\n",
         "tests/test_forged.py -k say_nothing",
@@ -245,7 +245,7 @@ MUTATIONS = [
     # --- one writer
     Mutation(
         "writer",
-        "checkpoint/store.py",
+        "checkpoint/writing/store.py",
         "        if not taken:\n",
         "        if False:\n",
         "tests/test_store.py -k TestOneWriter",
@@ -253,14 +253,14 @@ MUTATIONS = [
     # --- a disk that refuses costs nothing else
     Mutation(
         "disk",
-        "checkpoint/clearing.py",
+        "checkpoint/writing/clearing.py",
         "                if not _take_back(directory, view, durable=durable):\n",
         "                        pass\n",
         "tests/test_disk.py -k taken_back",
     ),
     Mutation(
         "disk",
-        "checkpoint/clearing.py",
+        "checkpoint/writing/clearing.py",
         "    return _CLEARED if view is None or view.cleared else _AS_IT_WAS\n",
         "    return _AS_IT_WAS\n",
         "tests/test_disk.py -k what_it_has_left",
@@ -274,7 +274,7 @@ MUTATIONS = [
     ),
     Mutation(
         "disk",
-        "checkpoint/claim.py",
+        "checkpoint/writing/claim.py",
         "    except OSError as error:\n        where",
         "    except ZeroDivisionError as error:\n        where",
         "tests/test_refused_looks.py -k names_it",
@@ -282,7 +282,7 @@ MUTATIONS = [
     # --- it deletes only what it wrote
     Mutation(
         "deletes",
-        "checkpoint/claim.py",
+        "checkpoint/writing/claim.py",
         "        if foreign:\n",
         "        if False:\n",
         "tests/test_store.py -k TestRefusals",

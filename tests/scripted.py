@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dagron import DAG, ExecutionCallbacks
-from dagron.checkpoint.store import CheckpointStore
+from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.coordinator import Coordinator
 from dagron.engines.attempt import WorkerSetup
 from dagron.engines.inline import InlineEngine

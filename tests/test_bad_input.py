@@ -10,7 +10,7 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, Task
-from dagron.checkpoint.format import FORMAT_VERSION
+from dagron.checkpoint.format.journal import FORMAT_VERSION
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 

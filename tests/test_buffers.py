@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from dagron import DAG, CheckpointExecutor
 from dagron.checkpoint.blobs import BlobFile, read_blob
-from dagron.checkpoint.buffers import MIN_BYTES, out_of_band
-from dagron.checkpoint.digests import Digests
+from dagron.checkpoint.format.buffers import MIN_BYTES, out_of_band
+from dagron.checkpoint.format.digests import Digests
 from dagron.crossing.results import dump_result
 
 

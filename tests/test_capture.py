@@ -13,8 +13,8 @@ import pytest
 import dagron
 from dagron import DAG, CheckpointDamagedError, CheckpointExecutor, ExecutionCallbacks, Task, coordinator
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.store import CheckpointStore
-from dagron.checkpoint.view import printed_by, read_view
+from dagron.checkpoint.reading.view import printed_by, read_view
+from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.engines.local import capture
 from dagron.engines.local.capture import Capture
 from dagron.output import last_lines

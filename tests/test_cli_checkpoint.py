@@ -18,10 +18,10 @@ import pytest
 from click.testing import CliRunner
 
 import dagron
-from dagron.checkpoint import structure
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.store import CheckpointStore
-from dagron.checkpoint.view import read_view
+from dagron.checkpoint.format import structure
+from dagron.checkpoint.reading.view import read_view
+from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.cli import app
 from dagron.cli.listing import SortKey, selected
 from dagron.cli.nodes import STATES, NodeFigures, matches

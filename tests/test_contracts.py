@@ -231,7 +231,6 @@ ROOMS = [line.split()[0] for line in INTERNALS.split("<!-- rooms -->\n```\n")[1]
 HOMES = {
     **dict.fromkeys(["arguments", "inputs", "labels", "node", "task"], "tasks"),
     **dict.fromkeys(["adjacency", "critical"], "graph"),
-    **dict.fromkeys(["processor"], "checkpoint"),
     **dict.fromkeys(["attempts", "coordinator", "events", "interrupts", "outlook", "output"], "runs"),
     **dict.fromkeys(["plan", "ready", "restore", "state", "watch"], "runs"),
 }

@@ -6,7 +6,7 @@ import pytest
 from scripted import ScriptedRun
 
 from dagron import ExecutionCallbacks, Task, WorkerLostError
-from dagron.checkpoint.store import CheckpointStore
+from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.errors import MemoryLimitExceededError, NodeTimeoutError
 
 MIB = 2**20

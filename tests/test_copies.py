@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from dagron.checkpoint.copies import Copies, Copy
+from dagron.checkpoint.writing.copies import Copies, Copy
 
 SLOTS = st.integers(0, 2)
 COUNTS = st.integers(0, 5)

@@ -12,10 +12,10 @@ import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus
 from dagron.checkpoint import blobs
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
-from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.format import HEADER_SIZE, Damage, Kind, Record, decode_header, decode_json, scan
-from dagron.checkpoint.view import JOURNAL, LOCK, META, files_of_damaged, read_view
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.journal import HEADER_SIZE, Damage, Kind, Record, decode_header, decode_json, scan
+from dagron.checkpoint.reading.view import JOURNAL, LOCK, META, files_of_damaged, read_view
 from dagron.crossing.results import dump_result
 from dagron.errors import CheckpointDamagedError
 

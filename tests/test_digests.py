@@ -13,11 +13,11 @@ from blake3 import blake3
 import dagron
 from dagron import CheckpointExecutor
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, BlobFile, read_blob
-from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.storage import Storage
-from dagron.checkpoint.verify import verify
-from dagron.checkpoint.view import read_view
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.storage import Storage
+from dagron.checkpoint.reading.verify import verify
+from dagron.checkpoint.reading.view import read_view
 from dagron.cli import app
 from dagron.crossing.results import dump_result
 from dagron.errors import CheckpointDamagedError

@@ -21,12 +21,13 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
-from dagron.checkpoint import files, store
-from dagron.checkpoint.digests import Digests
-from dagron.checkpoint.format import Commit
-from dagron.checkpoint.storage import Storage
-from dagron.checkpoint.store import CheckpointStore, PendingCommit
-from dagron.checkpoint.view import JOURNAL, LOCK, META
+from dagron.checkpoint import files
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.journal import Commit
+from dagron.checkpoint.format.storage import Storage
+from dagron.checkpoint.reading.view import JOURNAL, LOCK, META
+from dagron.checkpoint.writing import store
+from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
 from dagron.figures import Figures
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))

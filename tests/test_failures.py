@@ -26,7 +26,7 @@ from dagron import (
     TaskFailedError,
 )
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.view import read_view
+from dagron.checkpoint.reading.view import read_view
 from dagron.inputs import named_inputs, shown_inputs, shown_value
 from dagron.results.failures import folded, is_library, last_own_frame, shown_failure
 from dagron.task import NO_INPUTS, Binding, bind

@@ -15,12 +15,12 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus
-from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.format import HEADER_SIZE, MARKER, Kind, RecordWriter, decode_header
-from dagron.checkpoint.names import JOURNAL, LOCK, META
-from dagron.checkpoint.store import CheckpointStore, boot_id
-from dagron.checkpoint.view import read_view
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.journal import HEADER_SIZE, MARKER, Kind, RecordWriter, decode_header
+from dagron.checkpoint.format.names import JOURNAL, LOCK, META
+from dagron.checkpoint.reading.view import read_view
+from dagron.checkpoint.writing.store import CheckpointStore, boot_id
 from dagron.cli.status import checkpoint_status, shown_status
 from dagron.figures import Figures
 

@@ -9,9 +9,9 @@ from blake3 import blake3
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dagron.checkpoint import format as fmt
-from dagron.checkpoint.digests import Digests
-from dagron.checkpoint.format import (
+from dagron.checkpoint.format import journal as fmt
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.journal import (
     FORMAT_VERSION,
     HEADER_SIZE,
     Commit,
@@ -25,7 +25,7 @@ from dagron.checkpoint.format import (
     encode_header,
     scan,
 )
-from dagron.checkpoint.storage import Storage
+from dagron.checkpoint.format.storage import Storage
 from dagron.figures import Figures
 
 ID = bytes(range(16))

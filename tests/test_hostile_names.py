@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks, NodeStatus
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES
-from dagron.checkpoint.names import JOURNAL, LOCK, META, SUFFIX
+from dagron.checkpoint.format.names import JOURNAL, LOCK, META, SUFFIX
 from dagron.cli.status import checkpoint_status
 
 OUR_OWN = {JOURNAL, LOCK, META}

@@ -13,7 +13,7 @@ import pytest
 
 import dagron
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.view import read_view
+from dagron.checkpoint.reading.view import read_view
 from dagron.jobs import betweenness, chess_perft, stdlib_analysis
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))

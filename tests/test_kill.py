@@ -23,9 +23,9 @@ import pytest
 
 import dagron
 from dagron.checkpoint.files import TEMP_PREFIX, TEMP_SUFFIX
-from dagron.checkpoint.format import Commit
-from dagron.checkpoint.names import JOURNAL, LOCK, META
-from dagron.checkpoint.storage import Storage
+from dagron.checkpoint.format.journal import Commit
+from dagron.checkpoint.format.names import JOURNAL, LOCK, META
+from dagron.checkpoint.format.storage import Storage
 from dagron.engines.local.board import MAX_BATCHES
 from dagron.testing import evidence, kill_campaign
 from dagron.testing.evidence import Clearing, Finding, Look, Lost, Notes
@@ -201,7 +201,7 @@ def commit(name, result=b"r"):
 
 
 def digest_of(result):
-    from dagron.checkpoint.digests import Digests
+    from dagron.checkpoint.format.digests import Digests
 
     return Digests().of(result)
 

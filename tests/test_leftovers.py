@@ -14,7 +14,7 @@ import pytest
 import dagron
 from dagron import DAG, CheckpointExecutor
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.view import read_view
+from dagron.checkpoint.reading.view import read_view
 from dagron.engines.local.leftovers import sweep
 from dagron.engines.local.processes import created_at
 
@@ -149,7 +149,7 @@ class TestRuns:
     def test_of_another_machine_or_before_its_restart_nothing_is_meant(self, tmp_path, monkeypatch, field):
         left = self.killed_with_its_server(tmp_path)
         if field == "boot":
-            monkeypatch.setattr("dagron.checkpoint.store.boot_id", lambda: "another boot")
+            monkeypatch.setattr("dagron.checkpoint.writing.store.boot_id", lambda: "another boot")
         else:
             monkeypatch.setattr("dagron.engines.local.processes.pid_namespace", lambda: "another namespace")
         try:

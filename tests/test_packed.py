@@ -12,9 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_format import commits
 
-from dagron.checkpoint.format import Commit, encode_commit, glance_at_commit
-from dagron.checkpoint.packed import PackedCommits
-from dagron.checkpoint.storage import Storage
+from dagron.checkpoint.format.journal import Commit, encode_commit, glance_at_commit
+from dagron.checkpoint.format.storage import Storage
+from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.figures import Figures
 
 names = st.sampled_from(["", "a", "b", "A", "a/b", "\ud800", "n" * 300, "_meta"])

@@ -20,8 +20,8 @@ import pytest
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks, NodeStatus
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.names import JOURNAL, LOCK, META
-from dagron.checkpoint.view import read_view
+from dagron.checkpoint.format.names import JOURNAL, LOCK, META
+from dagron.checkpoint.reading.view import read_view
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, modes and FIFOs are those of POSIX")
 

@@ -25,12 +25,13 @@ import pytest
 from power_loss import Disk, Effort, Killed, Recorder
 
 import dagron
-from dagron.checkpoint import files, store
+from dagron.checkpoint import files
 from dagron.checkpoint.files import TempFile
-from dagron.checkpoint.format import Commit
-from dagron.checkpoint.storage import Storage
-from dagron.checkpoint.store import CheckpointStore, PendingCommit
-from dagron.checkpoint.view import JOURNAL, META
+from dagron.checkpoint.format.journal import Commit
+from dagron.checkpoint.format.storage import Storage
+from dagron.checkpoint.reading.view import JOURNAL, META
+from dagron.checkpoint.writing import store
+from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
 from dagron.figures import Figures
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the model knows the calls of Linux")

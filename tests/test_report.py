@@ -15,8 +15,8 @@ import pytest
 
 import dagron
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.history import History, RunHistory, read_history
-from dagron.checkpoint.view import View
+from dagron.checkpoint.reading.history import History, RunHistory, read_history
+from dagron.checkpoint.reading.view import View
 from dagron.report.build import MAX_ATTEMPTS, build_report
 from dagron.report.failures import MAX_NAMES, MAX_TEXT, failures_of
 from dagron.report.grouping import MAX_SHOWN, group_nodes, pattern_of

@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 import dagron
-from dagron.checkpoint.format import Commit
-from dagron.checkpoint.history import History, RunHistory
-from dagron.checkpoint.view import View
+from dagron.checkpoint.format.journal import Commit
+from dagron.checkpoint.reading.history import History, RunHistory
+from dagron.checkpoint.reading.view import View
 from dagron.figures import Figures
 from dagron.report.build import build_report
 from dagron.report.render import render

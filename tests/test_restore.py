@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagron import CheckpointExecutor
-from dagron.checkpoint.format import Commit
-from dagron.checkpoint.packed import PackedCommits
-from dagron.checkpoint.store import CheckpointStore
+from dagron.checkpoint.format.journal import Commit
+from dagron.checkpoint.reading.packed import PackedCommits
+from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.graph import DAG
 from dagron.restore import RestorePlan, plan_restore
 

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 
 import dagron
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, BlobFile, read_blob
-from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import TempFile
-from dagron.checkpoint.storage import Storage
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.storage import Storage
 from dagron.crossing.exceptions import describe_exception, dump_exception, load_exception
 from dagron.crossing.picklers import adopt_class
 from dagron.crossing.results import dump_result
@@ -340,7 +340,7 @@ def python(text, *args, input=None):
 EMIT = """
 import pickle, sys, tempfile
 from pathlib import Path
-from dagron.checkpoint.digests import Digests
+from dagron.checkpoint.format.digests import Digests
 from dagron.crossing.results import dump_result
 from dagron.crossing.tasks import TaskPickler
 
@@ -722,7 +722,7 @@ class TestDeepRecursion:
         script = textwrap.dedent(self.SHAPES) + textwrap.dedent(f"""
             import os, sys
             from pathlib import Path
-            from dagron.checkpoint.digests import Digests
+            from dagron.checkpoint.format.digests import Digests
             from dagron.errors import ResultNotPicklableError
             from dagron.crossing.results import dump_result
             value = {shape}(100_000)

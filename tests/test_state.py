@@ -16,8 +16,8 @@ from hypothesis import Phase as HypothesisPhase
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagron.checkpoint.format import Commit as CommitRecord
-from dagron.checkpoint.packed import PackedCommits
+from dagron.checkpoint.format.journal import Commit as CommitRecord
+from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.errors import InternalError
 from dagron.events import (
     AttemptEnded,

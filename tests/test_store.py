@@ -20,14 +20,16 @@ from blake3 import blake3
 
 import dagron
 from dagron import DAG, CheckpointExecutor
-from dagron.checkpoint import commits, files, store, view
+from dagron.checkpoint import files
 from dagron.checkpoint.blobs import BlobFile
-from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import AppendFile, Directory, TempFile
-from dagron.checkpoint.format import Commit, Kind, RecordWriter
-from dagron.checkpoint.storage import Storage
-from dagron.checkpoint.store import CheckpointStore, PendingCommit
-from dagron.checkpoint.view import JOURNAL, LOCK, META, read_view
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.journal import Commit, Kind, RecordWriter
+from dagron.checkpoint.format.storage import Storage
+from dagron.checkpoint.reading import view
+from dagron.checkpoint.reading.view import JOURNAL, LOCK, META, read_view
+from dagron.checkpoint.writing import commits, store
+from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
 from dagron.figures import Figures
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
@@ -594,7 +596,7 @@ class TestPowerLoss:
 
 
 def records_of(ckpt):
-    from dagron.checkpoint.format import Record, decode_header, scan
+    from dagron.checkpoint.format.journal import Record, decode_header, scan
 
     journal = (ckpt / JOURNAL).read_bytes()
     header = decode_header(journal, Digests())
@@ -1362,10 +1364,10 @@ WRITER = """
 import pickle, sys
 from pathlib import Path
 from blake3 import blake3
-from dagron.checkpoint.format import Commit
+from dagron.checkpoint.format.journal import Commit
 from dagron.figures import Figures
-from dagron.checkpoint.storage import Storage
-from dagron.checkpoint.store import CheckpointStore, PendingCommit
+from dagron.checkpoint.format.storage import Storage
+from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
 
 def small(name, value):
     data = pickle.dumps(value)

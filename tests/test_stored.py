@@ -13,7 +13,7 @@ import types
 import pytest
 
 from dagron import stored
-from dagron.checkpoint.digests import Digests
+from dagron.checkpoint.format.digests import Digests
 from dagron.cli.preview import preview
 from dagron.crossing.results import dump_result
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dagron
-from dagron.checkpoint import structure
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.structure import decode_dag, digest_of, encode_dag
-from dagron.checkpoint.view import dag_of, read_view
+from dagron.checkpoint.format import structure
+from dagron.checkpoint.format.structure import decode_dag, digest_of, encode_dag
+from dagron.checkpoint.reading.view import dag_of, read_view
 from dagron.executor import CheckpointExecutor
 
 STRANGE = ["a", "", "\ud800", 'quote " and \\', "line\nbreak", "ä/日本", "\0"]

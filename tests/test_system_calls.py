@@ -28,7 +28,7 @@ from conftest import allow_tracing, attach_strace
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.view import JOURNAL, LOCK, META, read_view
+from dagron.checkpoint.reading.view import JOURNAL, LOCK, META, read_view
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="strace is a program of Linux")
 

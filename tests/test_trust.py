@@ -27,8 +27,8 @@ from blake3 import blake3
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
 from dagron.checkpoint import blobs, files
-from dagron.checkpoint.digests import Digests
-from dagron.checkpoint.format import (
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.journal import (
     _COMMIT,
     HEADER_SIZE,
     RECORD_SIZE,
@@ -38,8 +38,8 @@ from dagron.checkpoint.format import (
     decode_header,
     scan,
 )
-from dagron.checkpoint.names import JOURNAL, LOCK, META
-from dagron.checkpoint.store import CheckpointStore
+from dagron.checkpoint.format.names import JOURNAL, LOCK, META
+from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.engines.attempt import WorkerSetup
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes and owners are those of POSIX")

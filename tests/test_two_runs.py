@@ -26,9 +26,9 @@ from click.testing import CliRunner
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
 from dagron.checkpoint.files import AppendFile, Directory
-from dagron.checkpoint.history import read_history
-from dagron.checkpoint.names import LOCK, META
-from dagron.checkpoint.store import CheckpointStore
+from dagron.checkpoint.format.names import LOCK, META
+from dagron.checkpoint.reading.history import read_history
+from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.cli import app
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))

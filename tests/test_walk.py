@@ -19,7 +19,7 @@ import psutil
 
 import dagron
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.view import read_view
+from dagron.checkpoint.reading.view import read_view
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -17,8 +17,8 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus, Task
-from dagron.checkpoint.digests import Digests
-from dagron.checkpoint.store import CheckpointStore
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.engines.attempt import WorkerSetup
 from dagron.engines.local.pool import ProcessPool
 from dagron.engines.protocol import Attempt, Copied, Returned, Spawned

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from dagron import events as ev
 from dagron.attempts import Failure, error_of_loss, printed_fields
 from dagron.callbacks import ExecutionCallbacks, call_back
-from dagron.checkpoint import format as fmt
-from dagron.checkpoint.store import CheckpointStore, PendingCommit
+from dagron.checkpoint.format import journal as fmt
+from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
 from dagron.engines.protocol import (
     NOTHING_PRINTED,
     Attempt,

@@ -12,10 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from dagron.callbacks import ExecutionCallbacks, RunObserver
-from dagron.checkpoint.claim import check_directory
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.store import CheckpointStore, Durability
-from dagron.checkpoint.view import (
+from dagron.checkpoint.reading.view import (
     JOURNAL,
     META,
     View,
@@ -24,6 +22,8 @@ from dagron.checkpoint.view import (
     iso_time,
     read_view,
 )
+from dagron.checkpoint.writing.claim import check_directory
+from dagron.checkpoint.writing.store import CheckpointStore, Durability
 from dagron.engines.local.cores import available_cpus, spread_cpus
 from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError, OptionError
 from dagron.graph import DAG
@@ -35,7 +35,7 @@ from dagron.state import Phase, Policy, RunState
 from dagron.task import Task, check_timeout
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.digests import Digests
+    from dagron.checkpoint.format.digests import Digests
     from dagron.coordinator import CancelEvent, Coordinator
     from dagron.engines.protocol import Engine, Features
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dagron.checkpoint.format import Commit
-from dagron.checkpoint.packed import PackedCommits
+from dagron.checkpoint.format.journal import Commit
+from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.graph import DAG
 
 __all__ = ["RestorePlan", "plan_restore"]

@@ -11,11 +11,11 @@ import os
 import pickle
 from typing import TYPE_CHECKING, NamedTuple
 
-from dagron.checkpoint.buffers import BufferTable
-from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import ReadFile, TempFile
-from dagron.checkpoint.names import JOURNAL
-from dagron.checkpoint.storage import Storage
+from dagron.checkpoint.format.buffers import BufferTable
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.names import JOURNAL
+from dagron.checkpoint.format.storage import Storage
 from dagron.errors import CheckpointDamagedError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from blake3 import blake3
 
     from dagron.checkpoint.files import Directory
-    from dagron.checkpoint.format import Commit
+    from dagron.checkpoint.format.journal import Commit
 
 __all__ = [
     "INLINE_MAX_BYTES",

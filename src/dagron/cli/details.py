@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from dagron.checkpoint.digests import Digests
-from dagron.checkpoint.view import View, printed_by, signing_key
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.reading.view import View, printed_by, signing_key
 from dagron.cli.exit_codes import UsageError
 from dagron.cli.nodes import STATES, NodeFigures, no_such_node, node_figures, running_now
 from dagron.cli.output import NOT_FOR_A_LINE

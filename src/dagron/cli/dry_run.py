@@ -13,9 +13,9 @@ from dagron.shown import shown_name
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
-    from dagron.checkpoint.format import Commit
-    from dagron.checkpoint.packed import PackedCommits
-    from dagron.checkpoint.view import View
+    from dagron.checkpoint.format.journal import Commit
+    from dagron.checkpoint.reading.packed import PackedCommits
+    from dagron.checkpoint.reading.view import View
     from dagron.cli.load import Job
     from dagron.graph import DAG
 
@@ -72,7 +72,7 @@ def forecast(job: Job, checkpoint_dir: str, *, fresh: bool) -> Forecast:
         TaskDefinitionError: As a run.
         CheckpointError: There is a checkpoint that cannot be read.
     """
-    from dagron.checkpoint.packed import PackedCommits
+    from dagron.checkpoint.reading.packed import PackedCommits
     from dagron.cli.exit_codes import NoCheckpointError
     from dagron.cli.reading import directory_of, read_checkpoint
     from dagron.plan import plan_run
@@ -103,7 +103,7 @@ def forecast(job: Job, checkpoint_dir: str, *, fresh: bool) -> Forecast:
 
 
 def _present(view: View, directory: Directory) -> PackedCommits:
-    from dagron.checkpoint.storage import Storage
+    from dagron.checkpoint.format.storage import Storage
 
     try:
         sizes = directory.sizes()

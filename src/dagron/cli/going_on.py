@@ -51,8 +51,8 @@ def goes_on(directory: str, *, resume: bool, fresh: bool) -> bool:
 
 
 def _check_that_nobody_holds(directory: str) -> None:
-    from dagron.checkpoint.store import CheckpointStore
-    from dagron.checkpoint.view import checkpoint_path, signing_key
+    from dagron.checkpoint.reading.view import checkpoint_path, signing_key
+    from dagron.checkpoint.writing.store import CheckpointStore
 
     # The lock knows better: the process may have ended that run and live on, as a notebook does.
     store = CheckpointStore(checkpoint_path(directory), signing_key=signing_key())

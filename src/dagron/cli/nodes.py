@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
-    from dagron.checkpoint.format import Commit
-    from dagron.checkpoint.view import View
+    from dagron.checkpoint.format.journal import Commit
+    from dagron.checkpoint.reading.view import View
     from dagron.graph import DAG
 
 __all__ = ["STATES", "NodeFigures", "NodeState", "Now", "matches", "no_such_node", "node_figures", "running_now"]
@@ -92,7 +92,7 @@ def no_such_node(name: str, names: list[str]) -> str:
 
 def running_now(directory: Directory, view: View) -> list[Now]:
     """Return what a run that goes on has said it runs. Nothing if it does not go on, or has not said anything."""
-    from dagron.checkpoint.names import META
+    from dagron.checkpoint.format.names import META
     from dagron.cli.reading import state_of_run
 
     if view.ended is not None or state_of_run(view.run) not in ("running", "unknown"):

@@ -13,7 +13,7 @@ from dagron.cli.exit_codes import NoCheckpointError, UsageError
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
-    from dagron.checkpoint.view import View
+    from dagron.checkpoint.reading.view import View
     from dagron.graph import DAG
 
 __all__ = [
@@ -47,7 +47,7 @@ def checkpoint_dir_of(where: str) -> str:
 def directory_of(where: str) -> Directory:
     """Return the checkpoint directory that is meant."""
     from dagron.checkpoint.files import Directory
-    from dagron.checkpoint.view import checkpoint_path
+    from dagron.checkpoint.reading.view import checkpoint_path
 
     return Directory(checkpoint_path(checkpoint_dir_of(where)))
 
@@ -59,7 +59,7 @@ def read_checkpoint(where: str) -> View:
         NoCheckpointError: There is none.
         CheckpointError: There is one that cannot be read.
     """
-    from dagron.checkpoint.view import read_view, signing_key
+    from dagron.checkpoint.reading.view import read_view, signing_key
     from dagron.errors import CheckpointDirectoryError
 
     try:
@@ -72,7 +72,7 @@ def read_checkpoint(where: str) -> View:
 
 
 def _checkpoints_below(where: str) -> list[str]:
-    from dagron.checkpoint.names import JOURNAL
+    from dagron.checkpoint.format.names import JOURNAL
 
     found = []
     for base in (where, "checkpoints"):
@@ -90,8 +90,8 @@ def recorded_dag(view: View) -> DAG | None:
     Raises:
         CheckpointDamagedError: What it says makes no sense.
     """
-    from dagron.checkpoint.names import JOURNAL
-    from dagron.checkpoint.view import dag_of
+    from dagron.checkpoint.format.names import JOURNAL
+    from dagron.checkpoint.reading.view import dag_of
     from dagron.errors import CheckpointDamagedError, CycleError
     from dagron.graph import DAG
 
@@ -122,7 +122,7 @@ def state_of_run(run: dict[str, Any]) -> Literal["running", "interrupted", "unkn
     """Tell whether the process of a run that has not said that it ended is still there."""
     import psutil
 
-    from dagron.checkpoint.store import boot_id
+    from dagron.checkpoint.writing.store import boot_id
 
     if run.get("host") != platform.node():
         return "unknown"

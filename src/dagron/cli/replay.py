@@ -12,14 +12,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagron
-from dagron.checkpoint.view import View, signing_key
+from dagron.checkpoint.reading.view import View, signing_key
 from dagron.cli.ending import say
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.reading import checkpoint_dir_of, directory_of
 from dagron.shown import shown_name
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.format import Commit
+    from dagron.checkpoint.format.journal import Commit
     from dagron.cli.load import Job
     from dagron.task import Binding
 
@@ -61,8 +61,8 @@ def prepared_call(where: str, view: View, name: str, job: Job) -> Call:
     import pickle
 
     from dagron.checkpoint.blobs import load_result
-    from dagron.checkpoint.claim import check_directory
-    from dagron.checkpoint.digests import Digests
+    from dagron.checkpoint.format.digests import Digests
+    from dagron.checkpoint.writing.claim import check_directory
     from dagron.cli.nodes import no_such_node
     from dagron.errors import MissingTaskError, NotCallableError
     from dagron.task import Task, bind
@@ -159,7 +159,7 @@ def run_call(call: Call, view: View, *, post_mortem: bool) -> ExitCode:
 
 def _compare(name: str, value: Any, view: View) -> ExitCode:
     """Pickle a result as a worker would, because that may be what had failed, and compare it with the recorded one."""
-    from dagron.checkpoint.digests import Digests
+    from dagron.checkpoint.format.digests import Digests
     from dagron.crossing.results import dump_result
     from dagron.errors import ResultNotPicklableError
 

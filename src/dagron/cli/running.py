@@ -13,7 +13,7 @@ from dagron.cli.exit_codes import ExitCode, OutputError, UsageError
 
 if TYPE_CHECKING:
     from dagron.callbacks import RunObserver
-    from dagron.checkpoint.store import Durability
+    from dagron.checkpoint.writing.store import Durability
     from dagron.cli.load import Job
     from dagron.results.results import ExecutionResult
 

@@ -13,7 +13,7 @@ from dagron.cli.reading import checkpoint_dir_of, directory_of, read_checkpoint,
 from dagron.cli.table import shown_bytes, shown_seconds, shown_time
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.view import View
+    from dagron.checkpoint.reading.view import View
 
 __all__ = ["CheckpointStatus", "FailedNode", "checkpoint_status", "shown_status", "status_of"]
 
@@ -92,7 +92,7 @@ def checkpoint_status(checkpoint_dir: str | os.PathLike[str]) -> CheckpointStatu
 
 def status_of(view: View, where: str) -> CheckpointStatus:
     """Return how a checkpoint stands of which this was read."""
-    from dagron.checkpoint.view import iso_time
+    from dagron.checkpoint.reading.view import iso_time
 
     run, commits = view.run, view.commits.values()
     return CheckpointStatus(

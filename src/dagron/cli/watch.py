@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import asdict
 
-from dagron.checkpoint.view import View, read_on, signing_key
+from dagron.checkpoint.reading.view import View, read_on, signing_key
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.reading import directory_of, read_checkpoint

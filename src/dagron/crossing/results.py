@@ -6,8 +6,8 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink
-from dagron.checkpoint.digests import Digests
-from dagron.checkpoint.storage import Storage
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.storage import Storage
 from dagron.crossing.culprits import find_culprit
 from dagron.crossing.picklers import PROTOCOL, ByValuePickler, PlainPickler
 from dagron.errors import ResultNotPicklableError

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
-from dagron.checkpoint.buffers import out_of_band
-from dagron.checkpoint.digests import Digests
+from dagron.checkpoint.format.buffers import out_of_band
+from dagron.checkpoint.format.digests import Digests
 from dagron.crossing.exceptions import describe_exception, dump_exception
 from dagron.crossing.results import dump_result
 from dagron.engines.protocol import Attempt, Fault, Outcome, OutcomeKind

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dagron.checkpoint.history import History
+from dagron.checkpoint.reading.history import History
 from dagron.report.model import Failure
 
 __all__ = ["MAX_FAILURES", "MAX_NAMES", "MAX_TEXT", "failures_of"]

@@ -28,11 +28,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dagron.checkpoint.blobs import blob_file, read_blob
-from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import Directory, is_temporary
-from dagron.checkpoint.format import Commit
-from dagron.checkpoint.names import JOURNAL, LOCK, META
-from dagron.checkpoint.view import read_view
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.journal import Commit
+from dagron.checkpoint.format.names import JOURNAL, LOCK, META
+from dagron.checkpoint.reading.view import read_view
 from dagron.engines.local.board import MAX_BATCHES
 from dagron.errors import CheckpointDamagedError, DagronError
 from dagron.testing.job import LONG

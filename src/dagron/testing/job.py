@@ -37,7 +37,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES
-from dagron.checkpoint.store import Durability
+from dagron.checkpoint.writing.store import Durability
 from dagron.executor import CheckpointExecutor
 from dagron.graph import DAG
 from dagron.jobs.stdlib_analysis import FILES, LIBRARY_ROOT, build

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from dagron.checkpoint.store import Durability
+from dagron.checkpoint.writing.store import Durability
 from dagron.testing import evidence
 from dagron.testing.evidence import Clearing, Finding, Look, Lost, look, lost_in, read_notes
 from dagron.testing.job import Order, build_job, expected_end

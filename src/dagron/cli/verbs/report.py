@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dagron.checkpoint.view import signing_key
+from dagron.checkpoint.reading.view import signing_key
 from dagron.cli.command import dag_option, option, verb, where_argument
 from dagron.cli.ending import say, write_file
 from dagron.cli.exit_codes import ExitCode, NoCheckpointError
@@ -39,7 +39,7 @@ def report_page(where: str, dag_from: str | None = None) -> str:
         CheckpointError: There is one that cannot be read.
     """
     from dagron import __version__
-    from dagron.checkpoint.history import read_history
+    from dagron.checkpoint.reading.history import read_history
     from dagron.cli.load import load_job
     from dagron.report.build import build_report
     from dagron.report.render import render

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dagron.checkpoint.view import View, signing_key
+from dagron.checkpoint.reading.view import View, signing_key
 from dagron.cli.command import argument, dag_option, json_option, option, verb, where_argument
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode, UsageError
@@ -80,7 +80,7 @@ def rerun(
 
     Nodes that have failed or have never run are run by the next resume anyway. Takes the lock, unless it is a dry run.
     """
-    from dagron.checkpoint.store import CheckpointStore
+    from dagron.checkpoint.writing.store import CheckpointStore
 
     stop_on_signals()
     view = read_checkpoint(where)

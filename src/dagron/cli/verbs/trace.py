@@ -13,7 +13,7 @@ from dagron.cli.exit_codes import ExitCode
 from dagron.cli.reading import read_checkpoint
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.view import View
+    from dagron.checkpoint.reading.view import View
     from dagron.results.trace import ExecutionTrace
 
 __all__ = ["EPILOG", "trace", "trace_of"]

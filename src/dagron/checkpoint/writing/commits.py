@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dagron.checkpoint.blobs import BlobFile, blob_file, load_result
-from dagron.checkpoint.copies import Copies, Copy
-from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import AppendFile, Directory
-from dagron.checkpoint.format import FORMAT_VERSION, Commit, Kind, RecordWriter
-from dagron.checkpoint.names import FileNames, plain_file_name
-from dagron.checkpoint.packed import PackedCommits
-from dagron.checkpoint.storage import Storage
-from dagron.checkpoint.view import JOURNAL, META, View, iso_time
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.journal import FORMAT_VERSION, Commit, Kind, RecordWriter
+from dagron.checkpoint.format.names import FileNames, plain_file_name
+from dagron.checkpoint.format.storage import Storage
+from dagron.checkpoint.reading.packed import PackedCommits
+from dagron.checkpoint.reading.view import JOURNAL, META, View, iso_time
+from dagron.checkpoint.writing.copies import Copies, Copy
 from dagron.errors import CheckpointDamagedError, CheckpointGoneError, CommitError
 
 __all__ = ["Commits", "PendingCommit", "open_journal", "refusal"]

@@ -74,9 +74,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-from dagron.checkpoint.digests import CHECK_SIZE, Digests
-from dagron.checkpoint.names import plain_file_name
-from dagron.checkpoint.storage import Storage
+from dagron.checkpoint.format.digests import CHECK_SIZE, Digests
+from dagron.checkpoint.format.names import plain_file_name
+from dagron.checkpoint.format.storage import Storage
 from dagron.figures import NO_FIGURES, Figures
 
 __all__ = [

@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dagron.checkpoint.blobs import blob_file, load_result, read_blob
-from dagron.checkpoint.claim import check_directory, check_lock_file, holder_of
-from dagron.checkpoint.clearing import clear
-from dagron.checkpoint.commits import Commits, PendingCommit, open_journal, refusal
-from dagron.checkpoint.copies import Copy
 from dagron.checkpoint.files import AppendFile, DirectoryLock, is_temporary
-from dagron.checkpoint.format import Commit, Kind, RecordWriter, encode_header
-from dagron.checkpoint.names import SUFFIX, FileNames, plain_file_name
-from dagron.checkpoint.packed import PackedCommits
-from dagron.checkpoint.storage import Storage
-from dagron.checkpoint.structure import digest_of, encode_dag
-from dagron.checkpoint.view import JOURNAL, LOCK, META, View, check_journal, is_recognized, read_view
+from dagron.checkpoint.format.journal import Commit, Kind, RecordWriter, encode_header
+from dagron.checkpoint.format.names import SUFFIX, FileNames, plain_file_name
+from dagron.checkpoint.format.storage import Storage
+from dagron.checkpoint.format.structure import digest_of, encode_dag
+from dagron.checkpoint.reading.packed import PackedCommits
+from dagron.checkpoint.reading.view import JOURNAL, LOCK, META, View, check_journal, is_recognized, read_view
+from dagron.checkpoint.writing.claim import check_directory, check_lock_file, holder_of
+from dagron.checkpoint.writing.clearing import clear
+from dagron.checkpoint.writing.commits import Commits, PendingCommit, open_journal, refusal
+from dagron.checkpoint.writing.copies import Copy
 from dagron.errors import (
     CheckpointDamagedError,
     CheckpointDirectoryError,

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dagron.checkpoint.blobs import blob_file, load_result, read_blob
-from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.format import Commit
-from dagron.checkpoint.storage import Storage
-from dagron.checkpoint.view import JOURNAL, View
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.journal import Commit
+from dagron.checkpoint.format.storage import Storage
+from dagron.checkpoint.reading.view import JOURNAL, View
 from dagron.errors import CheckpointDamagedError
 
 __all__ = ["Finding", "verify"]

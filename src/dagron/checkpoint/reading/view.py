@@ -13,9 +13,9 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import Directory, ReadFile, is_temporary
-from dagron.checkpoint.format import (
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.journal import (
     FORMAT_VERSION,
     HEADER_SIZE,
     MAGIC,
@@ -29,10 +29,10 @@ from dagron.checkpoint.format import (
     glance_at_commit,
     scan,
 )
-from dagron.checkpoint.names import JOURNAL, LOCK, META, SUFFIX, plain_file_name
-from dagron.checkpoint.packed import PackedCommits
-from dagron.checkpoint.storage import Storage
-from dagron.checkpoint.structure import RecordedDag, decode_dag, digest_of
+from dagron.checkpoint.format.names import JOURNAL, LOCK, META, SUFFIX, plain_file_name
+from dagron.checkpoint.format.storage import Storage
+from dagron.checkpoint.format.structure import RecordedDag, decode_dag, digest_of
+from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, FormatVersionError
 
 __all__ = [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from dagron.checkpoint.commits import open_journal, refusal
-from dagron.checkpoint.digests import Digests
 from dagron.checkpoint.files import AppendFile, Directory, is_temporary
-from dagron.checkpoint.format import Kind, RecordWriter
-from dagron.checkpoint.view import JOURNAL, LOCK, META, View, files_of_damaged, read_view
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.journal import Kind, RecordWriter
+from dagron.checkpoint.reading.view import JOURNAL, LOCK, META, View, files_of_damaged, read_view
+from dagron.checkpoint.writing.commits import open_journal, refusal
 from dagron.errors import CheckpointError, ClearError
 
 __all__ = ["clear"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.format import Commit, Kind, Record, decode_commit, decode_json
-from dagron.checkpoint.view import View, read_view
+from dagron.checkpoint.format.journal import Commit, Kind, Record, decode_commit, decode_json
+from dagron.checkpoint.reading.view import View, read_view
 
 __all__ = ["History", "RunHistory", "read_history"]
 

@@ -12,8 +12,8 @@ from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from dagron.checkpoint.format import COMMIT_SECONDS_AT, COMMIT_SIZE_AT, Commit, encode_commit, unpack_commit
-from dagron.checkpoint.names import plain_file_name
+from dagron.checkpoint.format.journal import COMMIT_SECONDS_AT, COMMIT_SIZE_AT, Commit, encode_commit, unpack_commit
+from dagron.checkpoint.format.names import plain_file_name
 
 __all__ = ["PackedCommits"]
 

@@ -7,8 +7,8 @@ import platform
 import stat
 
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.names import SUFFIX
-from dagron.checkpoint.view import JOURNAL, LOCK, META, iso_time, read_view
+from dagron.checkpoint.format.names import SUFFIX
+from dagron.checkpoint.reading.view import JOURNAL, LOCK, META, iso_time, read_view
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, ForeignFilesError
 
 __all__ = ["check_directory", "check_lock_file", "holder_of"]

@@ -1,0 +1,1 @@
+"""What a checkpoint says: read without its lock, changing nothing, unpickling nothing."""
