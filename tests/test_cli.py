@@ -382,9 +382,13 @@ def test_a_file_that_makes_no_job_ends_with_2_and_leaves_no_checkpoint(cli, here
         (["not a module"], "neither a file nor the name of a module"),
         (["job.py", "--show", "frist"], "did you mean 'first'?"),
         (["job.py", "--resume", "--fresh"], "contradict"),
-        (["job.py", "--inline", "--node-timeout", "1"], "--inline has none"),
+        (["job.py", "--inline", "--timeout", "1"], "--inline has none"),
         (["job.py", "--trace", "no/such/file"], "its directory does not exist"),
+        (["job.py", "--inline", "--memory-limit", "1 GB"], "--inline has none"),
         (["job.py", "--timeout", "nan"], "--timeout"),
+        (["job.py", "--run-timeout", "inf"], "--run-timeout"),
+        (["job.py", "--retry-delay", "-1"], "--retry-delay"),
+        (["job.py", "--memory-limit", "much"], "memory_limit='much'"),
         (["job.py", "--workers", "0"], "--workers"),
         (["job.py", "--durability", "luck"], "--durability"),
     ],
@@ -428,10 +432,24 @@ tasks = {"bad": bad, "after": lambda: note("after")}
     assert log.count("after") == 1
 
 
-@pytest.mark.parametrize("option", ["--timeout", "--node-timeout"])
+@pytest.mark.parametrize("option", ["--timeout", "--run-timeout"])
 def test_a_run_that_exceeds_a_time_limit_ends_with_1_and_says_so(cli, here, log, option):
     ended = here("run", cli.write(GATED), option, "3", expect=1)
     assert "1 of 2 nodes completed, 1 timed out" in ended.err
+
+
+def test_an_attempt_above_the_memory_limit_is_killed_and_tried_again_after_the_delay(cli, here, log):
+    text = """
+def grow():
+    note("grow")
+    kept = bytearray(b"x") * 400_000_000
+    time.sleep(60)
+tasks = {"grow": grow}
+"""
+    options = ["--memory-limit", "200 MB", "--retries", "1", "--retry-delay", "0", "--kill-grace-seconds", "0"]
+    ended = here("run", cli.write(text), *options, expect=1)
+    assert "grow (attempt 2): MemoryLimitExceededError" in ended.err
+    assert log.counts() == {"grow": 2}
 
 
 def test_a_directory_that_cannot_hold_the_checkpoint_ends_with_3_and_is_left_alone(cli, here, log):

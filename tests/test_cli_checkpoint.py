@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -25,6 +26,7 @@ from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.cli import app
 from dagron.cli.listing import SortKey, selected
 from dagron.cli.nodes import STATES, NodeFigures, matches
+from dagron.runs.options import Options
 from dagron.stored import FILE_MODULE
 
 JOB = """
@@ -125,7 +127,7 @@ def test_a_checkpoint_is_named_by_its_directory_or_by_the_target_that_was_run(sh
 
 READERS = (
     *(["status"], ["status", "--watch"], ["ls"], ["show"], ["verify"]),
-    *(["trace"], ["report"], ["export"], ["rerun"], ["clear"]),
+    *(["trace"], ["report"], ["export"], ["invalidate"], ["clear"]),
 )
 
 
@@ -133,7 +135,7 @@ READERS = (
 def test_without_a_checkpoint_every_command_ends_with_3_and_says_where_there_is_one(shared, arguments, tmp_path):
     (tmp_path / "empty").mkdir()
     verb, *options = arguments
-    more = {"show": ["a"], "rerun": ["a"], "trace": ["-o", str(tmp_path / "t")]}.get(verb, [])
+    more = {"show": ["a"], "invalidate": ["a"], "trace": ["-o", str(tmp_path / "t")]}.get(verb, [])
     for where in (*(["nowhere", "a\0b", "x" * 5000] if verb != "graph" else []), tmp_path / "empty"):
         ended = shared(verb, where, *more, *options, expect=3)
         assert ended.stdout == ""
@@ -157,7 +159,7 @@ def test_reading_commands_change_nothing(shared, made, tmp_path):
         ["export", "job.py"],
         ["trace", "job.py", "-o", str(tmp_path / "t")],
         ["report", "job.py", "-o", str(tmp_path / "r")],
-        ["rerun", "job.py", "load", "--dry-run"],
+        ["invalidate", "job.py", "load", "--dry-run"],
         ["run", "job.py", "--dry-run"],
     ):
         shared(*arguments, expect=1 if "--watch" in arguments else 0)
@@ -248,8 +250,8 @@ def test_of_a_dag_that_is_not_recorded_the_nodes_that_have_ended_are_shown(own, 
     ended = own("ls", "small")
     assert len(ended.stdout.splitlines()) == 1 + 6
     assert "no record of its DAG" in ended.stderr
-    assert "pass --dag" in own("rerun", "small", "load", expect=2).stderr
-    assert "report" in own("rerun", "small", "load", "--dag", "job.py", "--dry-run").stdout
+    assert "pass --dag" in own("invalidate", "small", "load", expect=2).stderr
+    assert "report" in own("invalidate", "small", "load", "--dag", "job.py", "--dry-run").stdout
     assert "n0 --> n1" in own("graph", "small", "--dag", "job.py").stdout
 
 
@@ -300,7 +302,7 @@ def test_show_value_prints_the_result_and_nothing_else(shared):
 
 def test_a_misspelt_node_is_answered_with_what_may_be_meant(shared):
     assert "did you mean 'report'?" in shared("show", "job.py", "repport", expect=2).stderr
-    assert "did you mean 'report'?" in shared("rerun", "job.py", "repport", "--dry-run", expect=2).stderr
+    assert "did you mean 'report'?" in shared("invalidate", "job.py", "repport", "--dry-run", expect=2).stderr
 
 
 def test_show_runs_no_code_of_a_result_unless_it_is_asked_to(tmp_path, monkeypatch):
@@ -323,6 +325,28 @@ def test_show_runs_no_code_of_a_result_unless_it_is_asked_to(tmp_path, monkeypat
     assert not os.path.exists("sprung")
     command("show", "ckpt", "trap", "--unpickle")
     assert os.path.isdir("sprung")
+
+
+def test_show_loads_a_result_of_an_untrusted_checkpoint_only_if_that_is_said(own):
+    os.chmod("checkpoints/job", 0o777)
+    assert own("show", "job.py", "report").exit_code == 0
+    for verb in ("show", "debug"):
+        more = ["--unpickle"] if verb == "show" else []
+        ended = own(verb, "job.py", "report", *more, expect=3)
+        assert "is writable by everyone" in ended.stderr
+        assert "--allow-untrusted" in ended.stderr
+        own(verb, "job.py", "report", *more, "--allow-untrusted")
+
+
+def test_an_untrusted_checkpoint_is_gone_on_with_invalidated_and_cleared_only_if_that_is_said(own):
+    os.chmod("checkpoints/job", 0o777)
+    for arguments in (
+        ["invalidate", "job.py", "load"],
+        ["run", "job.py", "--resume", "--inline"],
+        ["clear", "job.py", "-y"],
+    ):
+        assert "--allow-untrusted" in own(*arguments, expect=3).stderr
+        own(*arguments, "--allow-untrusted", expect=1 if arguments[0] == "run" else 0)
 
 
 # --- verify ----------------------------------------------------------------------------------------------------------
@@ -354,7 +378,7 @@ def test_verify_tells_a_damaged_record_and_what_stands_behind_it_is_looked_at(ow
     assert "bytes at offset" in own("verify", "job.py", expect=1).stdout
 
 
-# --- rerun and clear -------------------------------------------------------------------------------------------------
+# --- invalidate and clear ---------------------------------------------------------------------------------------------
 
 
 def resumed():
@@ -363,43 +387,43 @@ def resumed():
     return {name for name, node in result.node_results.items() if node.restored}
 
 
-def test_rerun_takes_a_node_and_its_descendants_away(own):
-    ended = own("rerun", "job.py", "count[1]")
+def test_invalidate_takes_a_node_and_its_descendants_away(own):
+    ended = own("invalidate", "job.py", "count[1]")
     assert ended.stdout == "2 nodes will run again with the next resume:\n  count[1]\n  report\n"
     states = {node["name"]: node["state"] for node in json.loads(own("ls", "job.py", "--json").stdout)}
     assert (states["count[1]"], states["report"], states["count[0]"]) == ("stale", "stale", "completed")
     assert json.loads(Path("checkpoints/job/_meta.json").read_text())["completed_nodes"] == ["load", "count[0]", "big"]
-    assert own("rerun", "job.py", "count[1]").stdout.startswith("nothing to take away")
+    assert own("invalidate", "job.py", "count[1]").stdout.startswith("nothing to invalidate")
     own("verify", "job.py")
     assert resumed() == {"load", "count[0]", "big"}
     assert resumed() == set(COMPLETED)
 
 
-def test_rerun_if_changed_leaves_what_is_downstream_until_a_result_has_changed(own):
-    assert own("rerun", "job.py", "load", "--if-changed").stdout.splitlines()[1:] == ["  load"]
+def test_invalidate_if_changed_leaves_what_is_downstream_until_a_result_has_changed(own):
+    assert own("invalidate", "job.py", "load", "--if-changed").stdout.splitlines()[1:] == ["  load"]
     assert resumed() == set(COMPLETED) - {"load"}
 
 
-def test_rerun_takes_patterns_and_says_beforehand_what_it_would_take(own):
-    ended = own("rerun", "job.py", "count*", "bad", "--dry-run", "--json")
+def test_invalidate_takes_patterns_and_says_beforehand_what_it_would_take(own):
+    ended = own("invalidate", "job.py", "count*", "bad", "--dry-run", "--json")
     assert json.loads(ended.stdout) == {"nodes": ["count[0]", "count[1]", "report"], "dry_run": True}
     assert resumed() == set(COMPLETED)
 
 
-def test_rerun_of_an_interrupted_checkpoint_goes_on_behind_its_last_whole_record(own):
+def test_invalidate_of_an_interrupted_checkpoint_goes_on_behind_its_last_whole_record(own):
     view = view_of_job()
     with open("checkpoints/job/_journal", "r+b") as file:
         file.truncate(view.commits["report"].payload_offset + view.commits["report"].size + 17)
-    own("rerun", "job.py", "report")
+    own("invalidate", "job.py", "report")
     assert not view_of_job().damage
     assert resumed() == set(COMPLETED) - {"report"}
 
 
-def test_rerun_and_clear_are_refused_while_a_run_holds_the_checkpoint(own):
+def test_invalidate_and_clear_are_refused_while_a_run_holds_the_checkpoint(own):
     store = CheckpointStore(Path("checkpoints/job").absolute())
     store.open()
     try:
-        for arguments in (["rerun", "job.py", "load"], ["clear", "job.py", "--yes"]):
+        for arguments in (["invalidate", "job.py", "load"], ["clear", "job.py", "--yes"]):
             assert "is held by another run" in own(*arguments, expect=3).stderr
             assert view_of_job().commits.keys() == set(COMPLETED)
     finally:
@@ -498,7 +522,7 @@ def test_a_dry_run_says_what_would_run_and_why(own):
         "  bad  (failed)",
         "  after  (not run yet)",
     ]
-    own("rerun", "job.py", "count[0]", "--if-changed")
+    own("invalidate", "job.py", "count[0]", "--if-changed")
     os.unlink("checkpoints/job/big.pkl")
     fields = json.loads(own("run", "job.py", "--dry-run", "--json").stdout)
     assert {item["name"]: item["reason"] for item in fields["to_run"]} == {
@@ -605,7 +629,7 @@ def test_the_guide_and_the_readme_have_every_command():
 
 
 VERBS = (
-    *("run", "debug", "status", "ls", "show", "verify", "rerun", "clear"),
+    *("run", "debug", "status", "ls", "show", "verify", "invalidate", "clear"),
     *("graph", "trace", "report", "export", "doctor"),
 )
 
@@ -639,6 +663,31 @@ def test_a_command_loads_no_other_one_and_the_list_of_commands_loads_none(tmp_pa
     found, loaded = verbs_of("status", ".")
     assert found == {"status"}
     assert not {"rich", "cloudpickle", "jinja2"} & set(loaded)
+
+
+def options_of_all_verbs():
+    found = {}
+    for verb in VERBS:
+        context = click.Context(app.get_command(click.Context(app), verb))
+        for parameter in context.command.get_params(context):
+            if isinstance(parameter, click.Option):
+                for text in (*parameter.opts, *parameter.secondary_opts):
+                    found.setdefault(text, {})[verb] = parameter
+    return found
+
+
+def test_a_letter_and_a_name_of_an_option_mean_one_thing_for_all_commands():
+    for text, uses in options_of_all_verbs().items():
+        meanings = {(o.name, tuple(o.opts), o.is_flag, o.metavar, o.multiple) for o in uses.values()}
+        assert len(meanings) == 1, (text, meanings)
+    assert {"--timeout", "--run-timeout", "--pass-output", "--output"} <= options_of_all_verbs().keys()
+
+
+def test_the_defaults_of_a_run_are_those_of_the_executor():
+    defaults = app.get_command(click.Context(app), "run").make_context("run", ["job.py"]).params
+    for field in dataclasses.fields(Options):
+        if field.name in defaults and field.name != "progress":  # which depends on the terminal
+            assert defaults[field.name] == field.default, field.name
 
 
 def test_a_misspelt_command_or_option_ends_with_2_and_what_may_be_meant():

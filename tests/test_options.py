@@ -24,20 +24,20 @@ FLAGS = {
     "durability": "--durability",
     "pool": "--inline",
     "retries": "--retries",
-    "timeout": "--node-timeout",
+    "retry_delay": "--retry-delay",
+    "timeout": "--timeout",
+    "memory_limit": "--memory-limit",
     "pin_cpus": "--pin-cpus",
+    "kill_grace_seconds": "--kill-grace-seconds",
+    "allow_untrusted": "--allow-untrusted",
     "progress": "--progress",
-    "pass_output": "--output",
+    "pass_output": "--pass-output",
 }
 
 WITHOUT_A_FLAG = {
     "callbacks": "functions",
     "retry_on": "classes; a Task of the job names them",
     "signing_key": "everybody could read it in the list of processes; DAGRON_SIGNING_KEY holds it",
-    "retry_delay": "not there yet",
-    "memory_limit": "not there yet",
-    "kill_grace_seconds": "not there yet",
-    "allow_untrusted": "not there yet",
 }
 
 

@@ -113,7 +113,7 @@ def test_a_new_user_gets_through_the_first_ten_minutes(tmp_path, all_dead_in):
     assert f"50 of 50 nodes completed ({n_recorded} restored)" in err
 
     walk.edit("# Break")
-    out, _ = walk.do("dagron rerun")
+    out, _ = walk.do("dagron invalidate")
     assert "50 nodes" in out
     broken = "return i * i // (i != 7)"
     number = 1 + [line.strip() for line in (tmp_path / "job.py").read_text().splitlines()].index(broken)

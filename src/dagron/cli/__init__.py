@@ -46,7 +46,7 @@ _SECTIONS = {
         "verify": "Compare every digest of a checkpoint.",
     },
     "Changing": {
-        "rerun": "Make nodes, and what is downstream of them, run again.",
+        "invalidate": "Make results not count, so that the next resume makes them again.",
         "clear": "Delete a checkpoint.",
     },
     "Writing": {

@@ -21,6 +21,7 @@ __all__ = [
     "json_option",
     "node_argument",
     "option",
+    "untrusted_option",
     "verb",
     "where_argument",
 ]
@@ -131,4 +132,10 @@ dag_option = option(
     metavar="TARGET",
     type=TARGET,
     help="Take the DAG from a file or module as `dagron run` does. Default: the one that the checkpoint recorded.",
+)
+
+untrusted_option = option(
+    "--allow-untrusted",
+    is_flag=True,
+    help="Accept a checkpoint that another user owns or that everyone may write.",
 )

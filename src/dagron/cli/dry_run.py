@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dagron.checkpoint.reading.view import View
     from dagron.cli.load import Job
     from dagron.graph import DAG
+    from dagron.runs.options import Options
 
 __all__ = ["Forecast", "ToRun", "forecast", "shown_forecast"]
 
@@ -57,7 +58,7 @@ class Forecast:
         return json.dumps(fields, indent=1)
 
 
-def forecast(job: Job, checkpoint_dir: str, *, fresh: bool) -> Forecast:
+def forecast(job: Job, checkpoint_dir: str, options: Options, *, fresh: bool) -> Forecast:
     """Find out what a run would do. Takes no lock, changes nothing, starts nothing.
 
     Files of results are looked for, and not compared with their digests.
@@ -65,6 +66,7 @@ def forecast(job: Job, checkpoint_dir: str, *, fresh: bool) -> Forecast:
     Args:
         job: The DAG and its tasks; these are checked as for a run.
         checkpoint_dir: The checkpoint, or where there would be one.
+        options: What the run would be asked for.
         fresh: Whether the run would start again.
 
     Raises:
@@ -77,10 +79,9 @@ def forecast(job: Job, checkpoint_dir: str, *, fresh: bool) -> Forecast:
     from dagron.cli.reading import directory_of, read_checkpoint
     from dagron.plan import plan_run
     from dagron.restore import RestorePlan, plan_restore
-    from dagron.runs.options import Options
 
     dag = job.dag
-    plan_run(dag, job.tasks, Options())
+    plan_run(dag, job.tasks, options)
     try:
         view = None if fresh else read_checkpoint(checkpoint_dir)
     except NoCheckpointError:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["goes_on"]
 
 
-def goes_on(directory: str, *, resume: bool, fresh: bool) -> bool:
+def goes_on(directory: str, *, resume: bool, fresh: bool, allow_untrusted: bool = False) -> bool:
     """Decide whether a run resumes, and make way for it if it does not.
 
     Without a word about it, a checkpoint in which no node has completed is superseded. Of another one the user is asked
@@ -23,6 +23,7 @@ def goes_on(directory: str, *, resume: bool, fresh: bool) -> bool:
         directory: The checkpoint directory.
         resume: The user wants to go on.
         fresh: The user wants to start again.
+        allow_untrusted: Accept a checkpoint that another user owns or that everyone may write.
 
     Raises:
         UsageError: There is a checkpoint, no word about it, and nobody to ask; or the answer was to leave it.
@@ -41,21 +42,21 @@ def goes_on(directory: str, *, resume: bool, fresh: bool) -> bool:
         if not fresh:
             raise
         # `execute` supersedes only what it can read.
-        CheckpointExecutor(DAG([]), directory).clear_checkpoint()
+        CheckpointExecutor(DAG([]), directory, allow_untrusted=allow_untrusted).clear_checkpoint()
         return False
     if found is None or fresh or not found.completed:
         return False
     if found.state == "running":
-        _check_that_nobody_holds(directory)
+        _check_that_nobody_holds(directory, allow_untrusted=allow_untrusted)
     return _asked(found)
 
 
-def _check_that_nobody_holds(directory: str) -> None:
+def _check_that_nobody_holds(directory: str, *, allow_untrusted: bool) -> None:
     from dagron.checkpoint.reading.view import checkpoint_path, signing_key
     from dagron.checkpoint.writing.store import CheckpointStore
 
     # The lock knows better: the process may have ended that run and live on, as a notebook does.
-    store = CheckpointStore(checkpoint_path(directory), signing_key=signing_key())
+    store = CheckpointStore(checkpoint_path(directory), signing_key=signing_key(), allow_untrusted=allow_untrusted)
     try:
         store.open()
     finally:

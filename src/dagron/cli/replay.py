@@ -44,7 +44,7 @@ class Call(NamedTuple):
     notes: list[str]
 
 
-def prepared_call(where: str, view: View, name: str, job: Job) -> Call:
+def prepared_call(where: str, view: View, name: str, job: Job, *, allow_untrusted: bool = False) -> Call:
     """Load the recorded inputs of a node. Unpickling them runs code that they name.
 
     Args:
@@ -52,6 +52,7 @@ def prepared_call(where: str, view: View, name: str, job: Job) -> Call:
         view: What its journal says.
         name: The node.
         job: The DAG and the tasks as they are now.
+        allow_untrusted: Accept a checkpoint that another user owns or that everyone may write.
 
     Raises:
         UsageError: The job has no such node.
@@ -79,7 +80,7 @@ def prepared_call(where: str, view: View, name: str, job: Job) -> Call:
     parents = dag.parents(name)
     binding = bind(name, fn, parents, dag.__contains__)
     directory = directory_of(where)
-    check_directory(directory, allow_untrusted=False)
+    check_directory(directory, allow_untrusted=allow_untrusted)
     inputs: list[Any] = []
     notes: list[str] = []
     for position in binding.consumed:

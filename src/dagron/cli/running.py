@@ -13,9 +13,9 @@ from dagron.cli.exit_codes import ExitCode, OutputError, UsageError
 
 if TYPE_CHECKING:
     from dagron.callbacks import RunObserver
-    from dagron.checkpoint.writing.store import Durability
     from dagron.cli.load import Job
     from dagron.results.results import ExecutionResult
+    from dagron.runs.options import ExecutorOptions
 
 __all__ = ["RunRequest", "run_target"]
 
@@ -28,21 +28,19 @@ class RunRequest:
     checkpoint_dir: str
     resume: bool
     fresh: bool
-    workers: int | None
-    durability: Durability
-    fail_fast: bool
-    timeout: float | None
-    node_timeout: float | None
-    retries: int
-    inline: bool
-    pin_cpus: bool
-    output: bool
+    options: ExecutorOptions
+    run_timeout: float | None
     show: tuple[str, ...]
     trace: Path | None
     progress: bool | None
     dry_run: bool
     as_json: bool
     resume_command: str
+
+    @property
+    def inline(self) -> bool:
+        """Whether the tasks run in this process."""
+        return self.options.get("pool") == "inline"
 
 
 def run_target(request: RunRequest) -> ExitCode:
@@ -92,11 +90,11 @@ def _run(job: Job, request: RunRequest) -> tuple[list[str], ExitCode]:
 
 def _forecast(job: Job, request: RunRequest) -> str:
     from dagron.cli.dry_run import forecast, shown_forecast
-    from dagron.engines.local.cores import available_cpus
+    from dagron.runs.options import Options
 
-    found = forecast(job, request.checkpoint_dir, fresh=request.fresh)
-    n_slots = 1 if request.inline else request.workers or len(available_cpus())
-    return found.as_json() if request.as_json else shown_forecast(found, job.dag, n_slots)
+    options = Options(**request.options)
+    found = forecast(job, request.checkpoint_dir, options, fresh=request.fresh)
+    return found.as_json() if request.as_json else shown_forecast(found, job.dag, options.n_slots)
 
 
 def _execute(job: Job, request: RunRequest) -> ExecutionResult:
@@ -105,26 +103,18 @@ def _execute(job: Job, request: RunRequest) -> ExecutionResult:
     from dagron.display.progress import ProgressBar
     from dagron.executor import CheckpointExecutor
 
-    resume = goes_on(request.checkpoint_dir, resume=request.resume, fresh=request.fresh)
+    resume = goes_on(
+        request.checkpoint_dir,
+        resume=request.resume,
+        fresh=request.fresh,
+        allow_untrusted=request.options.get("allow_untrusted", False),
+    )
 
     def begin(observer: RunObserver | bool) -> ExecutionResult:
-        executor = CheckpointExecutor(
-            job.dag,
-            request.checkpoint_dir,
-            fail_fast=request.fail_fast,
-            enable_tracing=request.trace is not None,
-            max_workers=request.workers,
-            durability=request.durability,
-            pool="inline" if request.inline else "process",
-            retries=request.retries,
-            timeout=request.node_timeout,
-            pin_cpus=request.pin_cpus,
-            progress=observer,
-            pass_output=request.output,
-        )
-
+        options: ExecutorOptions = {**request.options, "progress": observer}
+        executor = CheckpointExecutor(job.dag, request.checkpoint_dir, **options)
         start = executor.resume if resume else executor.execute
-        return start(job.tasks, run_timeout=request.timeout)
+        return start(job.tasks, run_timeout=request.run_timeout)
 
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     # A debugger wants the terminal for itself.
@@ -142,12 +132,15 @@ def _execute(job: Job, request: RunRequest) -> ExecutionResult:
 
 
 def _check(request: RunRequest) -> None:
+    from dagron.runs.options import Options
+
+    Options(**request.options)  # rather now than after the question whether the run goes on
     if request.resume and request.fresh:
         raise UsageError("--resume and --fresh contradict each other")
     if request.as_json and request.show:
         raise UsageError("--json and --show both want standard output")
-    if request.inline and request.node_timeout is not None:
-        raise UsageError("--node-timeout kills worker processes, and --inline has none")
+    if request.inline and {request.options.get("timeout"), request.options.get("memory_limit")} != {None}:
+        raise UsageError("--timeout and --memory-limit kill worker processes, and --inline has none")
     # Rather now than at the end of a long run.
     trace = request.trace
     if trace is not None and (trace.is_dir() or not trace.absolute().parent.is_dir()):

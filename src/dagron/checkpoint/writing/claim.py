@@ -62,7 +62,8 @@ def _check_owner(directory: Directory) -> None:
             what = "is writable by everyone"
         else:
             continue
-        advice = "loading a checkpoint runs code that it contains; pass allow_untrusted=True if you trust it"
+        advice = "loading a checkpoint runs code that it contains"
+        advice += "; pass allow_untrusted=True, or --allow-untrusted, if you trust it"
         raise CheckpointDirectoryError(str(directory.path), f"{name!r} {what}; {advice}")
 
 

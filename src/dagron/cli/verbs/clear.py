@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dagron.cli.command import option, verb, where_argument
+from dagron.cli.command import option, untrusted_option, verb, where_argument
 from dagron.cli.ending import say, stop_on_signals
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.question import ask, is_interactive
@@ -28,7 +28,8 @@ Examples:
 @verb(EPILOG)
 @where_argument
 @option("--yes", "-y", is_flag=True, help="Do not ask. Needed where nobody can be asked.")
-def clear(where: str, yes: bool) -> ExitCode:
+@untrusted_option
+def clear(where: str, yes: bool, allow_untrusted: bool) -> ExitCode:
     """Delete the files of a checkpoint, and no others. Also one that is damaged. Takes the lock."""
     from dagron.errors import CheckpointDamagedError
     from dagron.executor import CheckpointExecutor
@@ -46,6 +47,6 @@ def clear(where: str, yes: bool) -> ExitCode:
         if ask(f"delete {what} in {directory!r}?", {"y": "delete", "n": "keep"}, "n") == "n":
             say("nothing was deleted")
             return ExitCode.USAGE
-    CheckpointExecutor(DAG([]), directory).clear_checkpoint()
+    CheckpointExecutor(DAG([]), directory, allow_untrusted=allow_untrusted).clear_checkpoint()
     say(f"deleted {what} in {directory!r}")
     return ExitCode.OK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from dagron.cli.command import argument, node_argument, option, verb, where_argument
+from dagron.cli.command import argument, node_argument, option, untrusted_option, verb, where_argument
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.reading import read_checkpoint
 from dagron.cli.replay import announce, prepared_call, run_call
@@ -38,7 +38,8 @@ Examples:
     required=False,
 )
 @option("--pdb", is_flag=True, help="If it fails, open the debugger in the innermost frame of yours.")
-def debug(where: str, node: str, target: str | None, pdb: bool) -> ExitCode:
+@untrusted_option
+def debug(where: str, node: str, target: str | None, pdb: bool, allow_untrusted: bool) -> ExitCode:
     """Run a node again in this process, with its recorded inputs; of one that completed, compare the result.
 
     The code is that of the file as it is now, so an edit can be tried; `breakpoint()` in it works. The checkpoint is
@@ -54,6 +55,6 @@ def debug(where: str, node: str, target: str | None, pdb: bool) -> ExitCode:
             raise UsageError(f"pass the file or module of the job, too: dagron debug {where} {node} FILE.py")
         source = where
     job = load_job(source)
-    call = prepared_call(where, view, node, job)
+    call = prepared_call(where, view, node, job, allow_untrusted=allow_untrusted)
     announce(call, view, where)
     return run_call(call, view, post_mortem=pdb)

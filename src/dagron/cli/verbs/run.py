@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from dagron.cli.command import Seconds, argument, option, verb
+from dagron.cli.command import Seconds, argument, option, untrusted_option, verb
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.running import RunRequest, run_target
+
+if TYPE_CHECKING:
+    from dagron.runs.options import ExecutorOptions
 
 __all__ = ["EPILOG", "run"]
 
@@ -27,7 +30,8 @@ EPILOG = """Examples:
 
 _CHECKPOINT = "The checkpoint"
 _WORKERS = "Workers"
-_FAILURES = "Failures and limits"
+_FAILURES = "Failures"
+_LIMITS = "Limits"
 _OUTPUT = "Output"
 
 
@@ -57,9 +61,11 @@ _OUTPUT = "Output"
     section=_CHECKPOINT,
     help="What the checkpoint survives: a loss of power, or the end of every process only (faster).",
 )
+@untrusted_option
 @option(
     "--workers",
     "-w",
+    "max_workers",
     type=click.IntRange(min=1),
     metavar="N",
     section=_WORKERS,
@@ -85,10 +91,34 @@ _OUTPUT = "Output"
     section=_FAILURES,
     help="Further attempts for a node that fails.",
 )
-@option("--node-timeout", type=Seconds(), metavar="S", section=_FAILURES, help="Kill a node that runs longer.")
-@option("--timeout", type=Seconds(), metavar="S", section=_FAILURES, help="Stop the run after this many seconds.")
 @option(
-    "--output/--no-output",
+    "--retry-delay",
+    type=Seconds(zero=True),
+    metavar="S",
+    default=1.0,
+    show_default=True,
+    section=_FAILURES,
+    help="Seconds before the second attempt of a node; each further one waits twice as long.",
+)
+@option("--timeout", type=Seconds(), metavar="S", section=_LIMITS, help="Kill an attempt that takes longer.")
+@option("--run-timeout", type=Seconds(), metavar="S", section=_LIMITS, help="Stop the run after this many seconds.")
+@option(
+    "--memory-limit",
+    metavar="SIZE",
+    section=_LIMITS,
+    help="Kill an attempt whose worker, with all that it starts, takes more memory, such as '2 GB'.",
+)
+@option(
+    "--kill-grace-seconds",
+    type=Seconds(zero=True),
+    metavar="S",
+    default=1.0,
+    show_default=True,
+    section=_LIMITS,
+    help="How long after SIGTERM what is killed gets SIGKILL.",
+)
+@option(
+    "--pass-output/--no-pass-output",
     default=True,
     show_default=True,
     section=_OUTPUT,
@@ -121,7 +151,22 @@ _OUTPUT = "Output"
 )
 @option("--json", "as_json", is_flag=True, help="Print how the run ended, or what it would do, as JSON.")
 @click.pass_context
-def run(context: click.Context, /, **given: Any) -> ExitCode:
+def run(
+    context: click.Context,
+    /,
+    target: str,
+    checkpoint_dir: str | None,
+    resume: bool,
+    fresh: bool,
+    inline: bool,
+    run_timeout: float | None,
+    show: tuple[str, ...],
+    trace: Path | None,
+    progress: bool | None,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> ExitCode:
     """Run the DAG of a file or a module, and checkpoint every node.
 
     Whatever stops it (Ctrl-C, kill -9, a loss of power), the same command with --resume goes on, and repeats no node
@@ -132,6 +177,23 @@ def run(context: click.Context, /, **given: Any) -> ExitCode:
     from dagron.cli.summary import resume_command
     from dagron.cli.target import default_checkpoint_dir
 
-    given["checkpoint_dir"] = given["checkpoint_dir"] or default_checkpoint_dir(given["target"])
     program = context.find_root().info_name or "dagron"
-    return run_target(RunRequest(**given, resume_command=resume_command(program, sys.argv[1:])))
+    request = RunRequest(
+        target=target,
+        checkpoint_dir=checkpoint_dir or default_checkpoint_dir(target),
+        resume=resume,
+        fresh=fresh,
+        # What is left has the names of the executor's options.
+        options=cast(
+            "ExecutorOptions",
+            {**options, "enable_tracing": trace is not None, "pool": "inline" if inline else "process"},
+        ),
+        run_timeout=run_timeout,
+        show=show,
+        trace=trace,
+        progress=progress,
+        dry_run=dry_run,
+        as_json=as_json,
+        resume_command=resume_command(program, sys.argv[1:]),
+    )
+    return run_target(request)

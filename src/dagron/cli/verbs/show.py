@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from dagron.cli.command import json_option, node_argument, option, verb, where_argument
+from dagron.cli.command import json_option, node_argument, option, untrusted_option, verb, where_argument
 from dagron.cli.details import details_of, shown_details
 from dagron.cli.ending import put
 from dagron.cli.exit_codes import ExitCode, UsageError
+from dagron.cli.reading import directory_of
 
 __all__ = ["EPILOG", "show"]
 
@@ -28,14 +29,21 @@ EPILOG = """Examples:
 @option("--value", is_flag=True, help="Print the result and nothing else.")
 @option("--full", is_flag=True, help="Do not shorten the result, the traceback and what was printed.")
 @option("--unpickle", is_flag=True, help="Load the result, which runs code that it names. Default: run none.")
+@untrusted_option
 @json_option
-def show(where: str, node: str, value: bool, full: bool, unpickle: bool, as_json: bool) -> ExitCode:
+def show(
+    where: str, node: str, value: bool, full: bool, unpickle: bool, allow_untrusted: bool, as_json: bool
+) -> ExitCode:
     """Show a node: its state, figures and result, what it printed last, and if it failed its inputs and the traceback.
 
     Reads from outside, also while a run goes on. The result is shown without running any code that it names, so that a
     checkpoint from elsewhere can be looked at; classes and functions appear by their names. Exit code 2 if there is no
     such node, also if --value finds no result, and 3 if the result is damaged.
     """
+    if unpickle:
+        from dagron.checkpoint.writing.claim import check_directory
+
+        check_directory(directory_of(where), allow_untrusted=allow_untrusted)
     details = details_of(where, node, full=full or (value and not unpickle), unpickle=unpickle, plain=value)
     if value:
         if not details.value:

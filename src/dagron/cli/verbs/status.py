@@ -29,9 +29,7 @@ EPILOG = """Examples:
 @verb(EPILOG)
 @where_argument
 @json_option
-@option(
-    "--watch", "-w", "watched", is_flag=True, help="Show it live, until the run ends; exit code 1 if a node has failed."
-)
+@option("--watch", "watched", is_flag=True, help="Show it live, until the run ends; exit code 1 if a node has failed.")
 @option(
     "--interval",
     type=click.FloatRange(min=0.1, max=3600),

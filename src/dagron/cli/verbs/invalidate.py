@@ -1,4 +1,4 @@
-"""`dagron rerun`: take results away, so that the next resume makes them again."""
+"""`dagron invalidate`: make results not count, so that the next resume makes them again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dagron.checkpoint.reading.view import View, signing_key
-from dagron.cli.command import argument, dag_option, json_option, option, verb, where_argument
+from dagron.cli.command import argument, dag_option, json_option, option, untrusted_option, verb, where_argument
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.nodes import matches, no_such_node
@@ -17,7 +17,7 @@ from dagron.shown import shown_name
 if TYPE_CHECKING:
     from dagron.graph import DAG
 
-__all__ = ["EPILOG", "rerun", "to_run_again"]
+__all__ = ["EPILOG", "invalidate", "to_invalidate"]
 
 _MAX_NAMES = 20
 
@@ -31,14 +31,14 @@ EPILOG = """Exit codes:
 Examples:
 
 \b
-  dagron rerun job.py parse
-  dagron rerun job.py 'count*' --dry-run
-  dagron rerun job.py parse --if-changed
+  dagron invalidate job.py parse
+  dagron invalidate job.py 'count*' --dry-run
+  dagron invalidate job.py parse --if-changed
   dagron run job.py --resume
 """
 
 
-def to_run_again(view: View, dag: DAG | None, patterns: Sequence[str], *, descendants: bool) -> list[str]:
+def to_invalidate(view: View, dag: DAG | None, patterns: Sequence[str], *, descendants: bool) -> list[str]:
     """Return the completed nodes that match, with their completed descendants, in the order of the DAG.
 
     Args:
@@ -72,13 +72,21 @@ def to_run_again(view: View, dag: DAG | None, patterns: Sequence[str], *, descen
 )
 @option("--dry-run", is_flag=True, help="Only say which nodes these are.")
 @dag_option
+@untrusted_option
 @json_option
-def rerun(
-    where: str, nodes: tuple[str, ...], if_changed: bool, dry_run: bool, dag_from: str | None, as_json: bool
+def invalidate(
+    where: str,
+    nodes: tuple[str, ...],
+    if_changed: bool,
+    dry_run: bool,
+    dag_from: str | None,
+    allow_untrusted: bool,
+    as_json: bool,
 ) -> ExitCode:
-    """Take the results of nodes, and of all nodes downstream of them, away, so that the next resume makes them again.
+    """Make the results of nodes, and of all nodes downstream of them, not count: the next resume makes them again.
 
-    Nodes that have failed or have never run are run by the next resume anyway. Takes the lock, unless it is a dry run.
+    Runs nothing itself. Nodes that have failed or have never run are run by the next resume anyway. Takes the lock,
+    unless it is a dry run.
     """
     from dagron.checkpoint.writing.store import CheckpointStore
 
@@ -86,14 +94,14 @@ def rerun(
     view = read_checkpoint(where)
     dag = None if if_changed else dag_for(view, dag_from)
     if dry_run:
-        names = to_run_again(view, dag, nodes, descendants=not if_changed)
+        names = to_invalidate(view, dag, nodes, descendants=not if_changed)
     else:
-        store = CheckpointStore(directory_of(where).path, signing_key=signing_key())
+        store = CheckpointStore(directory_of(where).path, signing_key=signing_key(), allow_untrusted=allow_untrusted)
         try:
             store.open()
             if store.view is None or store.view.cleared:
                 raise UsageError("the checkpoint was cleared meanwhile")
-            names = to_run_again(store.view, dag, nodes, descendants=not if_changed)
+            names = to_invalidate(store.view, dag, nodes, descendants=not if_changed)
             if names:
                 store.invalidate_between_runs(names, "asked for by hand")
         finally:
@@ -104,7 +112,7 @@ def rerun(
 
 def _shown(names: Sequence[str], *, dry_run: bool) -> str:
     if not names:
-        return "nothing to take away: none of these nodes has a result"
+        return "nothing to invalidate: none of these nodes has a result"
     verb = "would run" if dry_run else "will run"
     count = f"{len(names)} nodes" if len(names) > 1 else "1 node"
     lines = [f"{count} {verb} again with the next resume:"]
