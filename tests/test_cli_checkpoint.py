@@ -536,10 +536,14 @@ def test_a_dry_run_says_what_would_run_and_why(own):
     assert own("run", "job.py", "--dry-run", "--fresh").stdout.startswith("7 of 7 nodes would run:")
 
 
-def test_a_dry_run_checks_the_tasks_as_a_run_does(tmp_path, monkeypatch):
+def test_a_dry_run_checks_the_tasks_and_the_options_as_a_run_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "wrong.py").write_text("import dagron\ndag = dagron.DAG(['a', 'b'])\ntasks = {'a': int}")
     assert "no task for" in command("run", "wrong.py", "--dry-run", expect=2).stderr
+    (tmp_path / "right.py").write_text("tasks = {'a': int}")
+    too_many = ["right.py", "--pin-cpus", "--workers", "100000"]
+    for how in ([], ["--dry-run"]):
+        assert "at most as many workers as processors" in command("run", *too_many, *how, expect=2).stderr
     assert not os.path.exists("checkpoints")
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
-from array import array
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from dagron.callbacks import ExecutionCallbacks, RunObserver
@@ -16,7 +13,6 @@ from dagron.checkpoint.files import Directory
 from dagron.checkpoint.reading.view import (
     JOURNAL,
     META,
-    View,
     check_journal,
     checkpoint_path,
     iso_time,
@@ -25,36 +21,27 @@ from dagron.checkpoint.reading.view import (
 from dagron.checkpoint.writing.claim import check_directory
 from dagron.checkpoint.writing.store import CheckpointStore, Durability
 from dagron.engines.local.cores import available_cpus, spread_cpus
-from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError, OptionError
+from dagron.errors import CheckpointDamagedError, OptionError
 from dagron.graph import DAG
 from dagron.interrupts import Interrupts
-from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult, NodeResults, NodeStatus
+from dagron.results.results import CheckpointInfo, ExecutionResult
 from dagron.results.trace import ExecutionTrace
 from dagron.runs.options import Options
-from dagron.state import Phase, Policy, RunState
 from dagron.task import Task, check_timeout
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format.digests import Digests
-    from dagron.coordinator import CancelEvent, Coordinator
+    from dagron.coordinator import CancelEvent
     from dagron.engines.protocol import Engine, Features
+    from dagron.runs.prepare import Prepared
+    from dagron.state import RunState
+    from dagron.watch import Watch
 
 __all__ = ["CheckpointExecutor"]
 
 logger = logging.getLogger("dagron")
 
-_NAMES_SHOWN = 8
-"""Nodes that a warning names: as many as an error does."""
-
 Tasks = Mapping[str, Callable[..., Any] | Task[Any]]
-
-_STATUS = {
-    Phase.COMPLETED: NodeStatus.COMPLETED,
-    Phase.FAILED: NodeStatus.FAILED,
-    Phase.TIMED_OUT: NodeStatus.TIMED_OUT,
-    Phase.SKIPPED: NodeStatus.SKIPPED,
-    Phase.CANCELLED: NodeStatus.CANCELLED,
-}
 
 
 def _can_be_a_path(text: str) -> bool:
@@ -249,10 +236,12 @@ class CheckpointExecutor:
             pass  # `clear` knows enough to delete it
         if not directory.exists(JOURNAL) and not directory.exists(META):
             return
+        from dagron.runs.prepare import end_leftovers
+
         store = self._store()
         try:
             store.open(accept_damage=True)
-            _end_leftovers(store)
+            end_leftovers(store)
             store.clear()
         finally:
             store.close()
@@ -271,84 +260,46 @@ class CheckpointExecutor:
     ) -> ExecutionResult:
         # Imported here, so that `import dagron` alone does not pay for cloudpickle and multiprocessing.
         from dagron.coordinator import Coordinator
-        from dagron.outlook import Outlook
         from dagron.plan import plan_run
-        from dagron.restore import RestorePlan, plan_restore
-        from dagron.watch import Watch
+        from dagron.runs.conclusion import conclude
+        from dagron.runs.prepare import begin_run, warn_of_limits
 
         check_timeout("run_timeout", run_timeout)
         if cancel_event is not None and not callable(getattr(cancel_event, "is_set", None)):
             raise OptionError("cancel_event", repr(cancel_event), "an object with is_set(), such as a threading.Event")
         began = time.monotonic()
-        dag = self.dag
-        trace = ExecutionTrace(self._options.n_slots, time.time()) if self._options.enable_tracing else None
-        store = self._store()
+        dag, options, store = self.dag, self._options, self._store()
+        trace = ExecutionTrace(options.n_slots, time.time()) if options.enable_tracing else None
         pool = _LazyPool(lambda: self._start_pool(store.digests, interrupts))
         with Interrupts() as interrupts:
             try:
                 if fresh and len(dag):
                     # The workers start while the tasks are checked. A resume may have nothing to run.
-                    check_directory(store.directory, allow_untrusted=self._options.allow_untrusted)
+                    check_directory(store.directory, allow_untrusted=options.allow_untrusted)
                     pool()
                 with interrupts.allowed():
-                    plan = plan_run(dag, tasks, self._options)
+                    plan = plan_run(dag, tasks, options)
                 features = self._features()
-                _warn_of_limits(dag, plan.policies, features)
-                store.open()
-                _end_leftovers(store)
-                previous = store.view
-                structure = dag.structure_digest()
-                commits = store.begin(
-                    fresh=fresh,
-                    nodes=dag.nodes,
-                    structure=structure,
-                    edges=dag.parent_arrays,
-                    n_slots=self._options.n_slots,
-                )
-                restore = RestorePlan()
-                if commits:
-                    # After damage nothing may be taken for granted: what is missing may have been what mattered.
-                    same = previous is not None and previous.structure == structure.hex() and not previous.damage
-                    restore = plan_restore(dag, commits, store.stale, same_structure=same)
-                    if not same:
-                        absent = [name for name in commits if name not in dag]
-                        store.reconcile([dag.name_of(node) for node in restore.outdated], absent, structure)
-                is_all_there = len(restore.restored) == len(dag)
-                recorded_seconds = None if is_all_there else _recorded_seconds(dag, previous)
-                state = RunState(
-                    dag,
-                    policies=plan.policies,
-                    kinds=plan.kinds,
-                    n_slots=self._options.n_slots,
-                    fail_fast=self._options.fail_fast,
-                    consumes=partial(plan.consumes, dag),
-                    restored=restore.restored,
-                    held=restore.held,
-                    batching=features.batches,
-                    max_batches=features.max_batches,
-                    recorded_seconds=recorded_seconds,
-                )
-                observer = self._observer()
-                outlook = None
-                if observer is not None:
-                    outlook = Outlook(plan.kinds, recorded_seconds, self._options.n_slots)
+                warn_of_limits(dag, plan, features)
+                prepared = begin_run(store, dag, plan, options, fresh=fresh)
+                state = prepared.state(options, features)
                 coordinator = Coordinator(
                     dag=dag,
                     plan=plan,
                     state=state,
                     store=store,
                     start_pool=pool,
-                    callbacks=self._options.callbacks or ExecutionCallbacks(),
-                    watch=Watch(dag, state, observer, outlook, began),
+                    callbacks=options.callbacks or ExecutionCallbacks(),
+                    watch=self._watch(prepared, state, began),
                     trace=trace,
                     run_timeout=run_timeout,
                     cancel_event=cancel_event,
                     interrupts=interrupts,
-                    pass_output=self._options.pass_output,
+                    pass_output=options.pass_output,
                 )
-                coordinator.report_restored(restore.restored)
+                coordinator.report_restored(prepared.restore.restored)
                 coordinator.run()
-                result = self._result(state, coordinator, store, trace)
+                result = conclude(dag, state, coordinator, store, trace)
                 store.end({"succeeded": result.succeeded, "failed": result.failed, "timed_out": result.timed_out})
             except BaseException:
                 store.interrupt()
@@ -382,69 +333,19 @@ class CheckpointExecutor:
             cpus=spread_cpus()[:n] if self._options.pins else None,
         )
 
-    def _observer(self) -> RunObserver | None:
-        if isinstance(self._options.progress, bool):
-            if not self._options.progress:
-                return None
+    def _watch(self, prepared: Prepared, state: RunState, began: float) -> Watch:
+        from dagron.outlook import Outlook
+        from dagron.watch import Watch
+
+        observer: bool | RunObserver | None = self._options.progress
+        if observer is True:
             from dagron.display.progress import ProgressBar
 
-            return ProgressBar()
-        return self._options.progress
-
-    def _result(
-        self, state: RunState, coordinator: Coordinator, store: CheckpointStore, trace: ExecutionTrace | None
-    ) -> ExecutionResult:
-        dag, phase = self.dag, state.phase
-        restored = frozenset(state.restored)
-
-        def make(name: str, node: int) -> NodeResult[Any]:
-            result: NodeResult[Any] = NodeResult(
-                name, _STATUS[Phase(phase[node])], restored=node in restored, attempts=state.attempts[node]
-            )
-            commit = store.commit_of(name)
-            if result.status is NodeStatus.COMPLETED and commit is not None:
-                result.attempts = commit.attempts
-                result._figures = commit.figures
-                result.result_bytes = commit.size
-                result.slot = commit.slot
-                result._load = partial(store.load_committed, commit)
-            elif result.status is NodeStatus.COMPLETED:
-                result._load = partial(_found_damaged, store.directory.path_to(store.file_name(name)))
-            elif result.status is NodeStatus.SKIPPED:
-                result.error = NodeSkippedError(name, dag.name_of(state.cause_of(node)))
-            elif (failure := coordinator.failures.get(node)) is not None:
-                result.error = failure.error(name)
-                result.slot = failure.slot
-                result.stderr_tail = failure.stderr
-                result._failure = failure.fields(name)
-                result._figures = failure.figures
-            if node in state.stopped:
-                # Whatever its last attempt met, what counts is that there was to be no further one.
-                result.error = NodeCancelledError(name, coordinator.cancel_reason)
-            return result
-
-        names = {name: node for node, name in enumerate(dag.nodes)}
-        return ExecutionResult(
-            NodeResults(names, make),
-            succeeded=phase.count(Phase.COMPLETED),
-            failed=phase.count(Phase.FAILED),
-            skipped=phase.count(Phase.SKIPPED),
-            timed_out=phase.count(Phase.TIMED_OUT),
-            cancelled=phase.count(Phase.CANCELLED),
-            restored=state.n_restored,
-            trace=trace,
-        )
-
-
-def _warn_of_limits(dag: DAG, policies: Sequence[Policy], features: Features) -> None:
-    """Warn of limits that the engine cannot keep. Not an error: whoever looks for a fault need not change the tasks."""
-    different = set(policies)
-    for option, is_kept in (("timeout", features.kills), ("memory_limit", features.observes_memory)):
-        if is_kept or all(getattr(policy, option) is None for policy in different):
-            continue
-        limited = [dag.name_of(node) for node, policy in enumerate(policies) if getattr(policy, option) is not None]
-        shown = ", ".join(map(repr, limited[:_NAMES_SHOWN])) + (" ..." if len(limited) > _NAMES_SHOWN else "")
-        logger.warning("%s is not kept where nothing can be killed; of these nodes: %s", option, shown)
+            observer = ProgressBar()
+        if isinstance(observer, bool):
+            return Watch(prepared.dag, state, None, None, began)
+        outlook = Outlook(prepared.plan.kinds, prepared.recorded_seconds, self._options.n_slots)
+        return Watch(prepared.dag, state, observer, outlook, began)
 
 
 class _LazyPool:
@@ -463,28 +364,3 @@ class _LazyPool:
         """End the pool if it was started; harmless if it has ended."""
         if self._pool is not None:
             self._pool.close()
-
-
-def _recorded_seconds(dag: DAG, view: View | None) -> array[float] | None:
-    """Return how long each node took when it last completed, NaN where that is not known; None if nowhere."""
-    if view is None or not (view.commits or view.stale):
-        return None
-    seconds = view.commits.seconds(dag.nodes)
-    for name in view.stale:
-        if name in dag and math.isnan(seconds[node := dag.index_of(name)]):
-            seconds[node] = view.stale[name].figures.duration_seconds
-    return seconds
-
-
-def _end_leftovers(store: CheckpointStore) -> None:
-    """End what a run has left whose own guard was killed with it, or it would go on beside this one."""
-    from dagron.engines.local.leftovers import sweep
-    from dagron.engines.local.processes import pid_namespace
-
-    killed = sweep(leftovers) if (leftovers := store.leftovers(pid_namespace())) else []
-    if killed:
-        logger.warning("%s: killed processes that an earlier run had left: %s", store.directory.path, killed)
-
-
-def _found_damaged(path: str) -> bytes:
-    raise CheckpointDamagedError(path, 0, "its bytes were found damaged in this run; the next resume makes them again")

@@ -16,7 +16,7 @@ from dagron.runs.options import Options
 from dagron.state import Policy
 from dagron.task import NO_INPUTS, Binding, Parameters, Task, bind, parameters_of, parse_bytes, signature_key
 
-__all__ = ["RunPlan", "plan_run"]
+__all__ = ["RunPlan", "bind_node", "plan_run"]
 
 
 @dataclass(slots=True)
@@ -83,6 +83,23 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], opti
                 signature.alone = binding
         bindings.append(binding)
     return found.plan(numbers, bindings)
+
+
+def bind_node(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], name: str) -> tuple[Any, Binding]:
+    """Return the callable of one node and how it takes its inputs, whatever the tasks of other nodes are.
+
+    Raises:
+        MissingTaskError: The node has no task.
+        NotCallableError: Its task is no callable.
+        MissingInputError: Its task requires a parameter that no parent provides.
+    """
+    if name not in tasks:
+        raise MissingTaskError([name])
+    task = tasks[name]
+    fn = task.fn if isinstance(task, Task) else task
+    if not callable(fn):
+        raise NotCallableError(name, type(fn).__name__)
+    return fn, bind(name, fn, dag.parents(name), dag.__contains__)
 
 
 class _Signature:

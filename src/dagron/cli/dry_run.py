@@ -78,26 +78,25 @@ def forecast(job: Job, checkpoint_dir: str, options: Options, *, fresh: bool) ->
     from dagron.cli.exit_codes import NoCheckpointError
     from dagron.cli.reading import directory_of, read_checkpoint
     from dagron.plan import plan_run
-    from dagron.restore import RestorePlan, plan_restore
+    from dagron.runs.prepare import Earlier, prepare
 
     dag = job.dag
-    plan_run(dag, job.tasks, options)
+    plan = plan_run(dag, job.tasks, options)
+    earlier = Earlier(None, PackedCommits(), {})
     try:
         view = None if fresh else read_checkpoint(checkpoint_dir)
     except NoCheckpointError:
         view = None
-    restore, commits = RestorePlan(), PackedCommits()
     if view is not None:
-        commits = _present(view, directory_of(checkpoint_dir))
-        same = view.structure == dag.structure_digest().hex() and not view.damage
-        restore = plan_restore(dag, commits, view.stale, same_structure=same)
+        earlier = Earlier(view, _present(view, directory_of(checkpoint_dir)), view.stale)
+    restore = prepare(dag, plan, earlier).restore
     kept = {*restore.restored, *restore.held}
     names = [dag.name_of(i) for i in dag.order if i not in kept]
     outdated = {dag.name_of(i) for i in restore.outdated}
     known = {} if view is None else {**view.stale, **view.commits}
     return Forecast(
         checkpoint_dir,
-        [ToRun(name, _reason(name, view, commits, outdated), _seconds(known, name)) for name in names],
+        [ToRun(name, _reason(name, view, earlier.commits, outdated), _seconds(known, name)) for name in names],
         [dag.name_of(i) for i in restore.held],
         len(restore.restored),
     )

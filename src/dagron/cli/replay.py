@@ -65,20 +65,13 @@ def prepared_call(where: str, view: View, name: str, job: Job, *, allow_untruste
     from dagron.checkpoint.format.digests import Digests
     from dagron.checkpoint.writing.claim import check_directory
     from dagron.cli.nodes import no_such_node
-    from dagron.errors import MissingTaskError, NotCallableError
-    from dagron.task import Task, bind
+    from dagron.plan import bind_node
 
     dag = job.dag
     if name not in dag:
         raise UsageError(no_such_node(name, list(dag.nodes)).replace("the checkpoint knows", "the job has", 1))
-    if name not in job.tasks:
-        raise MissingTaskError([name])
-    task = job.tasks[name]
-    fn = task.fn if isinstance(task, Task) else task
-    if not callable(fn):
-        raise NotCallableError(name, type(fn).__name__)
+    fn, binding = bind_node(dag, job.tasks, name)
     parents = dag.parents(name)
-    binding = bind(name, fn, parents, dag.__contains__)
     directory = directory_of(where)
     check_directory(directory, allow_untrusted=allow_untrusted)
     inputs: list[Any] = []

@@ -1,0 +1,82 @@
+"""From a run that has ended to what its caller is given."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from dagron.checkpoint.writing.store import CheckpointStore
+from dagron.coordinator import Coordinator
+from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError
+from dagron.graph import DAG
+from dagron.results.results import ExecutionResult, NodeResult, NodeResults, NodeStatus
+from dagron.results.trace import ExecutionTrace
+from dagron.state import Phase, RunState
+
+__all__ = ["conclude"]
+
+_STATUS = {
+    Phase.COMPLETED: NodeStatus.COMPLETED,
+    Phase.FAILED: NodeStatus.FAILED,
+    Phase.TIMED_OUT: NodeStatus.TIMED_OUT,
+    Phase.SKIPPED: NodeStatus.SKIPPED,
+    Phase.CANCELLED: NodeStatus.CANCELLED,
+}
+
+
+def conclude(
+    dag: DAG, state: RunState, coordinator: Coordinator, store: CheckpointStore, trace: ExecutionTrace | None
+) -> ExecutionResult:
+    """Return how the nodes ended. What is known of a node is put together when it is first asked for.
+
+    Args:
+        dag: The DAG.
+        state: Where the run stands: at its end.
+        coordinator: What knows of the failures.
+        store: What loads the results.
+        trace: The spans, or None.
+    """
+    phase = state.phase
+    restored = frozenset(state.restored)
+
+    def make(name: str, node: int) -> NodeResult[Any]:
+        result: NodeResult[Any] = NodeResult(
+            name, _STATUS[Phase(phase[node])], restored=node in restored, attempts=state.attempts[node]
+        )
+        commit = store.commit_of(name)
+        if result.status is NodeStatus.COMPLETED and commit is not None:
+            result.attempts = commit.attempts
+            result._figures = commit.figures
+            result.result_bytes = commit.size
+            result.slot = commit.slot
+            result._load = partial(store.load_committed, commit)
+        elif result.status is NodeStatus.COMPLETED:
+            result._load = partial(_found_damaged, store.directory.path_to(store.file_name(name)))
+        elif result.status is NodeStatus.SKIPPED:
+            result.error = NodeSkippedError(name, dag.name_of(state.cause_of(node)))
+        elif (failure := coordinator.failures.get(node)) is not None:
+            result.error = failure.error(name)
+            result.slot = failure.slot
+            result.stderr_tail = failure.stderr
+            result._failure = failure.fields(name)
+            result._figures = failure.figures
+        if node in state.stopped:
+            # Whatever its last attempt met, what counts is that there was to be no further one.
+            result.error = NodeCancelledError(name, coordinator.cancel_reason)
+        return result
+
+    names = {name: node for node, name in enumerate(dag.nodes)}
+    return ExecutionResult(
+        NodeResults(names, make),
+        succeeded=phase.count(Phase.COMPLETED),
+        failed=phase.count(Phase.FAILED),
+        skipped=phase.count(Phase.SKIPPED),
+        timed_out=phase.count(Phase.TIMED_OUT),
+        cancelled=phase.count(Phase.CANCELLED),
+        restored=state.n_restored,
+        trace=trace,
+    )
+
+
+def _found_damaged(path: str) -> bytes:
+    raise CheckpointDamagedError(path, 0, "its bytes were found damaged in this run; the next resume makes them again")

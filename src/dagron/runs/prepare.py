@@ -1,0 +1,171 @@
+"""From a DAG, its tasks and its checkpoint to what a run begins with.
+
+A dry run goes the same way with a checkpoint that it has only looked at, so it foresees what a run would do.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from array import array
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from dagron.checkpoint.reading.packed import PackedCommits
+from dagron.checkpoint.reading.view import View
+from dagron.checkpoint.writing.store import CheckpointStore
+from dagron.graph import DAG
+from dagron.plan import RunPlan
+from dagron.restore import RestorePlan, plan_restore
+from dagron.runs.options import Options
+from dagron.state import RunState
+
+if TYPE_CHECKING:
+    from dagron.engines.protocol import Features
+
+__all__ = ["Earlier", "Prepared", "begin_run", "end_leftovers", "prepare", "warn_of_limits"]
+
+logger = logging.getLogger("dagron")
+
+_NAMES_SHOWN = 8
+"""Nodes that a warning names: as many as an error does."""
+
+
+class Earlier(NamedTuple):
+    """What earlier runs have left in a checkpoint.
+
+    Attributes:
+        view: What the journal said; None if there is none, or if nothing of it counts.
+        commits: Those whose results are there.
+        stale: Nodes whose commits no longer apply, and that have not run again since.
+    """
+
+    view: View | None
+    commits: PackedCommits
+    stale: Collection[str]
+
+    def recorded_seconds(self, dag: DAG) -> array[float] | None:
+        """Return how long each node took when it last completed, NaN where that is not known; None if nowhere."""
+        view = self.view
+        if view is None or not (view.commits or view.stale):
+            return None
+        seconds = view.commits.seconds(dag.nodes)
+        for name in view.stale:
+            if name in dag and math.isnan(seconds[node := dag.index_of(name)]):
+                seconds[node] = view.stale[name].figures.duration_seconds
+        return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is known of a run before its first node runs.
+
+    Attributes:
+        dag: The DAG.
+        plan: What is known of each node.
+        restore: Which results are taken from earlier runs.
+        is_same: Whether the commits were last compared with a DAG of the same structure. Where they were not, what
+            `restore` says of them has to be recorded before anything is restored.
+        recorded_seconds: How long each node took when it last completed, NaN where that is not known; None if nowhere.
+    """
+
+    dag: DAG
+    plan: RunPlan
+    restore: RestorePlan
+    is_same: bool
+    recorded_seconds: array[float] | None
+
+    def state(self, options: Options, features: Features) -> RunState:
+        """Return where the run stands at its beginning."""
+        return RunState(
+            self.dag,
+            policies=self.plan.policies,
+            kinds=self.plan.kinds,
+            n_slots=options.n_slots,
+            fail_fast=options.fail_fast,
+            consumes=partial(self.plan.consumes, self.dag),
+            restored=self.restore.restored,
+            held=self.restore.held,
+            batching=features.batches,
+            max_batches=features.max_batches,
+            recorded_seconds=self.recorded_seconds,
+        )
+
+
+def prepare(dag: DAG, plan: RunPlan, earlier: Earlier) -> Prepared:
+    """Decide what is taken from earlier runs. Changes nothing.
+
+    Args:
+        dag: The DAG.
+        plan: Of its tasks.
+        earlier: What the checkpoint has.
+    """
+    view, restore, is_same = earlier.view, RestorePlan(), True
+    if earlier.commits:
+        # After damage nothing may be taken for granted: what is missing may have been what mattered.
+        is_same = view is not None and view.structure == dag.structure_digest().hex() and not view.damage
+        restore = plan_restore(dag, earlier.commits, earlier.stale, same_structure=is_same)
+    is_all_there = len(restore.restored) == len(dag)
+    return Prepared(dag, plan, restore, is_same, None if is_all_there else earlier.recorded_seconds(dag))
+
+
+def begin_run(store: CheckpointStore, dag: DAG, plan: RunPlan, options: Options, *, fresh: bool) -> Prepared:
+    """Take the checkpoint directory, begin a run in it, and prepare that.
+
+    Args:
+        store: The checkpoint, neither open nor begun.
+        dag: The DAG.
+        plan: Of its tasks.
+        options: What is asked for.
+        fresh: Whether what is there is superseded.
+
+    Raises:
+        CheckpointError: As `CheckpointStore.open` and `CheckpointStore.begin`.
+
+    Guarantees:
+        What earlier runs have left of processes has ended. The journal says which of the commits apply to the DAG.
+
+    On crash:
+        The old checkpoint, or one of which a resume decides the same again.
+    """
+    store.open()
+    end_leftovers(store)
+    view = store.view
+    structure = dag.structure_digest()
+    commits = store.begin(
+        fresh=fresh, nodes=dag.nodes, structure=structure, edges=dag.parent_arrays, n_slots=options.n_slots
+    )
+    prepared = prepare(dag, plan, Earlier(view, commits, store.stale))
+    if not prepared.is_same:
+        absent = [name for name in commits if name not in dag]
+        store.reconcile([dag.name_of(node) for node in prepared.restore.outdated], absent, structure)
+    return prepared
+
+
+def end_leftovers(store: CheckpointStore) -> None:
+    """End what a run has left whose own guard was killed with it, or it would go on beside this one.
+
+    Args:
+        store: The checkpoint, open.
+    """
+    from dagron.engines.local.leftovers import sweep
+    from dagron.engines.local.processes import pid_namespace
+
+    killed = sweep(leftovers) if (leftovers := store.leftovers(pid_namespace())) else []
+    if killed:
+        logger.warning("%s: killed processes that an earlier run had left: %s", store.directory.path, killed)
+
+
+def warn_of_limits(dag: DAG, plan: RunPlan, features: Features) -> None:
+    """Warn of limits that the engine cannot keep. Not an error: whoever looks for a fault need not change the tasks."""
+    different = set(plan.policies)
+    for option, is_kept in (("timeout", features.kills), ("memory_limit", features.observes_memory)):
+        if is_kept or all(getattr(policy, option) is None for policy in different):
+            continue
+        limited = [
+            dag.name_of(node) for node, policy in enumerate(plan.policies) if getattr(policy, option) is not None
+        ]
+        shown = ", ".join(map(repr, limited[:_NAMES_SHOWN])) + (" ..." if len(limited) > _NAMES_SHOWN else "")
+        logger.warning("%s is not kept where nothing can be killed; of these nodes: %s", option, shown)
