@@ -230,8 +230,8 @@ ROOMS = [line.split()[0] for line in INTERNALS.split("<!-- rooms -->\n```\n")[1]
 # Modules that have not moved yet, and the rooms that they are of.
 HOMES = {
     **dict.fromkeys(["arguments", "inputs", "labels", "node", "task"], "tasks"),
-    **dict.fromkeys(["adjacency", "critical"], "graph"),
-    **dict.fromkeys(["attempts", "coordinator", "events", "interrupts", "outlook", "output"], "runs"),
+    **dict.fromkeys(["adjacency", "chains"], "graph"),
+    **dict.fromkeys(["attempts", "coordinator", "durations", "events", "interrupts", "outlook", "output"], "runs"),
     **dict.fromkeys(["plan", "ready", "restore", "state", "watch"], "runs"),
 }
 

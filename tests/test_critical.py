@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from workflows import STRUCTURES, benchmark_module, shapes, workflow
 
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
-from dagron.critical import Durations, remaining_seconds
+from dagron.chains import remaining_seconds
+from dagron.durations import Durations
 from dagron.ready import BATCH_SECONDS, PATIENT_SECONDS
 
 simulation = benchmark_module("simulated")

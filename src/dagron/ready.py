@@ -2,7 +2,7 @@
 
 A batch amortises the round trip to a worker, and makes whoever waits for one of its nodes wait for all. So only what is
 known to be short is sent together; what has not been measured yet goes alone. Order: the higher priority, then one node
-of each kind that has not been met, then the longer chain of work behind a node (`critical`), then the lower node.
+of each kind that has not been met, then the longer chain of work behind a node (`chains`), then the lower node.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import math
 from array import array
 from collections.abc import Collection, Iterable, Sequence
 
-from dagron.critical import Durations, Graph, remaining_seconds
+from dagron.chains import Graph, remaining_seconds
+from dagron.durations import Durations
 
 __all__ = ["BATCH_SECONDS", "MAX_BATCH_ITEMS", "PATIENT_SECONDS", "PLENTY", "PREFETCH_SECONDS", "ReadyNodes"]
 

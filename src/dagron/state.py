@@ -41,7 +41,7 @@ from enum import IntEnum
 from itertools import chain
 from typing import NamedTuple, Protocol
 
-from dagron.critical import Durations
+from dagron.durations import Durations
 from dagron.errors import InternalError
 from dagron.events import (
     AttemptEnded,

@@ -1,4 +1,4 @@
-"""Critical-path priorities: how much work stands behind a node at least, and when it pays to find out again. Pure.
+"""How long nodes are expected to take, and when it pays to look again which chain of them is the longest. Pure.
 
 Of the nodes that are ready, the one with the longest chain behind it goes first ("critical path first", HLFET in the
 survey of Kwok and Ahmad, ACM Computing Surveys 31(4), 1999). The chain is measured in expected seconds: what the node
@@ -10,30 +10,14 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Sequence
-from typing import Protocol
 
-__all__ = ["Durations", "remaining_seconds"]
+__all__ = ["Durations"]
 
 _NODE_SECONDS = 3e-6
 """About what finding the chains costs for each node and each edge."""
 
 _SHARE = 0.002
 """Of the expected time of the run, what one look at all chains may cost."""
-
-
-class Graph(Protocol):
-    """What is needed of a DAG; see `dagron.graph.DAG`."""
-
-    def __len__(self) -> int: ...
-
-    def child_indices(self, node: int, /) -> Sequence[int]:
-        """Return the children of a node."""
-        ...
-
-    @property
-    def order(self) -> array[int]:
-        """All nodes, parents first."""
-        ...
 
 
 class Durations:
@@ -108,13 +92,3 @@ class Durations:
                 if not math.isnan(seconds):
                     found[node] = seconds
         return found
-
-
-def remaining_seconds(graph: Graph, expected: Sequence[float]) -> array[float]:
-    """Return, for every node, the expected seconds of the longest chain that begins with it."""
-    remaining = array("d", expected)
-    for node in reversed(graph.order):
-        children = graph.child_indices(node)
-        if children:
-            remaining[node] += max([remaining[child] for child in children])
-    return remaining
