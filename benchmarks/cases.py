@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import dagron.coordinator
-import dagron.plan
-import dagron.restore  # noqa: F401 - so that no case pays for imports
+import dagron.runs.coordinator
+import dagron.runs.plan
+import dagron.runs.restore  # noqa: F401 - so that no case pays for imports
 from dagron import DAG, CheckpointExecutor
 from engines import ENGINES, START_UPS, closing_seconds, fresh_directory, give_space_back, run_warm
 from shapes import graph, smallest_granularity

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dagron import DAG
-from dagron.events import AttemptEnded, BatchReturned, Command, Committed, Dispatch, Started
-from dagron.state import Policy, RunState
+from dagron.runs.events import AttemptEnded, BatchReturned, Command, Committed, Dispatch, Started
+from dagron.runs.state import Policy, RunState
 from traces import Trace, load_trace
 
 _PATIENCE_SECONDS = 0.01

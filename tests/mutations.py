@@ -61,7 +61,7 @@ MUTATIONS = [
     ),
     Mutation(
         "limits",
-        "state.py",
+        "runs/state.py",
         "or running[0] in self._exclusive)",
         ")",
         "tests/test_state.py -k Exclusive",
@@ -69,7 +69,7 @@ MUTATIONS = [
     # --- nothing recorded is ever redone
     Mutation(
         "redone",
-        "restore.py",
+        "runs/restore.py",
         "plan.restored = [i for i, name in enumerate(dag.nodes) if name in commits]",
         "plan.restored = [i for i, name in enumerate(dag.nodes) if name in commits][1:]",
         "tests/test_kill.py -k thirty_kills",
@@ -98,7 +98,7 @@ MUTATIONS = [
     ),
     Mutation(
         "die",
-        "interrupts.py",
+        "runs/interrupts.py",
         "        self._held = number\n",
         "        self._previous[number](number, frame)\n",
         "tests/test_interrupts.py -k any_write",
@@ -106,7 +106,7 @@ MUTATIONS = [
     # --- no stale child
     Mutation(
         "stale",
-        "state.py",
+        "runs/state.py",
         "            if self._held.pop(child, None) is not None\n",
         "            if self._held.get(child) is not None\n",
         "tests/test_state.py tests/test_restore.py",
@@ -136,7 +136,7 @@ MUTATIONS = [
     # --- limits
     Mutation(
         "limits",
-        "state.py",
+        "runs/state.py",
         "policy.memory_limit is not None and event.memory_bytes > policy.memory_limit",
         "False",
         "tests/test_state.py -k TestMemory",
@@ -150,7 +150,7 @@ MUTATIONS = [
     ),
     Mutation(
         "limits",
-        "state.py",
+        "runs/state.py",
         "policy.timeout is not None and event.seconds >= policy.timeout",
         "False",
         "tests/test_state.py -k TestTimeouts",
@@ -179,14 +179,14 @@ MUTATIONS = [
     ),
     Mutation(
         "outlives",
-        "coordinator.py",
+        "runs/coordinator.py",
         "                    self._store.note_processes(processes, namespace)\n",
         "                    pass\n",
         "tests/test_leftovers.py -k whatever_comes_next",
     ),
     Mutation(
         "outlives",
-        "interrupts.py",
+        "runs/interrupts.py",
         "                    self.on_force()\n",
         "                    pass\n",
         "tests/test_stopping.py -k closes_the_pool",
@@ -230,7 +230,7 @@ MUTATIONS = [
     ),
     Mutation(
         "damage",
-        "restore.py",
+        "runs/restore.py",
         " or any(name not in dag for name in commit.without):\n",
         ":\n",
         "tests/test_forged.py -k absurd",

@@ -16,18 +16,18 @@ from typing import Any
 
 from dagron import DAG, ExecutionCallbacks
 from dagron.checkpoint.writing.store import CheckpointStore
-from dagron.coordinator import Coordinator
 from dagron.engines.attempt import WorkerSetup
 from dagron.engines.inline import InlineEngine
 from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Features, Lost, Observed, Returned
 from dagron.figures import Figures
-from dagron.interrupts import Interrupts
-from dagron.plan import plan_run
-from dagron.restore import RestorePlan, plan_restore
 from dagron.results.trace import ExecutionTrace
+from dagron.runs.coordinator import Coordinator
+from dagron.runs.interrupts import Interrupts
+from dagron.runs.observing import Watch
 from dagron.runs.options import Options
-from dagron.state import RunState
-from dagron.watch import Watch
+from dagron.runs.plan import plan_run
+from dagron.runs.restore import RestorePlan, plan_restore
+from dagron.runs.state import RunState
 
 Script = Callable[["ScriptedPool"], Iterator[Sequence[Returned | Lost] | None]]
 

@@ -124,7 +124,8 @@ class TestDirectory:
         closed = tmp_path / "closed"
         closed.mkdir()
         code = (
-            "import os, sys, dagron.executor, dagron.coordinator, dagron.plan, dagron.restore, filelock\n"
+            "import os, sys, dagron.executor, dagron.runs.coordinator, dagron.runs.plan, dagron.runs.restore\n"
+            "import filelock\n"
             "if os.getuid() == 0: os.setuid(65534)  # root may write anywhere\n"
             "dag = dagron.DAG.builder().add_node('a').build()\n"
             "try: getattr(dagron.CheckpointExecutor(dag, sys.argv[1]), sys.argv[2])({'a': lambda: 1})\n"

@@ -11,14 +11,15 @@ from functools import partial
 import pytest
 
 import dagron
-from dagron import DAG, CheckpointDamagedError, CheckpointExecutor, ExecutionCallbacks, Task, coordinator
+from dagron import DAG, CheckpointDamagedError, CheckpointExecutor, ExecutionCallbacks, Task
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.reading.view import printed_by, read_view
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.engines.local import capture
 from dagron.engines.local.capture import Capture
-from dagron.output import last_lines
 from dagron.results.failures import shown_failure
+from dagron.runs import coordinator
+from dagron.runs.output import last_lines
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 

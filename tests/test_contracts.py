@@ -231,8 +231,6 @@ ROOMS = [line.split()[0] for line in INTERNALS.split("<!-- rooms -->\n```\n")[1]
 HOMES = {
     **dict.fromkeys(["arguments", "inputs", "labels", "node", "task"], "tasks"),
     **dict.fromkeys(["adjacency", "chains"], "graph"),
-    **dict.fromkeys(["attempts", "coordinator", "durations", "events", "interrupts", "outlook", "output"], "runs"),
-    **dict.fromkeys(["plan", "ready", "restore", "state", "watch"], "runs"),
 }
 
 
@@ -303,7 +301,7 @@ class TestRooms:
         assert {m for m in SOURCES if m not in CLI and bar & ours(imported(TREES[m]))} == {"executor"}
         assert not bar & ours(imported(TREES["executor"], lazily=False))
 
-    @pytest.mark.parametrize("module", ["state", "ready", "events", "adjacency", "restore"])
+    @pytest.mark.parametrize("module", ["runs.state", "runs.ready", "runs.events", "adjacency", "runs.restore"])
     def test_what_decides_has_no_clock_no_files_and_no_logging(self, module):
         allowed = {
             "__future__",
@@ -322,7 +320,7 @@ class TestRooms:
         }
         assert {name.partition(".")[0] for name in imported(TREES[module])} <= allowed
 
-    @pytest.mark.parametrize("module", ["state", "events"])
+    @pytest.mark.parametrize("module", ["runs.state", "runs.events"])
     def test_what_decides_draws_no_randomness_of_its_own(self, module):
         used = {ast.unparse(node) for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)}
         assert {name for name in used if name.startswith("random.")} <= {"random.Random"}
@@ -385,7 +383,9 @@ class TestWhoMayTouchWhat:
         assert {"os.open", "os.replace", "os.fsync", "os.fdatasync", "os.unlink"} <= used & ON_DISK
 
     @pytest.mark.parametrize(
-        "module", ["coordinator", "executor", "plan", "restore", "crossing.results", "state", "graph", "task"]
+        "module",
+        ["executor", "crossing.results", "graph", "task"]
+        + [f"runs.{module}" for module in ("coordinator", "plan", "restore", "state")],
     )
     def test_what_stands_around_the_checkpoint_leaves_the_disk_to_it(self, module):
         used = calls(TREES[module])

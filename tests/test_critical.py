@@ -15,8 +15,8 @@ from workflows import STRUCTURES, benchmark_module, shapes, workflow
 
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
 from dagron.chains import remaining_seconds
-from dagron.durations import Durations
-from dagron.ready import BATCH_SECONDS, PATIENT_SECONDS
+from dagron.runs.durations import Durations
+from dagron.runs.ready import BATCH_SECONDS, PATIENT_SECONDS
 
 simulation = benchmark_module("simulated")
 

@@ -45,8 +45,8 @@ from dagron import (
 )
 from dagron.flow import OPTIONS
 from dagron.labels import MAX_LABEL_CHARS
-from dagron.plan import plan_run
 from dagron.runs.options import Options
+from dagron.runs.plan import plan_run
 
 # Or every worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -12,7 +12,7 @@ import pytest
 
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
 from dagron.checkpoint import files
-from dagron.interrupts import Interrupts
+from dagron.runs.interrupts import Interrupts
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import dagron
-from dagron.output import last_lines, printed_text
 from dagron.results.last_words import last_words
+from dagron.runs.output import last_lines, printed_text
 
 OURS = os.path.dirname(dagron.__file__).encode("ascii", "backslashreplace").decode()
 

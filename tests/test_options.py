@@ -12,8 +12,8 @@ import pytest
 
 import dagron
 from dagron import CheckpointExecutor, ExecutionCallbacks, OptionError, Task
-from dagron.plan import plan_run
 from dagron.runs.options import ExecutorOptions, Options
+from dagron.runs.plan import plan_run
 
 FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 

@@ -19,8 +19,8 @@ import pytest
 from dagron import DAG, CheckpointExecutor, Task, TaskNotPicklableError
 from dagron.crossing.parts import ReceivedParts
 from dagron.crossing.sharing import pickle_tasks
-from dagron.plan import plan_run
 from dagron.runs.options import Options
+from dagron.runs.plan import plan_run
 
 # Or every worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

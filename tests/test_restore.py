@@ -13,7 +13,7 @@ from dagron.checkpoint.format.journal import Commit
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.graph import DAG
-from dagron.restore import RestorePlan, plan_restore
+from dagron.runs.restore import RestorePlan, plan_restore
 
 
 def pairs(*edges):

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from dagron.checkpoint.format.journal import Commit as CommitRecord
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.errors import InternalError
-from dagron.events import (
+from dagron.graph import DAG
+from dagron.runs.events import (
     AttemptEnded,
     BatchReturned,
     CancelRequested,
@@ -41,10 +42,9 @@ from dagron.events import (
     Started,
     TimeReached,
 )
-from dagron.graph import DAG
-from dagron.ready import BATCH_SECONDS, MAX_BATCH_ITEMS, PATIENT_SECONDS, PLENTY, PREFETCH_SECONDS
-from dagron.restore import plan_restore
-from dagron.state import Phase, Policy, RunState
+from dagron.runs.ready import BATCH_SECONDS, MAX_BATCH_ITEMS, PATIENT_SECONDS, PLENTY, PREFETCH_SECONDS
+from dagron.runs.restore import plan_restore
+from dagron.runs.state import Phase, Policy, RunState
 
 
 class FixedJitter(random.Random):

@@ -8,9 +8,9 @@ from array import array
 import pytest
 
 import dagron
-from dagron.outlook import Outlook
-from dagron.state import Policy, RunState
-from dagron.watch import Watch
+from dagron.runs.observing import Watch
+from dagron.runs.outlook import Outlook
+from dagron.runs.state import Policy, RunState
 
 NAN = math.nan
 

@@ -23,19 +23,19 @@ from dagron.checkpoint.writing.store import CheckpointStore, Durability
 from dagron.engines.local.cores import available_cpus, spread_cpus
 from dagron.errors import CheckpointDamagedError, OptionError
 from dagron.graph import DAG
-from dagron.interrupts import Interrupts
 from dagron.results.results import CheckpointInfo, ExecutionResult
 from dagron.results.trace import ExecutionTrace
+from dagron.runs.interrupts import Interrupts
 from dagron.runs.options import Options
 from dagron.task import Task, check_timeout
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format.digests import Digests
-    from dagron.coordinator import CancelEvent
     from dagron.engines.protocol import Engine, Features
+    from dagron.runs.coordinator import CancelEvent
+    from dagron.runs.observing import Watch
     from dagron.runs.prepare import Prepared
-    from dagron.state import RunState
-    from dagron.watch import Watch
+    from dagron.runs.state import RunState
 
 __all__ = ["CheckpointExecutor"]
 
@@ -259,9 +259,9 @@ class CheckpointExecutor:
         self, tasks: Tasks, *, fresh: bool, run_timeout: float | None, cancel_event: CancelEvent | None
     ) -> ExecutionResult:
         # Imported here, so that `import dagron` alone does not pay for cloudpickle and multiprocessing.
-        from dagron.coordinator import Coordinator
-        from dagron.plan import plan_run
         from dagron.runs.conclusion import conclude
+        from dagron.runs.coordinator import Coordinator
+        from dagron.runs.plan import plan_run
         from dagron.runs.prepare import begin_run, warn_of_limits
 
         check_timeout("run_timeout", run_timeout)
@@ -334,8 +334,8 @@ class CheckpointExecutor:
         )
 
     def _watch(self, prepared: Prepared, state: RunState, began: float) -> Watch:
-        from dagron.outlook import Outlook
-        from dagron.watch import Watch
+        from dagron.runs.observing import Watch
+        from dagron.runs.outlook import Outlook
 
         observer: bool | RunObserver | None = self._options.progress
         if observer is True:

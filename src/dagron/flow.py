@@ -39,8 +39,8 @@ from dagron.node import Node
 from dagron.task import Task, signature_key
 
 if TYPE_CHECKING:
-    from dagron.coordinator import CancelEvent
     from dagron.results.results import ExecutionResult
+    from dagron.runs.coordinator import CancelEvent
     from dagron.runs.options import ExecutorOptions
 
 __all__ = ["Flow"]

@@ -77,7 +77,7 @@ def forecast(job: Job, checkpoint_dir: str, options: Options, *, fresh: bool) ->
     from dagron.checkpoint.reading.packed import PackedCommits
     from dagron.cli.exit_codes import NoCheckpointError
     from dagron.cli.reading import directory_of, read_checkpoint
-    from dagron.plan import plan_run
+    from dagron.runs.plan import plan_run
     from dagron.runs.prepare import Earlier, prepare
 
     dag = job.dag

@@ -65,7 +65,7 @@ def prepared_call(where: str, view: View, name: str, job: Job, *, allow_untruste
     from dagron.checkpoint.format.digests import Digests
     from dagron.checkpoint.writing.claim import check_directory
     from dagron.cli.nodes import no_such_node
-    from dagron.plan import bind_node
+    from dagron.runs.plan import bind_node
 
     dag = job.dag
     if name not in dag:

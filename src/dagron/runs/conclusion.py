@@ -6,12 +6,12 @@ from functools import partial
 from typing import Any
 
 from dagron.checkpoint.writing.store import CheckpointStore
-from dagron.coordinator import Coordinator
 from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError
 from dagron.graph import DAG
 from dagron.results.results import ExecutionResult, NodeResult, NodeResults, NodeStatus
 from dagron.results.trace import ExecutionTrace
-from dagron.state import Phase, RunState
+from dagron.runs.coordinator import Coordinator
+from dagron.runs.state import Phase, RunState
 
 __all__ = ["conclude"]
 

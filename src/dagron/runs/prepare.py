@@ -17,10 +17,10 @@ from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.checkpoint.reading.view import View
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.graph import DAG
-from dagron.plan import RunPlan
-from dagron.restore import RestorePlan, plan_restore
 from dagron.runs.options import Options
-from dagron.state import RunState
+from dagron.runs.plan import RunPlan
+from dagron.runs.restore import RestorePlan, plan_restore
+from dagron.runs.state import RunState
 
 if TYPE_CHECKING:
     from dagron.engines.protocol import Features

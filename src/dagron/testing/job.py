@@ -230,8 +230,8 @@ def _load_what_is_needed() -> None:
     # What would be imported on first use, so that random moments fall on the work and not on this.
     import filelock  # noqa: F401
 
-    import dagron.coordinator
-    import dagron.plan  # noqa: F401
+    import dagron.runs.coordinator
+    import dagron.runs.plan  # noqa: F401
 
 
 def _run(order: Order) -> dict[str, Any]:

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from dagron import events as ev
-from dagron.attempts import Failure, error_of_loss, printed_fields
 from dagron.callbacks import ExecutionCallbacks, call_back
 from dagron.checkpoint.format import journal as fmt
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
@@ -32,12 +30,14 @@ from dagron.engines.protocol import (
 )
 from dagron.errors import CheckpointDamagedError, CommitError, InternalError
 from dagron.graph import DAG
-from dagron.interrupts import Interrupts
-from dagron.output import hand_on
-from dagron.plan import RunPlan
 from dagron.results.trace import ExecutionTrace, Span
-from dagron.state import RunState
-from dagron.watch import Watch
+from dagron.runs import events as ev
+from dagron.runs.interrupts import Interrupts
+from dagron.runs.losses import Failure, error_of_loss, printed_fields
+from dagron.runs.observing import Watch
+from dagron.runs.output import hand_on
+from dagron.runs.plan import RunPlan
+from dagron.runs.state import RunState
 
 __all__ = ["CancelEvent", "Coordinator"]
 

@@ -7,11 +7,11 @@ from typing import Any
 from dagron.crossing.exceptions import load_exception
 from dagron.engines.protocol import NOTHING_PRINTED, Fault, Lost, Outcome, Printed
 from dagron.errors import MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
-from dagron.events import End, NoteLoss
 from dagron.figures import Figures
-from dagron.output import last_lines, printed_text
 from dagron.results.failures import shown_origin
-from dagron.state import Policy
+from dagron.runs.events import End, NoteLoss
+from dagron.runs.output import last_lines, printed_text
+from dagron.runs.state import Policy
 
 __all__ = ["Failure", "error_of_loss", "printed_fields"]
 

@@ -41,9 +41,9 @@ from enum import IntEnum
 from itertools import chain
 from typing import NamedTuple, Protocol
 
-from dagron.durations import Durations
 from dagron.errors import InternalError
-from dagron.events import (
+from dagron.runs.durations import Durations
+from dagron.runs.events import (
     AttemptEnded,
     BatchReturned,
     CancelRequested,
@@ -67,7 +67,7 @@ from dagron.events import (
     Started,
     TimeReached,
 )
-from dagron.ready import BATCH_SECONDS, ReadyNodes
+from dagron.runs.ready import BATCH_SECONDS, ReadyNodes
 
 __all__ = ["Graph", "Phase", "Policy", "RunState"]
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from dagron.callbacks import RunningNode, RunObserver, RunSnapshot
 from dagron.graph import DAG
-from dagron.outlook import Outlook
-from dagron.state import Phase, RunState
+from dagron.runs.outlook import Outlook
+from dagron.runs.state import Phase, RunState
 
 __all__ = ["Watch"]
 

@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Collection, Iterable, Sequence
 
 from dagron.chains import Graph, remaining_seconds
-from dagron.durations import Durations
+from dagron.runs.durations import Durations
 
 __all__ = ["BATCH_SECONDS", "MAX_BATCH_ITEMS", "PATIENT_SECONDS", "PLENTY", "PREFETCH_SECONDS", "ReadyNodes"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from dagron.durations import Durations
+from dagron.runs.durations import Durations
 
 __all__ = ["Outlook"]
 
