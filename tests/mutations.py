@@ -50,7 +50,7 @@ MUTATIONS = [
         "engines/local/worker.py",
         "            self.copies_refused = True\n",
         "            pass\n",
-        "tests/test_workers.py -k says_so_and_writes_no_more",
+        "tests/test_engines.py -k says_so_and_writes_no_more",
     ),
     Mutation(
         "nothing",
@@ -117,7 +117,7 @@ MUTATIONS = [
         "engines/local/pool.py",
         "        return [] if lost is None else [lost]\n",
         "        self._take_all(self._poll.poll(0), more := [])\n        return [*more, *([lost] if lost else [])]\n",
-        "tests/test_workers.py -k told_alone",
+        "tests/test_engines.py -k told_alone",
     ),
     Mutation(
         "death",

@@ -16,6 +16,7 @@ from dagron.checkpoint.files import Directory
 from dagron.checkpoint.reading.view import printed_by, read_view
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.engines.local import capture
+from dagron.engines.local.board import Board
 from dagron.engines.local.capture import Capture
 from dagron.results.failures import shown_failure
 from dagron.runs import coordinator
@@ -37,6 +38,15 @@ def captured():
 
 
 class TestCapture:
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no files without a file system")
+    def test_output_and_boards_are_in_memory_and_on_no_disk(self, captured):
+        board = Board()
+        try:
+            links = [os.readlink(f"/proc/self/fd/{fd}") for fd in (captured.fd, board._fd)]
+        finally:
+            board.close()
+        assert links == ["/memfd:dagron-output (deleted)", "/memfd:dagron-board (deleted)"]
+
     def test_new_output_comes_once_and_by_whole_lines(self, captured):
         os.write(captured.fd, b"one\ntw")
         assert list(captured.lines()) == [b"one\n"]

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import pickle
-import select
 import signal
 import subprocess
 import sys
@@ -11,18 +10,13 @@ import textwrap
 import threading
 import time
 
-import cloudpickle
 import psutil
 import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus, Task
-from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.writing.store import CheckpointStore
-from dagron.engines.attempt import WorkerSetup
 from dagron.engines.local.pool import ProcessPool
-from dagron.engines.protocol import Attempt, Copied, Returned, Spawned
-from dagron.task import NO_INPUTS
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
@@ -51,18 +45,6 @@ def wait_for(fact, seconds=30):
         assert time.monotonic() < deadline, "what was waited for did not happen"
         threading.Event().wait(0.01)
     return value
-
-
-def happened(pool):
-    """Wait until something happened beside the start of processes, and return it."""
-    return wait_for(lambda: [item for item in pool.wait(1) if not isinstance(item, Spawned)])
-
-
-def copied(pool):
-    """Wait for a batch, and return what is told of copies with it."""
-    *copies, batch = happened(pool)
-    assert isinstance(batch, Returned)
-    return copies
 
 
 def gone(pid):
@@ -237,71 +219,6 @@ class TestDeath:
         assert {name for name in names if result[name].status is NodeStatus.FAILED} == {"n100", "n200"}
         assert set(log.counts().values()) == {1}
 
-    def test_a_death_right_behind_a_batch_tells_about_both(self, ckpt):
-        # Told of one after the other, the coordinator would send a batch after the first that the second does not know.
-        ckpt.mkdir()
-        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(), durable=False))
-        try:
-            task, death = (cloudpickle.dumps((fn, ())) for fn in (lambda: 1, lambda: os._exit(3)))
-            pool.submit(0, [Attempt(1, "a", task, (), NO_INPUTS, ())])
-            pool.submit(0, [Attempt(2, "b", death, (), NO_INPUTS, ())])
-            wait_for(lambda: pool._ends)  # what came before has been sent before; neither has been asked for
-            (lost,) = happened(pool)
-            assert [outcome.node for outcome in lost.outcomes] == [1]
-            assert (lost.running, lost.exit_code, lost.unstarted) == (2, 3, [])
-            pool.submit(0, [Attempt(3, "c", task, (), NO_INPUTS, ())])
-            (returned,) = happened(pool)
-            assert [outcome.node for outcome in returned.outcomes] == [3]
-        finally:
-            pool.close()
-
-    def test_a_batch_that_turns_out_to_be_long_reports_what_it_has_and_gives_back_the_rest(self, ckpt):
-        ckpt.mkdir()
-        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(), durable=False))
-        try:
-            short, long = (cloudpickle.dumps((fn, ())) for fn in (lambda: 1, lambda: time.sleep(0.05)))
-            tasks = enumerate([short, long, short, short], 1)
-            pool.submit(0, [Attempt(i, f"n{i}", task, (), NO_INPUTS, ()) for i, task in tasks])
-            (returned,) = happened(pool)
-            assert ([outcome.node for outcome in returned.outcomes], returned.unstarted) == ([1, 2], [3, 4])
-        finally:
-            pool.close()
-
-    def test_copies_are_written_behind_their_batch_and_told_with_the_next(self, ckpt):
-        ckpt.mkdir()
-        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(), durable=False))
-        try:
-            task = cloudpickle.dumps((lambda: 1, ()))
-            items = [Attempt(i, f"n{i}", task, (), NO_INPUTS, ()) for i in range(1, 4)]
-            (ckpt / "old.pkl").write_bytes(b"an older result")
-            pool.give_copies(0, [("new.pkl", b"new", False), ("old.pkl", b"renewed", True)])
-            pool.submit(0, items[:1])
-            assert copied(pool) == []
-            pool.submit(0, items[1:2])
-            assert copied(pool) == [Copied(0, 2, refused=False)]
-            assert (ckpt / "new.pkl").read_bytes() == b"new"
-            assert (ckpt / "old.pkl").read_bytes() == b"renewed"
-            pool.submit(0, items[2:])
-            assert copied(pool) == []
-        finally:
-            pool.close()
-
-    def test_a_worker_that_cannot_write_copies_says_so_and_writes_no_more(self, ckpt):
-        ckpt.mkdir()
-        (ckpt / "taken.pkl").mkdir()
-        pool = ProcessPool(1, WorkerSetup(ckpt, Digests(), durable=False))
-        try:
-            task = cloudpickle.dumps((lambda: 1, ()))
-            told = []
-            for i, copies in enumerate([[("taken.pkl", b"1", False)], [("free.pkl", b"2", False)], []], 1):
-                pool.give_copies(0, copies)
-                pool.submit(0, [Attempt(i, f"n{i}", task, (), NO_INPUTS, ())])
-                told.append(copied(pool))
-            assert told == [[], [Copied(0, 0, refused=True)], [Copied(0, 0, refused=True)]]
-            assert not (ckpt / "free.pkl").exists()
-        finally:
-            pool.close()
-
     @pytest.mark.parametrize("how", ["completes", "dies", "cannot write"])
     def test_in_a_flood_workers_write_the_copies_and_none_is_missing_however_it_goes(self, ckpt, monkeypatch, how):
         given = []
@@ -351,22 +268,6 @@ class TestDeath:
         result = run(dag, ckpt, tasks, max_workers=1)
         assert given[-1] == ["n8.pkl"], "its worker is to write this one behind the node that waits for it"
         assert result["n9"].result
-
-    def test_a_death_is_told_alone_before_what_else_has_happened(self, ckpt):
-        # Else what has returned could bring the slot of the dead a batch that its report knows nothing of.
-        ckpt.mkdir()
-        pool = ProcessPool(2, WorkerSetup(str(ckpt), Digests(), False))
-        try:
-            tasks = [cloudpickle.dumps((task, ())) for task in (lambda: 1, lambda: os._exit(7))]
-            for slot, task in enumerate(tasks):
-                pool.submit(slot, [Attempt(slot + 1, f"n{slot}", task, (), NO_INPUTS, ())])
-            wait_for(lambda: pool._ends and select.select([pool._slots[0].channel.fd], [], [], 0)[0])
-            assert [[(type(item).__name__, item.slot) for item in happened(pool)] for _ in range(2)] == [
-                [("Lost", 1)],
-                [("Returned", 0)],
-            ]
-        finally:
-            pool.close()
 
     def test_a_worker_killed_while_idle_costs_nothing(self, ckpt, log):
         def killer():

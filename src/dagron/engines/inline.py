@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +22,7 @@ class InlineEngine:
         around: Entered while an attempt is made.
     """
 
-    features = Features(kills=False, observes_memory=False, batches=False, max_batches=1)
+    features = Features(kills=False, observes_memory=False, captures=False, batches=False, max_batches=1)
 
     def __init__(self, setup: WorkerSetup, around: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
         self.n_slots = 1
@@ -37,7 +36,7 @@ class InlineEngine:
         self._batches.append(attempts)
 
     def wait(self, timeout_seconds: float | None) -> list[Happened]:
-        """Run the oldest batch and return its outcomes; wait only if there is none.
+        """Run the oldest batch and return its outcomes.
 
         Raises:
             KeyboardInterrupt: From the user, as anywhere in this thread.
@@ -46,8 +45,7 @@ class InlineEngine:
             lost, self._lost = self._lost, []
             return lost
         if not self._batches:
-            time.sleep(timeout_seconds or 0.0)
-            return []
+            return []  # nothing can happen, however long it is waited for
         batch = self._batches.popleft()
         with self._around():
             outcomes = [make_attempt(attempt, _load_task, self._setup, interruptible=True) for attempt in batch]

@@ -40,12 +40,14 @@ class Features(NamedTuple):
     Attributes:
         kills: Whether an attempt that runs can be killed, as timeouts demand.
         observes_memory: Whether the memory of what runs can be seen, as memory limits demand.
+        captures: Whether what attempts print comes with their outcomes; else it goes where it goes.
         batches: Whether several attempts may go to a slot in one batch.
         max_batches: How many batches a slot may have at a time.
     """
 
     kills: bool
     observes_memory: bool
+    captures: bool
     batches: bool
     max_batches: int
 

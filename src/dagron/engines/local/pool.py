@@ -87,7 +87,7 @@ class ProcessPool:
         WorkerStartError: The server of the workers cannot be started.
     """
 
-    features = Features(kills=True, observes_memory=True, batches=True, max_batches=MAX_BATCHES)
+    features = Features(kills=True, observes_memory=True, captures=True, batches=True, max_batches=MAX_BATCHES)
 
     def __init__(
         self,
