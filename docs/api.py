@@ -90,7 +90,7 @@ def _class(item: griffe.Class) -> Iterator[str]:
         line += f"\n\n{_signature(item.name, item.parameters, None)}"
     yield f"\n```py\n{line}\n```"
     yield from _docstring(item)
-    if "Enum" in bases:
+    if "Enum" in bases or "StrEnum" in bases:
         yield f"\n{', '.join(f'`{name}`' for name in item.members if name.isupper())}"
     for member in public_members(item):
         yield f"\n#### {item.name}.{member.name}"

@@ -25,7 +25,8 @@ from dagron.checkpoint.reading.view import read_view
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.cli import app
 from dagron.cli.listing import SortKey, selected
-from dagron.cli.nodes import STATES, NodeFigures, matches
+from dagron.cli.nodes import NodeFigures, matches
+from dagron.results.status import CHECKPOINT_STATUSES
 from dagron.runs.options import Options
 from dagron.stored import FILE_MODULE
 
@@ -206,7 +207,9 @@ def test_ls_filters_sorts_and_limits(shared):
 
 
 def test_every_key_sorts_the_largest_figure_first_and_keeps_ties():
-    nodes = [NodeFigures(f"n{i}", list(STATES)[i % 3], i % 2, i, i, i % 4, i % 5, i % 6, i % 7) for i in range(12)]
+    nodes = [
+        NodeFigures(f"n{i}", CHECKPOINT_STATUSES[i % 3], i % 2, i, i, i % 4, i % 5, i % 6, i % 7) for i in range(12)
+    ]
     for key in SortKey:
         for reverse in (False, True):
             assert sorted(selected(nodes, sort=key, reverse=reverse), key=lambda n: n.slot) == nodes

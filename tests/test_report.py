@@ -20,8 +20,9 @@ from dagron.checkpoint.reading.view import View
 from dagron.report.build import MAX_ATTEMPTS, build_report
 from dagron.report.failures import MAX_NAMES, MAX_TEXT, failures_of
 from dagron.report.grouping import MAX_SHOWN, group_nodes, pattern_of
-from dagron.report.model import Group, Node, NodeState, Report, Run
+from dagron.report.model import Group, Node, Report, Run
 from dagron.report.render import render
+from dagron.results.status import NodeStatus
 
 VENDOR = Path(dagron.__file__).parent / "report" / "vendor"
 
@@ -199,20 +200,20 @@ class TestModel:
         executor(tmp_path).execute(diamond_tasks(broken=True))
         report = built(tmp_path, DIAMOND)
         assert states(report) == {
-            "load": NodeState.COMPLETED,
-            "left": NodeState.COMPLETED,
-            "right": NodeState.FAILED,
-            "join": NodeState.SKIPPED,
-            "alone": NodeState.COMPLETED,
+            "load": NodeStatus.COMPLETED,
+            "left": NodeStatus.COMPLETED,
+            "right": NodeStatus.FAILED,
+            "join": NodeStatus.SKIPPED,
+            "alone": NodeStatus.COMPLETED,
         }
-        assert report.counts()[NodeState.COMPLETED] == 3
+        assert report.counts()[NodeStatus.COMPLETED] == 3
         assert {node.name: node.level for node in report.nodes}["join"] == 2
 
     def test_without_edges_what_never_ran_is_counted(self, tmp_path):
         executor(tmp_path).execute(diamond_tasks(broken=True))
         report = built(tmp_path, None)
         assert "join" not in states(report)
-        assert report.counts()[NodeState.NOT_RUN] == 1
+        assert report.counts()[NodeStatus.PENDING] == 1
         assert report.critical == []
         assert report.edges is None
         assert any("--dag" in notice for notice in report.notices)
@@ -228,8 +229,8 @@ class TestModel:
         executor(tmp_path).resume(diamond_tasks())
         report = built(tmp_path, DIAMOND)
         ran = [(attempt.run, report.nodes[attempt.node].name, attempt.outcome) for attempt in report.attempts]
-        assert (0, "right", NodeState.FAILED) in ran
-        assert (1, "right", NodeState.COMPLETED) in ran
+        assert (0, "right", NodeStatus.FAILED) in ran
+        assert (1, "right", NodeStatus.COMPLETED) in ran
         assert [run for run, _, _ in ran] == sorted(run for run, _, _ in ran)
         assert all(attempt.start_seconds >= 0 for attempt in report.attempts)
         for node in report.nodes:
@@ -243,7 +244,7 @@ class TestModel:
         run.execute({"hangs": dagron.Task(hang, timeout=0.3), "raises": lambda: sum(range(300_000)) / 0})
         report = built(tmp_path, dag)
         attempts = {report.nodes[attempt.node].name: attempt for attempt in report.attempts}
-        assert attempts["hangs"].outcome == NodeState.TIMED_OUT
+        assert attempts["hangs"].outcome == NodeStatus.TIMED_OUT
         assert attempts["hangs"].duration_seconds >= 0.3
         end = attempts["hangs"].start_seconds + attempts["hangs"].duration_seconds
         assert end <= report.runs[0].wall_seconds + 0.01
@@ -408,7 +409,7 @@ class TestPage:
             assert hashlib.sha256((VENDOR / name).read_bytes()).hexdigest() == digest, name
 
     def test_ten_thousand_nodes_make_a_page_of_a_megabyte(self):
-        nodes = [Node(f"node[{i}]", NodeState.COMPLETED) for i in range(10_000)]
+        nodes = [Node(f"node[{i}]", NodeStatus.COMPLETED) for i in range(10_000)]
         _, group = group_nodes([node.name for node in nodes])
         report = Report("d", 1.0, "0", 10_000, nodes, [], [], group)
         assert isinstance(report.group, Group)

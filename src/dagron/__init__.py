@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from dagron.flow import Flow
     from dagron.graph import DAG, DAGBuilder
     from dagron.node import Node
-    from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult, NodeStatus
+    from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult
+    from dagron.results.status import NodeStatus
     from dagron.results.trace import ExecutionTrace, Span
     from dagron.task import Task
 
@@ -129,7 +130,7 @@ _HOMES = {
     "Flow": "flow",
     "Node": "node",
     "NodeResult": "results.results",
-    "NodeStatus": "results.results",
+    "NodeStatus": "results.status",
     "RunObserver": "callbacks",
     "RunSnapshot": "callbacks",
     "RunningNode": "callbacks",

@@ -10,7 +10,7 @@ from typing import Any
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.reading.view import View, printed_by, signing_key
 from dagron.cli.exit_codes import UsageError
-from dagron.cli.nodes import STATES, NodeFigures, no_such_node, node_figures, running_now
+from dagron.cli.nodes import NodeFigures, no_such_node, node_figures, running_now
 from dagron.cli.output import NOT_FOR_A_LINE
 from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
 from dagron.cli.table import shown_bytes, shown_seconds, shown_time, styled, styled_state
@@ -138,7 +138,7 @@ def _unpickled(data: bytes | memoryview) -> str:
 def shown_details(details: NodeDetails, *, full: bool) -> str:
     """Return what is known about a node as text of several lines; with `full` nothing is shortened."""
     node = details.figures
-    rows = [("state", f"{styled_state(node.state)}: {STATES[node.state]}")]
+    rows = [("state", f"{styled_state(node.state)}: {node.state.meaning}")]
     if node.attempts:
         rows.append(("attempts", str(node.attempts)))
     if node.started_unix:

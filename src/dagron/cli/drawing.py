@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from dagron.cli.exit_codes import UsageError
+from dagron.results.status import NodeStatus
 from dagron.shown import shown_name
 
 if TYPE_CHECKING:
@@ -14,14 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["COLOURS", "Drawing", "as_dot", "as_mermaid", "drawing_of"]
 
 COLOURS = {
-    "completed": ("#d3f2d9", "#2f8f46"),
-    "running": ("#cfe8fc", "#1f77c4"),
-    "failed": ("#fbd0d0", "#c62828"),
-    "timed_out": ("#fbd0d0", "#c62828"),
-    "skipped": ("#fdeec2", "#b98900"),
-    "stale": ("#fdeec2", "#b98900"),
-    "lost": ("#fdeec2", "#b98900"),
-    "pending": ("#f2f2f2", "#888888"),
+    NodeStatus.COMPLETED: ("#d3f2d9", "#2f8f46"),
+    NodeStatus.RUNNING: ("#cfe8fc", "#1f77c4"),
+    NodeStatus.FAILED: ("#fbd0d0", "#c62828"),
+    NodeStatus.TIMED_OUT: ("#fbd0d0", "#c62828"),
+    NodeStatus.SKIPPED: ("#fdeec2", "#b98900"),
+    NodeStatus.STALE: ("#fdeec2", "#b98900"),
+    NodeStatus.LOST: ("#fdeec2", "#b98900"),
+    NodeStatus.PENDING: ("#f2f2f2", "#888888"),
 }
 """State -> fill and border."""
 
@@ -37,14 +38,16 @@ class Drawing(NamedTuple):
 
     names: Sequence[str]
     edges: Sequence[tuple[int, int]]
-    states: Mapping[str, str]
+    states: Mapping[str, NodeStatus]
 
-    def state_of(self, name: str) -> str:
+    def state_of(self, name: str) -> NodeStatus:
         """Return the state of a node."""
-        return self.states.get(name, "pending")
+        return self.states.get(name, NodeStatus.PENDING)
 
 
-def drawing_of(dag: DAG, states: Mapping[str, str], around: Sequence[str], depth: int, max_nodes: int) -> Drawing:
+def drawing_of(
+    dag: DAG, states: Mapping[str, NodeStatus], around: Sequence[str], depth: int, max_nodes: int
+) -> Drawing:
     """Return what is to be drawn of a DAG.
 
     Args:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any
 
-from dagron.cli.nodes import STATES, NodeFigures, matches
+from dagron.cli.nodes import NodeFigures, matches
 from dagron.cli.table import Column, shown_bytes, shown_seconds, table
+from dagron.results.status import CHECKPOINT_STATUSES
 from dagron.shown import shown_name
 
 __all__ = ["SortKey", "selected", "shown_nodes"]
@@ -36,7 +37,7 @@ _LARGEST_FIRST: dict[SortKey, Callable[[NodeFigures], Any]] = {
 }
 _SMALLEST_FIRST: dict[SortKey, Callable[[NodeFigures], Any]] = {
     SortKey.NAME: lambda node: node.name,
-    SortKey.STATE: lambda node: list(STATES).index(node.state),
+    SortKey.STATE: lambda node: CHECKPOINT_STATUSES.index(node.state),
     SortKey.STARTED: lambda node: node.started_unix or float("inf"),
 }
 

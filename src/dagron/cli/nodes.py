@@ -7,7 +7,9 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+from dagron.results.status import NodeStatus, node_statuses
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
@@ -15,21 +17,7 @@ if TYPE_CHECKING:
     from dagron.checkpoint.reading.view import View
     from dagron.graph import DAG
 
-__all__ = ["STATES", "NodeFigures", "NodeState", "Now", "matches", "no_such_node", "node_figures", "running_now"]
-
-NodeState = Literal["completed", "failed", "timed_out", "running", "skipped", "stale", "lost", "pending"]
-
-STATES: dict[NodeState, str] = {
-    "completed": "its result is in the checkpoint",
-    "failed": "its last attempt failed",
-    "timed_out": "its last attempt took too long",
-    "running": "it runs now",
-    "skipped": "a node upstream of it failed, and the run has ended",
-    "stale": "its result no longer applies; the next resume makes it again",
-    "lost": "its result was damaged or lost; the next resume makes it again",
-    "pending": "it has not run yet",
-}
-"""The states in which a node can be, and what they mean."""
+__all__ = ["NodeFigures", "Now", "goes_on", "matches", "no_such_node", "node_figures", "running_now"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +26,7 @@ class NodeFigures:
 
     Attributes:
         name: The node.
-        state: One of `STATES`.
+        state: How it stands.
         attempts: Attempts in the run that ended it; 0 if none has ended.
         slot: The slot that ran it; -1 for none.
         started_unix: When the last attempt began, in seconds since the epoch; 0.0 if that is not known.
@@ -52,7 +40,7 @@ class NodeFigures:
     """
 
     name: str
-    state: NodeState
+    state: NodeStatus
     attempts: int = 0
     slot: int = -1
     started_unix: float = 0.0
@@ -90,12 +78,18 @@ def no_such_node(name: str, names: list[str]) -> str:
     return f"the checkpoint knows no node {name!r}{hint}"
 
 
+def goes_on(view: View) -> bool:
+    """Tell whether the last run goes on, or may do so on another machine."""
+    from dagron.cli.reading import state_of_run
+
+    return view.ended is None and state_of_run(view.run) in ("running", "unknown")
+
+
 def running_now(directory: Directory, view: View) -> list[Now]:
     """Return what a run that goes on has said it runs. Nothing if it does not go on, or has not said anything."""
     from dagron.checkpoint.format.names import META
-    from dagron.cli.reading import state_of_run
 
-    if view.ended is not None or state_of_run(view.run) not in ("running", "unknown"):
+    if not goes_on(view):
         return []
     try:
         meta = json.loads(directory.read(META))
@@ -107,7 +101,13 @@ def running_now(directory: Directory, view: View) -> list[Now]:
         ]
     except (OSError, ValueError, LookupError, TypeError):
         return []
-    return [item for item in items if item.name not in view.commits and item.name not in view.failures]
+    return [item for item in items if item.name not in view.commits and not _failed_since(view, item)]
+
+
+def _failed_since(view: View, item: Now) -> bool:
+    # A node that failed in an earlier run is tried again; what fails now may have been said to run a moment ago.
+    failure = view.failures.get(item.name)
+    return failure is not None and float(failure.get("at", 0.0)) >= item.started_unix
 
 
 def node_figures(view: View, dag: DAG | None, running: list[Now], now_unix: float) -> Iterator[NodeFigures]:
@@ -121,33 +121,27 @@ def node_figures(view: View, dag: DAG | None, running: list[Now], now_unix: floa
         now_unix: The time now.
     """
     now = {item.name: item for item in running}
-    known: Mapping[str, Any] = {**view.commits, **view.failures, **view.stale, **view.lost, **now}
-    names = dag.nodes if dag is not None else [name for name in known if name not in view.absent]
-    skipped = _skipped(view, dag)
-    for name in names:
-        if (commit := view.commits.get(name)) is not None:
-            yield _of_commit(commit, "completed")
-        elif (item := now.get(name)) is not None:
-            seconds = max(0.0, now_unix - item.started_unix)
+    kept = {NodeStatus.COMPLETED: view.commits, NodeStatus.STALE: view.stale, NodeStatus.LOST: view.lost}
+    for name, status in node_statuses(view, dag, now, goes_on=goes_on(view)).items():
+        if status in kept:
+            yield _of_commit(kept[status][name], status)
+        elif status is NodeStatus.RUNNING:
+            item = now[name]
             yield NodeFigures(
                 name,
-                "running",
+                status,
                 slot=item.slot,
                 started_unix=item.started_unix,
-                duration_seconds=seconds,
+                duration_seconds=max(0.0, now_unix - item.started_unix),
                 peak_rss_bytes=item.memory_bytes,
             )
-        elif (fields := view.failures.get(name)) is not None:
-            yield _of_failure(name, fields)
-        elif (commit := view.stale.get(name)) is not None:
-            yield _of_commit(commit, "stale")
-        elif (commit := view.lost.get(name)) is not None:
-            yield _of_commit(commit, "lost")
+        elif status in (NodeStatus.FAILED, NodeStatus.TIMED_OUT):
+            yield _of_failure(status, view.failures[name])
         else:
-            yield NodeFigures(name, "skipped" if name in skipped else "pending")
+            yield NodeFigures(name, status)
 
 
-def _of_commit(commit: Commit, state: NodeState) -> NodeFigures:
+def _of_commit(commit: Commit, state: NodeStatus) -> NodeFigures:
     figures = commit.figures
     return NodeFigures(
         commit.name,
@@ -164,13 +158,13 @@ def _of_commit(commit: Commit, state: NodeState) -> NodeFigures:
     )
 
 
-def _of_failure(name: str, fields: Mapping[str, Any]) -> NodeFigures:
+def _of_failure(status: NodeStatus, fields: Mapping[str, Any]) -> NodeFigures:
     from dagron.cli.summary import shown_error
 
     started, seconds = float(fields.get("started", 0.0)), float(fields.get("seconds", 0.0))
     return NodeFigures(
-        name,
-        "timed_out" if fields.get("status") == "timed_out" else "failed",
+        str(fields["name"]),
+        status,
         int(fields.get("attempts", 0)),
         int(fields.get("slot", -1)),
         started,
@@ -181,10 +175,3 @@ def _of_failure(name: str, fields: Mapping[str, Any]) -> NodeFigures:
         system_seconds=float(fields.get("system", 0.0)),
         ended_unix=started + seconds,
     )
-
-
-def _skipped(view: View, dag: DAG | None) -> set[str]:
-    if dag is None or view.ended is None:
-        return set()
-    failed = [dag.index_of(name) for name in view.failures if name in dag]
-    return {dag.name_of(index) for index in dag.descendant_indices(failed)}

@@ -164,7 +164,7 @@ def _say_what_is_kept(request: RunRequest) -> None:
 
 
 def _shown_result(result: ExecutionResult, name: str) -> str | None:
-    from dagron.results.results import NodeStatus
+    from dagron.results.status import NodeStatus
 
     node = result.node_results[name]
     if node.status is not NodeStatus.COMPLETED:

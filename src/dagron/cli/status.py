@@ -46,7 +46,7 @@ class CheckpointStatus:
         since: When it began, as ISO-8601 in UTC.
         total: Nodes of the DAG.
         completed: Nodes that completed.
-        failed: Those that failed or timed out.
+        failed: Those that failed or timed out, and are not tried again right now.
         runs: How many runs there were.
         updated: When it was last written, as ISO-8601 in UTC.
         durability: `power` or `process`.
@@ -95,6 +95,8 @@ def status_of(view: View, where: str) -> CheckpointStatus:
     from dagron.checkpoint.reading.view import iso_time
 
     run, commits = view.run, view.commits.values()
+    running = running_now(directory_of(where), view)
+    again = {now.name for now in running}
     return CheckpointStatus(
         checkpoint_dir=checkpoint_dir_of(where),
         state="finished" if view.ended is not None else state_of_run(run),
@@ -103,7 +105,7 @@ def status_of(view: View, where: str) -> CheckpointStatus:
         since=iso_time(float(run.get("at", 0.0))),
         total=int(run.get("total", 0)),
         completed=len(view.completed),
-        failed=[_failed_node(view.failures[name]) for name in view.failed],
+        failed=[_failed_node(view.failures[name]) for name in view.failed if name not in again],
         runs=view.n_runs,
         updated=iso_time(view.updated_unix),
         durability=str(run.get("durability", "")),
@@ -111,7 +113,7 @@ def status_of(view: View, where: str) -> CheckpointStatus:
         wall_seconds=sum(commit.figures.duration_seconds for commit in commits),
         result_bytes=sum(commit.size for commit in commits),
         n_damaged=len(view.damage),
-        running=running_now(directory_of(where), view),
+        running=running,
     )
 
 

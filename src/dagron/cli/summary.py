@@ -11,7 +11,8 @@ from typing import Any
 from dagron.cli.ending import say
 from dagron.cli.output import NOT_FOR_A_LINE
 from dagron.errors import NodeCancelledError, TaskFailedError
-from dagron.results.results import ExecutionResult, NodeResult, NodeStatus
+from dagron.results.results import ExecutionResult, NodeResult
+from dagron.results.status import NodeStatus
 from dagron.shown import shown_duration, shown_name
 
 __all__ = ["json_summary", "print_summary", "resume_command", "shown_error", "shown_line"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from dagron.chains import remaining_seconds
@@ -13,7 +13,8 @@ from dagron.checkpoint.reading.view import View
 from dagron.graph import DAG
 from dagron.report.failures import failures_of
 from dagron.report.grouping import group_nodes
-from dagron.report.model import Attempt, CriticalStep, Edges, Node, NodeState, Report, Run
+from dagron.report.model import Attempt, CriticalStep, Edges, Node, Report, Run
+from dagron.results.status import NodeStatus, node_statuses
 
 __all__ = ["MAX_ATTEMPTS", "MAX_EDGES", "build_report"]
 
@@ -25,7 +26,14 @@ MAX_EDGES = 1_000_000
 
 
 def build_report(
-    history: History, dag: DAG | None, *, directory: str, version: str, generated_unix: float, how: str
+    history: History,
+    dag: DAG | None,
+    *,
+    directory: str,
+    version: str,
+    generated_unix: float,
+    how: str,
+    running: Collection[str] = (),
 ) -> Report:
     """Make a report.
 
@@ -36,11 +44,13 @@ def build_report(
         version: Of dagron.
         generated_unix: When the journal was read.
         how: How the last run stands, if it has not ended: `running`, `interrupted` or `running or interrupted`.
+        running: What runs now.
     """
     view = history.view
     total = int(view.run.get("total", 0))
     known = dag if dag is not None and _fits(dag, view) else None
-    names = list(known.nodes) if known is not None else _names_of(history)
+    statuses = node_statuses(view, known, running, goes_on=view.ended is None and how != "interrupted")
+    names = list(statuses)
     levels = _levels(known) if known is not None else None
     order, group = group_nodes(names, levels)
     positions = array("I", bytes(4 * len(order)))
@@ -52,11 +62,8 @@ def build_report(
     last = array("q", [-1]) * len(order)
     for at, attempt in enumerate(attempts):
         last[attempt.node] = at
-    states = [_state(name, view) for name in names]
-    if known is not None:
-        _mark_skipped(states, known)
     nodes = [
-        Node(names[i], states[i], levels[i] if levels is not None else -1, last[position])
+        Node(names[i], statuses[names[i]], levels[i] if levels is not None else -1, last[position])
         for position, i in enumerate(order)
     ]
     n_last = len(history.runs) - 1
@@ -83,14 +90,6 @@ def _fits(dag: DAG, view: View) -> bool:
     return all(name in dag for name in (*view.completed, *view.failed))
 
 
-def _names_of(history: History) -> list[str]:
-    view = history.view
-    names = dict.fromkeys(view.completed)
-    names.update(dict.fromkeys(view.failed))
-    names.update(dict.fromkeys(name for name in (*view.stale, *view.lost) if name not in view.absent))
-    return list(names)
-
-
 def _levels(dag: DAG) -> array[int]:
     levels = array("i", bytes(4 * len(dag)))
     for node in dag.order:
@@ -98,22 +97,6 @@ def _levels(dag: DAG) -> array[int]:
             if levels[parent] >= levels[node]:
                 levels[node] = levels[parent] + 1
     return levels
-
-
-def _state(name: str, view: View) -> NodeState:
-    if name in view.commits:
-        return NodeState.COMPLETED
-    if name in view.failures:
-        timed_out = view.failures[name].get("status") == "timed_out"
-        return NodeState.TIMED_OUT if timed_out else NodeState.FAILED
-    return NodeState.OUTDATED if name in view.stale or name in view.lost else NodeState.NOT_RUN
-
-
-def _mark_skipped(states: list[NodeState], dag: DAG) -> None:
-    blocked = {NodeState.FAILED, NodeState.TIMED_OUT, NodeState.SKIPPED}
-    for node in dag.order:
-        if states[node] == NodeState.NOT_RUN and any(states[parent] in blocked for parent in dag.parent_indices(node)):
-            states[node] = NodeState.SKIPPED
 
 
 def _attempts(runs: Sequence[RunHistory], position_of: dict[str, int]) -> list[Attempt]:
@@ -152,7 +135,7 @@ def _of_commit(run: int, began: float, node: int, commit: Commit) -> Attempt:
         commit.figures.peak_rss_bytes,
         commit.size,
         commit.attempts,
-        NodeState.COMPLETED,
+        NodeStatus.COMPLETED,
     )
 
 
@@ -171,7 +154,7 @@ def _of_failure(run: int, began: float, node: int, fields: dict[str, Any]) -> At
         int(fields.get("memory", 0)),
         0,
         int(fields.get("attempts", 0)),
-        NodeState.TIMED_OUT if timed_out else NodeState.FAILED,
+        NodeStatus.TIMED_OUT if timed_out else NodeStatus.FAILED,
     )
 
 
@@ -257,7 +240,7 @@ def _keep_longest(report: Report) -> None:
     attempts = report.attempts
     ranked = sorted(
         range(len(attempts)),
-        key=lambda at: (attempts[at].outcome == NodeState.COMPLETED, -attempts[at].duration_seconds),
+        key=lambda at: (attempts[at].outcome == NodeStatus.COMPLETED, -attempts[at].duration_seconds),
     )
     kept = sorted(ranked[:MAX_ATTEMPTS])
     moved = {at: position for position, at in enumerate(kept)}

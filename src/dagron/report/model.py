@@ -4,35 +4,10 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from enum import Enum
 
-__all__ = ["Attempt", "CriticalStep", "Edges", "Failure", "Group", "Node", "NodeState", "Report", "Run"]
+from dagron.results.status import CHECKPOINT_STATUSES, NodeStatus
 
-
-class NodeState(Enum):
-    """How a node stands at the end of what was recorded. The order is that of charts and legends."""
-
-    COMPLETED = "completed"
-    FAILED = "failed"
-    TIMED_OUT = "timed out"
-    SKIPPED = "skipped"
-    OUTDATED = "outdated"
-    NOT_RUN = "not run"
-
-    @property
-    def meaning(self) -> str:
-        """What the state says, in a sentence."""
-        return _MEANINGS[self]
-
-
-_MEANINGS = {
-    NodeState.COMPLETED: "its result is in the checkpoint",
-    NodeState.FAILED: "its last attempt failed",
-    NodeState.TIMED_OUT: "its last attempt took too long",
-    NodeState.SKIPPED: "it has no result, and an ancestor failed",
-    NodeState.OUTDATED: "it had a result that no longer applies or was lost; the next resume runs it",
-    NodeState.NOT_RUN: "nothing is recorded of it; the next resume runs it",
-}
+__all__ = ["Attempt", "CriticalStep", "Edges", "Failure", "Group", "Node", "Report", "Run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +36,7 @@ class Attempt:
     peak_rss_bytes: int
     result_bytes: int
     attempts: int
-    outcome: NodeState
+    outcome: NodeStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +51,7 @@ class Node:
     """
 
     name: str
-    state: NodeState
+    state: NodeStatus
     level: int = -1
     last: int = -1
 
@@ -226,12 +201,12 @@ class Report:
     failures: list[Failure] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
-    def counts(self) -> dict[NodeState, int]:
-        """Return how many nodes are in each state; those that are not known by name have not run."""
-        counts = dict.fromkeys(NodeState, 0)
+    def counts(self) -> dict[NodeStatus, int]:
+        """Return how many nodes are in each state; those that are not known by name are PENDING."""
+        counts: dict[NodeStatus, int] = dict.fromkeys(CHECKPOINT_STATUSES, 0)
         for node in self.nodes:
             counts[node.state] += 1
-        counts[NodeState.NOT_RUN] += max(0, self.total - len(self.nodes))
+        counts[NodeStatus.PENDING] += max(0, self.total - len(self.nodes))
         return counts
 
     @property

@@ -20,7 +20,8 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from dagron.report.model import CriticalStep, Group, NodeState, Report
+from dagron.report.model import CriticalStep, Group, Report
+from dagron.results.status import CHECKPOINT_STATUSES, NodeStatus
 
 __all__ = ["MAX_STEPS", "render"]
 
@@ -43,7 +44,6 @@ _COLUMNS = (
     ("size", "Result"),
 )
 
-_STATES = list(NodeState)
 
 # Control characters, and those that are not seen or turn text around: a name cannot look like another one.
 _INVISIBLE = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff"
@@ -61,7 +61,7 @@ def render(report: Report) -> str:
         when=_when,
     )
     scripts = _scripts()
-    css = environment.from_string(_read("page/page.css")).render(n_states=len(_STATES))
+    css = environment.from_string(_read("page/page.css")).render(n_states=len(CHECKPOINT_STATUSES))
     counts = report.counts()
     longest = sorted(range(len(report.critical)), key=lambda at: -report.critical[at].duration_seconds)[:MAX_STEPS]
     return environment.from_string(_read("page/page.html")).render(
@@ -73,8 +73,8 @@ def render(report: Report) -> str:
         scripts=[Markup(script) for script in scripts],
         data=Markup(_data(report)),
         counts=list(counts.items()),
-        complete=counts[NodeState.COMPLETED] == report.total,
-        states=_STATES,
+        complete=counts[NodeStatus.COMPLETED] == report.total,
+        states=CHECKPOINT_STATUSES,
         shares=_shares(list(counts.values())),
         facts=_facts(report),
         columns=_COLUMNS,
@@ -180,14 +180,14 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
 def _data(report: Report) -> str:
     attempts, edges = report.attempts, report.edges
     fields: dict[str, Any] = {
-        "states": [state.value for state in _STATES],
+        "states": [status.label for status in CHECKPOINT_STATUSES],
         "runs": [
             {"wall": round(run.wall_seconds, 6), "slots": run.n_slots, "how": run.how, "started": run.started_unix}
             for run in report.runs
         ],
         "nodes": {
             "name": [node.name for node in report.nodes],
-            "state": [_STATES.index(node.state) for node in report.nodes],
+            "state": [CHECKPOINT_STATUSES.index(node.state) for node in report.nodes],
             "last": [node.last for node in report.nodes],
         },
         "attempts": {
@@ -200,7 +200,7 @@ def _data(report: Report) -> str:
             "rss": [attempt.peak_rss_bytes for attempt in attempts],
             "size": [attempt.result_bytes for attempt in attempts],
             "attempts": [attempt.attempts for attempt in attempts],
-            "outcome": [_STATES.index(attempt.outcome) for attempt in attempts],
+            "outcome": [CHECKPOINT_STATUSES.index(attempt.outcome) for attempt in attempts],
         },
         "group": _group(report.group),
         "edges": {"offsets": edges.offsets.tolist(), "parents": edges.parents.tolist()} if edges is not None else None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from dagron.errors import (
@@ -19,27 +18,16 @@ from dagron.errors import (
 from dagron.figures import NO_FIGURES, Figures
 from dagron.node import Node
 from dagron.results.failures import shown_failure
+from dagron.results.status import NodeStatus
 
 if TYPE_CHECKING:
     from dagron.results.trace import ExecutionTrace
 
-__all__ = ["CheckpointInfo", "ExecutionResult", "NodeResult", "NodeResults", "NodeStatus"]
+__all__ = ["CheckpointInfo", "ExecutionResult", "NodeResult", "NodeResults"]
 
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-
-
-class NodeStatus(Enum):
-    """How a node stands. A run ends with none of its nodes PENDING or RUNNING."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    SKIPPED = "skipped"
-    TIMED_OUT = "timed_out"
-    CANCELLED = "cancelled"
 
 
 _UNLOADED: Any = object()

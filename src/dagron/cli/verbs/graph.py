@@ -19,6 +19,7 @@ from dagron.cli.svg import as_svg
 
 if TYPE_CHECKING:
     from dagron.graph import DAG
+    from dagron.results.status import NodeStatus
 
 __all__ = ["EPILOG", "graph"]
 
@@ -38,7 +39,7 @@ _FORMATS = {"mermaid": as_mermaid, "dot": as_dot, "svg": as_svg}
 _OF_SUFFIX = {".svg": "svg", ".dot": "dot", ".gv": "dot"}
 
 
-def _dag_and_states(where: str, dag_from: str | None) -> tuple[DAG, dict[str, str]]:
+def _dag_and_states(where: str, dag_from: str | None) -> tuple[DAG, dict[str, NodeStatus]]:
     try:
         view = read_checkpoint(where)
     except NoCheckpointError:

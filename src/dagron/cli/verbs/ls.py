@@ -12,13 +12,14 @@ from dagron.cli.command import argument, json_option, option, verb, where_argume
 from dagron.cli.ending import put, say
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.listing import SortKey, selected, shown_nodes
-from dagron.cli.nodes import STATES, node_figures, running_now
+from dagron.cli.nodes import node_figures, running_now
 from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
 from dagron.cli.table import terminal_width
+from dagron.results.status import CHECKPOINT_STATUSES
 
 __all__ = ["EPILOG", "ls"]
 
-_STATE_LINES = "".join(f"  {state:<10} {meaning}\n" for state, meaning in STATES.items())
+_STATE_LINES = "".join(f"  {status:<10} {status.meaning}\n" for status in CHECKPOINT_STATUSES)
 
 EPILOG = f"""States:
 
@@ -41,7 +42,7 @@ Examples:
     "--state",
     "-s",
     "states",
-    type=click.Choice(list(STATES)),
+    type=click.Choice([status.value for status in CHECKPOINT_STATUSES]),
     metavar="STATE",
     multiple=True,
     help="Only these. May be repeated.",

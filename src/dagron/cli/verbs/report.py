@@ -11,6 +11,7 @@ from dagron.checkpoint.reading.view import signing_key
 from dagron.cli.command import dag_option, option, verb, where_argument
 from dagron.cli.ending import say, write_file
 from dagron.cli.exit_codes import ExitCode, NoCheckpointError
+from dagron.cli.nodes import running_now
 from dagron.cli.reading import (
     checkpoint_dir_of,
     directory_of,
@@ -57,6 +58,7 @@ def report_page(where: str, dag_from: str | None = None) -> str:
         version=__version__,
         generated_unix=time.time(),
         how="running or interrupted" if state == "unknown" else state,
+        running=[now.name for now in running_now(directory_of(where), history.view)],
     )
     return render(built)
 

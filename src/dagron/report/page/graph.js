@@ -4,7 +4,7 @@
   const { data, seconds, bytes, text, short, element, top, choose } = window.report;
   const { nodes, attempts, states, group: root } = data;
   const n = nodes.name.length, MAX_NEIGHBOURS = 12, MAX_BENDS = 300, HEIGHT = 48;
-  const GLYPHS = ["✓", "✕", "◷", "↷", "↻", "○"];
+  const GLYPHS = ["✓", "✕", "◷", "▸", "↷", "↻", "∅", "○"];
   const box = document.getElementById("graph-box"), path = document.getElementById("graph-path"), rows = document.getElementById("graph-rows");
   if (!n) { document.getElementById("graph").hidden = true; return; }
   const svgOf = (tag, attributes = {}, ...children) => {

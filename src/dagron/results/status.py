@@ -1,0 +1,98 @@
+"""How a node stands: in a run, at its end, and in a checkpoint that is read from outside. The words for it, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dagron.checkpoint.reading.view import View
+    from dagron.graph import DAG
+
+__all__ = ["CHECKPOINT_STATUSES", "NodeStatus", "node_statuses"]
+
+
+class NodeStatus(StrEnum):
+    """How a node stands, in a run and in its checkpoint.
+
+    A run ends with each of its nodes COMPLETED, FAILED, TIMED_OUT, SKIPPED or CANCELLED. The checkpoint of a run that
+    has ended has PENDING where the run had CANCELLED, and STALE or LOST where a result is to be made again.
+    """
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    RUNNING = "running"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+    STALE = "stale"
+    LOST = "lost"
+    PENDING = "pending"
+
+    @property
+    def label(self) -> str:
+        """The word, as it stands in a sentence."""
+        return self.value.replace("_", " ")
+
+    @property
+    def meaning(self) -> str:
+        """What it says, in half a sentence."""
+        return _MEANINGS[self]
+
+
+_MEANINGS = {
+    NodeStatus.COMPLETED: "its result is in the checkpoint",
+    NodeStatus.FAILED: "its last attempt failed",
+    NodeStatus.TIMED_OUT: "its last attempt took too long",
+    NodeStatus.RUNNING: "it runs now",
+    NodeStatus.SKIPPED: "a node upstream of it failed, and no run goes on",
+    NodeStatus.CANCELLED: "the run ended before it did",
+    NodeStatus.STALE: "its result no longer applies; the next resume makes it again",
+    NodeStatus.LOST: "its result was damaged or lost; the next resume makes it again",
+    NodeStatus.PENDING: "it has not run yet",
+}
+
+
+CHECKPOINT_STATUSES = tuple(status for status in NodeStatus if status is not NodeStatus.CANCELLED)
+"""Those in which a node of a checkpoint can be; nothing is recorded of a node that was cancelled."""
+
+
+def node_statuses(view: View, dag: DAG | None, running: Iterable[str] = (), *, goes_on: bool) -> dict[str, NodeStatus]:
+    """Return how each node of a checkpoint stands. Everything that shows nodes of a checkpoint asks here.
+
+    Args:
+        view: What the journal says.
+        dag: The DAG of the last run; its order is that of the nodes. None if it is not known: then there are only the
+            nodes that the journal has something to say about, in the order of their last records.
+        running: What runs now.
+        goes_on: Whether a run goes on, or may. It may still reach what is downstream of a node that failed: with
+            `fail_fast=False`, or because a resume tries that node again.
+    """
+    found: dict[str, NodeStatus] = {}
+    now = frozenset(running)
+    if dag is None:
+        known = dict.fromkeys([*view.commits, *view.failures, *view.stale, *view.lost, *now])
+        names = [name for name in known if name not in view.absent]
+    else:
+        names = list(dag.nodes)
+    failed = []
+    for name in names:
+        if name in view.commits:
+            found[name] = NodeStatus.COMPLETED
+        elif name in now:
+            found[name] = NodeStatus.RUNNING
+        elif (fields := view.failures.get(name)) is not None:
+            timed_out = fields.get("status") == NodeStatus.TIMED_OUT
+            found[name] = NodeStatus.TIMED_OUT if timed_out else NodeStatus.FAILED
+            failed.append(name)
+        elif name in view.stale:
+            found[name] = NodeStatus.STALE
+        else:
+            found[name] = NodeStatus.LOST if name in view.lost else NodeStatus.PENDING
+    if dag is not None and not goes_on and failed:
+        for node in dag.descendant_indices([dag.index_of(name) for name in failed]):
+            name = dag.name_of(node)
+            if found[name] is NodeStatus.PENDING:
+                found[name] = NodeStatus.SKIPPED
+    return found

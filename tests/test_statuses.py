@@ -1,0 +1,143 @@
+"""How nodes of a checkpoint stand: one word for one state, while a run goes on and after its death."""
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import dagron
+from dagron.checkpoint.files import Directory
+from dagron.checkpoint.reading.history import read_history
+from dagron.cli.drawing import COLOURS
+from dagron.cli.table import STYLES
+from dagron.report.build import build_report
+from dagron.results.status import CHECKPOINT_STATUSES, node_statuses
+
+# On a single slot nodes run in the order in which they were added, so the second run stops at `hold`.
+JOB = """
+import os, sys, time
+from pathlib import Path
+import dagron
+
+FIRST = not Path("first").exists()
+
+def hold():
+    if FIRST:
+        raise ValueError("not yet")
+    Path("held").touch()
+    time.sleep(600)
+
+def bad():
+    raise ValueError("bad")
+
+def slow():
+    time.sleep(600)
+
+def large():
+    return bytes(1_000_000)
+
+def never():
+    raise KeyboardInterrupt
+
+tasks = {
+    "hold": hold, "bad": bad, "slow": dagron.Task(slow, timeout=0.2), "ok": lambda: 1, "large": large, "old": lambda: 2,
+    "after_bad": lambda bad: 3, "after_old": lambda old: 4, "after_hold": lambda hold: 5,
+}
+if not FIRST:
+    tasks["new"] = lambda: 6
+dag = dagron.DAG.from_tasks(tasks)
+executor = dagron.CheckpointExecutor(dag, "ckpt", max_workers=1, durability="process", kill_grace_seconds=0)
+if __name__ == "__main__":
+    executor.resume(tasks)
+    Path("first").touch()
+"""
+
+AS_LONG_AS_IT_RUNS = {
+    "hold": "running",
+    "bad": "failed",
+    "slow": "timed_out",
+    "ok": "completed",
+    "large": "lost",
+    "old": "stale",
+    # A resume that goes on may still get to what is downstream of a node that failed in the run before.
+    "after_bad": "pending",
+    "after_old": "stale",
+    "after_hold": "pending",
+    "new": "pending",
+}
+AFTER_ITS_DEATH = {**AS_LONG_AS_IT_RUNS, "hold": "failed", "after_bad": "skipped", "after_hold": "skipped"}
+
+
+def dagron_command(*arguments):
+    command = [sys.executable, "-m", "dagron", *arguments]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+
+
+def found_by_each():
+    """What each of those that show nodes says of them."""
+    listed = {node["name"]: node["state"] for node in json.loads(dagron_command("ls", "ckpt", "--json"))}
+    exported = {row["name"]: row["state"] for row in csv.DictReader(io.StringIO(dagron_command("export", "ckpt")))}
+    drawn = dagron_command("graph", "ckpt", "--format", "mermaid")
+    shown = {name: json.loads(dagron_command("show", "ckpt", name, "--json"))["state"] for name in listed}
+    status = json.loads(dagron_command("status", "ckpt", "--json"))
+    dagron_command("report", "ckpt", "-o", "page.html")
+    page = Path("page.html").read_text()
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    paged = {name: data["states"][at] for name, at in zip(data["nodes"]["name"], data["nodes"]["state"], strict=True)}
+    return listed, exported, shown, drawn, status, paged
+
+
+def check(expected):
+    listed, exported, shown, drawn, status, paged = found_by_each()
+    assert listed == expected
+    assert exported == expected
+    assert shown == expected
+    assert {name: label.replace(" ", "_") for name, label in paged.items()} == expected
+    assert {node["name"]: node["status"] for node in status["failed"]} == {
+        name: state for name, state in expected.items() if state in ("failed", "timed_out")
+    }
+    assert [node["name"] for node in status["running"]] == [n for n, state in expected.items() if state == "running"]
+    assert status["completed"] == list(expected.values()).count("completed")
+    for state in set(expected.values()):
+        assert drawn.count(f":::{state}\n") == list(expected.values()).count(state), drawn
+
+
+def test_all_say_the_same_of_each_node_while_a_run_goes_on_and_after_its_death(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("job.py").write_text(textwrap.dedent(JOB))
+    subprocess.run([sys.executable, "job.py"], check=True)
+    dagron_command("rerun", "ckpt", "old")
+    os.unlink("ckpt/large.pkl")
+    process = subprocess.Popen([sys.executable, "job.py"], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (Path("held").exists() and json.loads(dagron_command("status", "ckpt", "--json"))["running"]):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        check(AS_LONG_AS_IT_RUNS)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    check(AFTER_ITS_DEATH)
+    # Without a DAG there is nothing to say of what nothing is recorded of, and all the rest is the same.
+    history = read_history(Directory(tmp_path / "ckpt"))
+    report = build_report(history, None, directory="", version="", generated_unix=0.0, how="interrupted")
+    recorded = {name: state for name, state in AFTER_ITS_DEATH.items() if state not in ("pending", "skipped")}
+    assert {node.name: node.state for node in report.nodes} == recorded
+    assert node_statuses(history.view, None, goes_on=False) == recorded
+
+
+def test_every_state_has_a_colour_in_a_table_in_a_drawing_and_on_the_page():
+    assert set(COLOURS) == set(CHECKPOINT_STATUSES) <= set(STYLES)
+    page = Path(dagron.__file__).parent / "report" / "page"
+    assert (page / "page.css").read_text().count("--state-") >= 2 * len(CHECKPOINT_STATUSES)
+    (glyphs,) = re.findall(r"const GLYPHS = (\[.*\]);", (page / "graph.js").read_text())
+    assert len(set(json.loads(glyphs))) == len(CHECKPOINT_STATUSES)
