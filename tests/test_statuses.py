@@ -113,7 +113,7 @@ def test_all_say_the_same_of_each_node_while_a_run_goes_on_and_after_its_death(t
     monkeypatch.chdir(tmp_path)
     Path("job.py").write_text(textwrap.dedent(JOB))
     subprocess.run([sys.executable, "job.py"], check=True)
-    dagron_command("rerun", "ckpt", "old")
+    dagron_command("invalidate", "ckpt", "old")
     os.unlink("ckpt/large.pkl")
     process = subprocess.Popen([sys.executable, "job.py"], stderr=subprocess.DEVNULL)
     try:
