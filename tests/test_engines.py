@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import cloudpickle
 import pytest
 
+from dagron import DAG, CheckpointExecutor, WorkerStartError
 from dagron.checkpoint.format.digests import Digests
 from dagron.crossing.parts import Part
 from dagron.engines.attempt import WorkerSetup
@@ -296,6 +297,16 @@ class TestEnds:
         engine.submit(0, [attempt(1, int)])
         engine.abandon()
         engine.close()
+
+
+class TestSystem:
+    @pytest.mark.parametrize("pool", ["process", "inline"])
+    def test_where_nothing_can_be_forked_a_run_says_so_before_it_begins(self, ckpt, monkeypatch, pool):
+        monkeypatch.delattr(os, "fork")
+        executor = CheckpointExecutor(DAG(["a"]), ckpt, pool=pool)
+        with pytest.raises(WorkerStartError, match="Windows"):
+            executor.execute({"a": int})
+        assert not ckpt.exists()
 
 
 # --- what the inline engine does beside that -----------------------------------------------------------------------

@@ -259,11 +259,13 @@ class CheckpointExecutor:
         self, tasks: Tasks, *, fresh: bool, run_timeout: float | None, cancel_event: CancelEvent | None
     ) -> ExecutionResult:
         # Imported here, so that `import dagron` alone does not pay for cloudpickle and multiprocessing.
+        from dagron.engines.local.processes import check_system
         from dagron.runs.conclusion import conclude
         from dagron.runs.coordinator import Coordinator
         from dagron.runs.plan import plan_run
         from dagron.runs.prepare import begin_run, warn_of_limits
 
+        check_system()
         check_timeout("run_timeout", run_timeout)
         if cancel_event is not None and not callable(getattr(cancel_event, "is_set", None)):
             raise OptionError("cancel_event", repr(cancel_event), "an object with is_set(), such as a threading.Event")

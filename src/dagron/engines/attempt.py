@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import sys
 import time
 import traceback
@@ -47,14 +48,9 @@ _OUR_FRAMES = 3  # make_attempt, _called and Binding.call
 
 def _usage() -> tuple[float, float, int]:
     """Return user and system seconds together, system seconds, and peak resident bytes."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        times = os.times()
-        return times.user + times.system, times.system, 0
     own = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # of `ru_maxrss`, getrusage(2)
     system = own.ru_stime + children.ru_stime
     return own.ru_utime + children.ru_utime + system, system, own.ru_maxrss * unit
 

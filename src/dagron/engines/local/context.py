@@ -8,7 +8,6 @@ killed worker or leak.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import select
 import socket
@@ -24,7 +23,7 @@ from dagron.engines.local.processes import created_at
 from dagron.engines.local.server import KILL, MAX_FDS, PID, REQUEST, SPAWN, STATUS, inherited_fd
 from dagron.errors import WorkerStartError
 
-__all__ = ["Server", "SlotContext", "start_methods"]
+__all__ = ["Server", "SlotContext", "exit_status"]
 
 # Whatever the workers need is imported before the first fork, once. Garbage is not collected meanwhile, as there is
 # hardly any; and what was imported is left alone by the collections of the workers, which would copy its memory.
@@ -289,8 +288,3 @@ def exit_status(popen: object) -> tuple[int | None, int]:
     if popen.peak_rss_bytes is None:
         return None, 0
     return code, popen.peak_rss_bytes
-
-
-def start_methods() -> list[str]:
-    """Return how this platform can start processes; ours are forked by a server, where `forkserver` is among them."""
-    return multiprocessing.get_all_start_methods()

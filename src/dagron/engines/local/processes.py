@@ -5,10 +5,21 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from dagron.errors import WorkerStartError
+
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["alive_below", "children_of", "created_at", "is_alive", "pid_namespace", "resident_bytes", "tree_bytes"]
+__all__ = [
+    "alive_below",
+    "check_system",
+    "children_of",
+    "created_at",
+    "is_alive",
+    "pid_namespace",
+    "resident_bytes",
+    "tree_bytes",
+]
 
 # psutil is imported only where the platform leaves no other way: that takes as long as a third of a server's start.
 
@@ -16,6 +27,18 @@ _HAS_PROC = os.path.exists("/proc/self/stat")
 
 _KERNEL_LISTS_CHILDREN = os.path.exists("/proc/thread-self/children")
 """Linux with CONFIG_PROC_CHILDREN. Elsewhere every process of the machine has to be looked at, for milliseconds."""
+
+
+def check_system() -> None:
+    """Check that this system can run what runs attempts.
+
+    Raises:
+        WorkerStartError: It cannot: it is Windows.
+    """
+    if not hasattr(os, "fork"):
+        raise WorkerStartError(
+            "nothing runs on Windows, where no process can be forked: use Linux (there is WSL) or macOS"
+        )
 
 
 def _stat(pid: int) -> list[bytes] | None:
