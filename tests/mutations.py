@@ -290,21 +290,21 @@ MUTATIONS = [
     # --- bad input is an error before anything runs
     Mutation(
         "input",
-        "arguments.py",
+        "tasks/arguments.py",
         '            _refuse_in(value, "in a set")\n',
         "",
         "tests/test_flow.py -k test_it_is_refused_where",
     ),
     Mutation(
         "input",
-        "arguments.py",
+        "tasks/arguments.py",
         "            if not value.belongs_to(self._owner):\n",
         "                    pass\n",
         "tests/test_flow.py -k test_one_of_another_flow",
     ),
     Mutation(
         "input",
-        "arguments.py",
+        "tasks/arguments.py",
         "            return self._copied(value, self._items(value, parents), holed_since=before)\n",
         "            return value if self._items(value, parents) and self._n_holes == before else self._copied(\n"
         "                value, self._items(value, parents), holed_since=before\n"
@@ -320,7 +320,7 @@ MUTATIONS = [
     ),
     Mutation(
         "input",
-        "labels.py",
+        "tasks/names.py",
         '    if " at 0x" in name and _ADDRESS.search(name):\n',
         "    if False:\n",
         "tests/test_flow.py -k test_names_that_show_addresses",

@@ -229,7 +229,6 @@ ROOMS = [line.split()[0] for line in INTERNALS.split("<!-- rooms -->\n```\n")[1]
 
 # Modules that have not moved yet, and the rooms that they are of.
 HOMES = {
-    **dict.fromkeys(["arguments", "inputs", "labels", "node", "task"], "tasks"),
     **dict.fromkeys(["adjacency", "chains"], "graph"),
 }
 
@@ -384,7 +383,7 @@ class TestWhoMayTouchWhat:
 
     @pytest.mark.parametrize(
         "module",
-        ["executor", "crossing.results", "graph", "task"]
+        ["executor", "crossing.results", "graph", "tasks.options"]
         + [f"runs.{module}" for module in ("coordinator", "plan", "restore", "state")],
     )
     def test_what_stands_around_the_checkpoint_leaves_the_disk_to_it(self, module):

@@ -44,9 +44,9 @@ from dagron import (
     UnstableNameError,
 )
 from dagron.flow import OPTIONS
-from dagron.labels import MAX_LABEL_CHARS
 from dagron.runs.options import Options
 from dagron.runs.plan import plan_run
+from dagron.tasks.names import MAX_LABEL_CHARS
 
 # Or every worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -178,7 +178,7 @@ class TestArguments:
         assert run(flow).value(many) == (tuple(range(2_000)), {})
 
     def test_a_result_that_looks_like_a_hole_is_left_alone(self, flow):
-        from dagron.arguments import Hole
+        from dagron.tasks.arguments import Hole
 
         a = flow.add("a", give, [Hole(0), 3])
         b = flow.add("b", give, [a, Hole(0)])

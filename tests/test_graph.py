@@ -22,7 +22,7 @@ from dagron.errors import (
     UnknownNodeError,
 )
 from dagron.graph import DAG
-from dagron.task import Task
+from dagron.tasks.options import Task
 
 DIAMOND = DAG(["a", "b", "c", "d"], [("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")])
 

@@ -10,7 +10,7 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, MemoryLimitExceededError, NodeStatus, OptionError, Task
-from dagron.task import parse_bytes
+from dagron.tasks.options import parse_bytes
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 MIB = 2**20

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from dagron import CheckpointExecutor
 from dagron.errors import MissingInputError, OptionError, TaskDefinitionError
 from dagron.graph import DAG
-from dagron.task import NO_INPUTS, Binding, Task, bind, parameters_of, signature_key
+from dagron.tasks.options import NO_INPUTS, Binding, Task, bind, parameters_of, signature_key
 
 
 def bound(fn, *parents, nodes=()):

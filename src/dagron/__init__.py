@@ -52,11 +52,11 @@ if TYPE_CHECKING:
     from dagron.executor import CheckpointExecutor
     from dagron.flow import Flow
     from dagron.graph import DAG, DAGBuilder
-    from dagron.node import Node
     from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult
     from dagron.results.status import NodeStatus
     from dagron.results.trace import ExecutionTrace, Span
-    from dagron.task import Task
+    from dagron.tasks.handle import Node
+    from dagron.tasks.options import Task
 
 __version__ = "0.1.0"
 
@@ -128,14 +128,14 @@ _HOMES = {
     "ExecutionResult": "results.results",
     "ExecutionTrace": "results.trace",
     "Flow": "flow",
-    "Node": "node",
+    "Node": "tasks.handle",
     "NodeResult": "results.results",
     "NodeStatus": "results.status",
     "RunObserver": "callbacks",
     "RunSnapshot": "callbacks",
     "RunningNode": "callbacks",
     "Span": "results.trace",
-    "Task": "task",
+    "Task": "tasks.options",
 }
 
 

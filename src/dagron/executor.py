@@ -27,7 +27,7 @@ from dagron.results.results import CheckpointInfo, ExecutionResult
 from dagron.results.trace import ExecutionTrace
 from dagron.runs.interrupts import Interrupts
 from dagron.runs.options import Options
-from dagron.task import Task, check_timeout
+from dagron.tasks.options import Task, check_timeout
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format.digests import Digests

@@ -23,7 +23,6 @@ from typing import (
     overload,
 )
 
-from dagron.arguments import ArgumentReader, CallWithHoles, refuse_hidden_handles
 from dagron.errors import (
     ArgumentsError,
     CheckpointExistsError,
@@ -34,9 +33,10 @@ from dagron.errors import (
     TaskDefinitionError,
 )
 from dagron.graph import DAG, DAGBuilder
-from dagron.labels import checked_name, namer
-from dagron.node import Node
-from dagron.task import Task, signature_key
+from dagron.tasks.arguments import ArgumentReader, CallWithHoles, refuse_hidden_handles
+from dagron.tasks.handle import Node
+from dagron.tasks.names import checked_name, namer
+from dagron.tasks.options import Task, signature_key
 
 if TYPE_CHECKING:
     from dagron.results.results import ExecutionResult

@@ -27,10 +27,10 @@ from dagron.errors import (
     InvalidNameError,
     UnknownNodeError,
 )
-from dagron.task import inferred_parents
+from dagron.tasks.options import inferred_parents
 
 if TYPE_CHECKING:
-    from dagron.task import Task
+    from dagron.tasks.options import Task
 
 __all__ = ["DAG", "DAGBuilder"]
 

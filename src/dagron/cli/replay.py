@@ -21,7 +21,7 @@ from dagron.shown import shown_name
 if TYPE_CHECKING:
     from dagron.checkpoint.format.journal import Commit
     from dagron.cli.load import Job
-    from dagron.task import Binding
+    from dagron.tasks.options import Binding
 
 __all__ = ["Call", "announce", "prepared_call", "run_call"]
 
@@ -98,7 +98,7 @@ def _recorded(view: View, parent: str, notes: list[str]) -> Commit:
 
 def announce(call: Call, view: View, where: str) -> None:
     """Say on standard error which node is about to run, with which inputs, and how it ended before."""
-    from dagron.inputs import shown_inputs
+    from dagron.tasks.shown_inputs import shown_inputs
 
     say(
         f"running node {shown_name(call.node)} in this process ({os.getpid()}), with the inputs recorded in "
@@ -131,7 +131,7 @@ def run_call(call: Call, view: View, *, post_mortem: bool) -> ExitCode:
     """
     from bdb import BdbQuit
 
-    from dagron.inputs import shown_value
+    from dagron.tasks.shown_inputs import shown_value
 
     started = time.perf_counter()
     try:

@@ -6,11 +6,11 @@ import pickle
 import traceback
 from typing import Any
 
-from dagron.arguments import CallWithHoles
 from dagron.crossing.picklers import ByValuePickler, dumps
 from dagron.errors import RemoteTraceback, TaskFailedError
 from dagron.shown import text_of, without_middle
 from dagron.stored import BY_VALUE_MODULES
+from dagron.tasks.arguments import CallWithHoles
 
 __all__ = ["describe_exception", "dump_exception", "load_exception"]
 

@@ -24,7 +24,7 @@ from dagron.engines.protocol import Attempt, Fault, Outcome, OutcomeKind
 from dagron.engines.streams import flush_streams
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
 from dagron.figures import Figures
-from dagron.task import Binding
+from dagron.tasks.options import Binding
 
 __all__ = ["WorkerSetup", "make_attempt"]
 
@@ -148,6 +148,6 @@ def _fault(error: BaseException) -> Fault:
 
 
 def _shown_inputs(binding: Binding, fn: Any, inputs: list[Any]) -> tuple[tuple[str, str], ...]:
-    from dagron.inputs import shown_inputs  # only a worker with a failure pays for it
+    from dagron.tasks.shown_inputs import shown_inputs  # only a worker with a failure pays for it
 
     return tuple(shown_inputs(binding, fn, inputs))

@@ -16,9 +16,9 @@ from dagron.errors import (
     UnknownNodeError,
 )
 from dagron.figures import NO_FIGURES, Figures
-from dagron.node import Node
 from dagron.results.failures import shown_failure
 from dagron.results.status import NodeStatus
+from dagron.tasks.handle import Node
 
 if TYPE_CHECKING:
     from dagron.results.trace import ExecutionTrace

@@ -13,7 +13,7 @@ from dagron.checkpoint.reading.view import signing_key as key_of_environment
 from dagron.checkpoint.writing.store import Durability
 from dagron.engines.local.cores import available_cpus, can_pin
 from dagron.errors import OptionError
-from dagron.task import check_count, check_exceptions, check_flag, check_seconds, check_timeout, parse_bytes
+from dagron.tasks.options import check_count, check_exceptions, check_flag, check_seconds, check_timeout, parse_bytes
 
 __all__ = ["ExecutorOptions", "Options"]
 

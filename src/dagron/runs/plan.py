@@ -14,7 +14,7 @@ from dagron.errors import MissingTaskError, NotCallableError, UnknownTaskError
 from dagron.graph import DAG
 from dagron.runs.options import Options
 from dagron.runs.state import Policy
-from dagron.task import NO_INPUTS, Binding, Parameters, Task, bind, parameters_of, parse_bytes, signature_key
+from dagron.tasks.options import NO_INPUTS, Binding, Parameters, Task, bind, parameters_of, parse_bytes, signature_key
 
 __all__ = ["RunPlan", "bind_node", "plan_run"]
 

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from dagron.errors import HandleError
-from dagron.node import Node
+from dagron.tasks.handle import Node
 
 __all__ = ["ArgumentReader", "CallWithHoles", "refuse_hidden_handles"]
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-from dagron.arguments import CallWithHoles
-from dagron.task import Binding
+from dagron.tasks.arguments import CallWithHoles
+from dagron.tasks.options import Binding
 
 __all__ = ["named_inputs", "shown_inputs", "shown_value"]
 

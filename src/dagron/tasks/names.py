@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from dagron.errors import ArgumentsError, GraphError, InvalidNameError, UnstableNameError
-from dagron.node import Node
+from dagron.tasks.handle import Node
 
 __all__ = ["MAX_LABEL_CHARS", "Named", "checked_name", "namer"]
 
