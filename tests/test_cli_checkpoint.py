@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -24,8 +25,10 @@ from dagron.checkpoint.format import structure
 from dagron.checkpoint.reading.view import read_view
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.cli import app
-from dagron.cli.listing import SortKey, selected
-from dagron.cli.nodes import NodeFigures, matches
+from dagron.cli.listing import SortKey, selected, shown_nodes
+from dagron.cli.nodes import NodeFigures, Now, matches, node_figures
+from dagron.cli.preview import preview
+from dagron.cli.reading import dag_for, recorded_dag
 from dagron.results.status import CHECKPOINT_STATUSES
 from dagron.runs.options import Options
 from dagron.stored import FILE_MODULE
@@ -218,8 +221,6 @@ def test_every_key_sorts_the_largest_figure_first_and_keeps_ties():
 
 
 def test_in_a_narrow_terminal_the_error_gives_way_before_the_name_and_the_figures_never():
-    from dagron.cli.listing import shown_nodes
-
     nodes = [
         NodeFigures(f"a name of some length, {i}", "failed", 2, 0, 1.0, 61.0, error="E: " + "w" * 60) for i in (1, 2)
     ]
@@ -229,6 +230,19 @@ def test_in_a_narrow_terminal_the_error_gives_way_before_the_name_and_the_figure
         assert all("a name of some length, 1" in line or "2" in line for line in lines[1:])
         assert all("1:01" in line and "E: www" in line for line in lines[1:])
     assert shown_nodes(nodes, 50).splitlines()[2].split("  ")[1].endswith("ength, 2")
+
+
+def test_a_running_node_is_listed_with_how_long_it_has_run_and_with_its_memory(own):
+    view = view_of_job()
+    dag = recorded_dag(view)
+    view.ended, view.failures = None, {}
+    (node,) = [
+        node for node in node_figures(view, dag, [Now("bad", 3, 1_000.0, 2048)], 1_061.0) if node.state == "running"
+    ]
+    assert node == NodeFigures(
+        "bad", "running", slot=3, started_unix=1_000.0, duration_seconds=61.0, peak_rss_bytes=2048
+    )
+    assert shown_nodes([node], None).splitlines()[1].split() == ["running", "bad", "1:01", "2.0", "KiB"]
 
 
 def test_brackets_of_a_pattern_stand_for_themselves():
@@ -282,6 +296,32 @@ def test_show_has_traceback_and_last_words_of_a_failed_node(shared):
     assert fields["inputs"] == [["load", "[0, 1, 2, 3, 4, 5, ... 94 more]"]]
     assert f"slot 0, process {fields['pid']}, " in text
     assert fields["children"] == ["after"]
+
+
+def test_show_says_nothing_of_a_failure_and_its_process_where_a_node_has_completed(shared):
+    fields = json.loads(shared("show", "job.py", "load", "--json").stdout)
+    assert {key: fields[key] for key in ("pid", "traceback", "inputs", "error")} == {
+        "pid": 0, "traceback": "", "inputs": [], "error": "",
+    }  # fmt: skip
+    assert "process" not in shared("show", "job.py", "load").stdout
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({i: i for i in range(25)}, "...: +5}"),
+        ({i: i for i in range(20)}, "19: 19}"),
+        (list(range(25)), "19, ... +5]"),
+        (tuple(range(25)), "19, ... +5)"),
+        ("x" * 405, "'+5"),
+        ({"a": {"b": {"c": {"d": {"e": {"f": {"g": 1}}}}}}}, "{'f': {...: ...}}"),
+    ],
+)
+def test_a_preview_tells_how_much_of_a_value_it_leaves_out(value, text):
+    shown = preview(pickle.dumps(value))
+    assert shown.replace("\n", "").endswith(text) or text in shown
+    assert ("..." in shown or "+" in shown) == (text != "19: 19}")
+    assert "..." not in preview(pickle.dumps(value), full=True)
 
 
 def test_show_has_the_end_of_what_a_completed_node_has_printed(tmp_path, monkeypatch):
@@ -420,6 +460,16 @@ def test_invalidate_of_an_interrupted_checkpoint_goes_on_behind_its_last_whole_r
     own("invalidate", "job.py", "report")
     assert not view_of_job().damage
     assert resumed() == set(COMPLETED) - {"report"}
+
+
+def test_invalidate_says_so_if_the_checkpoint_is_cleared_after_it_was_read(own, monkeypatch):
+    def dag_and_a_clearing(view, target):
+        own("clear", "job.py", "--yes")
+        return dag_for(view, target)
+
+    monkeypatch.setattr("dagron.cli.verbs.invalidate.dag_for", dag_and_a_clearing)
+    ended = own("invalidate", "job.py", "load", expect=3)
+    assert ended.stderr == "dagron: error: there is no checkpoint in 'checkpoints/job'\n"
 
 
 def test_invalidate_and_clear_are_refused_while_a_run_holds_the_checkpoint(own):
@@ -740,8 +790,6 @@ def test_completion_for_a_shell_can_be_shown_and_the_guide_says_where_it_goes(sh
 
 
 def test_reading_a_hundred_thousand_nodes_takes_seconds_at_most(tmp_path, monkeypatch):
-    from dagron.cli.listing import shown_nodes
-
     nodes = [NodeFigures(f"n{i}", "completed", 1, 0, 1.0, i / 1000, i / 1000, i, i) for i in range(100_000)]
     began = time.process_time()
     text = shown_nodes(selected(nodes, sort=SortKey.SIZE), 100)

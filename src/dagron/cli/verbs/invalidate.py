@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from dagron.checkpoint.reading.view import View, signing_key
 from dagron.cli.command import argument, dag_option, json_option, option, untrusted_option, verb, where_argument
 from dagron.cli.ending import put, stop_on_signals
-from dagron.cli.exit_codes import ExitCode, UsageError
+from dagron.cli.exit_codes import ExitCode, NoCheckpointError, UsageError
 from dagron.cli.nodes import matches, no_such_node
-from dagron.cli.reading import dag_for, directory_of, read_checkpoint
+from dagron.cli.reading import checkpoint_dir_of, dag_for, directory_of, read_checkpoint
 from dagron.shown import shown_name
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def invalidate(
         try:
             store.open()
             if store.view is None or store.view.cleared:
-                raise UsageError("the checkpoint was cleared meanwhile")
+                raise NoCheckpointError(checkpoint_dir_of(where))
             names = to_invalidate(store.view, dag, nodes, descendants=not if_changed)
             if names:
                 store.invalidate_between_runs(names, "asked for by hand")
