@@ -228,9 +228,7 @@ INTERNALS = (PROJECT / "docs" / "internals.md").read_text(encoding="utf-8")
 ROOMS = [line.split()[0] for line in INTERNALS.split("<!-- rooms -->\n```\n")[1].split("```")[0].splitlines()]
 
 # Modules that have not moved yet, and the rooms that they are of.
-HOMES = {
-    **dict.fromkeys(["adjacency", "chains"], "graph"),
-}
+HOMES = {}
 
 
 def room(module):
@@ -300,7 +298,7 @@ class TestRooms:
         assert {m for m in SOURCES if m not in CLI and bar & ours(imported(TREES[m]))} == {"executor"}
         assert not bar & ours(imported(TREES["executor"], lazily=False))
 
-    @pytest.mark.parametrize("module", ["runs.state", "runs.ready", "runs.events", "adjacency", "runs.restore"])
+    @pytest.mark.parametrize("module", ["runs.state", "runs.ready", "runs.events", "graph.adjacency", "runs.restore"])
     def test_what_decides_has_no_clock_no_files_and_no_logging(self, module):
         allowed = {
             "__future__",
@@ -383,7 +381,7 @@ class TestWhoMayTouchWhat:
 
     @pytest.mark.parametrize(
         "module",
-        ["executor", "crossing.results", "graph", "tasks.options"]
+        ["executor", "crossing.results", "graph.dag", "tasks.options"]
         + [f"runs.{module}" for module in ("coordinator", "plan", "restore", "state")],
     )
     def test_what_stands_around_the_checkpoint_leaves_the_disk_to_it(self, module):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from workflows import STRUCTURES, benchmark_module, shapes, workflow
 
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
-from dagron.chains import remaining_seconds
+from dagron.graph.chains import remaining_seconds
 from dagron.runs.durations import Durations
 from dagron.runs.ready import BATCH_SECONDS, PATIENT_SECONDS
 

@@ -21,7 +21,7 @@ from dagron.errors import (
     NotCallableError,
     UnknownNodeError,
 )
-from dagron.graph import DAG
+from dagron.graph.dag import DAG
 from dagron.tasks.options import Task
 
 DIAMOND = DAG(["a", "b", "c", "d"], [("a", "b"), ("a", "c"), ("b", "d"), ("c", "d")])

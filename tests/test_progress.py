@@ -15,7 +15,7 @@ from rich.console import Console
 from dagron.callbacks import RunningNode, RunSnapshot
 from dagron.display.progress import ProgressBar
 from dagron.executor import CheckpointExecutor
-from dagron.graph import DAG
+from dagron.graph.dag import DAG
 from dagron.shown import bar_cells, glyphs_for, shown_duration, shown_name
 
 

@@ -12,7 +12,7 @@ from dagron import CheckpointExecutor
 from dagron.checkpoint.format.journal import Commit
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.checkpoint.writing.store import CheckpointStore
-from dagron.graph import DAG
+from dagron.graph.dag import DAG
 from dagron.runs.restore import RestorePlan, plan_restore
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from dagron.checkpoint.format.journal import Commit as CommitRecord
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.errors import InternalError
-from dagron.graph import DAG
+from dagron.graph.dag import DAG
 from dagron.runs.events import (
     AttemptEnded,
     BatchReturned,

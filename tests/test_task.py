@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from dagron import CheckpointExecutor
 from dagron.errors import MissingInputError, OptionError, TaskDefinitionError
-from dagron.graph import DAG
+from dagron.graph.dag import DAG
 from dagron.tasks.options import NO_INPUTS, Binding, Task, bind, parameters_of, signature_key
 
 

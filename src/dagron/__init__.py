@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from dagron.callbacks import ExecutionCallbacks, RunningNode, RunObserver, RunSnapshot
     from dagron.executor import CheckpointExecutor
     from dagron.flow import Flow
-    from dagron.graph import DAG, DAGBuilder
+    from dagron.graph.dag import DAG, DAGBuilder
     from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult
     from dagron.results.status import NodeStatus
     from dagron.results.trace import ExecutionTrace, Span
@@ -122,8 +122,8 @@ __all__ = [
 _HOMES = {
     "CheckpointExecutor": "executor",
     "CheckpointInfo": "results.results",
-    "DAG": "graph",
-    "DAGBuilder": "graph",
+    "DAG": "graph.dag",
+    "DAGBuilder": "graph.dag",
     "ExecutionCallbacks": "callbacks",
     "ExecutionResult": "results.results",
     "ExecutionTrace": "results.trace",

@@ -22,7 +22,7 @@ from dagron.checkpoint.writing.claim import check_directory
 from dagron.checkpoint.writing.store import CheckpointStore, Durability
 from dagron.engines.local.cores import available_cpus, spread_cpus
 from dagron.errors import CheckpointDamagedError, OptionError
-from dagron.graph import DAG
+from dagron.graph.dag import DAG
 from dagron.results.results import CheckpointInfo, ExecutionResult
 from dagron.results.trace import ExecutionTrace
 from dagron.runs.interrupts import Interrupts

@@ -32,7 +32,7 @@ from dagron.errors import (
     NotCallableError,
     TaskDefinitionError,
 )
-from dagron.graph import DAG, DAGBuilder
+from dagron.graph.dag import DAG, DAGBuilder
 from dagron.tasks.arguments import ArgumentReader, CallWithHoles, refuse_hidden_handles
 from dagron.tasks.handle import Node
 from dagron.tasks.names import checked_name, namer

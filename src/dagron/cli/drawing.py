@@ -10,7 +10,7 @@ from dagron.results.status import NodeStatus
 from dagron.shown import shown_name
 
 if TYPE_CHECKING:
-    from dagron.graph import DAG
+    from dagron.graph.dag import DAG
 
 __all__ = ["COLOURS", "Drawing", "as_dot", "as_mermaid", "drawing_of"]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dagron.checkpoint.reading.packed import PackedCommits
     from dagron.checkpoint.reading.view import View
     from dagron.cli.load import Job
-    from dagron.graph import DAG
+    from dagron.graph.dag import DAG
     from dagron.runs.options import Options
 
 __all__ = ["Forecast", "ToRun", "forecast", "shown_forecast"]

@@ -32,7 +32,7 @@ def goes_on(directory: str, *, resume: bool, fresh: bool, allow_untrusted: bool 
     from dagron.cli.status import checkpoint_status
     from dagron.errors import CheckpointDamagedError
     from dagron.executor import CheckpointExecutor
-    from dagron.graph import DAG
+    from dagron.graph.dag import DAG
 
     if resume:
         return True

@@ -15,7 +15,7 @@ from dagron.cli.exit_codes import UsageError
 from dagron.cli.target import is_file_target, split_target
 from dagron.errors import GraphError, TaskDefinitionError
 from dagron.flow import Flow
-from dagron.graph import DAG
+from dagron.graph.dag import DAG
 from dagron.stored import FILE_MODULE
 
 __all__ = ["Job", "load_job"]

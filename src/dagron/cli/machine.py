@@ -182,7 +182,7 @@ def _lock(path: Path) -> Check:
 
 def _trial_run(path: Path) -> Check:
     from dagron.executor import CheckpointExecutor
-    from dagron.graph import DAG
+    from dagron.graph.dag import DAG
 
     began = time.perf_counter()
     result = CheckpointExecutor(DAG(["probe"]), path / "checkpoint", max_workers=1).execute({"probe": os.getpid})

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
     from dagron.checkpoint.format.journal import Commit
     from dagron.checkpoint.reading.view import View
-    from dagron.graph import DAG
+    from dagron.graph.dag import DAG
 
 __all__ = ["NodeFigures", "Now", "goes_on", "matches", "no_such_node", "node_figures", "running_now"]
 

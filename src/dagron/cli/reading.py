@@ -14,7 +14,7 @@ from dagron.cli.exit_codes import NoCheckpointError, UsageError
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
     from dagron.checkpoint.reading.view import View
-    from dagron.graph import DAG
+    from dagron.graph.dag import DAG
 
 __all__ = [
     "checkpoint_dir_of",
@@ -93,7 +93,7 @@ def recorded_dag(view: View) -> DAG | None:
     from dagron.checkpoint.format.names import JOURNAL
     from dagron.checkpoint.reading.view import dag_of
     from dagron.errors import CheckpointDamagedError, CycleError
-    from dagron.graph import DAG
+    from dagron.graph.dag import DAG
 
     try:
         found = dag_of(view)

@@ -29,7 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from dagron.graph import DAG
+from dagron.graph.dag import DAG
 
 __all__ = ["FILES", "LIBRARY_ROOT", "build", "dag", "list_files", "serial_report", "tasks"]
 

@@ -6,11 +6,11 @@ from array import array
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from dagron.chains import remaining_seconds
 from dagron.checkpoint.format.journal import Commit
 from dagron.checkpoint.reading.history import History, RunHistory
 from dagron.checkpoint.reading.view import View
-from dagron.graph import DAG
+from dagron.graph.chains import remaining_seconds
+from dagron.graph.dag import DAG
 from dagron.report.failures import failures_of
 from dagron.report.grouping import group_nodes
 from dagron.report.model import Attempt, CriticalStep, Edges, Node, Report, Run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dagron.checkpoint.reading.view import View
-    from dagron.graph import DAG
+    from dagron.graph.dag import DAG
 
 __all__ = ["CHECKPOINT_STATUSES", "NodeStatus", "node_statuses"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError
-from dagron.graph import DAG
+from dagron.graph.dag import DAG
 from dagron.results.results import ExecutionResult, NodeResult, NodeResults
 from dagron.results.status import NodeStatus
 from dagron.results.trace import ExecutionTrace

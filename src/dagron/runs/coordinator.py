@@ -29,7 +29,7 @@ from dagron.engines.protocol import (
     TakesCopies,
 )
 from dagron.errors import CheckpointDamagedError, CommitError, InternalError
-from dagron.graph import DAG
+from dagron.graph.dag import DAG
 from dagron.results.trace import ExecutionTrace, Span
 from dagron.runs import events as ev
 from dagron.runs.interrupts import Interrupts

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from dagron.callbacks import RunningNode, RunObserver, RunSnapshot
-from dagron.graph import DAG
+from dagron.graph.dag import DAG
 from dagron.runs.outlook import Outlook
 from dagron.runs.state import Phase, RunState
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from dagron.crossing.sharing import PickledTasks, pickle_tasks
 from dagron.errors import MissingTaskError, NotCallableError, UnknownTaskError
-from dagron.graph import DAG
+from dagron.graph.dag import DAG
 from dagron.runs.options import Options
 from dagron.runs.state import Policy
 from dagron.tasks.options import NO_INPUTS, Binding, Parameters, Task, bind, parameters_of, parse_bytes, signature_key

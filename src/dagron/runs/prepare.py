@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.checkpoint.reading.view import View
 from dagron.checkpoint.writing.store import CheckpointStore
-from dagron.graph import DAG
+from dagron.graph.dag import DAG
 from dagron.runs.options import Options
 from dagron.runs.plan import RunPlan
 from dagron.runs.restore import RestorePlan, plan_restore

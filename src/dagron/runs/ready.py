@@ -12,7 +12,7 @@ import math
 from array import array
 from collections.abc import Collection, Iterable, Sequence
 
-from dagron.chains import Graph, remaining_seconds
+from dagron.graph.chains import Graph, remaining_seconds
 from dagron.runs.durations import Durations
 
 __all__ = ["BATCH_SECONDS", "MAX_BATCH_ITEMS", "PATIENT_SECONDS", "PLENTY", "PREFETCH_SECONDS", "ReadyNodes"]

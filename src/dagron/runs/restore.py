@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dagron.checkpoint.format.journal import Commit
 from dagron.checkpoint.reading.packed import PackedCommits
-from dagron.graph import DAG
+from dagron.graph.dag import DAG
 
 __all__ = ["RestorePlan", "plan_restore"]
 

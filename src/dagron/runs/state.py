@@ -97,7 +97,7 @@ class Phase(IntEnum):
 
 
 class Graph(Protocol):
-    """What the state needs of a DAG; see `dagron.graph.DAG`."""
+    """What the state needs of a DAG; see `dagron.graph.dag.DAG`."""
 
     def __len__(self) -> int: ...
 

@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES
 from dagron.checkpoint.writing.store import Durability
 from dagron.executor import CheckpointExecutor
-from dagron.graph import DAG
+from dagron.graph.dag import DAG
 from dagron.jobs.stdlib_analysis import FILES, LIBRARY_ROOT, build
 
 __all__ = ["LONG", "Noted", "Order", "build_job", "expected_end", "main", "note"]

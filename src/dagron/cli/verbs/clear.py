@@ -33,7 +33,7 @@ def clear(where: str, yes: bool, allow_untrusted: bool) -> ExitCode:
     """Delete the files of a checkpoint, and no others. Also one that is damaged. Takes the lock."""
     from dagron.errors import CheckpointDamagedError
     from dagron.executor import CheckpointExecutor
-    from dagron.graph import DAG
+    from dagron.graph.dag import DAG
 
     stop_on_signals()
     directory = checkpoint_dir_of(where)

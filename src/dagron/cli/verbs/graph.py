@@ -18,7 +18,7 @@ from dagron.cli.reading import dag_for, directory_of, read_checkpoint
 from dagron.cli.svg import as_svg
 
 if TYPE_CHECKING:
-    from dagron.graph import DAG
+    from dagron.graph.dag import DAG
     from dagron.results.status import NodeStatus
 
 __all__ = ["EPILOG", "graph"]

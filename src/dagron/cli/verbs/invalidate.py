@@ -15,7 +15,7 @@ from dagron.cli.reading import checkpoint_dir_of, dag_for, directory_of, read_ch
 from dagron.shown import shown_name
 
 if TYPE_CHECKING:
-    from dagron.graph import DAG
+    from dagron.graph.dag import DAG
 
 __all__ = ["EPILOG", "invalidate", "to_invalidate"]
 

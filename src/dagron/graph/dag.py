@@ -19,7 +19,6 @@ from hashlib import blake2b
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, final
 
-from dagron.adjacency import Adjacency, cycle_among, drop_repeated, grouped, kahn
 from dagron.errors import (
     CycleError,
     DuplicateNodeError,
@@ -27,6 +26,7 @@ from dagron.errors import (
     InvalidNameError,
     UnknownNodeError,
 )
+from dagron.graph.adjacency import Adjacency, cycle_among, drop_repeated, grouped, kahn
 from dagron.tasks.options import inferred_parents
 
 if TYPE_CHECKING:

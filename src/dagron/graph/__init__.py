@@ -1,0 +1,1 @@
+"""Names, edges, orders, longest chains. Pure: no input or output, no clock."""
