@@ -125,7 +125,8 @@ class TestOutcomes:
             (outcome,) = ends(engine, 1)[0].outcomes
             assert (outcome.kind, outcome.blob) == (OutcomeKind.RAISED, None)
             assert (outcome.fault.type_name, outcome.fault.message) == ("ValueError", "odd")
-            assert "in fails" in outcome.fault.traceback_text
+            first = outcome.fault.traceback_text.splitlines()[1]
+            assert first.endswith("in fails"), "it begins with the task, and not with what has called it"
             assert repr(pickle.loads(outcome.fault.exception)) == "ValueError('odd')"
             assert outcome.fault.retryable == retryable
             assert outcome.fault.pid

@@ -873,10 +873,10 @@ class TestExceptions:
         def task():
             raise ValueError("x")
 
-        text = describe_exception(caught_from(ours, task), skip_frames=2)[2]
+        text = describe_exception(caught_from(ours, task), {caught_from.__code__, ours.__code__})[2]
         assert "in task" in text
         assert "in ours" not in text
-        assert describe_exception(ValueError("never raised"), skip_frames=2)[2] == "ValueError: never raised\n"
+        assert describe_exception(ValueError("never raised"), {ours.__code__})[2] == "ValueError: never raised\n"
 
     def test_notes_and_groups_come_back(self):
         error = ExceptionGroup("several", [ValueError(1), KeyError(2)])

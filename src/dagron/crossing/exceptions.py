@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 import traceback
+from collections.abc import Collection
+from types import CodeType
 from typing import Any
 
 from dagron.crossing.picklers import ByValuePickler, dumps
 from dagron.errors import RemoteTraceback, TaskFailedError
 from dagron.shown import text_of, without_middle
 from dagron.stored import BY_VALUE_MODULES
-from dagron.tasks.arguments import CallWithHoles
 
 __all__ = ["describe_exception", "dump_exception", "load_exception"]
 
@@ -20,12 +21,12 @@ _MAX_MESSAGE = 4 * 1024
 _MAX_EXCEPTION_BYTES = 64 * 1024
 
 
-def describe_exception(error: BaseException, skip_frames: int = 0) -> tuple[str, str, str]:
+def describe_exception(error: BaseException, ours: Collection[CodeType] = ()) -> tuple[str, str, str]:
     """Return the type's name, the message and the traceback of an exception as text.
 
     Args:
         error: The exception.
-        skip_frames: Outermost frames to leave out of the traceback: those that are ours.
+        ours: The code that called what raised; its frames are left out at the beginning of the traceback.
     """
     kind = type(error)
     name = (
@@ -35,10 +36,7 @@ def describe_exception(error: BaseException, skip_frames: int = 0) -> tuple[str,
     )
     message = text_of(error)
     frames = error.__traceback__
-    for _ in range(skip_frames):
-        if frames is not None and frames.tb_next is not None:
-            frames = frames.tb_next
-    if frames is not None and frames.tb_next is not None and frames.tb_frame.f_code is CallWithHoles.__call__.__code__:
+    while frames is not None and frames.tb_next is not None and frames.tb_frame.f_code in ours:
         frames = frames.tb_next
     try:
         text = "".join(traceback.format_exception(kind, error, frames))

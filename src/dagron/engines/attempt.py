@@ -24,6 +24,7 @@ from dagron.engines.protocol import Attempt, Fault, Outcome, OutcomeKind
 from dagron.engines.streams import flush_streams
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
 from dagron.figures import Figures
+from dagron.tasks.arguments import CallWithHoles
 from dagron.tasks.options import Binding
 
 __all__ = ["WorkerSetup", "make_attempt"]
@@ -41,9 +42,6 @@ class WorkerSetup(NamedTuple):
     directory: str
     digests: Digests
     durable: bool
-
-
-_OUR_FRAMES = 3  # make_attempt, _called and Binding.call
 
 
 def _usage() -> tuple[float, float, int]:
@@ -143,8 +141,12 @@ def make_attempt(
     return Outcome(attempt.node, kind, figures, blob, fault)
 
 
+_OURS = frozenset(function.__code__ for function in (make_attempt, _called, Binding.call, CallWithHoles.__call__))
+"""What is between an attempt and its task, and no part of what a traceback is to show."""
+
+
 def _fault(error: BaseException) -> Fault:
-    return Fault(*describe_exception(error, _OUR_FRAMES), dump_exception(error), pid=os.getpid())
+    return Fault(*describe_exception(error, _OURS), dump_exception(error), pid=os.getpid())
 
 
 def _shown_inputs(binding: Binding, fn: Any, inputs: list[Any]) -> tuple[tuple[str, str], ...]:

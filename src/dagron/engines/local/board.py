@@ -19,10 +19,16 @@ from dagron.engines.local.capture import memory_file
 __all__ = ["HALF_BYTES", "MAX_BATCHES", "MAX_OUTCOME_BYTES", "Board", "Running"]
 
 HALF_BYTES = 1024 * 1024
-"""Pages that nothing is written to cost nothing."""
+"""Room for the 256 outcomes of a full batch with 3 KiB each, or for five of the largest.
+
+Pages that nothing is written to cost nothing.
+"""
 
 MAX_OUTCOME_BYTES = 192 * 1024
-"""What an outcome can have at most: an inline result or a pickled exception, and the texts of a failure."""
+"""What an outcome can have at most: an inline result or a pickled exception (64 KiB), and the texts of a fault.
+
+Those are 20 Ki characters of up to four bytes for message and traceback, and short texts of inputs. A test compares.
+"""
 
 _HEAD_BYTES = 128
 _RUNNING = struct.Struct("<QdQQQ")  # the node and 1, 0 for none; the rest as in `Running`

@@ -16,10 +16,13 @@ from collections.abc import Iterator
 __all__ = ["Capture", "memory_file", "position"]
 
 _TAIL_BYTES = 64 * 1024
-"""The last of what was written can be asked for, up to this much."""
+"""The last of what was written can be asked for, up to this much.
+
+A record has 4,096 characters; a bar that is written over needs many more bytes than the one state that is kept of it.
+"""
 
 _RELEASE_BYTES = 1024 * 1024
-"""So much may have been read, beside the tail, before its memory is given back."""
+"""So much may have been read, beside the tail, before its memory is given back: a system call for each 1 MiB."""
 
 _READ_BYTES = 1024 * 1024
 

@@ -44,11 +44,17 @@ from dagron.figures import NO_FIGURES, Figures
 __all__ = ["ProcessPool"]
 
 _MAX_IDLE_DEATHS = 3
-"""Workers of a slot that may die one after the other without having run anything, before the run gives up."""
+"""Workers of a slot that may die one after the other without having run anything, before the run gives up.
+
+One may be an accident, such as the kernel's choice when memory is short, and two may be; three have a cause that stays.
+"""
 
 
 _GOODBYE_SECONDS = 0.5
-"""How long idle workers may take to end by themselves when the run is over."""
+"""How long idle workers may take to end by themselves when the run is over.
+
+What a task has registered with `atexit` takes milliseconds, if anything; a hook that hangs is not to hold up the end.
+"""
 
 
 class _Slot:

@@ -42,9 +42,14 @@ SPAWN, KILL = 1, 2
 PID = struct.Struct("<q")
 STATUS = struct.Struct("<qQ")  # exit code, negative for a signal; peak resident bytes
 MAX_FDS = 64
+"""A request passes some ten; Linux takes up to 253 in a message (SCM_MAX_FD)."""
 
 _POLL_SECONDS = 0.5
+"""Between two looks at who the parent is: so that nothing is left two seconds after the coordinator's death."""
+
 _LAST_SECONDS = 10.0
+"""How long all that is left is killed again and again."""
+
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 _inherited: list[int] = []

@@ -28,7 +28,10 @@ from dagron.figures import Figures
 __all__ = ["pack_outcome", "serve", "start_worker", "unpack_outcome"]
 
 _PATIENCE_SECONDS = 0.01
-"""A batch that takes longer than this was taken for shorter: what it has is reported, and the rest is given back."""
+"""A batch that takes longer than this was taken for shorter: what it has is reported, and the rest is given back.
+
+Five times what a batch of several is filled up to, so that noise alone breaks none up.
+"""
 
 
 class _Worker:
