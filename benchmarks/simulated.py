@@ -15,7 +15,8 @@ from pathlib import Path
 
 from dagron import DAG
 from dagron.runs.events import AttemptEnded, BatchReturned, Command, Committed, Dispatch, Started
-from dagron.runs.state import Policy, RunState
+from dagron.runs.policy import Policy
+from dagron.runs.state import RunState
 from traces import Trace, load_trace
 
 _PATIENCE_SECONDS = 0.01

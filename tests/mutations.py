@@ -61,7 +61,7 @@ MUTATIONS = [
     ),
     Mutation(
         "limits",
-        "runs/state.py",
+        "runs/dispatch.py",
         "or running[0] in self._exclusive)",
         ")",
         "tests/test_state.py -k Exclusive",
@@ -136,7 +136,7 @@ MUTATIONS = [
     # --- limits
     Mutation(
         "limits",
-        "runs/state.py",
+        "runs/dispatch.py",
         "policy.memory_limit is not None and event.memory_bytes > policy.memory_limit",
         "False",
         "tests/test_state.py -k TestMemory",
@@ -150,7 +150,7 @@ MUTATIONS = [
     ),
     Mutation(
         "limits",
-        "runs/state.py",
+        "runs/dispatch.py",
         "policy.timeout is not None and event.seconds >= policy.timeout",
         "False",
         "tests/test_state.py -k TestTimeouts",

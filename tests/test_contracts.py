@@ -298,7 +298,18 @@ class TestRooms:
         assert {m for m in SOURCES if m not in CLI and bar & ours(imported(TREES[m]))} == {"executor"}
         assert not bar & ours(imported(TREES["executor"], lazily=False))
 
-    @pytest.mark.parametrize("module", ["runs.state", "runs.ready", "runs.events", "graph.adjacency", "runs.restore"])
+    DECIDING = (
+        "graph.adjacency",
+        "graph.chains",
+        "runs.dispatch",
+        "runs.durations",
+        "runs.events",
+        "runs.ready",
+        "runs.restore",
+        "runs.state",
+    )
+
+    @pytest.mark.parametrize("module", DECIDING)
     def test_what_decides_has_no_clock_no_files_and_no_logging(self, module):
         allowed = {
             "__future__",
@@ -317,7 +328,7 @@ class TestRooms:
         }
         assert {name.partition(".")[0] for name in imported(TREES[module])} <= allowed
 
-    @pytest.mark.parametrize("module", ["runs.state", "runs.events"])
+    @pytest.mark.parametrize("module", ["runs.state", "runs.dispatch", "runs.events"])
     def test_what_decides_draws_no_randomness_of_its_own(self, module):
         used = {ast.unparse(node) for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)}
         assert {name for name in used if name.startswith("random.")} <= {"random.Random"}

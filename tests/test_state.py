@@ -1,12 +1,14 @@
 """The run's state machine: whole command lists, the numbered invariants after every event, and a model of the outcome.
 
-`Run` checks the invariants after every event, so every test here does. Nodes are numbers, and time is an argument.
+`Run` checks the invariants after every event and each change of a phase, so every test here does. Nodes are numbers,
+and time is an argument.
 """
 
 from __future__ import annotations
 
 import copy
 import random
+import sys
 from array import array
 from collections import deque
 from itertools import cycle
@@ -15,6 +17,7 @@ import pytest
 from hypothesis import Phase as HypothesisPhase
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from invariants import check_invariants, checked
 
 from dagron.checkpoint.format.journal import Commit as CommitRecord
 from dagron.checkpoint.reading.packed import PackedCommits
@@ -42,9 +45,10 @@ from dagron.runs.events import (
     Started,
     TimeReached,
 )
+from dagron.runs.policy import Policy
 from dagron.runs.ready import BATCH_SECONDS, MAX_BATCH_ITEMS, PATIENT_SECONDS, PLENTY, PREFETCH_SECONDS
 from dagron.runs.restore import plan_restore
-from dagron.runs.state import Phase, Policy, RunState
+from dagron.runs.state import TRANSITIONS, Phase, RunState
 
 
 class FixedJitter(random.Random):
@@ -89,12 +93,12 @@ class Run:
     """A run driven by hand. Each method hands in one event and returns the commands."""
 
     def __init__(self, n, edges=(), **options):
-        self.state = state_of(n, edges, **options)
-        self.state.check_invariants()
+        self.state = checked(state_of(n, edges, **options))
+        check_invariants(self.state)
 
     def handle(self, event):
         commands = self.state.handle(event)
-        self.state.check_invariants()
+        check_invariants(self.state)
         return commands
 
     def start(self, now=0.0):
@@ -1083,7 +1087,7 @@ class TestBatches:
         sizes = []
         node = 1
         while node < 150:
-            batch = run.state.slots[0].batches[0]
+            batch = run.state._dispatcher._slots[0].batches[0]
             sizes.append(len(batch))
             run.returned(0, *[completed(node, 0.0) for node in batch])
             run.committed(*batch)
@@ -1166,7 +1170,7 @@ class TestContradictions:
         with pytest.raises(InternalError):
             state.handle(event)
         assert snapshot(state) == before
-        state.check_invariants()
+        check_invariants(state)
 
     def test_a_run_starts_once(self):
         run = Run(1)
@@ -1196,6 +1200,58 @@ class TestContradictions:
         with pytest.raises(InternalError, match="node 0 was committed in phase COMPLETED"):
             run.committed(0)
         assert snapshot(run.state) == before
+
+
+# --- the life of a node ----------------------------------------------------------------------------------------------
+
+
+def drawing():
+    """The table as the docstring of the module has it."""
+    for phase, to in TRANSITIONS.items():
+        for i, (target, why) in enumerate(to.items()):
+            mark = "┬" if not i else "└" if i == len(to) - 1 else "├"
+            head = f"{phase.name} ".ljust(11, "─") if not i else " " * 11
+            yield f"    {head}{mark}▶ {target.name:<10}  {why}\n"
+
+
+class TestTransitions:
+    def test_the_diagram_of_the_module_is_the_table(self):
+        assert "".join(drawing()) in sys.modules[RunState.__module__].__doc__
+
+    def test_final_are_those_from_completed_on_and_no_others(self):
+        assert {phase for phase in Phase if phase not in TRANSITIONS} == {p for p in Phase if p >= Phase.COMPLETED}
+
+    def test_every_change_of_the_table_happens(self):
+        seen = set()
+
+        def run(n, *args, **options):
+            made = Run(n, *args, **options)
+            runs.append(made)
+            made.start()
+            return made
+
+        runs = []
+        policies = {0: Policy(retries=1), 2: Policy(timeout=1.0)}
+        one = run(4, [(2, 3)], policies=policies, n_slots=3)
+        one.returned(0, raised(0))
+        one.time(1.0)
+        one.returned(0, completed(0))
+        one.lost(1, unstarted=[1])
+        one.observed(2, 2, 2.0, now=2.0)
+        one.lost(2, running=2)
+        one.committed(0, 2)
+        one.fail(0, 1)
+        two = run(5, [(0, 4)], policies={1: Policy(retries=1)}, n_slots=2)
+        two.returned(1, raised(1))
+        two.cancel()
+        two.lost(0, running=0)
+        three = run(1)
+        three.cancel(timed_out=True)
+        three.lost(0, running=0)
+        run(1, held={0: ()})
+        for made in runs:
+            seen |= made.state.phase.seen
+        assert seen == {(phase, target) for phase, to in TRANSITIONS.items() for target in to}
 
 
 # --- large graphs -----------------------------------------------------------------------------------------------------
@@ -1237,7 +1293,7 @@ class TestLarge:
         drive(state)
         assert state.finished
         assert state.phase.count(Phase.COMPLETED) == MANY
-        state.check_invariants()
+        check_invariants(state)
 
     @pytest.mark.parametrize("edges", SHAPES.values(), ids=SHAPES)
     @pytest.mark.parametrize("fail_fast", [False, True])
@@ -1248,7 +1304,7 @@ class TestLarge:
         assert state.phase.count(Phase.FAILED) + state.phase.count(Phase.SKIPPED) == MANY
         assert state.phase[0] == Phase.FAILED
         assert state.phase[MANY - 1] == Phase.SKIPPED
-        state.check_invariants()
+        check_invariants(state)
 
     @pytest.mark.parametrize("edges", SHAPES.values(), ids=SHAPES)
     def test_every_held_node_is_restored(self, edges):
@@ -1256,7 +1312,7 @@ class TestLarge:
         assert drive(state) == 1
         assert state.finished
         assert state.n_restored == MANY
-        state.check_invariants()
+        check_invariants(state)
 
     @pytest.mark.parametrize("edges", [CHAIN, STAR_OUT], ids=["chain", "star out"])
     def test_every_held_node_below_one_that_ran_is_restored(self, edges):
@@ -1269,12 +1325,12 @@ class TestLarge:
         state = large(edges)
         state.handle(Started(0.0))
         state.handle(CancelRequested(0.0))
-        for index, slot in enumerate(state.slots):
+        for index, slot in enumerate(state._dispatcher._slots):
             if slot.batches:
                 state.handle(SlotLost(index, (), slot.batches[0][0], (), 0.0))
         assert state.finished
         assert state.phase.count(Phase.CANCELLED) == MANY
-        state.check_invariants()
+        check_invariants(state)
 
 
 # --- random runs, and a model of what must become of the nodes --------------------------------------------------------
@@ -1435,7 +1491,7 @@ class Simulation:
 
     def __init__(self, case):
         self.case = case
-        self.state = case.state()
+        self.state = checked(case.state())
         self.random = random.Random(case.order)
         self.now = 0.0
         self.workers = [Worker() for _ in range(case.n_slots)]
@@ -1465,7 +1521,7 @@ class Simulation:
     def handle(self, event):
         self.events.append(event)
         commands = self.state.handle(event)
-        self.state.check_invariants()
+        check_invariants(self.state)
         self.commands.append(commands)
         # What is seen is told when everything else is done, as the coordinator does it.
         for command in sorted(commands, key=lambda command: isinstance(command, Observe)):
@@ -1677,7 +1733,7 @@ class TestRandomRuns:
                     assert snapshot(trial) == before
                 else:
                     assert other in drawn
-                    trial.check_invariants()
+                    check_invariants(trial)
             return handle(event)
 
         state.handle = check
@@ -1690,7 +1746,7 @@ class TestRandomRuns:
 def wrong_events(state):
     """Events that contradict a state, whatever it is."""
     yield Started(0.0)
-    for slot, has in enumerate(state.slots):
+    for slot, has in enumerate(state._dispatcher._slots):
         ended = [completed(node) for node in has.batches[0]] if has.batches else []
         yield BatchReturned(slot, ended[1:], (), 0.0)
         yield BatchReturned(slot, [*ended, *ended, completed(0)], (), 0.0)

@@ -10,7 +10,8 @@ import pytest
 import dagron
 from dagron.runs.observing import Watch
 from dagron.runs.outlook import Outlook
-from dagron.runs.state import Policy, RunState
+from dagron.runs.policy import Policy
+from dagron.runs.state import RunState
 
 NAN = math.nan
 

@@ -11,7 +11,7 @@ from dagron.figures import Figures
 from dagron.results.failures import shown_origin
 from dagron.runs.events import End, NoteLoss
 from dagron.runs.output import last_lines, printed_text
-from dagron.runs.state import Policy
+from dagron.runs.policy import Policy
 
 __all__ = ["Failure", "error_of_loss", "printed_fields"]
 

@@ -13,7 +13,7 @@ from dagron.crossing.sharing import PickledTasks, pickle_tasks
 from dagron.errors import MissingTaskError, NotCallableError, UnknownTaskError
 from dagron.graph.dag import DAG
 from dagron.runs.options import Options
-from dagron.runs.state import Policy
+from dagron.runs.policy import Policy
 from dagron.tasks.options import NO_INPUTS, Binding, Parameters, Task, bind, parameters_of, parse_bytes, signature_key
 
 __all__ = ["RunPlan", "bind_node", "plan_run"]

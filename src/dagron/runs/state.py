@@ -1,26 +1,38 @@
 """The run as a pure state machine: events in, commands out.
 
-What may live here: decisions. Which node runs next and where, what is retried and when, what is skipped, what a
-restored node is still worth, when the run is over. What may not: a clock, input and output, processes, logging,
-randomness that is not passed in, node names. Time comes as numbers inside events; nodes are their indices in the DAG.
+What may live here: decisions. How an attempt ended, what is retried and when, what is skipped, what a restored node is
+still worth, when the run is over. What may not: a clock, input and output, processes, logging, randomness that is not
+passed in, node names. Time comes as numbers inside events; nodes are their indices in the DAG.
 
-Events and commands are the values of `events`. `RunState.handle` checks first and changes
-afterwards: if it raises, nothing has changed. The same events in the same order give the same commands.
+Events and commands are the values of `events`. `RunState.handle` checks first and changes afterwards: if it raises,
+nothing has changed. The same events in the same order give the same commands. Which ready node goes to which slot is
+decided in `dispatch`, what its life is here.
 
-Life of a node::
+Life of a node, as in `TRANSITIONS`; what has no arrow is final::
 
-    WAITING ──▶ READY ──▶ RUNNING ──▶ COMMITTING ──▶ COMPLETED
-       │          ▲          │ │           └───────▶ FAILED, TIMED_OUT
-       │          └─ BACKOFF ◀─┘ (a further attempt)
-       ├──▶ SKIPPED              an ancestor has no result
-       └──▶ COMPLETED            restored, at the start or once its parents are settled
-    any but the final ones ──▶ CANCELLED
+    WAITING ───┬▶ READY       its parents are settled
+               ├▶ COMPLETED   it keeps the result that it has
+               ├▶ SKIPPED     an ancestor has no result
+               └▶ CANCELLED   the run is cancelled
+    READY ─────┬▶ RUNNING     a slot gets it
+               └▶ CANCELLED   the run is cancelled
+    RUNNING ───┬▶ COMMITTING  it completed, or failed and gets no further attempt
+               ├▶ BACKOFF     it failed, and gets a further attempt
+               ├▶ READY       it is put back: it was not begun, or what ended it was not its own
+               ├▶ TIMED_OUT   the time of the run is over, and it was killed
+               └▶ CANCELLED   the run is cancelled, and it was killed or not begun
+    BACKOFF ───┬▶ READY       its delay is over
+               └▶ CANCELLED   the run is cancelled
+    COMMITTING ┬▶ COMPLETED   its result is in the checkpoint
+               ├▶ FAILED      its failure is in the checkpoint
+               └▶ TIMED_OUT   its failure is in the checkpoint, and was its timeout
 
 Invariants, numbered as in the tests:
 
 1.  A node runs only when each of its parents is settled, and with `fail_fast` only when each is COMPLETED.
 2.  A node is in at most one slot, and RUNNING if and only if it is in one.
-3.  A node becomes COMPLETED, FAILED or TIMED_OUT only after the event that says that this was committed.
+3.  A node becomes COMPLETED or FAILED, or TIMED_OUT by its own timeout, only after the event that says that this was
+    committed.
 4.  `pending[n]` is the number of parents of `n` that are not settled, for every WAITING `n`.
 5.  The run is finished if and only if every node is settled, no slot has work, and nothing is being committed.
 6.  A slot has at most `max_batches` batches.
@@ -35,14 +47,13 @@ import heapq
 import math
 import random
 from array import array
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
-from itertools import chain
-from typing import NamedTuple, Protocol
+from operator import itemgetter
+from typing import Protocol
 
 from dagron.errors import InternalError
-from dagron.runs.durations import Durations
+from dagron.runs.dispatch import Dispatcher
 from dagron.runs.events import (
     AttemptEnded,
     BatchReturned,
@@ -51,13 +62,11 @@ from dagron.runs.events import (
     Command,
     Commit,
     Committed,
-    Dispatch,
     End,
     Event,
     Invalidate,
     Kill,
     NoteLoss,
-    Observe,
     RecordFailures,
     Restore,
     Retry,
@@ -67,18 +76,9 @@ from dagron.runs.events import (
     Started,
     TimeReached,
 )
-from dagron.runs.ready import BATCH_SECONDS, ReadyNodes
+from dagron.runs.policy import Policy
 
-__all__ = ["Graph", "Phase", "Policy", "RunState"]
-
-COMMITS_WORTH_WAITING = 20
-"""A slot waits for a commit that makes a more urgent node ready, instead of taking one that lasts so many commits."""
-
-MEMORY_SECONDS = (0.005, 0.1)
-"""The shortest and the longest time between two looks at the memory of a slot that has a limit."""
-
-ALLOCATION_BYTES_PER_SECOND = 8e9
-"""Faster than a process can take memory, as pages have to be cleared; tells how soon a limit might be reached."""
+__all__ = ["TRANSITIONS", "Graph", "Phase", "RunState"]
 
 
 class Phase(IntEnum):
@@ -94,6 +94,37 @@ class Phase(IntEnum):
     TIMED_OUT = 7
     SKIPPED = 8
     CANCELLED = 9
+
+
+TRANSITIONS: Mapping[Phase, Mapping[Phase, str]] = {
+    Phase.WAITING: {
+        Phase.READY: "its parents are settled",
+        Phase.COMPLETED: "it keeps the result that it has",
+        Phase.SKIPPED: "an ancestor has no result",
+        Phase.CANCELLED: "the run is cancelled",
+    },
+    Phase.READY: {
+        Phase.RUNNING: "a slot gets it",
+        Phase.CANCELLED: "the run is cancelled",
+    },
+    Phase.RUNNING: {
+        Phase.COMMITTING: "it completed, or failed and gets no further attempt",
+        Phase.BACKOFF: "it failed, and gets a further attempt",
+        Phase.READY: "it is put back: it was not begun, or what ended it was not its own",
+        Phase.TIMED_OUT: "the time of the run is over, and it was killed",
+        Phase.CANCELLED: "the run is cancelled, and it was killed or not begun",
+    },
+    Phase.BACKOFF: {
+        Phase.READY: "its delay is over",
+        Phase.CANCELLED: "the run is cancelled",
+    },
+    Phase.COMMITTING: {
+        Phase.COMPLETED: "its result is in the checkpoint",
+        Phase.FAILED: "its failure is in the checkpoint",
+        Phase.TIMED_OUT: "its failure is in the checkpoint, and was its timeout",
+    },
+}
+"""How a node gets from one phase to another, and why. What stands on no left side is final."""
 
 
 class Graph(Protocol):
@@ -117,33 +148,6 @@ class Graph(Protocol):
     def order(self) -> array[int]:
         """All nodes, parents first."""
         ...
-
-
-class Policy(NamedTuple):
-    """What is asked for a node. Seconds and bytes throughout; `timeout` and `memory_limit` None for none."""
-
-    retries: int = 0
-    retry_delay: float = 0.0
-    timeout: float | None = None
-    priority: int = 0
-    memory_limit: int | None = None
-    exclusive: bool = False
-
-
-class _Slot:
-    """What a slot has: its batches, the oldest first, when to look at it, and with which command it was killed."""
-
-    __slots__ = ("batches", "check_at", "estimate", "kill")
-
-    def __init__(self) -> None:
-        self.batches: deque[tuple[int, ...]] = deque()
-        self.estimate = 0.0
-        self.check_at = math.inf
-        self.kill: Kill | None = None
-
-    def nodes(self) -> Iterator[int]:
-        """Yield the nodes of all batches."""
-        return chain.from_iterable(self.batches)
 
 
 class RunState:
@@ -195,13 +199,11 @@ class RunState:
         self.phase = bytearray(n)
         self.attempts = array("I", bytes(4 * n))
         self.pending = graph.indegrees()
-        self.slots = [_Slot() for _ in range(n_slots)]
         self.unsettled = n
         self.committing = 0
         self._started = False
         self.cancelled = False
         self.timed_out = False
-        self._max_batches = max_batches
         self._policies = policies
         self._fail_fast = fail_fast
         self._consumes = consumes
@@ -214,18 +216,15 @@ class RunState:
         self._rng = rng or random.Random(0)
         self._backoff: list[tuple[float, int]] = []
         self._completing: set[int] = set()
-        self._completing_since = 0.0
-        self._commit_seconds = 0.0
-        priorities = [policy.priority for policy in policies]
-        durations = Durations(kinds, recorded_seconds)
-        different = {id(policy): policy for policy in policies}.values()  # nearly always a few objects for all nodes
-        self._exclusive: frozenset[int] = frozenset()
-        if any(policy.exclusive for policy in different):
-            self._exclusive = frozenset(node for node, policy in enumerate(policies) if policy.exclusive)
-        self._ready = ReadyNodes(
-            priorities, kinds, n_slots, batching=batching, durations=durations, alone=self._exclusive
+        self._dispatcher = Dispatcher(
+            graph,
+            policies,
+            kinds,
+            n_slots,
+            batching=batching,
+            max_batches=max_batches,
+            recorded_seconds=recorded_seconds,
         )
-        self._limited = any(p.timeout is not None or p.memory_limit is not None for p in different)
         for node in restored:
             self.phase[node] = Phase.COMPLETED
         self.unsettled -= len(restored)
@@ -240,14 +239,12 @@ class RunState:
     @property
     def finished(self) -> bool:
         """Whether nothing is left to do or to wait for."""
-        return not self.unsettled and not self.committing and not any(slot.batches for slot in self.slots)
+        return not self.unsettled and not self.committing and self._dispatcher.is_idle
 
     @property
     def wake_at(self) -> float | None:
         """When `TimeReached` is due; None if nothing waits for time."""
-        if not self._limited and not self._backoff:
-            return None
-        due = min((slot.check_at for slot in self.slots if slot.batches and slot.kill is None), default=math.inf)
+        due = self._dispatcher.look_at
         if self._backoff:
             due = min(due, self._backoff[0][0])
         return None if math.isinf(due) else due
@@ -255,7 +252,7 @@ class RunState:
     @property
     def n_running(self) -> int:
         """Nodes that are in a slot."""
-        return sum(len(batch) for slot in self.slots for batch in slot.batches)
+        return self._dispatcher.n_running
 
     @property
     def n_restored(self) -> int:
@@ -272,7 +269,7 @@ class RunState:
 
     def expected_seconds(self, slot: int) -> float:
         """Return how long a slot is expected to be busy with all that it has; infinity if that is not known."""
-        return self.slots[slot].estimate
+        return self._dispatcher.expected_seconds(slot)
 
     def attempts_of(self, node: int) -> int:
         """Return how many attempts of a node count, with the one that runs; so of that one its number."""
@@ -299,10 +296,8 @@ class RunState:
         out: list[Command] = []
         match event:
             case BatchReturned():
-                self._check_slot(event.slot, event.ended, None, event.unstarted)
-                slot = self.slots[event.slot]
-                slot.batches.popleft()
-                self._slot_emptied(slot)
+                self._dispatcher.check_batch(event.slot, [*map(_node_of, event.ended), *event.unstarted])
+                self._dispatcher.batch_returned(event.slot)
                 self._ended(event.ended, event.now, out)
                 self._put_back(event.unstarted)
                 self._fill(event.now, out)
@@ -328,35 +323,14 @@ class RunState:
             case TimeReached(now):
                 while self._backoff and self._backoff[0][0] <= now:
                     self._make_ready(heapq.heappop(self._backoff)[1])
-                for index, slot in enumerate(self.slots):
-                    if slot.batches and slot.kill is None and slot.check_at <= now:
-                        limits = [limit for node in slot.nodes() if (limit := self._policies[node].memory_limit)]
-                        out.append(Observe(index, min(limits, default=None)))
+                out += self._dispatcher.due_looks(now)
                 self._fill(now, out)
             case SlotObserved():
-                self._on_slot_observed(event, out)
+                if (kill := self._dispatcher.observed(event)) is not None:
+                    out.append(kill)
             case CancelRequested():
                 self._on_cancel(event, out)
         return out
-
-    def _check_slot(
-        self,
-        index: int,
-        ended: Sequence[AttemptEnded],
-        running: int | None,
-        unstarted: Sequence[int],
-        lost: bool = False,
-    ) -> None:
-        slot = self._slot(index)
-        reported = [item.node for item in ended] + ([] if running is None else [running]) + list(unstarted)
-        known = [*slot.nodes()] if lost else [*next(iter(slot.batches), ())]
-        if (reported != known and sorted(reported) != sorted(known)) or (not known and not lost):
-            raise InternalError(f"slot {index} has {known} and reported {reported}")
-
-    def _slot(self, index: int) -> _Slot:
-        if not 0 <= index < len(self.slots):
-            raise InternalError(f"there is no slot {index}")
-        return self.slots[index]
 
     def _ended(
         self, ended: Sequence[AttemptEnded], now: float, out: list[Command], lost: tuple[int, End] | None = None
@@ -368,7 +342,7 @@ class RunState:
             if is_completed:
                 phase[node] = Phase.COMMITTING
                 completed.append(node)
-                self._ready.learn(node, seconds)
+                self._dispatcher.learn(node, seconds)
             else:
                 self._failed(node, End.RAISED, retryable, now, failed, out)
         if lost is not None:
@@ -376,7 +350,7 @@ class RunState:
         self.committing += len(completed) + len(failed)
         if completed:
             if not self._completing:
-                self._completing_since = now
+                self._dispatcher.commits_began(now)
             self._completing.update(completed)
             out.append(Commit(tuple(completed)))
         if failed:
@@ -408,8 +382,7 @@ class RunState:
         self.committing -= len(event.nodes)
         if self._completing:
             self._completing.difference_update(event.nodes)
-            took = event.now - self._completing_since
-            self._commit_seconds += 0.2 * (took - self._commit_seconds)
+            self._dispatcher.committed(event.now)
         restored: list[int] = []
         for node in event.nodes:
             self._held.pop(node, None)
@@ -494,9 +467,9 @@ class RunState:
             out.append(Skip(tuple(skipped), node))
 
     def _on_slot_lost(self, event: SlotLost, out: list[Command]) -> None:
-        self._check_slot(event.slot, event.ended, event.running, event.unstarted, lost=True)
-        kill = self.slots[event.slot].kill
-        self.slots[event.slot] = _Slot()
+        running = [] if event.running is None else [event.running]
+        self._dispatcher.check_slot(event.slot, [*map(_node_of, event.ended), *running, *event.unstarted])
+        kill = self._dispatcher.slot_lost(event.slot)
         innocent = list(event.unstarted)
         lost: tuple[int, End] | None = None
         if (node := event.running) is not None:
@@ -519,67 +492,24 @@ class RunState:
         # If it was to be another one, that ended just before, and this one happened to come next.
         return kill.end if kill.node == node else End.PUT_BACK
 
-    def _on_slot_observed(self, event: SlotObserved, out: list[Command]) -> None:
-        slot = self._slot(event.slot)
-        if event.node is not None and event.node not in slot.nodes():
-            raise InternalError(f"slot {event.slot} was seen running node {event.node}, which it does not have")
-        if not slot.batches or slot.kill is not None:
-            return
-        policy = Policy() if event.node is None else self._policies[event.node]
-        end = None
-        if policy.timeout is not None and event.seconds >= policy.timeout:
-            end = End.TIMED_OUT
-        elif policy.memory_limit is not None and event.memory_bytes > policy.memory_limit:
-            end = End.OUT_OF_MEMORY
-        if end is not None:
-            # What the worker had from earlier nodes is not this one's: it gets a new worker.
-            innocent = end == End.OUT_OF_MEMORY and event.before_bytes > policy.memory_limit  # type: ignore[operator]
-            memory_bytes = event.memory_bytes if end == End.OUT_OF_MEMORY else 0
-            self._kill(Kill(event.slot, None if innocent else event.node, end, memory_bytes), out)
-            return
-        due = [self._check_due(node, event.now) for node in slot.nodes() if node != event.node]
-        if event.node is not None:
-            due.append(self._check_due(event.node, event.now, event.seconds, event.memory_bytes))
-        slot.check_at = min(due, default=math.inf)
-
-    def _check_due(self, node: int, now: float, seconds: float = 0.0, memory_bytes: int = 0) -> float:
-        """Return when to look at a node that has run that long and has that much; infinity if it has no limits."""
-        policy = self._policies[node]
-        due = math.inf if policy.timeout is None else now + policy.timeout - seconds
-        if policy.memory_limit is not None:
-            soonest = (policy.memory_limit - memory_bytes) / ALLOCATION_BYTES_PER_SECOND
-            least, most = MEMORY_SECONDS
-            due = min(due, now + min(most, max(least, soonest)))
-        return due
-
-    def _kill(self, kill: Kill, out: list[Command]) -> None:
-        slot = self.slots[kill.slot]
-        slot.kill, slot.check_at = kill, math.inf
-        out.append(kill)
-
     def _on_cancel(self, event: CancelRequested, out: list[Command]) -> None:
         if self.cancelled:
             return
         self.cancelled, self.timed_out = True, event.timed_out
-        self._ready.clear()
         self._backoff.clear()
         for node, phase in enumerate(self.phase):
             if phase in (Phase.WAITING, Phase.READY, Phase.BACKOFF):
                 self._stop(node, Phase.CANCELLED)
-        for index, slot in enumerate(self.slots):
-            if slot.batches and slot.kill is None:
-                self._kill(Kill(index, None), out)
+        out += self._dispatcher.cancel()
 
     def _stop(self, node: int, phase: Phase) -> None:
         self.phase[node] = phase
         self.stopped.add(node)
         self.unsettled -= 1
 
-    # --- dispatching ----------------------------------------------------------------------------------------------
-
     def _make_ready(self, node: int) -> None:
         self.phase[node] = Phase.READY
-        self._ready.push(node)
+        self._dispatcher.add(node)
 
     def _put_back(self, nodes: Iterable[int]) -> None:
         for node in nodes:
@@ -589,50 +519,12 @@ class RunState:
             else:
                 self._make_ready(node)
 
-    def _slot_emptied(self, slot: _Slot) -> None:
-        slot.estimate = self._ready.estimate(slot.nodes())
-        if not slot.batches:
-            slot.check_at = math.inf
-
     def _fill(self, now: float, out: list[Command]) -> None:
-        ready, slots = self._ready, self.slots
-        if not ready:
-            return
-        if len(ready) > 1:  # else there is nothing to choose
-            ready.reorder(self.graph)
-        # Idle slots first, so that two ready nodes never queue up in one slot beside an idle one; then the slot that is
-        # expected to be idle next.
-        n_kept_free = self._n_worth_waiting()
-        for depth in range(self._max_batches):
-            order: Sequence[int] = range(len(slots))
-            if depth:
-                order = sorted(order, key=lambda index: slots[index].estimate)
-            for index in order:
-                slot = slots[index]
-                if len(slot.batches) != depth or slot.kill is not None:
-                    continue
-                if self._must_wait():
-                    return
-                if depth == 0 and n_kept_free:
-                    n_kept_free -= 1
-                elif depth == 0 or ready.may_prefetch(slot.estimate):
-                    self._dispatch(index, slot, now, out)
-                    if not ready:
-                        return
-
-    def _n_worth_waiting(self) -> int:
-        """Return how many empty slots should wait for children of what is being committed.
-
-        A child that comes before all that are ready would else wait until one of these has ended, which may take
-        longer than the commit by orders of magnitude. On one slot the run would end at the same time.
-        """
-        if len(self.slots) == 1 or not self._completing or not self._ready:
-            return 0
-        if all(slot.batches for slot in self.slots):
-            return 0
-        if self._ready.first_seconds <= max(BATCH_SECONDS, COMMITS_WORTH_WAITING * self._commit_seconds):
-            return 0
-        return sum(map(self._ready.comes_before_all, self._freed()))
+        for command in self._dispatcher.fill(now, self._freed if self._completing else None):
+            for node in command.nodes:
+                self.phase[node] = Phase.RUNNING
+                self.attempts[node] += 1
+            out.append(command)
 
     def _freed(self) -> Iterator[int]:
         """Yield the nodes that can start once all that is being committed is."""
@@ -644,48 +536,5 @@ class RunState:
                     if not n:
                         yield child
 
-    def _must_wait(self) -> bool:
-        """Tell whether what comes next has to wait for the end of what runs, because one of them is exclusive."""
-        if not self._exclusive:
-            return False
-        running = [node for slot in self.slots for node in slot.nodes()]
-        return bool(running) and (self._ready.first in self._exclusive or running[0] in self._exclusive)
 
-    def _dispatch(self, index: int, slot: _Slot, now: float, out: list[Command]) -> None:
-        nodes = self._ready.take_batch()
-        for node in nodes:
-            self.phase[node] = Phase.RUNNING
-            self.attempts[node] += 1
-        slot.batches.append(tuple(nodes))
-        slot.estimate += self._ready.estimate(nodes)
-        if self._limited:
-            slot.check_at = min(slot.check_at, *(self._check_due(node, now) for node in nodes))
-        out.append(Dispatch(index, tuple(nodes)))
-
-    # --- for tests ------------------------------------------------------------------------------------------------
-
-    def check_invariants(self) -> None:
-        """Raise InternalError if one of the invariants of the module does not hold. Cost: the whole graph."""
-        in_slots = [node for slot in self.slots for node in slot.nodes()]
-        settled = [phase >= Phase.COMPLETED for phase in self.phase]
-        running = [node for node, phase in enumerate(self.phase) if phase == Phase.RUNNING]
-        for node in running:
-            for parent in self.graph.parent_indices(node):
-                self._require(1, settled[parent])
-                self._require(1, not self._fail_fast or self.phase[parent] == Phase.COMPLETED)
-        self._require(2, len(in_slots) == len(set(in_slots)) and sorted(in_slots) == running)
-        self._require(3, self.committing == sum(phase == Phase.COMMITTING for phase in self.phase))
-        for node, phase in enumerate(self.phase):
-            if phase == Phase.WAITING:
-                parents = self.graph.parent_indices(node)
-                self._require(4, self.pending[node] == sum(not settled[parent] for parent in parents))
-        self._require(5, self.unsettled == settled.count(False))
-        self._require(5, self.finished == (all(settled) and not in_slots and not self.committing))
-        self._require(6, all(len(slot.batches) <= self._max_batches for slot in self.slots))
-        self._require(7, len(in_slots) == 1 or self._exclusive.isdisjoint(in_slots))
-        empty = any(not slot.batches and slot.kill is None for slot in self.slots)
-        self._require(8, not empty or not self._ready or bool(self._completing) or self._must_wait())
-
-    def _require(self, number: int, holds: bool) -> None:
-        if not holds:
-            raise InternalError(f"invariant {number} of the run state does not hold")
+_node_of = itemgetter(0)  # of an AttemptEnded
