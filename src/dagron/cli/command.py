@@ -88,6 +88,7 @@ class Verb(click.Command):
                 sections.setdefault("Arguments", []).append((parameter.metavar or "", parameter.about))
             elif (record := parameter.get_help_record(ctx)) is not None:
                 sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+        sections["Options"] = sections.pop("Options")  # the last one: those that are like those of other commands
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)

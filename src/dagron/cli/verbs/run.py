@@ -69,7 +69,7 @@ _OUTPUT = "Output"
     type=click.IntRange(min=1),
     metavar="N",
     section=_WORKERS,
-    help="Default: one for each processor.",
+    help="How many worker processes. Default: one for each processor.",
 )
 @option("--inline", is_flag=True, section=_WORKERS, help="Run the tasks one by one in this process, for debuggers.")
 @option(
