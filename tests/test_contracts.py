@@ -392,8 +392,8 @@ class TestWhoMayTouchWhat:
 
     @pytest.mark.parametrize(
         "module",
-        ["executor", "crossing.results", "graph.dag", "tasks.options"]
-        + [f"runs.{module}" for module in ("coordinator", "plan", "restore", "state")],
+        ["executor", "flow", "crossing.results"]
+        + [module for module in SOURCES if module.startswith(("tasks.", "graph.", "runs."))],
     )
     def test_what_stands_around_the_checkpoint_leaves_the_disk_to_it(self, module):
         used = calls(TREES[module])

@@ -34,7 +34,7 @@ from dagron.engines.protocol import (
     TakesCopies,
 )
 from dagron.figures import NO_FIGURES
-from dagron.tasks.options import NO_INPUTS
+from dagron.tasks.binding import NO_INPUTS
 
 ENGINES = {"local": lambda setup: ProcessPool(2, setup), "inline": InlineEngine}
 

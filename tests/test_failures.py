@@ -28,7 +28,7 @@ from dagron import (
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.reading.view import read_view
 from dagron.results.failures import folded, is_library, last_own_frame, shown_failure
-from dagron.tasks.options import NO_INPUTS, Binding, bind
+from dagron.tasks.binding import NO_INPUTS, Binding, bind
 from dagron.tasks.shown_inputs import named_inputs, shown_inputs, shown_value
 
 TRACEBACK = """\

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from dagron import CheckpointExecutor
 from dagron.errors import MissingInputError, OptionError, TaskDefinitionError
 from dagron.graph.dag import DAG
-from dagron.tasks.options import NO_INPUTS, Binding, Task, bind, parameters_of, signature_key
+from dagron.tasks.binding import NO_INPUTS, Binding, bind, parameters_of, signature_key
+from dagron.tasks.options import Task
 
 
 def bound(fn, *parents, nodes=()):

@@ -34,9 +34,10 @@ from dagron.errors import (
 )
 from dagron.graph.dag import DAG, DAGBuilder
 from dagron.tasks.arguments import ArgumentReader, CallWithHoles, refuse_hidden_handles
+from dagron.tasks.binding import signature_key
 from dagron.tasks.handle import Node
 from dagron.tasks.names import checked_name, namer
-from dagron.tasks.options import Task, signature_key
+from dagron.tasks.options import Task
 
 if TYPE_CHECKING:
     from dagron.results.results import ExecutionResult

@@ -21,7 +21,7 @@ from dagron.shown import shown_name
 if TYPE_CHECKING:
     from dagron.checkpoint.format.journal import Commit
     from dagron.cli.load import Job
-    from dagron.tasks.options import Binding
+    from dagron.tasks.binding import Binding
 
 __all__ = ["Call", "announce", "prepared_call", "run_call"]
 

@@ -25,7 +25,7 @@ from dagron.engines.streams import flush_streams
 from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
 from dagron.figures import Figures
 from dagron.tasks.arguments import CallWithHoles
-from dagron.tasks.options import Binding
+from dagron.tasks.binding import Binding
 
 __all__ = ["WorkerSetup", "make_attempt"]
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dagron.checkpoint.blobs import Blob, BlobFile
     from dagron.crossing.parts import Own
     from dagron.figures import Figures
-    from dagron.tasks.options import Binding
+    from dagron.tasks.binding import Binding
 
 __all__ = [
     "NOTHING_PRINTED",

@@ -27,7 +27,7 @@ from dagron.errors import (
     UnknownNodeError,
 )
 from dagron.graph.adjacency import Adjacency, cycle_among, drop_repeated, grouped, kahn
-from dagron.tasks.options import inferred_parents
+from dagron.tasks.binding import inferred_parents
 
 if TYPE_CHECKING:
     from dagron.tasks.options import Task

@@ -14,7 +14,8 @@ from dagron.errors import MissingTaskError, NotCallableError, UnknownTaskError
 from dagron.graph.dag import DAG
 from dagron.runs.options import Options
 from dagron.runs.policy import Policy
-from dagron.tasks.options import NO_INPUTS, Binding, Parameters, Task, bind, parameters_of, parse_bytes, signature_key
+from dagron.tasks.binding import NO_INPUTS, Binding, Parameters, bind, parameters_of, signature_key
+from dagron.tasks.options import Task, parse_bytes
 
 __all__ = ["RunPlan", "bind_node", "plan_run"]
 

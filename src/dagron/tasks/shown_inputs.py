@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from dagron.tasks.arguments import CallWithHoles
-from dagron.tasks.options import Binding
+from dagron.tasks.binding import Binding
 
 __all__ = ["named_inputs", "shown_inputs", "shown_value"]
 
