@@ -287,6 +287,13 @@ class TestRooms:
         in_cycles = {module for module, below in reached.items() if module in below}
         assert in_cycles == set()
 
+    def test_what_runs_nodes_knows_engines_by_their_protocol_alone(self):
+        runs = [module for module in self.INSIDE if room(module) == "runs"]
+        used = set().union(*(ours(imported(TREES[module])) for module in runs))
+        # This machine's processors are counted, and what an earlier run left here is ended, before there is an engine.
+        before = {"engines.local.cores", "engines.local.leftovers", "engines.local.processes"}
+        assert {found for found in used if found.startswith("engines.")} == {"engines.protocol"} | before
+
     def test_nobody_but_the_entry_point_imports_the_command_line(self):
         assert {m for m in SOURCES if m not in CLI and ours(imported(TREES[m])) & CLI} <= {"__main__"}
 

@@ -1,7 +1,8 @@
-"""What the run asks of an engine, whatever makes its attempts: values that go in, events that come out, one sheet.
+"""What a run asks of an engine: values that go in, events that come out, and a sheet of what the engine can do.
 
-An engine has slots. A slot takes batches of attempts, makes them one after another, and tells how they ended; if that
-which makes them dies, the engine says which attempt it had in hand. An engine decides nothing about nodes.
+An engine has slots. A slot takes batches of attempts, makes the attempts one after another, and tells how they ended.
+If the worker of a slot dies, the engine says which attempt the worker had in hand. An engine decides nothing about
+nodes: what is retried, killed or skipped is the run's business.
 """
 
 from __future__ import annotations
@@ -56,7 +57,11 @@ class Features(NamedTuple):
 
 
 class OutcomeKind:
-    """How an attempt ended, as far as the worker can tell."""
+    """How an attempt ended, as far as the worker can tell.
+
+    DAMAGED_INPUT: bytes that the checkpoint has of a parent's result are not those that were recorded. DISK: the system
+    refused to write the result.
+    """
 
     COMPLETED = 0
     RAISED = 1
@@ -66,13 +71,13 @@ class OutcomeKind:
 
 
 class Attempt(NamedTuple):
-    """One attempt of one node, that is to be made.
+    """One attempt of one node, still to be made.
 
     Attributes:
         node: The node's index.
         name: The node's name.
         task: What is its own of `(callable, retry_on)`, pickled or plain values.
-        parts: What that shares with other tasks; only the numbers, once it is on its way.
+        parts: What the task shares with other tasks; on the way to a worker only their numbers.
         binding: How the callable takes its inputs.
         inputs: For each parent that is taken, its pickled result or the file that has it.
         memory_limited: Whether its memory is watched.
@@ -97,6 +102,7 @@ class Printed(NamedTuple):
 
 
 NOTHING_PRINTED = Printed()
+"""The attempt was silent, or the engine does not capture what attempts print."""
 
 
 class Fault(NamedTuple):
@@ -159,7 +165,7 @@ class Returned(NamedTuple):
 
 
 class Spawned(NamedTuple):
-    """Processes were started on this machine. Recorded, so that they can be ended whatever becomes of their guardian.
+    """Processes were started on this machine, which a later run ends if they outlive this one.
 
     Attributes:
         processes: Process ids and `created_at`.
@@ -266,6 +272,9 @@ class Engine(Protocol):
 
     def kill(self, slot: int, *, at_once: bool = False) -> None:
         """Kill the worker of a slot and everything below it. A `Lost` follows in any case.
+
+        Outcomes that the slot had by then count. An attempt that ends later counts as running: the kill may have made
+        its outcome.
 
         Args:
             slot: The slot.

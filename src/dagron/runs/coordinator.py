@@ -270,7 +270,7 @@ class Coordinator:
         end = ev.End.COMPLETED if completed else ev.End.RAISED
         if completed:
             self._outcomes[node] = (slot, outcome)
-            if outcome.printed is not NOTHING_PRINTED:
+            if outcome.printed != NOTHING_PRINTED:
                 self._take_printed(node, outcome.printed)
         elif outcome.kind == OutcomeKind.DISK:
             assert outcome.fault is not None

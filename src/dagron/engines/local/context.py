@@ -110,7 +110,7 @@ class Server:
 
 
 class _OnePartyLock:
-    """Stands for a lock or a semaphore that only one process would ever take."""
+    """A lock or a semaphore that only one process would ever take, so that it can be no lock at all."""
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
         return True

@@ -1,9 +1,8 @@
-"""Slots: capacity to run one attempt at a time, each a `ProcessPoolExecutor` of one worker.
+"""The engine of this machine: slots, each a `ProcessPoolExecutor` of one worker.
 
-One executor per slot, because an executor fails all its futures when a worker dies: so a death costs one slot, and the
-coordinator knows what every worker runs and can kill just that one. It has one call for all of the worker's life, which
-serves the slot's channel. Decides nothing about nodes: a slot takes batches and says how they ended. Only bytes cross
-to the workers; results come over the slot's board.
+Each slot has an executor of its own, because an executor fails all its futures when a worker dies: so a death costs one
+slot, and just the worker of one slot can be killed. The executor has one call for all of the worker's life; that call
+serves the slot's channel. Only bytes cross to the workers, and outcomes come back over the slot's board.
 """
 
 from __future__ import annotations

@@ -6,11 +6,12 @@ and a worker must not import the user's script again. The server runs nothing of
 *   the parent of every worker, so it knows at once, and exactly, how a worker ended and how much memory it took;
 *   their guardian: it waits for the end of the coordinator, then kills all that is left below it and ends itself. As
     the subreaper of everything below (Linux), it finds also what was double-forked or has moved to a session of its
-    own: whose parent dies becomes its child. So a child of the server that is no worker is left over from a dead one.
+    own: a process whose parent dies becomes its child. So a child of the server that is no worker is left over from a
+    dead one.
 
 The end of the coordinator shows as the end of the control socket; in case a fork of the coordinator holds that open,
-the server also looks at its parent's process id. Workers ask the kernel for SIGKILL at the server's death (Linux),
-which stands behind all this in case the server itself is killed.
+the server also looks at its parent's process id. In case the server itself is killed, workers ask the kernel for a
+SIGKILL at the server's death (Linux).
 
 Protocol, over the control socket, from the coordinator only: fixed-size requests (`REQUEST`). SPAWN carries file
 descriptors: the pipe with the pickled process object, the status pipe, what becomes standard output and error, and

@@ -40,7 +40,7 @@ class _Worker:
         self.board = board
         self.channel = channel
         self.parts = ReceivedParts()
-        # Of our own, because a task may put something else in the place of its standard streams.
+        # Duplicates, because a task may put something else in the place of its standard streams.
         self.streams = os.dup(1), os.dup(2)
         self.has_run = False
         self.copies_refused = False
