@@ -1,8 +1,9 @@
 """Proof that the tests can fail: take one protection away, one line at a time, and run the test that should notice.
 
 `python tests/mutations.py [WORD ...]` does so for every mutation, or for those with one of the words in their promise,
-and prints a line for each; its exit code is 1 if a test passed that should have failed. Takes minutes. The suite itself
-only checks that every line that is to be taken away is still there (`test_mutations.py`).
+and prints a line for each; its exit code is 1 if a test passed that should have failed. Takes minutes. With `--turn N`
+it tries five, others for each N, until all have had their turn. The suite itself only checks that every line that is to
+be taken away is still there (`test_mutations.py`).
 """
 
 from __future__ import annotations
@@ -356,12 +357,19 @@ def is_noticed(mutation: Mutation) -> bool:
         return done.returncode == 1
 
 
+def turn(n: int) -> list[Mutation]:
+    """Return the five mutations whose turn it is the `n`th time; those that follow them are next."""
+    return [MUTATIONS[i % len(MUTATIONS)] for i in range(5 * n, 5 * n + 5)]
+
+
 def main(words: list[str]) -> int:
     """Try the mutations and print what came of each."""
     unnoticed = 0
-    for mutation in MUTATIONS:
-        if words and not any(word in mutation.promise for word in words):
-            continue
+    if words[:1] == ["--turn"]:
+        chosen = turn(int(words[1]))
+    else:
+        chosen = [m for m in MUTATIONS if not words or any(word in m.promise for word in words)]
+    for mutation in chosen:
         noticed = is_noticed(mutation)
         unnoticed += not noticed
         what = mutation.old.strip().splitlines()[-1].strip()
