@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,41 @@ def test_a_large_result_that_finds_no_space_is_named_by_its_node(disk):
     ended = job.run(tasks={"large": lambda: bytes(2_000_000)})
     assert "'large'" in str(ended)
     assert says(ended, errno.ENOSPC)
+
+
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_while_a_worker_still_holds_the_space_the_run_ends_with_its_name_and_leaves_nothing(disk, log, durability):
+    """Relies on `interrupt`, which deletes what a worker has begun: here it is killed before it can do so itself."""
+    job = Job(disk.ckpt, log.note, pool="process", durability=durability)
+    disk.leave(40)
+    gate = log.directory + "-full"
+
+    def large():
+        def discard(file):
+            open(gate, "w").close()
+            time.sleep(600)
+
+        files.TempFile.discard = discard
+        log.note("large")
+        return bytes(2_000_000)
+
+    def waits(name):
+        def task():
+            while name != "small0" and not os.path.exists(gate):
+                time.sleep(0.005)  # in a task: until the disk is full
+            log.note(name)
+            return VALUES[name]
+
+        return task
+
+    ended = job.run(tasks={"large": large, **{name: waits(name) for name in SMALL}}, max_workers=3)
+    assert isinstance(ended, dagron.CommitError)
+    assert says(ended, errno.ENOSPC)
+    assert "'large'" in str(ended)
+    assert not {"large", "reader"} & set(job.completed())
+    assert not list(filter(is_temporary, os.listdir(disk.ckpt)))
+    (disk.path / "filler").unlink()
+    job.check_way_on(log)
 
 
 def test_the_command_line_says_it_in_one_line(disk, tmp_path):

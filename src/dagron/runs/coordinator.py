@@ -5,6 +5,7 @@ Decides nothing: that is `state`'s. The only place that sees the state, the chec
 
 from __future__ import annotations
 
+import errno
 import logging
 import pickle
 import time
@@ -56,6 +57,10 @@ _LULL_SECONDS = 0.002
 
 _PRINTED_BUDGET_CHARACTERS = 64 * 2**20
 """Of what nodes print that complete, this much is recorded in a run; a journal has to be read to be resumed."""
+
+
+def _is_full(cause: BaseException | None) -> bool:
+    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class CancelEvent(Protocol):
@@ -167,6 +172,8 @@ class Coordinator:
         except BaseException as error:
             if self._outcomes and not isinstance(error, CommitError) and not self._store.is_forked:
                 self._commit_the_rest()
+            if isinstance(error, CommitError) and _is_full(error.__cause__):
+                raise self._naming_who_wrote(error) from error.__cause__
             raise
         finally:
             pool, self._pool = self._pool, None
@@ -438,6 +445,21 @@ class Coordinator:
             # Before the commit: a kill between the two must not leave a child that took the old result.
             self._carry_out(state.handle(ev.Changed(changed)))
         store.commit(pending, doubtful)
+
+    def _naming_who_wrote(self, error: CommitError) -> CommitError:
+        """Complete the error of a full disk: what filled it may be the result that a worker is writing."""
+        # Who runs first, then who has said that it was refused: so none is missed that says so meanwhile.
+        names = [fields["node"] for fields in self._running_fields()]
+        for item in self._pool.wait(0) if self._pool is not None else []:
+            if isinstance(item, Returned | Lost):
+                refused = [outcome.node for outcome in item.outcomes if outcome.kind == OutcomeKind.DISK]
+                names += map(self._dag.name_of, refused)
+        if not names:
+            return error
+        names = list(dict.fromkeys(names))
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        who = f"{', '.join(map(repr, names[:3]))}{more}"
+        return CommitError(error.path, f"{error.reason}, while the result of {who} may have been in the making")
 
     def _commit_the_rest(self) -> None:
         """Commit what has come in when something cuts the run short."""

@@ -116,6 +116,7 @@ class Commits:
         self._run: dict[str, Any] = {}
         self._meta_due = 0.0
         self._refused = False
+        self._unpublished: set[str] = set()  # temporary files that the journal may name
         self._run_nodes: frozenset[str] = frozenset()
 
     # --- committing -------------------------------------------------------------------------------------------
@@ -165,6 +166,7 @@ class Commits:
                 for item in pending
                 if item.printed is not None
             ]
+            self._unpublished.update(item.temp_name for item in pending if item.temp_name)
             self._append(b"".join(chunks))
             self._sync()
             for item, (copy, body, payload_offset) in zip(pending, committed, strict=True):
@@ -172,6 +174,7 @@ class Commits:
                 if commit.temp_name:
                     self._clear_the_way(commit.file_name)
                     self.directory.publish(commit.temp_name, commit.file_name)
+                    self._unpublished.discard(commit.temp_name)
                     self._present.add(commit.file_name)
                 self._committed(copy, body, payload_offset)
                 if item.identity:

@@ -79,6 +79,7 @@ class CheckpointStore(Commits):
         super().__init__(path, power=durability == "power", key=signing_key)
         self.view: View | None = None
         self.worker_lost = False
+        self._recovered = False
         self._n_slots = 0
         self._allow_untrusted = allow_untrusted
         self._lock = DirectoryLock(path / LOCK)
@@ -199,6 +200,7 @@ class CheckpointStore(Commits):
                 self._begin_again(old, sizes, absent, structure, record)
             # Not before: the old checkpoint may need one of them until it is superseded or recovered.
             self.directory.remove_all(filter(is_temporary, sizes))
+            self._recovered = True
         except OSError as error:
             raise self._commit_error(error) from error
         return self._commits
@@ -388,14 +390,25 @@ class CheckpointStore(Commits):
         return view.processes
 
     def interrupt(self) -> None:
-        """Do for a run that was interrupted what can be done: write what lags behind. Raises nothing."""
-        if self._journal is None or self._refused or self.is_forked:
+        """Do for a run that was interrupted what can be done, once its workers have ended. Raises nothing.
+
+        Guarantees:
+            The results that workers had begun to write take no space, unless the disk refuses to delete them. What
+            lags behind is written, unless the disk has refused before.
+        """
+        if self._journal is None or self.is_forked:
             return
         try:
-            self.write_copies()
-            self.write_meta()
+            # A journal that was replaced may be another run's. Until ours is recovered it may need what is there.
+            if self._recovered and self._journal.is_in_place():
+                unfinished = set(filter(is_temporary, self.directory.names())) - self._unpublished
+                self.directory.remove_all(unfinished)
+            if not self._refused:
+                self.write_copies()
+                self.write_meta()
         except (OSError, CommitError) as error:
-            logger.warning("%s: %s", self.directory.path, error)
+            if not self._refused:  # or the run ends with what the disk has said
+                logger.warning("%s: %s", self.directory.path, error)
 
     def close(self) -> None:
         """Let go of the directory. Safe to call in any state, and twice."""
