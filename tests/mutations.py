@@ -197,14 +197,14 @@ MUTATIONS = [
         "memory",
         "checkpoint/format/journal.py",
         "            if body_size > _WINDOW and not whole_at(offset, body_size):\n",
-        "                    pass\n",
+        "            if False:\n",
         "tests/test_forged.py -k takes_no_memory",
     ),
     Mutation(
         "memory",
         "checkpoint/reading/view.py",
         "            if file.size > _META_MAX_BYTES:\n",
-        "                    pass\n",
+        "            if False:\n",
         "tests/test_forged.py -k takes_no_memory",
     ),
     # --- damage is an error of ours
@@ -219,7 +219,7 @@ MUTATIONS = [
         "damage",
         "checkpoint/reading/view.py",
         '                if not 0 <= index(fields.get("pid", 0)) < 2**31:\n',
-        "                        pass\n",
+        "                if False:\n",
         "tests/test_forged.py -k absurd",
     ),
     Mutation(
@@ -256,7 +256,7 @@ MUTATIONS = [
         "disk",
         "checkpoint/writing/clearing.py",
         "                if not _take_back(directory, view, durable=durable):\n",
-        "                        pass\n",
+        "                if False:\n",
         "tests/test_disk.py -k taken_back",
     ),
     Mutation(
@@ -270,7 +270,7 @@ MUTATIONS = [
         "disk",
         "checkpoint/files.py",
         "            if not taken:\n",
-        "                    pass\n",
+        "            if False:\n",
         "tests/test_disk.py -k leaves_none_behind",
     ),
     Mutation(
@@ -300,7 +300,7 @@ MUTATIONS = [
         "input",
         "tasks/arguments.py",
         "            if not value.belongs_to(self._owner):\n",
-        "                    pass\n",
+        "            if False:\n",
         "tests/test_flow.py -k test_one_of_another_flow",
     ),
     Mutation(
@@ -316,7 +316,7 @@ MUTATIONS = [
         "input",
         "flow.py",
         "            if found is not None and found.completed_nodes:\n",
-        "                    pass\n",
+        "            if False:\n",
         "tests/test_flow.py -k test_without_a_word",
     ),
     Mutation(
