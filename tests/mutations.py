@@ -100,7 +100,7 @@ MUTATIONS = [
     Mutation(
         "die",
         "runs/interrupts.py",
-        "        self._held = number\n",
+        "        self._noted = number\n",
         "        self._previous[number](number, frame)\n",
         "tests/test_interrupts.py -k any_write",
     ),

@@ -16,7 +16,7 @@ from workflows import STRUCTURES, benchmark_module, shapes, workflow
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
 from dagron.graph.chains import remaining_seconds
 from dagron.runs.durations import Durations
-from dagron.runs.ready import BATCH_SECONDS, PATIENT_SECONDS
+from dagron.runs.ready import BATCH_SECONDS, PLENTY_PREFETCH_SECONDS
 
 simulation = benchmark_module("simulated")
 
@@ -173,11 +173,11 @@ class TestBounds:
 
     def test_with_durations_known_batches_add_little_for_each_node_of_the_longest_path(self, structure, n_slots):
         # Each node of the chain that Graham counts waits in a slot beside an empty one at most for the batch before it,
-        # which was expected to take PATIENT_SECONDS at most, and for the rest of its own.
+        # which was expected to take PLENTY_PREFETCH_SECONDS at most, and for the rest of its own.
         for seed in self.SEEDS:
             trace = workflow(structure, seed)
             end = simulation.simulated_trace(trace, rerun=True, n_slots=n_slots).end
-            waits = (1 - 1 / n_slots) * depth(trace) * (PATIENT_SECONDS + BATCH_SECONDS)
+            waits = (1 - 1 / n_slots) * depth(trace) * (PLENTY_PREFETCH_SECONDS + BATCH_SECONDS)
             assert end <= (trace.graham_bound(n_slots) + waits) * (1 + 1e-9)
 
 

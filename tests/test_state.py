@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from invariants import check_invariants, checked
 
-from dagron.checkpoint.format.journal import Commit as CommitRecord
+from dagron.checkpoint.format.journal import Commit
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.errors import InternalError
 from dagron.graph.dag import DAG
@@ -28,7 +28,8 @@ from dagron.runs.events import (
     BatchReturned,
     CancelRequested,
     Changed,
-    Commit,
+    CommitFailures,
+    CommitResults,
     Committed,
     Dispatch,
     End,
@@ -36,7 +37,6 @@ from dagron.runs.events import (
     Kill,
     NoteLoss,
     Observe,
-    RecordFailures,
     Restore,
     Retry,
     Skip,
@@ -46,7 +46,7 @@ from dagron.runs.events import (
     TimeReached,
 )
 from dagron.runs.policy import Policy
-from dagron.runs.ready import BATCH_SECONDS, MAX_BATCH_ITEMS, PATIENT_SECONDS, PLENTY, PREFETCH_SECONDS
+from dagron.runs.ready import BATCH_SECONDS, MAX_BATCH_NODES, PLENTY, PLENTY_PREFETCH_SECONDS, PREFETCH_SECONDS
 from dagron.runs.restore import plan_restore
 from dagron.runs.state import TRANSITIONS, Phase, RunState
 
@@ -128,14 +128,14 @@ class Run:
     def complete(self, slot, node, seconds=1.0, changed=()):
         """Return a batch of one completed node, commit it, and give back what follows from the commit."""
         commands = self.returned(slot, completed(node, seconds))
-        assert Commit((node,)) in commands
+        assert CommitResults((node,)) in commands
         invalidated = self.changed(*changed) if changed else []
         return [*invalidated, *self.committed(node)]
 
     def fail(self, slot, node):
         """Return a batch of one node that failed for good, commit it, and give back what follows from that."""
         commands = self.returned(slot, raised(node, retryable=False))
-        assert RecordFailures((node,)) in commands
+        assert CommitFailures((node,)) in commands
         return self.committed(node)
 
     @property
@@ -149,16 +149,16 @@ class TestExclusive:
     def test_it_waits_for_the_end_of_what_runs_and_what_comes_next_waits_for_its_end(self):
         run = Run(4, policies={1: self.ALONE}, n_slots=2)
         assert run.start() == [Dispatch(0, (0,))]  # the second is next, so the third may not pass it
-        assert run.returned(0, completed(0)) == [Commit((0,)), Dispatch(0, (1,))]
+        assert run.returned(0, completed(0)) == [CommitResults((0,)), Dispatch(0, (1,))]
         assert run.committed(0) == []
-        assert run.returned(0, completed(1)) == [Commit((1,)), Dispatch(0, (2,)), Dispatch(1, (3,))]
+        assert run.returned(0, completed(1)) == [CommitResults((1,)), Dispatch(0, (2,)), Dispatch(1, (3,))]
 
     def test_two_of_them_run_one_after_the_other_and_share_no_batch(self):
         run = Run(4, [(0, 1), (0, 2), (0, 3)], kinds=[0] * 4, policies={1: self.ALONE, 2: self.ALONE}, n_slots=2)
         assert run.start() == [Dispatch(0, (0,))]
         assert run.complete(0, 0, seconds=1e-6) == [Dispatch(0, (1,))]
-        assert run.returned(0, completed(1, 1e-6)) == [Commit((1,)), Dispatch(0, (2,))]
-        assert run.returned(0, completed(2, 1e-6)) == [Commit((2,)), Dispatch(0, (3,))]
+        assert run.returned(0, completed(1, 1e-6)) == [CommitResults((1,)), Dispatch(0, (2,))]
+        assert run.returned(0, completed(2, 1e-6)) == [CommitResults((2,)), Dispatch(0, (3,))]
 
     def test_what_stands_before_it_is_still_batched(self):
         run = Run(5, [(0, n) for n in range(1, 5)], kinds=[0] * 5, policies={3: self.ALONE}, n_slots=1)
@@ -170,7 +170,7 @@ class TestExclusive:
         assert run.start() == [Dispatch(0, (0,))]
         assert run.lost(0, running=0, now=1.0) == [noted(0), Retry(0), Dispatch(0, (1,))]
         assert run.time(9.0) == []
-        assert run.returned(0, completed(1), now=9.0) == [Commit((1,)), Dispatch(0, (0,))]
+        assert run.returned(0, completed(1), now=9.0) == [CommitResults((1,)), Dispatch(0, (0,))]
 
 
 class TestStart:
@@ -198,9 +198,9 @@ class TestStart:
     def test_the_higher_priority_goes_first_also_if_it_becomes_ready_later(self):
         run = Run(4, [(0, 3)], policies={3: Policy(priority=1)})
         assert run.start() == [Dispatch(0, (0,))]
-        assert run.returned(0, completed(0)) == [Commit((0,)), Dispatch(0, (1,))]
+        assert run.returned(0, completed(0)) == [CommitResults((0,)), Dispatch(0, (1,))]
         assert run.committed(0) == []
-        assert run.returned(0, completed(1)) == [Commit((1,)), Dispatch(0, (3,))]
+        assert run.returned(0, completed(1)) == [CommitResults((1,)), Dispatch(0, (3,))]
 
     #  Node 4 comes before all others and is ready once 0 is committed; 2 is ready before.
     URGENT = (5, [(0, 4)])
@@ -208,17 +208,17 @@ class TestStart:
     def test_a_slot_waits_for_a_commit_that_makes_a_more_urgent_node_ready(self):
         run = Run(*self.URGENT, policies={4: Policy(priority=1)}, n_slots=2)
         run.start()
-        assert run.returned(0, completed(0)) == [Commit((0,))]
+        assert run.returned(0, completed(0)) == [CommitResults((0,))]
         assert run.committed(0) == [Dispatch(0, (4,))]
-        assert run.returned(1, completed(1)) == [Commit((1,)), Dispatch(1, (2,))]
+        assert run.returned(1, completed(1)) == [CommitResults((1,)), Dispatch(1, (2,))]
 
     def test_a_slot_does_not_wait_for_a_child_that_comes_later_or_has_another_parent(self):
         run = Run(*self.URGENT, n_slots=2)
         run.start()
-        assert run.returned(0, completed(0)) == [Commit((0,)), Dispatch(0, (2,))]
+        assert run.returned(0, completed(0)) == [CommitResults((0,)), Dispatch(0, (2,))]
         run = Run(5, [(0, 4), (1, 4)], policies={4: Policy(priority=1)}, n_slots=2)
         run.start()
-        assert run.returned(0, completed(0)) == [Commit((0,)), Dispatch(0, (2,))]
+        assert run.returned(0, completed(0)) == [CommitResults((0,)), Dispatch(0, (2,))]
 
     @pytest.mark.parametrize(("commit_seconds", "waits"), [(0.001, True), (0.5, False)])
     def test_a_slot_does_not_wait_for_a_commit_that_takes_long_beside_the_nodes(self, commit_seconds, waits):
@@ -227,7 +227,7 @@ class TestStart:
         run.returned(0, completed(0))
         run.committed(0, now=commit_seconds)
         later = [] if waits else [Dispatch(1, (3,))]
-        assert run.returned(1, completed(1), now=1.0) == [Commit((1,)), *later]
+        assert run.returned(1, completed(1), now=1.0) == [CommitResults((1,)), *later]
 
     def test_if_all_are_restored_nothing_is_commanded(self):
         run = Run(2, [(0, 1)], restored=[0, 1])
@@ -251,7 +251,7 @@ class TestCompleted:
     def test_children_wait_for_the_commit(self):
         run = Run(3, [(0, 1), (0, 2)], n_slots=2)
         run.start()
-        assert run.returned(0, completed(0)) == [Commit((0,))]
+        assert run.returned(0, completed(0)) == [CommitResults((0,))]
         assert run.phases == ["COMMITTING", "WAITING", "WAITING"]
         assert not run.state.finished
         assert run.committed(0) == [Dispatch(0, (1,)), Dispatch(1, (2,))]
@@ -266,7 +266,7 @@ class TestCompleted:
     def test_the_slot_is_filled_before_the_commit(self):
         run = Run(2)
         run.start()
-        assert run.returned(0, completed(0)) == [Commit((0,)), Dispatch(0, (1,))]
+        assert run.returned(0, completed(0)) == [CommitResults((0,)), Dispatch(0, (1,))]
 
     def test_several_nodes_are_committed_with_one_event(self):
         run = Run(4, [(0, 2), (1, 3)], n_slots=2)
@@ -284,8 +284,8 @@ class TestCompleted:
         ended = [completed(1), raised(2), raised(3), completed(4)]
         assert run.returned(0, *ended, unstarted=[5, 6], now=1.0) == [
             Retry(3),
-            Commit((1, 4)),
-            RecordFailures((2,)),
+            CommitResults((1, 4)),
+            CommitFailures((2,)),
             Dispatch(0, (5,)),  # alone: the kind is known for long ones by now
         ]
         assert run.phases[1:] == ["COMMITTING", "COMMITTING", "BACKOFF", "COMMITTING", "RUNNING", "READY"]
@@ -295,7 +295,7 @@ class TestCompleted:
     def test_a_node_is_failing_until_its_failure_is_committed(self):
         run = Run(1)
         run.start()
-        assert run.returned(0, raised(0)) == [RecordFailures((0,))]
+        assert run.returned(0, raised(0)) == [CommitFailures((0,))]
         assert run.phases == ["COMMITTING"]
         assert run.state.failing_as(0) == Phase.FAILED
         assert not run.state.finished
@@ -326,7 +326,7 @@ class TestRetries:
             delays.append(run.state.wake_at - 100.0)
             assert run.time(run.state.wake_at) == [Dispatch(0, (0,))]
         assert delays == [3.0, 6.0, 12.0, 24.0]
-        assert run.returned(0, raised(0)) == [RecordFailures((0,))]
+        assert run.returned(0, raised(0)) == [CommitFailures((0,))]
 
     def test_the_jitter_is_at_most_a_quarter(self):
         jitter = FixedJitter()
@@ -357,7 +357,7 @@ class TestRetries:
     def test_what_is_not_worth_a_retry_fails_at_once(self):
         run = Run(1, policies={0: Policy(retries=5)})
         run.start()
-        assert run.returned(0, raised(0, retryable=False)) == [RecordFailures((0,))]
+        assert run.returned(0, raised(0, retryable=False)) == [CommitFailures((0,))]
 
     def test_retries_count_the_further_attempts(self):
         run = Run(1, policies={0: Policy(retries=2)})
@@ -365,7 +365,7 @@ class TestRetries:
         for _ in range(2):
             assert run.returned(0, raised(0)) == [Retry(0)]
             assert run.time(0.0) == [Dispatch(0, (0,))]
-        assert run.returned(0, raised(0)) == [RecordFailures((0,))]
+        assert run.returned(0, raised(0)) == [CommitFailures((0,))]
         assert run.state.attempts[0] == 3
 
     def test_children_wait_through_the_retries(self):
@@ -381,7 +381,7 @@ class TestRetries:
         run.start()
         assert run.returned(0, raised(0)) == [Retry(0), Dispatch(0, (1,))]
         assert run.time(1.0) == []
-        assert run.returned(0, completed(1)) == [Commit((1,)), Dispatch(0, (0,))]
+        assert run.returned(0, completed(1)) == [CommitResults((1,)), Dispatch(0, (0,))]
 
     def test_sixty_six_thousand_retries_are_carried_out(self):
         # Someone polls with retry_delay=1.0 for a day.
@@ -391,14 +391,14 @@ class TestRetries:
             assert state.handle(BatchReturned(0, [raised(0)], (), 0.0)) == [Retry(0)]
             assert state.handle(TimeReached(0.0)) == [Dispatch(0, (0,))]
         assert state.attempts[0] == 66_001
-        assert state.handle(BatchReturned(0, [raised(0)], (), 0.0)) == [RecordFailures((0,))]
+        assert state.handle(BatchReturned(0, [raised(0)], (), 0.0)) == [CommitFailures((0,))]
 
 
 class TestLostWorkers:
     def test_what_it_ran_failed(self):
         run = Run(2, n_slots=1)
         run.start()
-        assert run.lost(0, running=0) == [noted(0), RecordFailures((0,)), Dispatch(0, (1,))]
+        assert run.lost(0, running=0) == [noted(0), CommitFailures((0,)), Dispatch(0, (1,))]
         assert run.state.failing_as(0) == Phase.FAILED
 
     def test_what_it_ran_is_tried_again(self):
@@ -411,9 +411,9 @@ class TestLostWorkers:
     def test_the_other_slots_are_left_alone(self):
         run = Run(2, n_slots=2)
         run.start()
-        assert run.lost(0, running=0) == [noted(0), RecordFailures((0,))]
+        assert run.lost(0, running=0) == [noted(0), CommitFailures((0,))]
         assert run.phases == ["COMMITTING", "RUNNING"]
-        assert run.returned(1, completed(1)) == [Commit((1,))]
+        assert run.returned(1, completed(1)) == [CommitResults((1,))]
 
     def test_what_had_ended_is_committed_and_what_was_not_begun_is_put_back_unblamed(self):
         run = Run(6, [(0, node) for node in range(1, 6)], kinds=[0] * 6)
@@ -421,8 +421,8 @@ class TestLostWorkers:
         assert run.complete(0, 0, BATCH_SECONDS / 5) == [Dispatch(0, (1, 2, 3, 4, 5))]
         assert run.lost(0, completed(1, 0.0), completed(2, 0.0), running=3, unstarted=[4, 5]) == [
             noted(3),
-            Commit((1, 2)),
-            RecordFailures((3,)),
+            CommitResults((1, 2)),
+            CommitFailures((3,)),
             Dispatch(0, (4, 5)),
         ]
         assert list(run.state.attempts) == [1, 1, 1, 1, 1, 1]
@@ -444,8 +444,8 @@ class TestLostWorkers:
         assert run.commands == [Dispatch(0, (1, 2)), Dispatch(0, (3, 4))]
         assert run.lost(0, completed(1, 0.0), running=2, unstarted=[3, 4]) == [
             noted(2),
-            Commit((1,)),
-            RecordFailures((2,)),
+            CommitResults((1,)),
+            CommitFailures((2,)),
             Dispatch(0, (3, 4)),
             Dispatch(0, (5, 6)),
         ]
@@ -481,7 +481,7 @@ class TestTimeouts:
         assert run.state.wake_at is None
         assert run.lost(0, running=0, now=110.5) == [
             noted(0, End.TIMED_OUT),
-            RecordFailures((0,)),
+            CommitFailures((0,)),
             Dispatch(0, (1,)),
         ]
         assert run.state.failing_as(0) == Phase.TIMED_OUT
@@ -504,7 +504,7 @@ class TestTimeouts:
     def test_a_killed_slot_gets_no_work_before_its_worker_is_gone(self):
         run = self.one()
         run.observed(0, 0, 10.0, now=110.0)
-        assert run.returned(0, completed(0)) == [Commit((0,))]
+        assert run.returned(0, completed(0)) == [CommitResults((0,))]
         assert run.committed(0) == []
         assert run.phases == ["COMPLETED", "READY"]
         assert run.lost(0) == [Dispatch(0, (1,))]
@@ -517,7 +517,7 @@ class TestTimeouts:
         assert run.observed(0, 1, 10.0, now=10.0) == [Kill(0, 1, End.TIMED_OUT)]
         assert run.lost(0, completed(1, 0.0), running=2, unstarted=[3], now=11.0) == [
             noted(2, End.PUT_BACK),
-            Commit((1,)),
+            CommitResults((1,)),
             Dispatch(0, (2, 3)),
         ]
         assert run.phases == ["COMPLETED", "COMMITTING", "RUNNING", "RUNNING"]
@@ -531,8 +531,8 @@ class TestTimeouts:
         assert run.observed(0, 2, 10.0, now=10.0) == [Kill(0, 2, End.TIMED_OUT)]
         assert run.lost(0, completed(1, 0.0), running=2, unstarted=[3], now=11.0) == [
             noted(2, End.TIMED_OUT),
-            Commit((1,)),
-            RecordFailures((2,)),
+            CommitResults((1,)),
+            CommitFailures((2,)),
             Dispatch(0, (3,)),
         ]
         assert run.state.failing_as(2) == Phase.TIMED_OUT
@@ -564,7 +564,7 @@ class TestTimeouts:
     def test_the_timeout_of_a_node_that_is_over_wakes_nobody(self):
         run = Run(2, policies={0: Policy(timeout=5.0), 1: Policy(timeout=50.0)})
         run.start(now=0.0)
-        assert run.returned(0, completed(0), now=1.0) == [Commit((0,)), Dispatch(0, (1,))]
+        assert run.returned(0, completed(0), now=1.0) == [CommitResults((0,)), Dispatch(0, (1,))]
         assert run.state.wake_at == 51.0
 
     def test_the_shortest_timeout_in_two_batches_decides_when_to_look(self):
@@ -573,7 +573,7 @@ class TestTimeouts:
         run = Run(3, [(0, 1), (0, 2)], kinds=[0] * 3, policies=policies)
         run.start()
         assert run.complete(0, 0, BATCH_SECONDS) == [Dispatch(0, (1,)), Dispatch(0, (2,))]
-        assert run.returned(0, completed(1, BATCH_SECONDS)) == [Commit((1,))]
+        assert run.returned(0, completed(1, BATCH_SECONDS)) == [CommitResults((1,))]
         assert run.state.wake_at == 5.0
 
 
@@ -606,7 +606,7 @@ class TestMemory:
         assert run.state.wake_at is None
         assert run.lost(0, running=0, now=100.2) == [
             noted(0, End.OUT_OF_MEMORY, memory=self.LIMIT + 1),
-            RecordFailures((0,)),
+            CommitFailures((0,)),
             Dispatch(0, (1,)),
         ]
         assert run.state.failing_as(0) == Phase.FAILED
@@ -689,7 +689,7 @@ class TestCancel:
         run = Run(2, [(0, 1)])
         run.start()
         run.cancel()
-        assert run.returned(0, completed(0)) == [Commit((0,))]
+        assert run.returned(0, completed(0)) == [CommitResults((0,))]
         assert not run.state.finished
         assert run.committed(0) == []
         assert run.phases == ["COMPLETED", "CANCELLED"]
@@ -700,7 +700,7 @@ class TestCancel:
         run = Run(1, policies={0: Policy(retries=3)})
         run.start()
         run.cancel()
-        assert run.returned(0, raised(0)) == [RecordFailures((0,))]
+        assert run.returned(0, raised(0)) == [CommitFailures((0,))]
         assert run.committed(0) == []
         assert run.phases == ["FAILED"]
 
@@ -711,7 +711,7 @@ class TestCancel:
         assert run.cancel(timed_out=timed_out) == [Kill(0, None)]
         assert run.lost(0, completed(1), running=2, unstarted=[3, 4, 5, 6]) == [
             noted(2, End.CANCELLED),
-            Commit((1,)),
+            CommitResults((1,)),
         ]
         killed = "TIMED_OUT" if timed_out else "CANCELLED"
         assert run.phases == ["COMPLETED", "COMMITTING", killed, *["CANCELLED"] * 4]
@@ -723,7 +723,7 @@ class TestCancel:
         run = known_short(4, seconds=BATCH_SECONDS / 3)
         assert run.commands == [Dispatch(0, (1, 2, 3))]
         run.cancel()
-        assert run.returned(0, completed(1), unstarted=[2, 3]) == [Commit((1,))]
+        assert run.returned(0, completed(1), unstarted=[2, 3]) == [CommitResults((1,))]
         assert run.phases[2:] == ["CANCELLED", "CANCELLED"]
 
     def test_what_is_being_committed_completes_and_its_children_are_cancelled(self):
@@ -1008,20 +1008,20 @@ class TestBatches:
     def test_a_batch_takes_no_longer_than_batch_seconds(self):
         run = known_short(12, BATCH_SECONDS * 0.3)
         assert run.commands == [Dispatch(0, (1, 2, 3)), Dispatch(0, (4, 5, 6))]
-        assert run.returned(0, *[completed(node, 0.0) for node in (1, 2, 3)])[0] == Commit((1, 2, 3))
+        assert run.returned(0, *[completed(node, 0.0) for node in (1, 2, 3)])[0] == CommitResults((1, 2, 3))
 
-    def test_a_batch_has_at_most_max_batch_items(self):
-        n = 4 * MAX_BATCH_ITEMS
+    def test_a_batch_has_at_most_max_batch_nodes(self):
+        n = 4 * MAX_BATCH_NODES
         first, second = known_short(n, 1e-9).commands
-        assert first == Dispatch(0, tuple(range(1, MAX_BATCH_ITEMS + 1)))
-        assert second == Dispatch(0, tuple(range(MAX_BATCH_ITEMS + 1, 2 * MAX_BATCH_ITEMS + 1)))
+        assert first == Dispatch(0, tuple(range(1, MAX_BATCH_NODES + 1)))
+        assert second == Dispatch(0, tuple(range(MAX_BATCH_NODES + 1, 2 * MAX_BATCH_NODES + 1)))
 
     def test_a_slot_has_at_most_max_batches(self):
         run = known_short(100, BATCH_SECONDS)
         assert run.commands == [Dispatch(0, (1,)), Dispatch(0, (2,))]
         assert len(run.commands) == 2
         for node in range(1, 90):
-            assert run.returned(0, completed(node, BATCH_SECONDS)) == [Commit((node,)), Dispatch(0, (node + 2,))]
+            assert run.returned(0, completed(node, BATCH_SECONDS)) == [CommitResults((node,)), Dispatch(0, (node + 2,))]
             run.committed(node)
 
     def test_every_slot_gets_a_fair_share(self):
@@ -1035,7 +1035,7 @@ class TestBatches:
     def test_without_batching_nodes_go_one_by_one(self):
         run = known_short(5, 1e-6, batching=False)
         assert run.commands == [Dispatch(0, (1,))]
-        assert run.returned(0, completed(1, 1e-6)) == [Commit((1,)), Dispatch(0, (2,))]
+        assert run.returned(0, completed(1, 1e-6)) == [CommitResults((1,)), Dispatch(0, (2,))]
 
     def test_long_nodes_go_one_by_one(self):
         assert known_short(5, BATCH_SECONDS * 1.01).commands == [Dispatch(0, (1,)), Dispatch(0, (2,))]
@@ -1052,7 +1052,7 @@ class TestBatches:
     def test_nobody_stands_behind_a_node_of_an_unknown_kind_after_a_batch_has_returned(self):
         run = known_short(6, 1e-6, kinds=[0, 0, 1, 0, 0, 0])
         assert run.commands == [Dispatch(0, (1,))]
-        assert run.returned(0, completed(1, 1e-6)) == [Commit((1,)), Dispatch(0, (2,))]
+        assert run.returned(0, completed(1, 1e-6)) == [CommitResults((1,)), Dispatch(0, (2,))]
         assert run.committed(1) == []
 
     @pytest.mark.parametrize(
@@ -1062,25 +1062,25 @@ class TestBatches:
     def test_nobody_stands_behind_a_long_node(self, seconds, behind):
         run = Run(6, [(node, later) for node in (0, 1) for later in (2, 3, 4, 5)], kinds=[0, 1, 1, 0, 0, 0])
         assert run.start() == [Dispatch(0, (0,))]
-        assert run.returned(0, completed(0, 1e-6)) == [Commit((0,)), Dispatch(0, (1,))]
+        assert run.returned(0, completed(0, 1e-6)) == [CommitResults((0,)), Dispatch(0, (1,))]
         assert run.committed(0) == []
         assert run.complete(0, 1, seconds) == [Dispatch(0, (2,)), *behind]
 
     def test_where_plenty_is_ready_a_slot_gets_its_next_long_node_early(self):
-        run = known_short(PLENTY + 4, PATIENT_SECONDS)
+        run = known_short(PLENTY + 4, PLENTY_PREFETCH_SECONDS)
         assert run.commands == [Dispatch(0, (1,)), Dispatch(0, (2,))]
-        assert run.returned(0, completed(1, PATIENT_SECONDS)) == [Commit((1,)), Dispatch(0, (3,))]
+        assert run.returned(0, completed(1, PLENTY_PREFETCH_SECONDS)) == [CommitResults((1,)), Dispatch(0, (3,))]
         run.committed(1)
         # From here on the last nodes wait for whichever slot is free first.
-        assert run.returned(0, completed(2, PATIENT_SECONDS)) == [Commit((2,))]
-        assert known_short(PLENTY + 4, PATIENT_SECONDS * 1.1).commands == [Dispatch(0, (1,))]
+        assert run.returned(0, completed(2, PLENTY_PREFETCH_SECONDS)) == [CommitResults((2,))]
+        assert known_short(PLENTY + 4, PLENTY_PREFETCH_SECONDS * 1.1).commands == [Dispatch(0, (1,))]
 
     def test_an_estimate_rises_at_once(self):
         run = known_short(9, BATCH_SECONDS / 4)
         assert run.commands == [Dispatch(0, (1, 2, 3, 4)), Dispatch(0, (5, 6, 7, 8))]
         longer = completed(1, BATCH_SECONDS * 1.1)
         batches = [Dispatch(0, (2,)), Dispatch(0, (3,))]
-        assert run.lost(0, longer, unstarted=[2, 3, 4, 5, 6, 7, 8]) == [Commit((1,)), *batches]
+        assert run.lost(0, longer, unstarted=[2, 3, 4, 5, 6, 7, 8]) == [CommitResults((1,)), *batches]
 
     def test_an_estimate_falls_slowly(self):
         run = known_short(200, 1.0)
@@ -1099,7 +1099,7 @@ class TestBatches:
     def test_what_failed_teaches_nothing(self):
         run = Run(4, kinds=[0] * 4)
         run.start()
-        assert run.returned(0, AttemptEnded(0, False, False, 0.0)) == [RecordFailures((0,)), Dispatch(0, (1,))]
+        assert run.returned(0, AttemptEnded(0, False, False, 0.0)) == [CommitFailures((0,)), Dispatch(0, (1,))]
 
 
 # --- events that contradict the state -------------------------------------------------------------------------------
@@ -1129,8 +1129,8 @@ def busy_run():
     policies = {1: Policy(timeout=1.0)}
     run = Run(9, [*edges, (6, 8), (7, 8)], kinds=[0, 1, 1, 1, 1, 1, 1, 3, 1], n_slots=2, policies=policies)
     assert run.start() == [Dispatch(0, (0,)), Dispatch(1, (6,))]
-    assert run.returned(1, completed(6, BATCH_SECONDS / 2)) == [Commit((6,)), Dispatch(1, (7,))]
-    assert run.returned(1, completed(7)) == [Commit((7,))]
+    assert run.returned(1, completed(6, BATCH_SECONDS / 2)) == [CommitResults((6,)), Dispatch(1, (7,))]
+    assert run.returned(1, completed(7)) == [CommitResults((7,))]
     run.returned(0, completed(0))
     assert run.committed(0) == [Dispatch(0, (1, 2)), Dispatch(1, (3, 4)), Dispatch(0, (5,))]
     return run
@@ -1275,7 +1275,7 @@ def drive(state, completes=True):
             case Dispatch(slot, nodes):
                 ended = [AttemptEnded(node, completes, False, 1e-6) for node in nodes]
                 todo.extend(state.handle(BatchReturned(slot, ended, (), 0.0)))
-            case Commit(nodes) | RecordFailures(nodes):
+            case CommitResults(nodes) | CommitFailures(nodes):
                 todo.extend(state.handle(Committed(nodes, 0.0)))
     return n_commands
 
@@ -1400,7 +1400,7 @@ class Case:
                 stale.append(name)
             else:
                 without = tuple(dag.name_of(p) for p in failed)
-                commits.append(CommitRecord(name, 0, 0, 1, 0, b"", b"", without=without))
+                commits.append(Commit(name, 0, 0, 1, 0, b"", b"", without=without))
         self.plan = plan_restore(dag, PackedCommits(commits), stale, same_structure=True)
         # Only of these does anybody ask whether they differ: the children of the others are restored anyway.
         self.has_old = {*map(dag.index_of, stale), *self.plan.held}
@@ -1498,7 +1498,7 @@ class Simulation:
         self.to_commit = []
         self.events = []
         self.commands = []
-        self.announced = {Skip: [], Restore: [], Commit: [], RecordFailures: [], Retry: []}
+        self.announced = {Skip: [], Restore: [], CommitResults: [], CommitFailures: [], Retry: []}
         self.committed = set()
         self.recorded = set()
         self.tries = dict.fromkeys(range(len(case.dag)), 0)
@@ -1534,7 +1534,7 @@ class Simulation:
                 assert not self.state.cancelled, "a node was sent out after the end was asked for"
                 assert not worker.killed, "a node was sent to a worker that is to be killed"
                 worker.batches.append(nodes)
-            case Commit(nodes) | RecordFailures(nodes):
+            case CommitResults(nodes) | CommitFailures(nodes):
                 self.announced[type(command)].extend(nodes)
                 self.to_commit.append(command)
             case Skip(nodes, _) | Restore(nodes):
@@ -1627,8 +1627,8 @@ class Simulation:
         self.random.shuffle(self.to_commit)
         n = self.random.randint(1, len(self.to_commit))
         group, self.to_commit = self.to_commit[:n], self.to_commit[n:]
-        completed = [node for command in group if isinstance(command, Commit) for node in command.nodes]
-        failed = [node for command in group if isinstance(command, RecordFailures) for node in command.nodes]
+        completed = [node for command in group if isinstance(command, CommitResults) for node in command.nodes]
+        failed = [node for command in group if isinstance(command, CommitFailures) for node in command.nodes]
         self.committed.update(completed)
         self.recorded.update(failed)
         changed = {node for node in completed if self.case.differs[node] and node in self.case.has_old}
@@ -1669,8 +1669,8 @@ class TestRandomRuns:
             assert simulation.announced[Skip].count(node) == skipped
             assert simulation.announced[Restore].count(node) == (restored and node not in case.plan.restored)
             assert (node in state.restored) == restored
-            assert simulation.announced[Commit].count(node) == (phase[node] == Phase.COMPLETED and not restored)
-            assert simulation.announced[RecordFailures].count(node) == (phase[node] in (Phase.FAILED, Phase.TIMED_OUT))
+            assert simulation.announced[CommitResults].count(node) == (phase[node] == Phase.COMPLETED and not restored)
+            assert simulation.announced[CommitFailures].count(node) == (phase[node] in (Phase.FAILED, Phase.TIMED_OUT))
             assert simulation.announced[Retry].count(node) == max(0, attempts[node] - 1)
             assert simulation.tries[node] == attempts[node], "an attempt was not told of, or one too many"
             if skipped:

@@ -21,13 +21,21 @@ from dagron.runs.ready import BATCH_SECONDS, ReadyNodes
 __all__ = ["Dispatcher"]
 
 COMMITS_WORTH_WAITING = 20
-"""A slot waits for a commit that makes a more urgent node ready, instead of taking one that lasts so many commits."""
+"""A slot waits for a commit that makes a more urgent node ready, instead of taking one that lasts so many commits.
+
+So what waiting costs is at most a twentieth of what the slot would have begun. Simulated on 15 recorded workflows it
+brings reruns from up to 1.03 of the bound to 1.005, which is what a list schedule reaches; 20 itself was not varied.
+"""
 
 MEMORY_SECONDS = (0.005, 0.1)
-"""The shortest and the longest time between two looks at the memory of a slot that has a limit."""
+"""The shortest and the longest time between two looks at the memory of a slot that has a limit.
+
+A look takes about a millisecond, so the shortest costs a fifth of a processor, for as long as a limit is near; the
+longest is what the guide promises to users.
+"""
 
 ALLOCATION_BYTES_PER_SECOND = 8e9
-"""Faster than a process can take memory, as pages have to be cleared; tells how soon a limit might be reached."""
+"""Faster than a process can take memory, as the kernel clears its pages; tells how soon a limit might be reached."""
 
 
 class _Slot:

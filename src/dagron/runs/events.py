@@ -16,7 +16,8 @@ __all__ = [
     "CancelRequested",
     "Changed",
     "Command",
-    "Commit",
+    "CommitFailures",
+    "CommitResults",
     "Committed",
     "Dispatch",
     "End",
@@ -25,7 +26,6 @@ __all__ = [
     "Kill",
     "NoteLoss",
     "Observe",
-    "RecordFailures",
     "Restore",
     "Retry",
     "Skip",
@@ -166,14 +166,14 @@ class Dispatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
+class CommitResults:
     """Commit the results of these nodes: report `Changed` for those that differ, commit, report `Committed`."""
 
     nodes: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class RecordFailures:
+class CommitFailures:
     """Commit that these nodes failed, then report `Committed`."""
 
     nodes: tuple[int, ...]
@@ -250,4 +250,4 @@ class Observe:
     memory_limit: int | None = None
 
 
-Command = Dispatch | Commit | RecordFailures | NoteLoss | Retry | Invalidate | Restore | Skip | Kill | Observe
+Command = Dispatch | CommitResults | CommitFailures | NoteLoss | Retry | Invalidate | Restore | Skip | Kill | Observe

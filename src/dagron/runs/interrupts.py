@@ -36,7 +36,7 @@ class Interrupts:
         self.on_hold: Callable[[], None] | None = None
         self.on_force: Callable[[], None] | None = None
         self._previous: dict[int, _Handler] = {}
-        self._held: int | None = None
+        self._noted: int | None = None
         self._allowed = False
 
     def __enter__(self) -> Self:
@@ -56,9 +56,9 @@ class Interrupts:
             self.check()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._allowed or self._held is not None:
-            forced = self._held is not None
-            self._held = None
+        if self._allowed or self._noted is not None:
+            forced = self._noted is not None
+            self._noted = None
             try:
                 self._previous[number](number, frame)
             except BaseException:
@@ -66,7 +66,7 @@ class Interrupts:
                     self.on_force()
                 raise
             return
-        self._held = number
+        self._noted = number
         if self.on_hold is not None:
             self.on_hold()
 
@@ -76,7 +76,7 @@ class Interrupts:
         Raises:
             KeyboardInterrupt: Or whatever the handler of that signal raises.
         """
-        number, self._held = self._held, None
+        number, self._noted = self._noted, None
         if number is not None:
             self._previous[number](number, None)
 

@@ -60,14 +60,14 @@ from dagron.runs.events import (
     CancelRequested,
     Changed,
     Command,
-    Commit,
+    CommitFailures,
+    CommitResults,
     Committed,
     End,
     Event,
     Invalidate,
     Kill,
     NoteLoss,
-    RecordFailures,
     Restore,
     Retry,
     Skip,
@@ -352,9 +352,9 @@ class RunState:
             if not self._completing:
                 self._dispatcher.commits_began(now)
             self._completing.update(completed)
-            out.append(Commit(tuple(completed)))
+            out.append(CommitResults(tuple(completed)))
         if failed:
-            out.append(RecordFailures(tuple(failed)))
+            out.append(CommitFailures(tuple(failed)))
 
     def _failed(self, node: int, end: End, retryable: bool, now: float, failed: list[int], out: list[Command]) -> None:
         policy = self._policies[node]
