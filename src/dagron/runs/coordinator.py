@@ -45,7 +45,7 @@ __all__ = ["CancelEvent", "Coordinator"]
 logger = logging.getLogger("dagron")
 
 _CANCEL_POLL_SECONDS = 0.05
-"""How often a cancel event is asked: a call of a `multiprocessing.Event` takes microseconds, and nobody waits so long."""
+"""How often a cancel event is asked, which takes microseconds, also of a `multiprocessing.Event`."""
 
 _TEND_SECONDS = 1.0
 """How long to wait at most where no engine runs: the metadata are written once a second."""
