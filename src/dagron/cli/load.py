@@ -29,7 +29,7 @@ class Job(NamedTuple):
 
 
 def load_job(target: str) -> Job:
-    """Import the user's file or module and take `flow` from it, or `dag` and `tasks`; or what stands behind a colon.
+    """Import the user's file or module and take `flow` from it, or `dag` and `tasks`; or what a colon names.
 
     A file becomes the module `__dagron_file__`, so its `if __name__ == "__main__":` block does not run, and what it
     defines travels to the workers by value. Its directory comes first in `sys.path`, as with `python FILE`; for a
@@ -53,7 +53,7 @@ def load_job(target: str) -> Job:
         return _job_of(types.SimpleNamespace(dag=found, tasks=getattr(module, "tasks", None)), source)
     what = f"is of type {type(found).__name__}" if hasattr(module, attribute) else "is not defined"
     wanted = "a dagron.Flow, a mapping of node names to callables, or a dagron.DAG beside `tasks`"
-    raise UsageError(f"`{attribute}` in {source!r} {what}; what stands behind the colon has to be {wanted}")
+    raise UsageError(f"`{attribute}` in {source!r} {what}; what a colon names has to be {wanted}")
 
 
 def _load_file(target: str) -> types.ModuleType:

@@ -30,7 +30,7 @@ class NodeFigures:
         attempts: Attempts in the run that ended it; 0 if none has ended.
         slot: The slot that ran it; -1 for none.
         started_unix: When the last attempt began, in seconds since the epoch; 0.0 if that is not known.
-        duration_seconds: How long the last attempt took; of a running node: so far.
+        duration_seconds: How long the last attempt took; a running one has taken so long until now.
         cpu_seconds: User and system time of that attempt.
         peak_rss_bytes: Peak resident memory of the worker up to its end.
         result_bytes: Size of the pickled result.

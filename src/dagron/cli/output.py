@@ -13,6 +13,7 @@ from typing import Self
 __all__ = ["NOT_FOR_A_LINE", "TaskOutput", "stdout_kept_for_results"]
 
 _DRAIN_SECONDS = 1.0
+"""How long the end of a run waits for what tasks have printed; it comes at once, unless the terminal hangs."""
 
 NOT_FOR_A_LINE = re.compile(
     r"\x1b\[(?![0-9;:]*m)[0-?]*[ -/]*[@-~]"
@@ -108,8 +109,8 @@ class TaskOutput:
                 os.dup2(kept, number)
                 os.close(kept)
             self._kept = None
-            # Nobody has the other end any more, so the thread meets the end of the file behind the last byte. Should a
-            # process that escaped its worker hold it, it is left to itself.
+            # Nobody has the other end any more, so the thread reads the last byte and then the end of the file. If a
+            # process that escaped its worker holds that end, the thread is left to itself.
             self._thread.join(_DRAIN_SECONDS)
         self._terminal.close()
 
@@ -132,7 +133,7 @@ class TaskOutput:
     def _show(self, lines: list[bytes]) -> None:
         from rich.segment import Segment, Segments
 
-        # Of what was written over itself, such as a task's own progress bar, the last state.
+        # A line that was written over itself, such as a task's own progress bar, is shown in its last state.
         text = "\n".join(line.decode(errors="backslashreplace").rstrip("\r").rpartition("\r")[2] for line in lines)
         text = NOT_FOR_A_LINE.sub("", text)
         if "\x1b" in text:

@@ -23,13 +23,14 @@ from dagron import stored
 __all__ = ["MAX_PREVIEW_BYTES", "StandIn", "load_safely", "preview", "shown_value"]
 
 MAX_PREVIEW_BYTES = 32 * 2**20
-"""What is larger than this is not loaded unless that is asked for."""
+"""A larger pickle is not loaded unless --full asks for it: reading this much takes about a second."""
 
+# What a preview shows of one collection, one text and one nesting: together about a screen.
 _MAX_ITEMS = 20
 _MAX_STRING = 400
 _MAX_DEPTH = 6
 _MAX_PARTS = 1000
-"""Of a preview in all: a small pickle may hold the same list a billion times."""
+"""What a whole preview shows: a small pickle may hold the same list a billion times."""
 
 _REAL: dict[tuple[str, str], Any] = {
     ("builtins", "set"): set,

@@ -2,7 +2,8 @@
 
 The method is that of Sugiyama, Tagawa and Toda (IEEE Transactions on Systems, Man, and Cybernetics 11(2), 1981), as far
 as a picture of some hundred nodes needs it: layers by longest path, order within a layer by the mean position of the
-neighbours, straight lines. For more, `dot` draws what `as_dot` gives.
+neighbours, curved edges. `dot` draws more from what `as_dot` gives. It is here because a picture is to come out where
+neither Graphviz nor a browser is at hand.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from dagron.shown import shown_name
 __all__ = ["as_svg"]
 
 _SWEEPS = 8
+"""Passes over the layers: with 24 of them random graphs of 100 to 500 nodes had no fewer crossings."""
+# In pixels: from one layer to the next, height of a node, between two nodes, around all.
 _ROW = 70
 _BOX = 30
 _GAP = 14

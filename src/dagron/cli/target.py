@@ -1,4 +1,4 @@
-"""What a target of `dagron run` names, without loading it: a file or a module, perhaps with a flow behind a colon."""
+"""What a target of `dagron run` names, without loading it: a file or a module, perhaps with a colon and a flow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["default_checkpoint_dir", "is_file_target", "split_target"]
 
 
 def split_target(target: str) -> tuple[str, str]:
-    """Return the file or module of a target, and the name of the flow behind a colon; empty if there is none."""
+    """Return the file or module of a target, and the name of the flow after a colon; empty if there is none."""
     source, colon, attribute = target.rpartition(":")
     if colon and source and attribute.isidentifier() and not os.path.isfile(target):
         return source, attribute
@@ -24,7 +24,7 @@ def is_file_target(target: str) -> bool:
 def _target_stem(target: str) -> str:
     """Return the short name of a target.
 
-    That is the name of the file without its suffix, or the last part of the module's; with that of a flow behind it.
+    That is the name of the file without its suffix, or the last part of the module's name, and the name of the flow.
     """
     source, attribute = split_target(target)
     stem = Path(source).stem if is_file_target(source) else source.rpartition(".")[2]

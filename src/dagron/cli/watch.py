@@ -16,7 +16,7 @@ from dagron.cli.status import CheckpointStatus, shown_status, status_of
 __all__ = ["watch"]
 
 _LINE_SECONDS = 5.0
-"""Between two texts where there is no terminal."""
+"""Between two lines where there is no terminal: as often as the progress of a run writes one there."""
 
 
 def watch(where: str, interval_seconds: float, *, as_json: bool) -> ExitCode:
@@ -46,7 +46,7 @@ def _next(where: str, view: View, interval_seconds: float) -> View:
 
 
 def _goes_on(status: CheckpointStatus) -> bool:
-    # Of a run on another machine only its end can be seen.
+    # A run on another machine shows from here only when it has ended.
     return status.state in ("running", "unknown")
 
 

@@ -40,7 +40,7 @@ Examples:
 @option("--pdb", is_flag=True, help="If it fails, open the debugger in the innermost frame of yours.")
 @untrusted_option
 def debug(where: str, node: str, target: str | None, pdb: bool, allow_untrusted: bool) -> ExitCode:
-    """Run a node again in this process, with its recorded inputs; of one that completed, compare the result.
+    """Run a node again in this process, with its recorded inputs; compare the result with a recorded one.
 
     The code is that of the file as it is now, so an edit can be tried; `breakpoint()` in it works. The checkpoint is
     only read: whatever comes out, the next resume does what it would have done. What the task prints goes to where this

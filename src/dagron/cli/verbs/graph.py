@@ -32,7 +32,7 @@ EPILOG = """Examples:
 """
 
 _MAX_NODES = 500
-"""More than this no picture shows; Mermaid itself stops at 500 edges."""
+"""No picture shows more; Mermaid itself stops at 500 edges."""
 
 
 _FORMATS = {"mermaid": as_mermaid, "dot": as_dot, "svg": as_svg}
@@ -88,7 +88,7 @@ def graph(
 ) -> ExitCode:
     """Draw the DAG, with its nodes coloured by their states: as Mermaid, DOT or SVG.
 
-    Of a TARGET that has not run yet, too. Reads from outside, also while a run goes on.
+    Draws a TARGET that has not run yet, too. Reads from outside, also while a run goes on.
     """
     dag, states = _dag_and_states(where, dag_from)
     drawing = drawing_of(dag, states, around, depth, max_nodes)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["EPILOG", "invalidate", "to_invalidate"]
 
 _MAX_NAMES = 20
+"""Names that are printed; --json has all."""
 
 EPILOG = """Exit codes:
 
@@ -45,7 +46,7 @@ def to_invalidate(view: View, dag: DAG | None, patterns: Sequence[str], *, desce
         view: What the journal says.
         dag: The DAG; needed for descendants only.
         patterns: See `matches`.
-        descendants: Whether to take what is downstream of them, too.
+        descendants: Whether the descendants of these nodes are taken, too.
 
     Raises:
         UsageError: A pattern matches no node.
@@ -83,7 +84,7 @@ def invalidate(
     allow_untrusted: bool,
     as_json: bool,
 ) -> ExitCode:
-    """Make the results of nodes, and of all nodes downstream of them, not count: the next resume makes them again.
+    """Make the results of nodes and of their descendants not count: the next resume makes them again.
 
     Runs nothing itself. Nodes that have failed or have never run are run by the next resume anyway. Takes the lock,
     unless it is a dry run.

@@ -41,7 +41,7 @@ _OUTPUT = "Output"
     "TARGET",
     "A .py file or a module such as dagron.jobs.stdlib_analysis. It defines `flow`, a dagron.Flow; or `tasks`, a "
     "mapping of node names to callables, and `dag`, unless the parameter names of the tasks tell. A flow of another "
-    "name stands behind a colon: job.py:nightly.",
+    "name follows a colon: job.py:nightly.",
 )
 @option(
     "--checkpoint-dir",
