@@ -227,15 +227,10 @@ class TestDocstrings:
 INTERNALS = (PROJECT / "docs" / "internals.md").read_text(encoding="utf-8")
 ROOMS = [line.split()[0] for line in INTERNALS.split("<!-- rooms -->\n```\n")[1].split("```")[0].splitlines()]
 
-# Modules that have not moved yet, and the rooms that they are of.
-HOMES = {}
-
 
 def room(module):
     """The room of a module: the longest of their names that the module's begins with."""
-    first, _, rest = module.partition(".")
-    module = f"{HOMES.get(first, first)}.{rest}."
-    found = [name for name in ROOMS if module.startswith(f"{name}.")]
+    found = [name for name in ROOMS if f"{module}.".startswith(f"{name}.")]
     assert found, f"{module} is in no room of docs/internals.md"
     return max(found, key=len)
 
