@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagron import DAG, CheckpointExecutor, Task
+from dagron.checkpoint.files import Directory
+from dagron.checkpoint.reading.view import read_view
+from dagron.cli.verbs.trace import trace_of as trace_of_checkpoint
 from dagron.results.trace import ExecutionTrace, Span
 
 START = 1_700_000_000.0
@@ -224,3 +229,28 @@ class TestOfARun:
     def test_without_tracing_there_is_none(self, ckpt):
         executor = CheckpointExecutor(DAG(["a"]), ckpt, pool="inline", durability="process")
         assert executor.execute({"a": lambda: 1}).trace is None
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="needs the proportional set size")
+    def test_that_of_a_checkpoint_says_how_the_last_attempt_of_each_node_ended(self, ckpt):
+        def raised():
+            raise ValueError
+
+        def greedy():
+            taken = [b"x" * 2**20 for _ in range(400)]
+            time.sleep(600)
+            return len(taken)
+
+        tasks = {
+            "completed": lambda: 1,
+            "raised": raised,
+            "lost": lambda: os._exit(3),
+            "timed_out": Task(lambda: time.sleep(600), timeout=0.2),
+            "out_of_memory": Task(greedy, memory_limit="200 MiB"),
+        }
+        executor = CheckpointExecutor(
+            DAG(tasks), ckpt, enable_tracing=True, max_workers=2, durability="process", kill_grace_seconds=0.0
+        )
+        trace = executor.execute(tasks).trace
+        assert {span.name: span.outcome for span in trace.spans} == {name: name for name in tasks}
+        recorded = trace_of_checkpoint(read_view(Directory(ckpt)))
+        assert sorted(recorded.spans, key=str) == sorted(trace.spans, key=str)

@@ -381,7 +381,7 @@ class Coordinator:
         name = self._dag.name_of(node)
         if loss.end != ev.End.PUT_BACK:
             error = error_of_loss(name, loss, self._plan.policies[node], lost)
-            self.failures[node] = Failure(None, error, loss.attempt, lost.slot, lost.printed, lost)
+            self.failures[node] = Failure(None, error, loss.attempt, lost.slot, lost.printed, lost, loss.end)
         started, seconds = lost.figures.started_unix, lost.figures.duration_seconds
         self._watch.attempt_ended(node, seconds, completed=False)
         if self._trace is not None:

@@ -26,9 +26,10 @@ class Failure:
         slot: The slot that made it.
         printed: The end of what it wrote.
         lost: If the worker is lost, what was lost with it.
+        end: How the attempt ended.
     """
 
-    __slots__ = ("_error", "attempt", "lost", "outcome", "printed", "slot", "status", "stderr")
+    __slots__ = ("_error", "attempt", "end", "lost", "outcome", "printed", "slot", "status", "stderr")
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class Failure:
         slot: int,
         printed: Printed,
         lost: Lost | None = None,
+        end: End = End.RAISED,
     ) -> None:
         # What was printed is kept as text, which is much shorter.
         self.outcome = outcome._replace(printed=NOTHING_PRINTED) if outcome is not None else None
@@ -47,6 +49,7 @@ class Failure:
         self.printed = printed_fields(printed)
         self.stderr = last_lines(printed.stderr)
         self.lost = lost._replace(printed=NOTHING_PRINTED) if lost is not None else None
+        self.end = end
         self.status = "failed"
 
     @property
@@ -84,6 +87,7 @@ class Failure:
         return {
             "name": node,
             "status": self.status,
+            "outcome": self.end.name.lower(),
             "type": fault.type_name,
             "message": fault.message,
             "traceback": fault.traceback_text,

@@ -45,7 +45,7 @@ def trace_of(view: View) -> ExecutionTrace:
     ]
     for name, fields in view.failures.items():
         if fields.get("started"):
-            outcome = "timed_out" if fields.get("status") == "timed_out" else "raised"
+            outcome = str(fields.get("outcome", ""))
             slot, attempts = max(0, int(fields["slot"])), int(fields["attempts"])
             began, seconds, cpu = (float(fields.get(key, 0.0)) for key in ("started", "seconds", "cpu"))
             spans.append(Span(name, slot, attempts, began, seconds, outcome, cpu))
