@@ -228,7 +228,7 @@ def test_in_a_narrow_terminal_the_error_gives_way_before_the_name_and_the_figure
         lines = shown_nodes(nodes, width).splitlines()
         assert max(map(len, lines)) <= width
         assert all("a name of some length, 1" in line or "2" in line for line in lines[1:])
-        assert all("1:01" in line and "E: www" in line for line in lines[1:])
+        assert all("1 min 01 s" in line and "E: www" in line for line in lines[1:])
     assert shown_nodes(nodes, 50).splitlines()[2].split("  ")[1].endswith("ength, 2")
 
 

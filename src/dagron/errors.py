@@ -464,6 +464,10 @@ class TaskFailedError(NodeError):
         return f"the task of node {self.node!r} raised {self.type_name}: {self.message}"
 
 
+def _mib(n: int) -> str:
+    return f"{n / 2**20:.0f} MiB"
+
+
 def _exit_text(exit_code: int | None) -> str:
     if exit_code is None:
         return "vanished"
@@ -501,7 +505,7 @@ class WorkerLostError(NodeError):
         self.stderr_tail = stderr_tail
 
     def __str__(self) -> str:
-        peak = "" if self.peak_rss_bytes is None else f"; its peak memory was {self.peak_rss_bytes / 2**20:.0f} MiB"
+        peak = "" if self.peak_rss_bytes is None else f"; its peak memory was {_mib(self.peak_rss_bytes)}"
         hint = "; the machine may have run out of memory" if self.exit_code == -9 else ""
         text = f"the worker of node {self.node!r} {_exit_text(self.exit_code)} in attempt {self.attempt}{peak}{hint}"
         if self.stderr_tail:
@@ -539,8 +543,8 @@ class MemoryLimitExceededError(NodeError):
 
     def __str__(self) -> str:
         return (
-            f"the worker of node {self.node!r} had {self.memory_bytes / 2**20:.0f} MiB of memory in attempt "
-            f"{self.attempt}, more than its limit of {self.limit_bytes / 2**20:.0f} MiB, and was killed"
+            f"the worker of node {self.node!r} had {_mib(self.memory_bytes)} of memory in attempt "
+            f"{self.attempt}, more than its limit of {_mib(self.limit_bytes)}, and was killed"
         )
 
 

@@ -11,6 +11,7 @@ __all__ = [
     "shown_bytes",
     "shown_duration",
     "shown_name",
+    "shown_seconds",
     "text_of",
     "without_middle",
 ]
@@ -72,8 +73,18 @@ def text_of(error: BaseException | None) -> str:
         return f"<its __str__ raised {type(broken).__name__}>"
 
 
+def shown_seconds(seconds: float) -> str:
+    """Return what something took, with three digits: `0.35 ms`, `12.3 s`, `1 min 05 s`, `2 h 03 min`."""
+    if seconds < 60:
+        unit, value = ("ms", seconds * 1000) if 0 < seconds < 1 else ("s", seconds)
+        return f"{value:.0f} {unit}" if value >= 99.95 else f"{value:.3g} {unit}"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
 def shown_duration(seconds: float) -> str:
-    """Return a duration as `m:ss`, `h:mm:ss` or `3 d 4:05:06`."""
+    """Return the time on a clock that runs, as `m:ss`, `h:mm:ss` or `3 d 4:05:06`."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     if not hours:

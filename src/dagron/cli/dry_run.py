@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from dagron.cli.table import shown_seconds
-from dagron.shown import shown_name
+from dagron.shown import shown_name, shown_seconds
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory

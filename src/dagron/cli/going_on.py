@@ -67,7 +67,7 @@ def _asked(found: CheckpointStatus) -> bool:
     from datetime import datetime
 
     from dagron.cli.question import ask, is_interactive
-    from dagron.cli.table import shown_seconds
+    from dagron.shown import shown_seconds
 
     failed = f", {len(found.failed)} failed" if found.failed else ""
     done = f"{found.completed}/{found.total} nodes completed{failed}"

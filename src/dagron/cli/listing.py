@@ -7,9 +7,9 @@ from enum import StrEnum
 from typing import Any
 
 from dagron.cli.nodes import NodeFigures, matches
-from dagron.cli.table import Column, shown_bytes, shown_seconds, table
+from dagron.cli.table import Column, table
 from dagron.results.status import CHECKPOINT_STATUSES
-from dagron.shown import shown_name
+from dagron.shown import shown_bytes, shown_name, shown_seconds
 
 __all__ = ["SortKey", "selected", "shown_nodes"]
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 import dagron
 from dagron import __version__
-from dagron.cli.table import shown_bytes
+from dagron.shown import shown_bytes, shown_seconds
 
 __all__ = ["Check", "examine"]
 
@@ -189,4 +189,4 @@ def _trial_run(path: Path) -> Check:
     seconds = time.perf_counter() - began
     if not result.ok:
         return Check("run", "bad", f"a worker started and its node failed: {result['probe'].error}")
-    return Check("run", "ok", f"a run of one node took {seconds:.2f} s with its worker")
+    return Check("run", "ok", f"a run of one node took {shown_seconds(seconds)} with its worker")

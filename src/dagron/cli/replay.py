@@ -16,7 +16,7 @@ from dagron.checkpoint.reading.view import View, signing_key
 from dagron.cli.ending import say
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.reading import checkpoint_dir_of, directory_of
-from dagron.shown import shown_name
+from dagron.shown import shown_name, shown_seconds
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format.journal import Commit
@@ -118,7 +118,9 @@ def _recorded_end(view: View, name: str) -> str:
     if commit is None and (failure := view.failures.get(name)) is not None:
         return f"it failed with {shown_error(str(failure.get('type', '')), str(failure.get('message', '')))}"
     commit = commit or view.stale.get(name)
-    return "nothing; it has not run" if commit is None else f"it completed in {commit.figures.duration_seconds:.3g} s"
+    if commit is None:
+        return "nothing; it has not run"
+    return f"it completed in {shown_seconds(commit.figures.duration_seconds)}"
 
 
 def run_call(call: Call, view: View, *, post_mortem: bool) -> ExitCode:
@@ -147,7 +149,7 @@ def run_call(call: Call, view: View, *, post_mortem: bool) -> ExitCode:
             _post_mortem(error)
         return ExitCode.NODES
     seconds = time.perf_counter() - started
-    say(f"completed in {seconds:.3g} s: {shown_name(shown_value(value))}")
+    say(f"completed in {shown_seconds(seconds)}: {shown_name(shown_value(value))}")
     return _compare(call.node, value, view)
 
 
@@ -195,7 +197,7 @@ def _tell(error: BaseException, seconds: float) -> None:
     error.__traceback__ = _own_frames(error)
     _, _, text = describe_exception(error)
     print(NOT_FOR_A_LINE.sub("", folded(text.rstrip())), file=sys.stderr)
-    say(f"failed after {seconds:.3g} s")
+    say(f"failed after {shown_seconds(seconds)}")
 
 
 def _post_mortem(error: BaseException) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from dagron.cli.exit_codes import NoCheckpointError
 from dagron.cli.nodes import Now, running_now
 from dagron.cli.reading import checkpoint_dir_of, directory_of, read_checkpoint, state_of_run
-from dagron.cli.table import shown_bytes, shown_seconds, shown_time
+from dagron.cli.table import shown_time
+from dagron.shown import shown_bytes, shown_seconds
 
 if TYPE_CHECKING:
     from dagron.checkpoint.reading.view import View

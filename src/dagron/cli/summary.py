@@ -13,7 +13,7 @@ from dagron.cli.output import NOT_FOR_A_LINE
 from dagron.errors import NodeCancelledError, TaskFailedError
 from dagron.results.results import ExecutionResult, NodeResult
 from dagron.results.status import NodeStatus
-from dagron.shown import shown_duration, shown_name
+from dagron.shown import shown_name, shown_seconds, text_of
 
 __all__ = ["json_summary", "print_summary", "resume_command", "shown_error", "shown_line"]
 
@@ -58,8 +58,7 @@ def print_summary(result: ExecutionResult, checkpoint_dir: str, target: str, com
     parts = [f"{result.succeeded} of {total} nodes completed{restored}"]
     counts = ((result.failed, "failed"), (result.timed_out, "timed out"), (result.skipped, "skipped"))
     parts += [f"{n} {word}" for n, word in (*counts, (result.cancelled, "cancelled")) if n]
-    seconds = result.total_duration_seconds
-    duration = f"{seconds:.1f} s" if seconds < 60 else shown_duration(seconds)
+    duration = shown_seconds(result.total_duration_seconds)
     say(f"{', '.join(parts)}; {duration}; checkpoint in {shown_name(checkpoint_dir)}")
     if result.ok:
         return
@@ -119,8 +118,4 @@ def _error_line(node: NodeResult[Any]) -> str:
     error = node.error
     if isinstance(error, TaskFailedError):
         return shown_error(error.type_name, error.message)
-    try:
-        message = str(error)
-    except Exception as broken:
-        message = f"<its __str__ raised {type(broken).__name__}>"
-    return shown_error(type(error).__qualname__, message)
+    return shown_error(type(error).__qualname__, text_of(error))

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from dagron.shown import glyphs_for, shown_bytes, shown_duration, shown_name
+from dagron.shown import glyphs_for, shown_name, shown_seconds
 
 __all__ = [
     "STYLES",
     "Column",
-    "shown_bytes",
-    "shown_seconds",
     "shown_time",
     "styled",
     "styled_state",
@@ -127,20 +125,9 @@ def _width(text: str) -> int:
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-def shown_seconds(seconds: float) -> str:
-    """Return a duration: `0.012 s`, `3.4 s`, `42 s`, then as `m:ss`."""
-    if seconds < 1:
-        return f"{seconds:.3f} s"
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return shown_duration(seconds)
-
-
 def shown_time(unix: float, now_unix: float | None = None) -> str:
     """Return a time on this machine's clock, with how long ago it was if `now_unix` is given."""
     text = f"{datetime.fromtimestamp(unix):%Y-%m-%d %H:%M:%S}"
     if now_unix is None:
         return text
-    seconds = max(0.0, now_unix - unix)
-    ago = shown_duration(seconds) if seconds >= 60 else f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{text} ({ago} ago)"
+    return f"{text} ({shown_seconds(max(0.0, now_unix - unix))} ago)"

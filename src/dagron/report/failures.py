@@ -7,11 +7,14 @@ from typing import Any
 
 from dagron.checkpoint.reading.history import History
 from dagron.report.model import Failure
+from dagron.results.failures import last_frame
+from dagron.shown import without_middle
 
 __all__ = ["MAX_FAILURES", "MAX_NAMES", "MAX_TEXT", "failures_of"]
 
 MAX_FAILURES = 100
 MAX_NAMES = 50
+_MAX_KIND = 200
 MAX_TEXT = 20_000
 """Characters of a traceback; a recursion without end has more. Its middle is left out."""
 
@@ -21,18 +24,19 @@ def failures_of(history: History) -> list[Failure]:
 
     Failures are alike if they have the same status and type of error and come from the same line.
     """
-    alike: dict[tuple[bool, str, str, str], Failure] = {}
+    alike: dict[tuple[object, ...], Failure] = {}
     for run, fields, resolved in _last_of_each(history):
         status, kind, text = (str(fields.get(key, "")) for key in ("status", "type", "traceback"))
-        key = (resolved, status, kind, _origin(text))
+        raised = last_frame(text)
+        key = (resolved, status, kind, raised and raised[:3])
         failure = alike.get(key)
         if failure is None:
             failure = alike[key] = Failure(
                 status.replace("_", " "),
-                _cut(kind, 200),
-                _cut(str(fields.get("message", ""))),
-                _cut(text),
-                _cut(str(fields.get("stderr", ""))),
+                without_middle(kind, _MAX_KIND),
+                without_middle(str(fields.get("message", "")), MAX_TEXT),
+                without_middle(text, MAX_TEXT),
+                without_middle(str(fields.get("stderr", "")), MAX_TEXT),
                 int(fields.get("attempts", 0)),
                 run,
                 resolved,
@@ -53,16 +57,3 @@ def _last_of_each(history: History) -> Iterator[tuple[int, dict[str, Any], bool]
             yield run, fields, False
         elif name in view.commits:
             yield run, fields, True
-
-
-def _origin(traceback: str) -> str:
-    """Return the line of a traceback that names the last frame."""
-    start = traceback.rfind('\n  File "')
-    return traceback[start + 1 :].partition("\n")[0] if start >= 0 else ""
-
-
-def _cut(text: str, limit: int = MAX_TEXT) -> str:
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half:,} characters …\n{text[-half:]}"

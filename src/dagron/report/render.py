@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from dagron.report.model import CriticalStep, Group, Report
 from dagron.results.status import CHECKPOINT_STATUSES, NodeStatus
+from dagron.shown import shown_bytes, shown_seconds
 
 __all__ = ["MAX_STEPS", "render"]
 
@@ -55,7 +56,7 @@ def render(report: Report) -> str:
     """Return the page. It holds only characters that UTF-8 can encode."""
     environment = Environment(autoescape=True, trim_blocks=True)
     environment.filters.update(
-        duration=_duration,
+        duration=shown_seconds,
         visible=lambda text: _NOT_FOR_A_LINE.sub(_escaped, text),
         visible_text=lambda text: _NOT_FOR_TEXT.sub(_escaped, text),
         when=_when,
@@ -106,29 +107,6 @@ def _escaped(found: re.Match[str]) -> str:
     return f"\\u{ord(found[0]):04x}"
 
 
-def _figures(value: float) -> str:
-    return f"{value:.0f}" if value >= 99.95 else f"{value:.3g}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, factor in (("µs", 1e6), ("ms", 1e3)):
-        if 0 < seconds < 1000 / factor:
-            return f"{_figures(seconds * factor)} {unit}"
-    if seconds < 60:
-        return f"{_figures(seconds)} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def _bytes(n: float) -> str:
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if n < 1024:
-            return f"{_figures(n)} {unit}"
-        n /= 1024
-    return f"{_figures(n)} TiB"
-
-
 def _when(unix_seconds: float) -> str:
     return (
         f"{datetime.fromtimestamp(unix_seconds, UTC):%Y-%m-%d %H:%M:%S} UTC" if unix_seconds else "at an unknown time"
@@ -159,21 +137,21 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
     available = sum(run.wall_seconds * run.n_slots for run in runs)
     facts = [
         ("Nodes", f"{report.total:,}", ""),
-        ("Time of all runs", _duration(wall), ""),
-        ("CPU time", _duration(cpu), "User and system time of attempts; that of killed workers is not known"),
+        ("Time of all runs", shown_seconds(wall), ""),
+        ("CPU time", shown_seconds(cpu), "User and system time of attempts; that of killed workers is not known"),
     ]
     if available:
         facts.append(
             ("CPU efficiency", f"{100 * cpu / available:.0f} %", "CPU time as a share of slots times wall time")
         )
     if report.critical:
-        facts.append(("Critical path", _duration(report.critical_seconds), "The longest chain of nodes"))
+        facts.append(("Critical path", shown_seconds(report.critical_seconds), "The longest chain of nodes"))
     if report.attempts:
         peak = max(report.attempts, key=lambda attempt: attempt.peak_rss_bytes)
         name = _NOT_FOR_A_LINE.sub(_escaped, report.nodes[peak.node].name)
-        facts.append(("Peak memory of a worker", _bytes(peak.peak_rss_bytes), name))
+        facts.append(("Peak memory of a worker", shown_bytes(peak.peak_rss_bytes), name))
         last = {attempt.node: attempt.result_bytes for attempt in report.attempts}
-        facts.append(("Results", _bytes(sum(last.values())), "Size of the pickled results"))
+        facts.append(("Results", shown_bytes(sum(last.values())), "Size of the pickled results"))
     return facts
 
 

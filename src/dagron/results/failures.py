@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import dagron
 from dagron.results.last_words import last_words
+from dagron.shown import shown_bytes, shown_seconds
 
-__all__ = ["Frame", "folded", "is_library", "last_own_frame", "shown_failure", "shown_origin"]
+__all__ = ["Frame", "folded", "is_library", "last_frame", "last_own_frame", "shown_failure", "shown_origin"]
 
 _FRAME = re.compile(r'  File "(?P<path>.+)", line (?P<line>\d+), in (?P<function>.+)')
 # Where Python's own library and what is installed lie: a traceback may be from another machine, whose paths are not
@@ -113,6 +114,13 @@ def folded(text: str) -> str:
     return "\n".join(lines[:-1])
 
 
+def last_frame(text: str) -> Frame | None:
+    """Return the frame that raised, of the last traceback of a text."""
+    # Only the last one is looked for: ten thousand nodes may have failed.
+    start = text.rfind('\n  File "') + 1
+    return next((part for part in _parsed(text[start:]) if isinstance(part, Frame)), None)
+
+
 def last_own_frame(text: str) -> Frame | None:
     """Return the innermost frame of the user's in the last traceback of a text; of any if there is none of theirs."""
     frames: list[Frame] = []
@@ -151,14 +159,10 @@ def _shown_run(failure: Mapping[str, Any]) -> str:
         parts.append(f"in slot {slot}" + (f", process {pid}" if pid else ""))
     if seconds := float(failure.get("seconds", 0.0)):
         cpu = float(failure.get("cpu", 0.0))
-        parts.append(f"for {_shown_seconds(seconds)}" + (f" ({_shown_seconds(cpu)} of CPU)" if cpu else ""))
+        parts.append(f"for {shown_seconds(seconds)}" + (f" ({shown_seconds(cpu)} of CPU)" if cpu else ""))
     if memory := int(failure.get("memory", 0)):
-        parts.append(f"with a peak memory of {memory / 2**20:.0f} MiB")
+        parts.append(f"with a peak memory of {shown_bytes(memory)}")
     return f"ran {' '.join(parts)}" if parts else ""
-
-
-def _shown_seconds(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"
 
 
 def shown_failure(failure: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from dagron.cli.reading import (
     recorded_dag,
     state_of_run,
 )
+from dagron.shown import shown_bytes
 
 __all__ = ["EPILOG", "report", "report_page"]
 
@@ -83,5 +84,5 @@ def report(where: str, output: Path, dag_from: str | None) -> ExitCode:
     """
     page = report_page(where, dag_from)
     write_file(output, page)
-    say(f"wrote '{output}', {len(page.encode()) / 2**20:.1f} MiB; open it in a browser")
+    say(f"wrote '{output}', {shown_bytes(len(page.encode()))}; open it in a browser")
     return ExitCode.OK

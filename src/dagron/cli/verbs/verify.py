@@ -11,8 +11,7 @@ from dagron.cli.command import json_option, verb, where_argument
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.reading import checkpoint_dir_of, directory_of, read_checkpoint
-from dagron.cli.table import shown_bytes
-from dagron.shown import shown_name
+from dagron.shown import shown_bytes, shown_name
 
 __all__ = ["EPILOG", "verify"]
 

@@ -3,12 +3,11 @@
 window.report = (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const { nodes, attempts } = data;
-  const UNITS = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
   const figures = (value) => (value >= 99.95 ? String(Math.round(value)) : String(Number(value.toPrecision(3))));
   function seconds(s) {
-    if (s < 0.001) return s === 0 ? "0 s" : `${figures(s * 1e6)} µs`;
-    if (s < 1) return `${figures(s * 1e3)} ms`;
+    if (s > 0 && s < 1) return `${figures(s * 1e3)} ms`;
     if (s < 60) return `${figures(s)} s`;
     const whole = Math.round(s), h = Math.floor(whole / 3600), m = Math.floor((whole % 3600) / 60);
     return h ? `${h} h ${String(m).padStart(2, "0")} min` : `${m} min ${String(whole % 60).padStart(2, "0")} s`;
@@ -17,7 +16,7 @@ window.report = (() => {
   function bytes(n) {
     let unit = 0;
     while (n >= 1024 && unit < UNITS.length - 1) { n /= 1024; unit += 1; }
-    return `${unit && n < 100 ? n.toFixed(1) : Math.round(n)} ${UNITS[unit]}`;
+    return `${unit ? n.toFixed(1) : n} ${UNITS[unit]}`;
   }
 
   // What moves the cursor or turns text around is made visible, so that a name cannot look like another one.
