@@ -67,6 +67,14 @@ MUTATIONS = [
         ")",
         "tests/test_state.py -k Exclusive",
     ),
+    # --- only what you trust is unpickled
+    Mutation(
+        "trust",
+        "cli/verbs/show.py",
+        "        check_directory(directory_of(where), allow_untrusted=allow_untrusted)\n",
+        "        pass\n",
+        "tests/test_cli_checkpoint.py -k show_loads_a_result_of_an_untrusted_checkpoint",
+    ),
     # --- nothing recorded is ever redone
     Mutation(
         "redone",

@@ -292,6 +292,11 @@ class TestRooms:
     def test_nobody_but_the_entry_point_imports_the_command_line(self):
         assert {m for m in SOURCES if m not in CLI and ours(imported(TREES[m])) & CLI} <= {"__main__"}
 
+    def test_no_verb_of_the_command_line_imports_another_one_and_nobody_imports_a_verb(self):
+        verbs = {module for module in SOURCES if module.startswith("cli.verbs.")}
+        assert len(verbs) > 10
+        assert {m for m in SOURCES if (ours(imported(TREES[m])) - {m}) & verbs} == set()
+
     def test_nobody_imports_what_tests_a_run_from_outside(self):
         assert {m for m in SOURCES if ours(imported(TREES[m])) & (TESTING | {"testing"})} <= TESTING
 

@@ -8,9 +8,9 @@ from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.question import ask, is_interactive
 from dagron.cli.reading import checkpoint_dir_of, read_checkpoint
 
-__all__ = ["EPILOG", "clear"]
+__all__ = ["clear"]
 
-EPILOG = """Exit codes:
+_EPILOG = """Exit codes:
 
 \b
     0  it is deleted
@@ -25,7 +25,7 @@ Examples:
 """
 
 
-@verb(EPILOG)
+@verb(_EPILOG)
 @where_argument
 @option("--yes", "-y", is_flag=True, help="Do not ask. Needed where nobody can be asked.")
 @untrusted_option

@@ -9,9 +9,9 @@ from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.reading import read_checkpoint
 from dagron.cli.replay import announce, prepared_call, run_call
 
-__all__ = ["EPILOG", "debug"]
+__all__ = ["debug"]
 
-EPILOG = """Exit codes:
+_EPILOG = """Exit codes:
 
 \b
     0  the node completed
@@ -28,7 +28,7 @@ Examples:
 """
 
 
-@verb(EPILOG)
+@verb(_EPILOG)
 @where_argument
 @node_argument
 @argument(

@@ -14,9 +14,9 @@ from dagron.cli.exit_codes import ExitCode
 from dagron.cli.machine import examine
 from dagron.cli.table import styled
 
-__all__ = ["EPILOG", "doctor"]
+__all__ = ["doctor"]
 
-EPILOG = """Exit codes:
+_EPILOG = """Exit codes:
 
 \b
     0  a run works here; there may be warnings
@@ -31,7 +31,7 @@ Examples:
 """
 
 
-@verb(EPILOG)
+@verb(_EPILOG)
 @argument(
     "directory",
     "[DIR]",

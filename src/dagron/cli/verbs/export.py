@@ -18,9 +18,9 @@ from dagron.cli.exit_codes import ExitCode
 from dagron.cli.nodes import NodeFigures, node_figures, running_now
 from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
 
-__all__ = ["EPILOG", "as_csv", "export"]
+__all__ = ["as_csv", "export"]
 
-EPILOG = """Columns:
+_EPILOG = """Columns:
 
 \b
   name, state, attempts, slot, started_unix, duration_seconds, cpu_seconds,
@@ -47,7 +47,7 @@ def as_csv(nodes: Sequence[NodeFigures]) -> str:
     return file.getvalue()
 
 
-@verb(EPILOG)
+@verb(_EPILOG)
 @where_argument
 @option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
 @option("--format", "-f", "chosen", type=click.Choice(_FORMATS), help="Default: that of the name of FILE, else csv.")

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from dagron.graph.dag import DAG
     from dagron.results.status import NodeStatus
 
-__all__ = ["EPILOG", "graph"]
+__all__ = ["graph"]
 
-EPILOG = """Examples:
+_EPILOG = """Examples:
 
 \b
   dagron graph job.py -o job.svg
@@ -54,7 +54,7 @@ def _dag_and_states(where: str, dag_from: str | None) -> tuple[DAG, dict[str, No
     return dag, {node.name: node.state for node in figures}
 
 
-@verb(EPILOG)
+@verb(_EPILOG)
 @where_argument
 @option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
 @option(

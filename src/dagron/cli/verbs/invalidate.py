@@ -17,12 +17,12 @@ from dagron.shown import shown_name
 if TYPE_CHECKING:
     from dagron.graph.dag import DAG
 
-__all__ = ["EPILOG", "invalidate", "to_invalidate"]
+__all__ = ["invalidate", "to_invalidate"]
 
 _MAX_NAMES = 20
 """Names that are printed; --json has all."""
 
-EPILOG = """Exit codes:
+_EPILOG = """Exit codes:
 
 \b
     0  done, or there was nothing to do
@@ -63,7 +63,7 @@ def to_invalidate(view: View, dag: DAG | None, patterns: Sequence[str], *, desce
     return [name for name in names if name in chosen and name in view.commits]
 
 
-@verb(EPILOG)
+@verb(_EPILOG)
 @where_argument
 @argument("nodes", "NODE...", "Names; * and ? match.", type=str, nargs=-1, required=True)
 @option(

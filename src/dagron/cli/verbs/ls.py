@@ -17,11 +17,11 @@ from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
 from dagron.cli.table import terminal_width
 from dagron.results.status import CHECKPOINT_STATUSES
 
-__all__ = ["EPILOG", "ls"]
+__all__ = ["ls"]
 
 _STATE_LINES = "".join(f"  {status:<10} {status.meaning}\n" for status in CHECKPOINT_STATUSES)
 
-EPILOG = f"""States:
+_EPILOG = f"""States:
 
 \b
 {_STATE_LINES}
@@ -35,7 +35,7 @@ Examples:
 """
 
 
-@verb(EPILOG)
+@verb(_EPILOG)
 @where_argument
 @argument("patterns", "[PATTERN]...", "Only nodes with these names; * and ? match.", type=str, nargs=-1)
 @option(

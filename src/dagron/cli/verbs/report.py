@@ -21,9 +21,9 @@ from dagron.cli.reading import (
 )
 from dagron.shown import shown_bytes
 
-__all__ = ["EPILOG", "report", "report_page"]
+__all__ = ["report", "report_page"]
 
-EPILOG = """Examples:
+_EPILOG = """Examples:
 
 \b
   dagron report job.py
@@ -64,7 +64,7 @@ def report_page(where: str, dag_from: str | None = None) -> str:
     return render(built)
 
 
-@verb(EPILOG)
+@verb(_EPILOG)
 @where_argument
 @option(
     "--output",

@@ -15,9 +15,9 @@ from dagron.cli.running import RunRequest, run_target
 if TYPE_CHECKING:
     from dagron.runs.options import ExecutorOptions
 
-__all__ = ["EPILOG", "run"]
+__all__ = ["run"]
 
-EPILOG = """Examples:
+_EPILOG = """Examples:
 
 \b
   dagron run job.py
@@ -35,7 +35,7 @@ _LIMITS = "Limits"
 _OUTPUT = "Output"
 
 
-@verb(EPILOG)
+@verb(_EPILOG)
 @argument(
     "target",
     "TARGET",

@@ -11,9 +11,9 @@ from dagron.cli.ending import put
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.reading import directory_of
 
-__all__ = ["EPILOG", "show"]
+__all__ = ["show"]
 
-EPILOG = """Examples:
+_EPILOG = """Examples:
 
 \b
   dagron show checkpoints/job total
@@ -23,7 +23,7 @@ EPILOG = """Examples:
 """
 
 
-@verb(EPILOG)
+@verb(_EPILOG)
 @where_argument
 @node_argument
 @option("--value", is_flag=True, help="Print the result and nothing else.")

@@ -15,9 +15,9 @@ from dagron.cli.exit_codes import ExitCode
 from dagron.cli.reading import read_checkpoint
 from dagron.cli.status import shown_status, status_of
 
-__all__ = ["EPILOG", "status"]
+__all__ = ["status"]
 
-EPILOG = """Examples:
+_EPILOG = """Examples:
 
 \b
   dagron status checkpoints/job
@@ -26,7 +26,7 @@ EPILOG = """Examples:
 """
 
 
-@verb(EPILOG)
+@verb(_EPILOG)
 @where_argument
 @json_option
 @option("--watch", "watched", is_flag=True, help="Show it live, until the run ends; exit code 1 if a node has failed.")

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from dagron.checkpoint.reading.view import View
     from dagron.results.trace import ExecutionTrace
 
-__all__ = ["EPILOG", "trace", "trace_of"]
+__all__ = ["trace", "trace_of"]
 
-EPILOG = """Examples:
+_EPILOG = """Examples:
 
 \b
   dagron trace job.py -o trace.json
@@ -54,7 +54,7 @@ def trace_of(view: View) -> ExecutionTrace:
     return ExecutionTrace(n_slots, start, spans)
 
 
-@verb(EPILOG)
+@verb(_EPILOG)
 @where_argument
 @option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", required=True, help="Where to.")
 def trace(where: str, output: Path) -> ExitCode:

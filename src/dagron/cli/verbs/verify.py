@@ -13,9 +13,9 @@ from dagron.cli.exit_codes import ExitCode
 from dagron.cli.reading import checkpoint_dir_of, directory_of, read_checkpoint
 from dagron.shown import shown_bytes, shown_name
 
-__all__ = ["EPILOG", "verify"]
+__all__ = ["verify"]
 
-EPILOG = """Exit codes:
+_EPILOG = """Exit codes:
 
 \b
     0  everything that was recorded is there and as it was
@@ -30,7 +30,7 @@ Examples:
 """
 
 
-@verb(EPILOG)
+@verb(_EPILOG)
 @where_argument
 @json_option
 def verify(where: str, as_json: bool) -> ExitCode:
