@@ -14,8 +14,10 @@ from contextlib import contextmanager
 import cloudpickle
 import pytest
 
-from dagron import DAG, CheckpointExecutor, WorkerStartError
+from dagron import DAG, CheckpointDamagedError, CheckpointExecutor, ResultNotPicklableError, WorkerStartError
+from dagron.checkpoint.blobs import BlobFile
 from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.storage import Storage
 from dagron.crossing.parts import Part
 from dagron.engines.attempt import WorkerSetup
 from dagron.engines.inline import InlineEngine
@@ -34,7 +36,7 @@ from dagron.engines.protocol import (
     TakesCopies,
 )
 from dagron.figures import NO_FIGURES
-from dagron.tasks.binding import NO_INPUTS
+from dagron.tasks.binding import NO_INPUTS, Binding
 
 ENGINES = {"local": lambda setup: ProcessPool(2, setup), "inline": InlineEngine}
 
@@ -148,6 +150,22 @@ class TestOutcomes:
         (outcome,) = ends(engine, 1)[0].outcomes
         assert outcome.kind == OutcomeKind.UNPICKLABLE
         assert outcome.fault.type_name == "dagron.errors.ResultNotPicklableError"
+
+    @pytest.mark.parametrize("error", [CheckpointDamagedError("dir", 3, "odd"), ResultNotPicklableError("a", "b", "c")])
+    def test_errors_of_a_run_that_a_task_makes_are_what_the_task_raised(self, engine, error):
+        def runs_another():
+            raise error
+
+        engine.submit(0, [attempt(1, runs_another, retry_on=(Exception,))])
+        (outcome,) = ends(engine, 1)[0].outcomes
+        assert (outcome.kind, outcome.fault.retryable) == (OutcomeKind.RAISED, True)
+
+    def test_a_damaged_input_is_no_fault_of_the_task(self, engine, ckpt):
+        (ckpt / "parent.pkl").write_bytes(b"damaged")
+        file = BlobFile("parent.pkl", 7, bytes(32), Storage.FILE)
+        engine.submit(0, [attempt(1, lambda parent: parent, inputs=(file,), binding=Binding((0,)))])
+        (outcome,) = ends(engine, 1)[0].outcomes
+        assert (outcome.kind, outcome.fault.retryable) == (OutcomeKind.DAMAGED_INPUT, False)
 
     def test_a_large_result_is_in_a_file_of_the_directory(self, engine, ckpt):
         engine.submit(0, [attempt(1, lambda: bytes(1 << 20))])

@@ -254,7 +254,7 @@ class TestFailures:
         assert type(error) is ValueError
         assert str(error) == "no such thing"
         assert "in breaks" in str(error.__cause__)
-        assert "engines/" not in str(error.__cause__)
+        assert "dagron/engines/" not in str(error.__cause__)
 
     def test_an_exception_that_cannot_be_pickled_arrives_as_text(self, ckpt):
         class Stubborn(Exception):

@@ -115,26 +115,31 @@ def make_attempt(
     retry_on: tuple[type[BaseException], ...] = ()
     fn: Any = None
     inputs: list[Any] = []
+    # What our own code may raise now, and what that means. A task that makes a run of its own may raise the same.
+    ours: tuple[type[Exception], int] | None = None
     try:
         fn, retry_on = load_task(attempt)
+        ours = CheckpointDamagedError, OutcomeKind.DAMAGED_INPUT
         inputs = [_load_input(source, setup) for source in attempt.inputs]
+        ours = None
         value = _called(attempt.binding, fn, inputs)
         inputs = []  # their memory is better used for pickling
+        ours = ResultNotPicklableError, OutcomeKind.UNPICKLABLE
         try:
             blob = dump_result(attempt.name, value, setup.directory, setup.digests, durable=setup.durable)
         except OSError as error:
             type_name, message, text = describe_exception(error)
             kind, fault = OutcomeKind.DISK, Fault(type_name, error.strerror or message, text)
-    except ResultNotPicklableError as error:
-        kind, fault = OutcomeKind.UNPICKLABLE, _fault(error)
-    except CheckpointDamagedError as error:
-        kind, fault = OutcomeKind.DAMAGED_INPUT, _fault(error)
     except BaseException as error:
         if interruptible and isinstance(error, KeyboardInterrupt):
             raise
-        kind, fault = OutcomeKind.RAISED, _fault(error)._replace(retryable=isinstance(error, retry_on))
-        if fn is not None and len(inputs) == len(attempt.inputs):
-            fault = fault._replace(inputs=_shown_inputs(attempt.binding, fn, inputs))
+        fault = _fault(error)
+        if ours is not None and isinstance(error, ours[0]):
+            kind = ours[1]
+        else:
+            kind, fault = OutcomeKind.RAISED, fault._replace(retryable=isinstance(error, retry_on))
+            if fn is not None and len(inputs) == len(attempt.inputs):
+                fault = fault._replace(inputs=_shown_inputs(attempt.binding, fn, inputs))
     cpu_after, system_after, peak = _usage()
     seconds = time.perf_counter() - started
     figures = Figures(started_unix, seconds, cpu_after - cpu_before, system_after - system_before, peak)
