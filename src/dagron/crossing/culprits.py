@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import types
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from dagron.crossing.picklers import Writable, dumps
 from dagron.shown import text_of, without_middle
+from dagron.tasks.holding import held_by
 
 __all__ = ["find_culprit"]
+
+_MAX_ITEMS = 1000
+"""Of what one object holds, so many are pickled one by one, which takes 20 ms where they are small."""
 
 _MAX_REASON = 16 * 1024
 """Characters of what pickle said: an outcome has to fit on its slot's board."""
@@ -60,43 +64,31 @@ def _names_in(code: types.CodeType) -> Iterator[str]:
 
 
 def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(obj, functools.partial):
-        yield "function of the partial", obj.func
-        for i, value in enumerate(obj.args):
-            yield f"argument {i}", value
-        for name, value in obj.keywords.items():
-            yield f"argument {name!r}", value
-    elif isinstance(obj, types.MethodType):
-        yield "object of the method", obj.__self__
-    elif isinstance(obj, types.FunctionType):
-        for name, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=False):
-            try:
-                yield f"closure variable {name!r}", cell.cell_contents
-            except ValueError:
-                continue  # the cell is still empty
-        for i, value in enumerate(obj.__defaults__ or ()):
-            yield f"default {i}", value
-        for name, value in (obj.__kwdefaults__ or {}).items():
-            yield f"default {name!r}", value
-        for name in _names_in(obj.__code__):
-            if name in obj.__globals__:
-                yield f"global {name!r}", obj.__globals__[name]
-    elif isinstance(obj, dict):
-        for name, value in list(obj.items())[:1000]:
+    if isinstance(obj, dict):
+        for name, value in list(obj.items())[:_MAX_ITEMS]:
             yield f"key {name!r}"[:80], value
     elif isinstance(obj, (list, tuple)):
-        for i, value in enumerate(obj[:1000]):
+        for i, value in enumerate(obj[:_MAX_ITEMS]):
             yield f"item {i}", value
     elif isinstance(obj, (set, frozenset)):
-        for value in list(obj)[:1000]:
+        for value in list(obj)[:_MAX_ITEMS]:
             yield f"element {value!r}"[:80], value
-    elif not isinstance(obj, (type, types.ModuleType)):
-        attributes = getattr(obj, "__dict__", None)
-        if isinstance(attributes, dict):
-            for name, value in list(attributes.items())[:1000]:
-                yield f"attribute {name!r}", value
-        for cls in type(obj).__mro__:
-            slots = cls.__dict__.get("__slots__", ())
-            for name in (slots,) if isinstance(slots, str) else slots:
-                if hasattr(obj, name):
-                    yield f"attribute {name!r}", getattr(obj, name)
+    else:
+        yield from islice(held_by(obj), _MAX_ITEMS)
+        yield from _globals_of(obj) if isinstance(obj, types.FunctionType) else _slots_of(obj)
+
+
+def _globals_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    for name in _names_in(function.__code__):
+        if name in function.__globals__:
+            yield f"global {name!r}", function.__globals__[name]
+
+
+def _slots_of(obj: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(obj, (type, types.ModuleType)):
+        return
+    for cls in type(obj).__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(obj, name):
+                yield f"attribute {name!r}", getattr(obj, name)

@@ -18,11 +18,12 @@ import inspect
 import operator
 import types
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from dagron.errors import HandleError
 from dagron.tasks.handle import Node
+from dagron.tasks.holding import held_by
 
 __all__ = ["ArgumentReader", "CallWithHoles", "refuse_hidden_handles"]
 
@@ -223,8 +224,7 @@ def _same(old: Any, new: Any) -> bool:
 
 def _refuse_in(values: Iterable[Any], where: str) -> None:
     for value in values:
-        if type(value) is Node:
-            raise HandleError(value.name, f"stands {where}, {_NOWHERE}")
+        _refuse(value, where)
         if isinstance(value, (tuple, frozenset)):
             _refuse_in(value, where)
 
@@ -232,34 +232,22 @@ def _refuse_in(values: Iterable[Any], where: str) -> None:
 def refuse_hidden_handles(obj: Any) -> None:
     """Look one level deep for handles that an object holds. Those deeper inside are found when it is pickled.
 
+    Partials and methods are no level: what they call is looked at, too.
+
     Raises:
         HandleError: It holds one.
     """
-    for where, value in _held_by(obj):
-        if type(value) is Node:
-            raise HandleError(value.name, f"stands in {where}, {_NOWHERE}")
-
-
-def _held_by(obj: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(obj, (list, tuple, set, frozenset, dict, deque)):  # of classes that are not looked through
         for value in obj.values() if isinstance(obj, dict) else obj:
-            yield f"an object of the class {type(obj).__name__!r}", value
+            _refuse(value, f"in an object of the class {type(obj).__name__!r}")
+    for where, value in held_by(obj):
+        _refuse(value, f"at {where}")
     if isinstance(obj, functools.partial):
-        for value in (*obj.args, *obj.keywords.values()):
-            yield "a partial", value
-        yield from _held_by(obj.func)
-    elif isinstance(obj, types.FunctionType):
-        for name, cell in zip(obj.__code__.co_freevars, obj.__closure__ or (), strict=True):
-            try:
-                yield f"the variable {name!r} of a closure", cell.cell_contents
-            except ValueError:
-                continue  # it is still empty
-        for value in (*(obj.__defaults__ or ()), *(obj.__kwdefaults__ or {}).values()):
-            yield "a default", value
+        refuse_hidden_handles(obj.func)
     elif isinstance(obj, types.MethodType):
-        yield from _held_by(obj.__self__)
-    elif not isinstance(obj, (type, types.ModuleType)):
-        attributes = getattr(obj, "__dict__", None)
-        if isinstance(attributes, dict):
-            for name, value in attributes.items():
-                yield f"the attribute {name!r}", value
+        refuse_hidden_handles(obj.__self__)
+
+
+def _refuse(value: Any, where: str) -> None:
+    if type(value) is Node:
+        raise HandleError(value.name, f"stands {where}, {_NOWHERE}")
