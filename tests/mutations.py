@@ -55,9 +55,9 @@ MUTATIONS = [
     ),
     Mutation(
         "nothing",
-        "checkpoint/writing/commits.py",
-        '            fields["before"] = first\n',
-        "            pass\n",
+        "checkpoint/writing/copying.py",
+        "self._queue.first_sequence or 0",
+        "0",
         "tests/test_store.py -k workers_write_the_rest",
     ),
     Mutation(
@@ -93,16 +93,16 @@ MUTATIONS = [
     Mutation(
         "redone",
         "checkpoint/writing/store.py",
-        "        self._commits, self._stale, self._failures = old.commits, old.stale, old.failures\n",
-        "        self._commits, self._stale, self._failures = PackedCommits(), old.stale, old.failures\n",
+        "        recovery.look(old)\n",
+        "        recovery.look(old)\n        old.commits.clear()\n",
         "tests/test_store.py -k TestReopening",
     ),
     # --- any instant is a legal place to die
     Mutation(
         "die",
-        "checkpoint/writing/commits.py",
-        '            self._append(b"".join(chunks))\n            self._sync()\n',
-        '            self._append(b"".join(chunks))\n',
+        "checkpoint/writing/store.py",
+        "            records = journal.append(said)\n            journal.sync()\n",
+        "            records = journal.append(said)\n",
         "tests/test_power_loss.py",
     ),
     Mutation(
@@ -210,7 +210,7 @@ MUTATIONS = [
     ),
     Mutation(
         "memory",
-        "checkpoint/reading/view.py",
+        "checkpoint/reading/damaged.py",
         "            if file.size > _META_MAX_BYTES:\n",
         "            if False:\n",
         "tests/test_forged.py -k takes_no_memory",
@@ -218,21 +218,21 @@ MUTATIONS = [
     # --- damage is an error of ours
     Mutation(
         "damage",
-        "checkpoint/reading/view.py",
+        "checkpoint/reading/ledger.py",
         "        if not _FIRST_TIME <= at < _LAST_TIME:\n",
         "        if False:\n",
         "tests/test_forged.py -k absurd",
     ),
     Mutation(
         "damage",
-        "checkpoint/reading/view.py",
-        '                if not 0 <= index(fields.get("pid", 0)) < 2**31:\n',
+        "checkpoint/reading/ledger.py",
+        "                if not 0 <= event.pid < 2**31:\n",
         "                if False:\n",
         "tests/test_forged.py -k absurd",
     ),
     Mutation(
         "damage",
-        "checkpoint/reading/view.py",
+        "checkpoint/reading/damaged.py",
         "LookupError, TypeError, AttributeError, RecursionError):\n",
         "LookupError, TypeError, AttributeError):\n",
         "tests/test_forged.py -k say_nothing",
@@ -263,14 +263,14 @@ MUTATIONS = [
     Mutation(
         "disk",
         "checkpoint/writing/clearing.py",
-        "                if not _take_back(directory, view, durable=durable):\n",
+        "                if not _take_back(directory, ledger, durable=durable):\n",
         "                if False:\n",
         "tests/test_disk.py -k taken_back",
     ),
     Mutation(
         "disk",
         "checkpoint/writing/clearing.py",
-        "    return _CLEARED if view is None or view.cleared else _AS_IT_WAS\n",
+        "    return _CLEARED if ledger is None or ledger.cleared else _AS_IT_WAS\n",
         "    return _AS_IT_WAS\n",
         "tests/test_disk.py -k what_it_has_left",
     ),

@@ -212,7 +212,7 @@ class ScriptedRun:
     def run(self) -> ScriptedRun:
         try:
             self.coordinator.run()
-            self.store.end({})
+            self.store.end()
         finally:
             self.store.close()
         return self

@@ -13,7 +13,8 @@ import pytest
 import dagron
 from dagron import DAG, CheckpointDamagedError, CheckpointExecutor, ExecutionCallbacks, Task
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.reading.view import printed_by, read_view
+from dagron.checkpoint.format.records import NO_OUTPUT
+from dagron.checkpoint.reading.opening import printed_by, read_ledger
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.engines.local import capture
 from dagron.engines.local.board import Board
@@ -237,7 +238,7 @@ def escaped(path):
 
 def printed(ckpt, name):
     directory = Directory(ckpt)
-    return printed_by(read_view(directory), directory, name)
+    return printed_by(read_ledger(directory), directory, name)
 
 
 class TestRecorded:
@@ -249,14 +250,14 @@ class TestRecorded:
         tasks = {f"n{i}": partial(speaks, i) if i % 2 == 0 else partial(int, i) for i in range(40)}
         tasks["raises"] = lambda: print("before") or 1 / 0
         run(ckpt, tasks)
-        view = read_view(Directory(ckpt))
+        view = read_ledger(Directory(ckpt))
         assert view.printed.keys() == {f"n{i}" for i in range(0, 40, 2)}
         fields = printed(ckpt, "n8")
-        assert (fields["stdout"], fields["stderr"]) == ("out 8", "err \\xff")
-        assert (fields["stdout_bytes"], fields["stderr_bytes"]) == (6, 6)
-        assert printed(ckpt, "n0")["stderr_bytes"] == 0
-        assert printed(ckpt, "n1") == {}
-        assert printed(ckpt, "raises")["stdout"] == "before"
+        assert (fields.stdout, fields.stderr) == ("out 8", "err \\xff")
+        assert (fields.stdout_bytes, fields.stderr_bytes) == (6, 6)
+        assert printed(ckpt, "n0").stderr_bytes == 0
+        assert printed(ckpt, "n1") == NO_OUTPUT
+        assert printed(ckpt, "raises").stdout == "before"
 
     def test_of_much_the_end_is_kept_and_how_much_it_was(self, ckpt, capsys):
         def talks():
@@ -267,10 +268,10 @@ class TestRecorded:
 
         run(ckpt, {"a": talks, "b": lambda: print("b")})
         fields = printed(ckpt, "a")
-        assert fields["stdout"].endswith("49999%\nthe end")
-        assert len(fields["stdout"]) <= 4096
-        assert fields["stdout_bytes"] > 3_000_000
-        assert printed(ckpt, "b")["stdout"] == "b"
+        assert fields.stdout.endswith("49999%\nthe end")
+        assert len(fields.stdout) <= 4096
+        assert fields.stdout_bytes > 3_000_000
+        assert printed(ckpt, "b").stdout == "b"
         assert (ckpt / "_journal").stat().st_size < 20_000
 
     def test_the_last_attempt_counts_and_a_silent_one_takes_the_words_away(self, ckpt, tmp_path):
@@ -283,19 +284,19 @@ class TestRecorded:
         dag = DAG.builder().add_node("a").build()
         executor = CheckpointExecutor(dag, ckpt, durability="process", max_workers=1, retries=1, retry_delay=0.0)
         assert executor.execute({"a": partial(flaky, str(tmp_path / "mark"))}).succeeded == 1
-        assert printed(ckpt, "a")["stdout"] == "attempt True"
+        assert printed(ckpt, "a").stdout == "attempt True"
         store = CheckpointStore(ckpt, durability="process")
         store.open()
         store.invalidate_between_runs(["a"], "for this test")
         store.close()
-        assert printed(ckpt, "a")["stdout"] == "attempt True"
+        assert printed(ckpt, "a").stdout == "attempt True"
         executor.resume({"a": int})
-        assert printed(ckpt, "a") == {}
+        assert printed(ckpt, "a") == NO_OUTPUT
 
     def test_no_more_than_the_budget_of_a_run_is_recorded(self, ckpt, monkeypatch):
         monkeypatch.setattr(coordinator, "_PRINTED_BUDGET_CHARACTERS", 100)
         run(ckpt, {f"n{i}": lambda: print("x" * 40) for i in range(10)})
-        assert len(read_view(Directory(ckpt)).printed) == 3
+        assert len(read_ledger(Directory(ckpt)).printed) == 3
 
     def test_what_a_task_puts_in_the_place_of_its_streams_is_its_own(self, ckpt, tmp_path):
         file = tmp_path / "file"
@@ -312,17 +313,17 @@ class TestRecorded:
 
         run(ckpt, {"a": redirects, "b": writes})
         assert file.read_bytes() == b"01ab456789"
-        assert read_view(Directory(ckpt)).printed == {}
+        assert read_ledger(Directory(ckpt)).printed == {}
 
     def test_it_need_not_be_passed_on(self, ckpt, capsys):
         run(ckpt, {"a": lambda: print("quiet")}, pass_output=False)
         assert capsys.readouterr().out == ""
-        assert printed(ckpt, "a")["stdout"] == "quiet"
+        assert printed(ckpt, "a").stdout == "quiet"
 
     def test_a_record_that_is_damaged_is_told(self, ckpt):
         run(ckpt, {"a": lambda: print("words")})
         directory = Directory(ckpt)
-        view = read_view(directory)
+        view = read_ledger(directory)
         journal = ckpt / "_journal"
         journal.write_bytes(journal.read_bytes().replace(b"words", b"sword"))
         with pytest.raises(CheckpointDamagedError, match="no longer there"):
@@ -343,7 +344,7 @@ class TestFailures:
         error = result["dies"].error
         assert error.stderr_tail == result["dies"].stderr_tail == "what went wrong\nfrom C"
         assert "stderr:\n    what went wrong\n    from C" in str(error)
-        assert read_view(Directory(ckpt)).failures["dies"]["stderr"] == "what went wrong\nfrom C"
+        assert read_ledger(Directory(ckpt)).failures["dies"].output.stderr == "what went wrong\nfrom C"
 
     def test_a_node_that_raised_or_took_too_long_has_them_too(self, ckpt):
         def raises():
@@ -395,7 +396,7 @@ class TestFailures:
         assert f'  File "{escaped(__file__)}", line ' in told[at + 2]
         assert told[at + 2].endswith(" in deep")
         assert len(told) <= 50
-        fields = read_view(Directory(ckpt)).failures["a"]
-        assert last_lines(fields["stderr"].encode()).split("\n") == told
+        fields = read_ledger(Directory(ckpt)).failures["a"]
+        assert last_lines(fields.output.stderr.encode()).split("\n") == told
         # The error has it, so the report does not repeat it.
         assert shown_failure(fields).count("Fatal Python error") == 1

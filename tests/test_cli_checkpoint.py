@@ -22,7 +22,7 @@ from click.testing import CliRunner
 import dagron
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format import structure
-from dagron.checkpoint.reading.view import read_view
+from dagron.checkpoint.reading.opening import read_ledger
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.cli import app
 from dagron.cli.listing import SortKey, selected, shown_nodes
@@ -118,7 +118,7 @@ def own(made, tmp_path, monkeypatch):
 
 
 def view_of_job():
-    return read_view(Directory(Path("checkpoints/job").absolute()))
+    return read_ledger(Directory(Path("checkpoints/job").absolute()))
 
 
 # --- which checkpoint ------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A real checkpoint, damaged in every file at every place: right values, or an error that names the file."""
 
+import json
 import os
 import pickle
 import random
@@ -14,8 +15,11 @@ from dagron.checkpoint import blobs
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.format.journal import HEADER_SIZE, Damage, Kind, Record, decode_header, decode_json, scan
-from dagron.checkpoint.reading.view import JOURNAL, LOCK, META, files_of_damaged, read_view
+from dagron.checkpoint.format.journal import HEADER_SIZE, Damage, Record, decode_header, scan
+from dagron.checkpoint.format.names import JOURNAL, LOCK, META
+from dagron.checkpoint.format.records import Kind
+from dagron.checkpoint.reading.damaged import files_of_damaged
+from dagron.checkpoint.reading.opening import read_ledger
 from dagron.crossing.results import dump_result
 from dagron.errors import CheckpointDamagedError
 
@@ -195,7 +199,7 @@ def test_the_undamaged_ones_are_what_these_tests_take_them_for(complete, unfinis
     for one, nodes in ((complete, set(TASKS)), (unfinished, set(TASKS) - {"end"})):
         assert set(one.files) == {JOURNAL, META} | {f"{name}.pkl" for name in nodes}
         assert len(one.files["big.pkl"]) > 16 * 1024
-    kinds = [Kind.RUN_STARTED, Kind.DAG_RECORDED, *[Kind.COMMITTED] * 6, Kind.VIEWS_WRITTEN, Kind.RUN_ENDED]
+    kinds = [Kind.RUN_STARTED, Kind.DAG_RECORDED, *[Kind.COMMITTED] * 6, Kind.COPIES_WRITTEN, Kind.RUN_ENDED]
     assert [r.kind for r in complete.records()] == kinds
 
 
@@ -293,17 +297,17 @@ class TestFlippedBits:
     def test_any_bit_of_the_journal_is_seen_by_who_only_looks(self, small):
         journal, records, path = small.files[JOURNAL], small.records(), small.path / JOURNAL
         small.restore()
-        whole = read_view(Directory(small.path))
+        whole = read_ledger(Directory(small.path))
         assert list(whole.commits) == ["src", "a"]
         for bit in range(len(journal) * 8):
             path.write_bytes(flipped(journal, bit))
             if bit < HEADER_SIZE * 8:
                 with pytest.raises(dagron.CheckpointError) as raised:
-                    read_view(Directory(small.path))
+                    read_ledger(Directory(small.path))
                 small.check_named(raised.value, [JOURNAL])
                 continue
             touched = max((r for r in records if r.offset <= bit // 8), key=lambda r: r.offset)
-            view = read_view(Directory(small.path))
+            view = read_ledger(Directory(small.path))
             if bit // 8 >= touched.payload_offset:
                 # Seen by who reads the value.
                 assert (view.commits, view.damage) == (whole.commits, []), f"bit {bit}"
@@ -459,7 +463,7 @@ class TestMore:
 
 def read_commit(checkpoint, name):
     checkpoint.restore()
-    return read_view(Directory(checkpoint.path)).commits[name]
+    return read_ledger(Directory(checkpoint.path)).commits[name]
 
 
 # --- records that take something away --------------------------------------------------------------------------------
@@ -508,12 +512,12 @@ class TestDamagedInvalidations:
 
     def test_the_journal_is_the_one_that_this_is_about(self, interrupted):
         kinds = [Kind(record.kind).name for record in interrupted.records()]
-        assert [kind for kind in kinds if kind != "VIEWS_WRITTEN"] == [
+        assert [kind for kind in kinds if kind != "COPIES_WRITTEN"] == [
             "RUN_STARTED", "DAG_RECORDED", "FAILED", "COMMITTED", "COMMITTED", "RUN_ENDED",
             "RUN_STARTED", "COMMITTED", "INVALIDATED", "COMMITTED",
         ]  # fmt: skip
         [invalidated] = [record for record in interrupted.records() if record.kind == Kind.INVALIDATED]
-        assert decode_json(invalidated)["names"] == ["r"]
+        assert json.loads(invalidated.body)["names"] == ["r"]
         interrupted.restore()
         assert interrupted.resume([])[1] == set()
 
@@ -560,7 +564,7 @@ def test_damage_stays_visible_and_costs_its_node_only_once(complete, caplog):
         caplog.clear()
         result, missing = complete.resume([JOURNAL])
         assert (result.restored, missing) == (restored, set())
-    view = read_view(Directory(complete.path))
+    view = read_ledger(Directory(complete.path))
     assert view.damage == [Damage(record.offset, record.payload_offset + record.payload_size - record.offset)]
 
 

@@ -16,8 +16,8 @@ from dagron.checkpoint.blobs import INLINE_MAX_BYTES, BlobFile, read_blob
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.storage import Storage
+from dagron.checkpoint.reading.opening import read_ledger
 from dagron.checkpoint.reading.verify import verify
-from dagron.checkpoint.reading.view import read_view
 from dagron.cli import app
 from dagron.crossing.results import dump_result
 from dagron.errors import CheckpointDamagedError
@@ -45,7 +45,7 @@ def run(ckpt, key=None, verb="resume", pool="inline", **tasks):
 
 
 def view_of(ckpt, key=None):
-    return read_view(Directory(ckpt), key)
+    return read_ledger(Directory(ckpt), key)
 
 
 def findings(ckpt, key=None):

@@ -24,9 +24,9 @@ import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
 from dagron.checkpoint import files
 from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.format.journal import Commit
+from dagron.checkpoint.format.names import JOURNAL, LOCK, META
+from dagron.checkpoint.format.records import Commit
 from dagron.checkpoint.format.storage import Storage
-from dagron.checkpoint.reading.view import JOURNAL, LOCK, META
 from dagron.checkpoint.writing import store
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
 from dagron.figures import Figures
@@ -793,7 +793,7 @@ def opened(directory, nodes, *, fresh=False):
 def restored_by_a_run_that_is_killed(directory, nodes):
     made = opened(directory, nodes)
     made.close()
-    return set(made._commits) - made.lost
+    return set(made.ledger.commits) - set(made.ledger.lost)
 
 
 def small(name, value):
@@ -830,7 +830,7 @@ def test_a_run_that_a_flush_ended_says_nothing_about_files(ckpt, monkeypatch):
             made.commit([small("a", value)])
             if value == 1:
                 made.commit([small("b", value)])
-                made.end({})
+                made.end()
             else:
                 lying.fails_at = lying.n_flushes
                 with pytest.raises(dagron.CommitError):
@@ -839,8 +839,8 @@ def test_a_run_that_a_flush_ended_says_nothing_about_files(ckpt, monkeypatch):
             made.close()
     assert lying.behind == []
     made = opened(ckpt, ["a", "b"])
-    made.end({})
-    found = {name: pickle.loads(made.load(name)) for name in made._commits}
+    made.end()
+    found = {name: pickle.loads(made.load(name)) for name in made.ledger.commits}
     made.close()
     assert {name: pickle.loads((ckpt / f"{name}.pkl").read_bytes()) for name in found} == found
 

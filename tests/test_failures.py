@@ -26,7 +26,8 @@ from dagron import (
     TaskFailedError,
 )
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.reading.view import read_view
+from dagron.checkpoint.format.records import Failed
+from dagron.checkpoint.reading.opening import read_ledger
 from dagron.results.failures import folded, is_library, last_own_frame, shown_failure
 from dagron.tasks.binding import NO_INPUTS, Binding, bind
 from dagron.tasks.shown_inputs import named_inputs, shown_inputs, shown_value
@@ -125,8 +126,8 @@ class TestFolding:
     def test_a_library_is_what_lies_in_the_folder_of_a_python(self, path, library):
         assert is_library(path) is library
 
-    def test_a_record_without_the_newer_fields_is_told(self):
-        assert shown_failure({"name": "a", "type": "E", "message": "m"}) == "node 'a' failed in attempt 0: E: m"
+    def test_a_record_without_most_fields_is_told(self):
+        assert shown_failure(Failed("a", type="E", message="m")) == "node 'a' failed in attempt 0: E: m"
 
 
 class Hostile:
@@ -311,10 +312,10 @@ class TestReports:
         assert result["load"].explain() == "node 'load' completed in attempt 1"
 
     def test_the_record_has_what_it_is_made_from(self, failed):
-        record = read_view(Directory(failed[0])).failures["parse"]
-        assert record["inputs"] == [["load", "{'lines': ['1', 'two']}"], ["base", "10"]]
-        assert record["pid"] > 0
-        assert record["memory"] > 2**20
+        record = read_ledger(Directory(failed[0])).failures["parse"]
+        assert record.inputs == (("load", "{'lines': ['1', 'two']}"), ("base", "10"))
+        assert record.pid > 0
+        assert record.figures.peak_rss_bytes > 2**20
         assert shown_failure(record) == failed[1]["parse"].explain()
 
     def test_the_exception_has_a_note_that_names_its_node(self, failed):

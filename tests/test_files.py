@@ -118,7 +118,7 @@ class TestWriteView:
     @pytest.mark.parametrize("expected", [False, True])
     def test_a_missing_file_is_made_and_is_ours_alone(self, directory, expected):
         os.umask(0)
-        directory.write_view("a.pkl", b"value", exists=expected)
+        directory.write_copy("a.pkl", b"value", exists=expected)
         assert (directory.path / "a.pkl").read_bytes() == b"value"
         assert mode_of(directory.path / "a.pkl") == 0o600
 
@@ -126,21 +126,21 @@ class TestWriteView:
     @pytest.mark.parametrize("old", [b"", b"old", b"much longer than the new one"])
     def test_an_existing_file_gets_the_new_content_and_nothing_else(self, directory, old, expected):
         (directory.path / "a.pkl").write_bytes(old)
-        directory.write_view("a.pkl", b"value", exists=expected)
+        directory.write_copy("a.pkl", b"value", exists=expected)
         assert (directory.path / "a.pkl").read_bytes() == b"value"
         assert entries(directory) == ["a.pkl"]
 
     @pytest.mark.parametrize("expected", [False, True])
     def test_a_link_in_its_place_is_replaced_and_not_followed(self, directory, victim, expected):
         (directory.path / "a.pkl").symlink_to(victim)
-        directory.write_view("a.pkl", b"value", exists=expected)
+        directory.write_copy("a.pkl", b"value", exists=expected)
         assert not (directory.path / "a.pkl").is_symlink()
         assert (directory.path / "a.pkl").read_bytes() == b"value"
 
     @pytest.mark.parametrize("expected", [False, True])
     def test_a_link_to_nowhere_makes_no_file_there(self, directory, tmp_path, expected):
         (directory.path / "a.pkl").symlink_to(tmp_path / "nowhere")
-        directory.write_view("a.pkl", b"value", exists=expected)
+        directory.write_copy("a.pkl", b"value", exists=expected)
         assert not (tmp_path / "nowhere").exists()
         assert (directory.path / "a.pkl").read_bytes() == b"value"
 
@@ -148,7 +148,7 @@ class TestWriteView:
     def test_a_link_to_a_directory_is_replaced(self, directory, tmp_path, expected):
         (tmp_path / "elsewhere").mkdir()
         (directory.path / "a.pkl").symlink_to(tmp_path / "elsewhere")
-        directory.write_view("a.pkl", b"value", exists=expected)
+        directory.write_copy("a.pkl", b"value", exists=expected)
         assert (directory.path / "a.pkl").read_bytes() == b"value"
         assert os.listdir(tmp_path / "elsewhere") == []
 
@@ -156,7 +156,7 @@ class TestWriteView:
     def test_another_name_of_the_same_file_keeps_its_content(self, directory, tmp_path, expected):
         (directory.path / "a.pkl").write_bytes(b"old")
         os.link(directory.path / "a.pkl", tmp_path / "backup")  # as `cp -al` and snapshot tools make them
-        directory.write_view("a.pkl", b"value", exists=expected)
+        directory.write_copy("a.pkl", b"value", exists=expected)
         assert (directory.path / "a.pkl").read_bytes() == b"value"
         assert (tmp_path / "backup").read_bytes() == b"old"
 
@@ -164,17 +164,17 @@ class TestWriteView:
     def test_a_read_only_file_is_no_obstacle(self, directory, expected):
         (directory.path / "a.pkl").write_bytes(b"old")
         (directory.path / "a.pkl").chmod(0o400)
-        directory.write_view("a.pkl", b"value", exists=expected)
+        directory.write_copy("a.pkl", b"value", exists=expected)
         assert (directory.path / "a.pkl").read_bytes() == b"value"
 
     @pytest.mark.parametrize("expected", [False, True])
     def test_a_fifo_in_its_place_does_not_hold_us_up(self, directory, expected):
         path = directory.path / "a.pkl"
         os.mkfifo(path)
-        done, raised = finishes(lambda: directory.write_view("a.pkl", b"value", exists=expected))
+        done, raised = finishes(lambda: directory.write_copy("a.pkl", b"value", exists=expected))
         if not done:
             os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))  # lets the thread go
-        assert done, "write_view waits for a reader of the FIFO"
+        assert done, "write_copy waits for a reader of the FIFO"
         assert raised == []
         assert path.read_bytes() == b"value"
 
@@ -183,13 +183,13 @@ class TestWriteView:
         (directory.path / "a.pkl").mkdir()
         (directory.path / "a.pkl" / "inside").write_bytes(b"theirs")
         with pytest.raises(OSError):
-            directory.write_view("a.pkl", b"value", exists=expected)
+            directory.write_copy("a.pkl", b"value", exists=expected)
         assert (directory.path / "a.pkl" / "inside").read_bytes() == b"theirs"
 
     def test_a_full_disk_is_an_error(self, directory, calls):
         calls(fail="write")
         with pytest.raises(OSError, match="no space"):
-            directory.write_view("a.pkl", b"value", exists=False)
+            directory.write_copy("a.pkl", b"value", exists=False)
 
     def test_it_takes_as_many_writes_as_the_file_system_wants(self, directory, monkeypatch):
         class Slow(Calls):
@@ -197,7 +197,7 @@ class TestWriteView:
                 return os.write(fd, bytes(data)[:3])
 
         monkeypatch.setattr(files, "os", Slow())
-        directory.write_view("a.pkl", b"0123456789", exists=False)
+        directory.write_copy("a.pkl", b"0123456789", exists=False)
         assert (directory.path / "a.pkl").read_bytes() == b"0123456789"
 
 

@@ -4,6 +4,7 @@ Never a value of somebody else's under the name of a node, never more memory tha
 error that is none of ours. Files in each other's place are in `test_damage`, links and FIFOs in `test_planted_files`.
 """
 
+import json
 import os
 import platform
 import shutil
@@ -17,9 +18,10 @@ import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.format.journal import HEADER_SIZE, MARKER, Kind, RecordWriter, decode_header
+from dagron.checkpoint.format.journal import HEADER_SIZE, MARKER, RecordWriter, decode_header
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
-from dagron.checkpoint.reading.view import read_view
+from dagron.checkpoint.format.records import Kind, encode_commit
+from dagron.checkpoint.reading.opening import read_ledger
 from dagron.checkpoint.writing.store import CheckpointStore, boot_id
 from dagron.cli.status import checkpoint_status, shown_status
 from dagron.figures import Figures
@@ -138,7 +140,7 @@ class TestAnotherCheckpoint:
         ours = (ckpt / JOURNAL).read_bytes()
         with open(ckpt / JOURNAL, "ab") as file:
             file.write(ours if whole else ours[HEADER_SIZE:])
-        assert read_view(Directory(ckpt)).damage == []
+        assert read_ledger(Directory(ckpt)).damage == []
         result = run(ckpt, 1)
         assert result.restored == 3
         assert found_in(result) == values_of(1)
@@ -181,10 +183,12 @@ def a_hole_behind_the_records(ckpt):
 
 
 def a_hole_between_records(ckpt):
-    view = read_view(Directory(ckpt))
+    view = read_ledger(Directory(ckpt))
     os.truncate(ckpt / JOURNAL, MANY_BYTES)
     with open(ckpt / JOURNAL, "ab") as file:
-        file.write(RecordWriter(view.checkpoint_id, Digests(), view.sequence).event(Kind.VIEWS_WRITTEN, {"at": 1.0}))
+        file.write(
+            RecordWriter(view.checkpoint_id, Digests(), view.sequence).frame(Kind.COPIES_WRITTEN, b'{"at": 1.0}')
+        )
 
 
 def a_result_that_is_a_hole(ckpt):
@@ -292,7 +296,7 @@ ABSURD = [
 
 
 def append(ckpt, frame_of):
-    view = read_view(Directory(ckpt))
+    view = read_ledger(Directory(ckpt))
     checkpoint_id = decode_header((ckpt / JOURNAL).read_bytes(), Digests()).checkpoint_id
     with open(ckpt / JOURNAL, "ab") as file:
         file.write(frame_of(RecordWriter(checkpoint_id, Digests(), view.sequence), view))
@@ -311,8 +315,8 @@ def check_every_use(ckpt, tmp_path):
 
 @pytest.mark.parametrize(("kind", "fields"), ABSURD, ids=lambda value: str(value)[:60])
 def test_a_record_with_absurd_fields_is_damage_or_does_no_harm(ckpt, tmp_path, kind, fields):
-    """Relies on `View._apply`, which looks at what others will use."""
-    append(ckpt, lambda writer, _: writer.event(kind, fields))
+    """Relies on `Ledger.apply`, which looks at what others will use."""
+    append(ckpt, lambda writer, _: writer.frame(kind, json.dumps(fields).encode()))
     check_every_use(ckpt, tmp_path)
 
 
@@ -331,10 +335,13 @@ def test_a_record_with_absurd_fields_is_damage_or_does_no_harm(ckpt, tmp_path, k
     ids=lambda changed: str(changed)[:60],
 )
 def test_a_commit_with_absurd_fields_is_damage_or_costs_its_node(ckpt, tmp_path, changed):
-    append(ckpt, lambda writer, view: writer.commit(view.commits["large"]._replace(**changed), b"")[0])
+    append(
+        ckpt,
+        lambda writer, view: writer.frame(Kind.COMMITTED, encode_commit(view.commits["large"]._replace(**changed))),
+    )
     check_every_use(ckpt, tmp_path)
 
 
 def test_a_record_of_json_without_end_is_damage(ckpt, tmp_path):
-    append(ckpt, lambda writer, _: writer._frame(Kind.FAILED, b'{"name":' + b"[" * 200_000, 0))
+    append(ckpt, lambda writer, _: writer.frame(Kind.FAILED, b'{"name":' + b"[" * 200_000))
     check_every_use(ckpt, tmp_path)

@@ -1,8 +1,11 @@
 """The bytes of the journal: version 1 is pinned, and no damage ever turns into a record that was not written."""
 
+import dataclasses
 import json
 import pickle
+import re
 import struct
+from dataclasses import MISSING
 
 import pytest
 from blake3 import blake3
@@ -10,21 +13,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dagron.checkpoint.format import journal as fmt
+from dagron.checkpoint.format import records
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import (
     FORMAT_VERSION,
     HEADER_SIZE,
-    Commit,
     Damage,
-    Kind,
     Record,
     RecordWriter,
-    decode_commit,
     decode_header,
-    decode_json,
     encode_header,
     scan,
 )
+from dagron.checkpoint.format.records import Commit, Kind, decode_commit, decode_event, encode_commit, encode_event
 from dagron.checkpoint.format.storage import Storage
 from dagron.figures import Figures
 
@@ -50,6 +51,19 @@ def commit_of(name="a", data=b"", **fields):
     return Commit(name, **{**defaults, **fields})
 
 
+def commit_in(record):
+    return decode_commit(record.body, record.payload_offset, record.sequence)
+
+
+def json_in(record):
+    return json.loads(record.body.decode("utf-8", "surrogatepass"))
+
+
+def event(writer, kind, said):
+    """A record of JSON, whatever it says."""
+    return writer.frame(kind, json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+
 def read(journal, key=None, checkpoint_id=ID):
     return list(scan(lambda offset, n: journal[offset : offset + n], len(journal), checkpoint_id, Digests(key)))
 
@@ -62,11 +76,9 @@ def write(*items, key=None, checkpoint_id=ID):
     for first, second in items:
         begin = len(journal)
         if isinstance(first, Commit):
-            frame, body = writer.commit(first, second)
-            assert frame.endswith(body)
-            journal += frame + second
+            journal += writer.frame(Kind.COMMITTED, encode_commit(first), len(second)) + second
         else:
-            journal += writer.event(first, second)
+            journal += event(writer, first, second)
         spans.append((begin, len(journal)))
     return journal, spans
 
@@ -181,15 +193,15 @@ class TestGolden:
         started, a, b, failed, invalidated, ended, cleared = read(GOLDEN)
         assert [r.kind for r in (started, a, b, failed, invalidated, ended, cleared)] == [1, 2, 2, 3, 4, 5, 6]
         assert [r.sequence for r in (started, a, b, failed, invalidated, ended, cleared)] == [1, 2, 3, 4, 5, 6, 7]
-        assert decode_json(started) == {"at": 1.5, "fresh": True, "owns": []}
+        assert json_in(started) == {"at": 1.5, "fresh": True, "owns": []}
         payload_at = len(GOLDEN_HEADER + GOLDEN_RUN_STARTED + GOLDEN_COMMITTED_INLINE) - 5
-        assert decode_commit(a) == COMMITTED_A._replace(payload_offset=payload_at, sequence=2)
+        assert commit_in(a) == COMMITTED_A._replace(payload_offset=payload_at, sequence=2)
         assert pickle.loads(GOLDEN[a.payload_offset : a.payload_offset + a.payload_size]) == 42
-        assert decode_commit(b) == COMMITTED_B._replace(sequence=3)
-        assert decode_json(failed) == {"name": "c"}
-        assert decode_json(invalidated) == {"names": ["a"], "lost": False}
-        assert decode_json(ended) == {"at": 9.0}
-        assert decode_json(cleared) == {"owns": ["a.pkl"]}
+        assert commit_in(b) == COMMITTED_B._replace(sequence=3)
+        assert json_in(failed) == {"name": "c"}
+        assert json_in(invalidated) == {"names": ["a"], "lost": False}
+        assert json_in(ended) == {"at": 9.0}
+        assert json_in(cleared) == {"owns": ["a.pkl"]}
         assert cleared.payload_offset == len(GOLDEN)
 
     def test_it_is_what_is_written(self):
@@ -207,7 +219,7 @@ class TestGolden:
     def test_keyed_it_decodes_with_its_key_and_is_what_is_written(self):
         assert decode_header(GOLDEN_KEYED, Digests(b"key")) == (1, True, ID)
         [record] = read(GOLDEN_KEYED, b"key")
-        assert decode_json(record) == {"at": 9.0}
+        assert json_in(record) == {"at": 9.0}
         assert write((Kind.RUN_ENDED, {"at": 9.0}), key=b"key")[0].hex() == GOLDEN_KEYED.hex()
 
     @pytest.mark.parametrize(("journal", "key"), [(GOLDEN, b""), (GOLDEN_KEYED, b"key")])
@@ -236,6 +248,80 @@ class TestGolden:
     def test_the_digest_of_a_result_is_its_blake3_keyed_with_what_is_derived_from_the_signing_key(self, key):
         derived = blake3(key, derive_key_context="dagron checkpoint 2026-11-29 signing key").digest() if key else None
         assert Digests(key).of(b"result") == blake3(b"result", key=derived).digest()
+
+
+class TestTable:
+    def test_the_table_of_the_fields_of_a_commit_is_that_of_the_code(self):
+        rows = re.findall(r"^ +(\d+) +(\d+)  (\w+)", records.__doc__, re.MULTILINE)
+        assert len(rows) == len(records._LAYOUT)
+        offset = 0
+        for (at, size, words), (name, code) in zip(rows, records._LAYOUT.items(), strict=True):
+            assert (int(at), int(size), words) == (offset, struct.calcsize("<" + code), name.partition("_")[0]) or (
+                (int(at), int(size)) == (offset, struct.calcsize("<" + code)) and words == name
+            )
+            offset += int(size)
+        assert records._COMMIT.size == offset
+
+    def test_a_layout_passes_over_all_other_fields(self):
+        body = encode_commit(COMMITTED_B)
+        assert struct.unpack_from("<" + records.commit_layout("size"), body) == (10**6,)
+        assert struct.unpack_from("<" + records.commit_layout("since", "system_seconds"), body) == (1, 1.5)
+
+
+texts = st.text(st.characters(exclude_categories=()), max_size=8)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+counts = st.integers(0, 2**40)
+
+
+def events_of(cls):
+    """Events of a class, of every type that its fields have."""
+    made = {
+        "float": finite,
+        "int": counts,
+        "str": texts,
+        "bool": st.booleans(),
+        "tuple[str, ...]": st.lists(texts, max_size=3).map(tuple),
+        "tuple[tuple[str, str], ...]": st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
+        "tuple[tuple[int, float], ...]": st.lists(st.tuples(counts, finite), max_size=3).map(tuple),
+        "Figures": st.builds(Figures, finite, finite, finite, finite, counts),
+        "Output": st.builds(records.Output, texts, texts, counts, counts),
+    }
+    return st.builds(cls, **{field.name: made[field.type] for field in dataclasses.fields(cls)})
+
+
+class TestEvents:
+    @given(st.one_of(*map(events_of, records._EVENTS)))
+    @settings(deadline=None)
+    def test_each_is_read_as_it_was_written_and_says_what_is_not_the_default(self, said):
+        body = encode_event(said)
+        assert decode_event(said.kind, body) == said
+        fields = {field.name: field.default for field in dataclasses.fields(said)}
+        assert set(json.loads(body.decode("utf-8", "surrogatepass"))) == {
+            name for name, default in fields.items() if getattr(said, name) != default
+        }
+
+    def test_fields_and_kinds_that_are_not_known_are_passed_over(self):
+        ended = records.RunEnded(1.0, 2)
+        assert decode_event(Kind.RUN_ENDED, b'{"at": 1.0, "succeeded": 2, "later": [1]}') == ended
+        assert decode_event(77, b"whatever") is None
+
+    @pytest.mark.parametrize("cls", records._EVENTS, ids=lambda cls: cls.__name__)
+    def test_a_field_that_is_missing_or_of_another_type_is_refused(self, cls):
+        right = {"float": 1.0, "str": "x", "bool": True, "tuple[str, ...]": []}
+        required = {
+            field.name: right.get(field.type, []) for field in dataclasses.fields(cls) if field.default is MISSING
+        }
+        decode_event(cls.kind, json.dumps(required).encode())
+        for name in required:
+            with pytest.raises(TypeError):
+                decode_event(cls.kind, json.dumps({k: v for k, v in required.items() if k != name}).encode())
+        for field in dataclasses.fields(cls):
+            for value in (None, {}, [[]], 5 if "str" in field.type else "5"):
+                with pytest.raises((TypeError, ValueError, LookupError)):
+                    decode_event(cls.kind, json.dumps({**required, field.name: value}).encode())
+
+    def test_every_kind_has_a_class_or_a_body_of_its_own(self):
+        assert {cls.kind for cls in records._EVENTS} == set(Kind) - {Kind.COMMITTED, Kind.DAG_RECORDED}
 
 
 class TestFlags:
@@ -294,7 +380,7 @@ class TestRoundTrip:
         journal, [(_, end)] = write((commit, payload), key=key)
         [record] = read(journal, key)
         place = end - len(payload) if commit.storage == Storage.INLINE else -1
-        assert decode_commit(record) == commit._replace(payload_offset=place, sequence=record.sequence)
+        assert commit_in(record) == commit._replace(payload_offset=place, sequence=record.sequence)
         assert journal[record.payload_offset : record.payload_offset + record.payload_size] == payload
 
     @settings(deadline=None)
@@ -305,18 +391,18 @@ class TestRoundTrip:
         journal, _ = write((kind, fields), key=key)
         [record] = read(journal, key)
         assert record.kind == kind
-        assert decode_json(record) == fields
+        assert json_in(record) == fields
 
     def test_parents_that_had_failed_keep_their_names_whatever_these_are(self):
         commit = commit_of(without=("😀", SURROGATE_PAIR))
         [record] = read(write((commit, b""))[0])
-        assert decode_commit(record).without == ("😀", SURROGATE_PAIR)
+        assert commit_in(record).without == ("😀", SURROGATE_PAIR)
 
     @pytest.mark.parametrize("kind", [Kind.FAILED, Kind.INVALIDATED])
     def test_events_tell_nodes_apart_that_differ_in_surrogates_only(self, kind):
         names = ["😀", SURROGATE_PAIR]
         [record] = read(write((kind, {"name": names[1], "names": names}))[0])
-        assert decode_json(record) == {"name": names[1], "names": names}
+        assert json_in(record) == {"name": names[1], "names": names}
 
     @settings(deadline=None)
     @given(st.lists(st.tuples(commits, st.binary(max_size=50)), max_size=5), keys)
@@ -325,13 +411,13 @@ class TestRoundTrip:
         records = read(journal, key)
         assert [r.sequence for r in records] == list(range(1, len(items) + 1))
         assert [r.offset for r in records] == [begin for begin, _ in spans]
-        assert [decode_commit(r)._replace(payload_offset=-1, sequence=0) for r in records] == [
+        assert [commit_in(r)._replace(payload_offset=-1, sequence=0) for r in records] == [
             commit for commit, _ in items
         ]
 
     def test_a_writer_goes_on_with_the_number_that_it_is_given(self):
         writer = RecordWriter(ID, Digests(), sequence=41)
-        journal = encode_header(ID, Digests()) + writer.event(Kind.RUN_ENDED, {})
+        journal = encode_header(ID, Digests()) + event(writer, Kind.RUN_ENDED, {})
         missing, record = read(journal)
         assert (missing, record.sequence) == (Damage(HEADER_SIZE, 0), 42)
 
@@ -378,6 +464,16 @@ def flipped(data, bit):
     return bytes(changed)
 
 
+class TestReserved:
+    def test_a_record_whose_reserved_bytes_are_not_zero_is_none_although_its_check_agrees(self):
+        body = b'{"at": 9.0}'
+        for at in (5, 6, 7):
+            head = bytearray(struct.pack("<4sB3sIIQ", fmt.MARKER, Kind.RUN_ENDED, bytes(3), len(body), 0, 1))
+            head[at] = 1
+            record = bytes(head) + Digests().check(ID + head + body) + body
+            assert read(encode_header(ID, Digests()) + record) == []
+
+
 class TestTornTail:
     def test_cut_at_any_length_exactly_the_whole_records_are_left_and_no_damage(self):
         journal, spans = write(*SEVERAL)
@@ -406,9 +502,9 @@ class TestTornTail:
         journal, spans = write(*SEVERAL)
         begin, end = spans[4]
         writer = RecordWriter(ID, Digests(), sequence=4)
-        mended = journal[:begin] + writer.event(Kind.RUN_ENDED, {"at": 7.0})
+        mended = journal[:begin] + event(writer, Kind.RUN_ENDED, {"at": 7.0})
         assert read(journal[: end - 1]) == read(journal)[:4]
-        assert decode_json(read(mended)[-1]) == {"at": 7.0}
+        assert json_in(read(mended)[-1]) == {"at": 7.0}
         assert len(read(mended)) == 5
 
 
@@ -435,7 +531,7 @@ class TestFlippedBits:
         for bit in range((end - len(payload)) * 8, end * 8):
             [record] = read(flipped(journal, bit))
             found = flipped(journal, bit)[record.payload_offset : record.payload_offset + record.payload_size]
-            assert blake3(found).digest() != decode_commit(record).digest
+            assert blake3(found).digest() != commit_in(record).digest
 
     def test_every_flip_in_the_header_is_refused_or_tells_another_version(self):
         header = encode_header(ID, Digests())
@@ -499,7 +595,7 @@ class TestEmbeddedJournals:
 
     def test_records_of_another_checkpoint_are_not_taken_even_with_higher_numbers(self):
         other = RecordWriter(bytes(16), Digests(), sequence=1000)
-        payload = b"".join(other.event(Kind.FAILED, {"name": f"n{i}"}) for i in range(5))
+        payload = b"".join(event(other, Kind.FAILED, {"name": f"n{i}"}) for i in range(5))
         journal, spans = write(*SEVERAL, (commit_of("copy", payload), payload), (Kind.RUN_ENDED, {"at": 9.0}))
         whole = read(journal)
         begin, end = spans[-2]
@@ -507,14 +603,14 @@ class TestEmbeddedJournals:
             assert read(flipped(journal, bit)) == [*whole[:-2], Damage(begin, end - begin), whole[-1]], f"bit {bit}"
 
     def test_a_whole_record_hides_what_is_inside_its_payload(self):
-        inside = RecordWriter(ID, Digests(), sequence=1000).event(Kind.INVALIDATED, {"names": ["a"], "lost": True})
+        inside = event(RecordWriter(ID, Digests(), sequence=1000), Kind.INVALIDATED, {"names": ["a"], "lost": True})
         journal, _ = write((commit_of("a", inside), inside), (Kind.RUN_ENDED, {"at": 9.0}))
         assert [r.kind for r in read(journal)] == [Kind.COMMITTED, Kind.RUN_ENDED]
 
     def test_a_record_that_claims_more_than_the_file_holds_is_none(self):
         writer = RecordWriter(ID, Digests())
-        frame, _ = writer.commit(commit_of("a", bytes(100)), bytes(100))
-        later = writer.event(Kind.RUN_ENDED, {"at": 9.0})
+        frame = writer.frame(Kind.COMMITTED, encode_commit(commit_of("a", bytes(100))), 100)
+        later = event(writer, Kind.RUN_ENDED, {"at": 9.0})
         journal = encode_header(ID, Digests()) + frame + later
         assert read(journal) == [
             Damage(HEADER_SIZE, len(frame)),
@@ -548,8 +644,8 @@ class TestKeys:
 
     def test_a_record_that_was_made_without_the_key_is_not_read(self):
         journal, _ = write(*SEVERAL, key=b"key")
-        forged = RecordWriter(ID, Digests(), sequence=len(SEVERAL)).event(
-            Kind.INVALIDATED, {"names": ["a"], "lost": False}
+        forged = event(
+            RecordWriter(ID, Digests(), sequence=len(SEVERAL)), Kind.INVALIDATED, {"names": ["a"], "lost": False}
         )
         assert read(journal + forged, b"key") == read(journal, b"key")
 
@@ -594,7 +690,7 @@ class TestWindows:
     @pytest.mark.parametrize("window", [5, 8, 13])
     def test_a_search_finds_a_marker_at_any_distance(self, monkeypatch, window):
         monkeypatch.setattr(fmt, "_WINDOW", window)
-        last = RecordWriter(ID, Digests(), sequence=1).event(Kind.RUN_ENDED, {})
+        last = event(RecordWriter(ID, Digests(), sequence=1), Kind.RUN_ENDED, {})
         for garbage in range(1, 60):
             journal = encode_header(ID, Digests()) + b"\xb7" * garbage + last
             damage, record = read(journal)
@@ -606,8 +702,8 @@ class TestWindows:
         items = ((Kind.RUN_STARTED, {"owns": ["x" * 2_500_000]}), (commit, large), (Kind.RUN_ENDED, {"at": 1.0}))
         journal, spans = write(*items)
         started, committed, _ = whole = read(journal)
-        assert decode_json(started) == items[0][1]
-        assert decode_commit(committed) == commit._replace(payload_offset=spans[1][1] - len(large), sequence=2)
+        assert json_in(started) == items[0][1]
+        assert commit_in(committed) == commit._replace(payload_offset=spans[1][1] - len(large), sequence=2)
         damaged = flipped(journal, (spans[1][0] + RECORD_SIZE) * 8)
         begin, end = spans[1]
         assert read(damaged) == [whole[0], Damage(begin, end - begin), whole[2]]

@@ -13,7 +13,7 @@ import pytest
 
 import dagron
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.reading.view import read_view
+from dagron.checkpoint.reading.opening import read_ledger
 from dagron.jobs import betweenness, chess_perft, stdlib_analysis
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
@@ -75,14 +75,14 @@ def test_a_job_that_was_killed_goes_on_to_its_exact_answer(job, node, answer, tm
         command, cwd=tmp_path, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while (view := read_view(Directory(ckpt), None)) is None or len(view.completed) < 10:
+    while (view := read_ledger(Directory(ckpt), None)) is None or len(view.completed) < 10:
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         threading.Event().wait(0.01)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     process.stderr.close()
-    completed = read_view(Directory(ckpt), None).completed
+    completed = read_ledger(Directory(ckpt), None).completed
     assert node not in completed
 
     gate.touch()

@@ -23,8 +23,8 @@ import pytest
 
 import dagron
 from dagron.checkpoint.files import TEMP_PREFIX, TEMP_SUFFIX
-from dagron.checkpoint.format.journal import Commit
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
+from dagron.checkpoint.format.records import Commit
 from dagron.checkpoint.format.storage import Storage
 from dagron.engines.local.board import MAX_BATCHES
 from dagron.testing import evidence, kill_campaign

@@ -14,7 +14,7 @@ import pytest
 import dagron
 from dagron import DAG, CheckpointExecutor
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.reading.view import read_view
+from dagron.checkpoint.reading.opening import read_ledger
 from dagron.engines.local.leftovers import sweep
 from dagron.engines.local.processes import created_at
 
@@ -161,4 +161,4 @@ class TestRuns:
 
     def test_after_a_run_that_ended_there_is_nothing_to_look_for(self, tmp_path):
         self.executor(tmp_path).execute({"a": lambda: 1})
-        assert read_view(Directory(tmp_path / "ckpt")).processes == {}
+        assert read_ledger(Directory(tmp_path / "ckpt")).processes == {}

@@ -9,8 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dagron.checkpoint.files import TEMP_PREFIX, TEMP_SUFFIX
-from dagron.checkpoint.format.names import MAX_STEM, SUFFIX, FileNames, _stem, plain_file_name
-from dagron.checkpoint.reading.view import JOURNAL, LOCK, META
+from dagron.checkpoint.format.names import JOURNAL, LOCK, MAX_STEM, META, SUFFIX, FileNames, _stem, plain_file_name
 
 # The names that Windows keeps for devices, from "Naming Files, Paths, and Namespaces"; a device is also meant if an
 # extension follows, and if spaces stand before it (as in CPython's ntpath.isreserved).

@@ -21,7 +21,7 @@ import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks, NodeStatus
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
-from dagron.checkpoint.reading.view import read_view
+from dagron.checkpoint.reading.opening import read_ledger
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, modes and FIFOs are those of POSIX")
 
@@ -101,7 +101,7 @@ class Scene:
         self.planted = self.place.lstat()
 
     def completed(self):
-        found = read_view(Directory(self.ckpt))
+        found = read_ledger(Directory(self.ckpt))
         return [] if found is None else list(found.commits)
 
     def executor(self, **callbacks):
@@ -317,7 +317,7 @@ class TestTemporaryNames:
         # As a restored backup has it, or a copy that was made while a run went on.
         scene.executor().execute(scene.tasks())
         [temp_name] = [
-            commit.temp_name for commit in read_view(Directory(scene.ckpt)).commits.values() if commit.name == "b"
+            commit.temp_name for commit in read_ledger(Directory(scene.ckpt)).commits.values() if commit.name == "b"
         ]
         whole = (scene.ckpt / "b.pkl").read_bytes()
         data = {"shorter": whole[:5000], "longer": whole + b"x", "the same size": bytes(len(whole))}[left]

@@ -27,9 +27,9 @@ from power_loss import Disk, Effort, Killed, Recorder
 import dagron
 from dagron.checkpoint import files
 from dagron.checkpoint.files import TempFile
-from dagron.checkpoint.format.journal import Commit
+from dagron.checkpoint.format.names import JOURNAL, META
+from dagron.checkpoint.format.records import Commit, Failed
 from dagron.checkpoint.format.storage import Storage
-from dagron.checkpoint.reading.view import JOURNAL, META
 from dagron.checkpoint.writing import store
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
 from dagron.figures import Figures
@@ -218,7 +218,7 @@ class Life:
 
     def fail(self, *names):
         changes = [partial(Known.with_failed, name=name) for name in names]
-        self._step(lambda: self.store.fail([{"name": name, "message": "x" * 300} for name in names]), *changes)
+        self._step(lambda: self.store.fail([Failed(name, message="x" * 300) for name in names]), *changes)
 
     def invalidate(self, *names):
         self._step(lambda: self.store.invalidate(names, "changed"), lambda known: known.without(names))
@@ -227,7 +227,7 @@ class Life:
         self._step(lambda: self.store.write_copies())
 
     def end(self):
-        self._step(lambda: self.store.end({}))
+        self._step(lambda: self.store.end())
         self.close()
 
     def clear(self):
@@ -249,8 +249,8 @@ def what_is_found(opened, *, promised=True):
 
     Unless every result is `promised` to be there, one that cannot be read is one that is not found.
     """
-    was_there = opened.view is not None and not opened.view.cleared
-    damaged = was_there and bool(opened.view.damage)
+    was_there = opened.ledger is not None and not opened.ledger.cleared
+    damaged = was_there and bool(opened.ledger.damage)
     commits = opened.begin(fresh=False, nodes=NODES, structure=STRUCTURE)
     if not was_there:
         return None, False
@@ -264,7 +264,7 @@ def what_is_found(opened, *, promised=True):
                 raise
             check_named(error, opened.directory.path / f"{name}.pkl")
             unreadable = True
-    return Known(tuple(found), frozenset(opened._failures)), damaged or unreadable or bool(opened.lost)
+    return Known(tuple(found), frozenset(opened.ledger.failures)), damaged or unreadable or bool(opened.ledger.lost)
 
 
 def check_named(error, path):
@@ -435,7 +435,7 @@ def recover(path, legal, *, to_the_end):
         found, announced = what_is_found(made)
         legal.check(found, announced)
         if to_the_end:
-            made.end({})
+            made.end()
     finally:
         made.close()
     if to_the_end:
@@ -504,7 +504,7 @@ def start_again(left, *, clear):
             made.clear()
         else:
             made.begin(fresh=True, nodes=NODES, structure=STRUCTURE)
-            made.end({})
+            made.end()
     finally:
         made.close()
     there = left.state()

@@ -1,5 +1,6 @@
 """What a report says about a checkpoint, and that hostile text stays text: without a browser."""
 
+import dataclasses
 import hashlib
 import html.parser
 import json
@@ -15,8 +16,9 @@ import pytest
 
 import dagron
 from dagron.checkpoint.files import Directory
+from dagron.checkpoint.format.records import NO_RUN, Failed, Output, RunStarted
 from dagron.checkpoint.reading.history import History, RunHistory, read_history
-from dagron.checkpoint.reading.view import View
+from dagron.checkpoint.reading.ledger import Ledger
 from dagron.report.build import MAX_ATTEMPTS, build_report
 from dagron.report.failures import MAX_NAMES, MAX_TEXT, failures_of
 from dagron.report.grouping import MAX_SHOWN, group_nodes, pattern_of
@@ -169,12 +171,12 @@ class TestHistory:
         executor(tmp_path).resume(diamond_tasks())
         first, second = history_of(tmp_path).runs
         assert {commit.name for commit in first.commits} == {"load", "left", "alone"}
-        assert [fields["name"] for fields in first.failures] == ["right"]
+        assert [failure.name for failure in first.failures] == ["right"]
         assert {commit.name for commit in second.commits} == {"right", "join"}
         assert second.failures == []
-        assert first.fields["slots"] == second.fields["slots"] == 1
+        assert first.started.slots == second.started.slots == 1
         assert first.ended is not None
-        assert first.updated_unix <= second.fields["at"]
+        assert first.updated_unix <= second.started.at
 
     def test_a_fresh_run_forgets_the_ones_before(self, tmp_path):
         executor(tmp_path).execute(diamond_tasks(broken=True))
@@ -276,7 +278,7 @@ class TestModel:
         executor(tmp_path).execute(diamond_tasks())
         history = history_of(tmp_path)
         history.runs[-1].ended = None
-        history.runs.append(RunHistory(history.view.run, updated_unix=history.runs[0].updated_unix))
+        history.runs.append(RunHistory(history.ledger.run, updated_unix=history.runs[0].updated_unix))
         report = build_report(history, None, directory="d", version="0", generated_unix=1.0, how="running")
         assert [run.how for run in report.runs] == ["interrupted", "running"]
 
@@ -298,14 +300,14 @@ class TestModel:
 
 def failed(name, at, *, message="m", kind="ValueError", line=7):
     text = f'Traceback (most recent call last):\n  File "job.py", line {line}, in f\n{kind}: {message}\n'
-    return {"name": name, "status": "failed", "type": kind, "message": message, "traceback": text, "at": at}
+    return Failed(name, at, type=kind, message=message, traceback=text)
 
 
 def history_with(failures, commits=(), absent=()):
-    view = View(b"", failures={fields["name"]: fields for fields in failures if fields["name"] not in commits})
+    view = Ledger(b"", failures={failure.name: failure for failure in failures if failure.name not in commits})
     view.commits = dict.fromkeys(commits)
     view.absent = set(absent)
-    return History(view, [RunHistory({}, failures=list(failures))])
+    return History(view, [RunHistory(NO_RUN, failures=list(failures))])
 
 
 class TestFailures:
@@ -366,10 +368,11 @@ class Tags(html.parser.HTMLParser):
 
 
 def hostile_report():
-    fields = failed(HOSTILE, 1.0, message=HOSTILE, kind=HOSTILE)
-    fields["stderr"] = HOSTILE
-    view = View(b"", failures={HOSTILE: fields}, run={"total": 1, "host": HOSTILE})
-    history = History(view, [RunHistory({"at": 1.0, "host": HOSTILE, "pid": 1}, failures=[fields])])
+    failure = failed(HOSTILE, 1.0, message=HOSTILE, kind=HOSTILE)
+    failure = dataclasses.replace(failure, output=Output(stderr=HOSTILE))
+    run = RunStarted(1.0, fresh=True, total=1, host=HOSTILE, pid=1)
+    view = Ledger(b"", failures={HOSTILE: failure}, run=run)
+    history = History(view, [RunHistory(run, failures=[failure])])
     dag = dagron.DAG([HOSTILE])
     return build_report(history, dag, directory=HOSTILE, version="0", generated_unix=2.0, how="interrupted")
 
@@ -398,7 +401,7 @@ class TestPage:
         assert "sourceMappingURL" not in "".join(tags.scripts)
 
     def test_a_checkpoint_of_which_nothing_is_known_makes_a_page_too(self):
-        history = History(View(b""), [])
+        history = History(Ledger(b""), [])
         report = build_report(history, None, directory="d", version="0", generated_unix=1.0, how="interrupted")
         assert "no run is recorded" in render(report)
 

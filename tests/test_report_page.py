@@ -9,9 +9,9 @@ import psutil
 import pytest
 
 import dagron
-from dagron.checkpoint.format.journal import Commit
+from dagron.checkpoint.format.records import Commit, Failed, Output, RunEnded, RunStarted
 from dagron.checkpoint.reading.history import History, RunHistory
-from dagron.checkpoint.reading.view import View
+from dagron.checkpoint.reading.ledger import Ledger
 from dagron.figures import Figures
 from dagron.report.build import build_report
 from dagron.report.render import render
@@ -48,10 +48,10 @@ def report_of(dag, failures=(), *, seconds=0.5, n_slots=4):
     half = len(commits) // 2
     middle = commits[half].figures.started_unix
     end = commits[-1].figures.started_unix + 2 * seconds
-    first = RunHistory({"at": 1e9, "slots": n_slots}, commits=commits[:half], updated_unix=middle)
-    second = RunHistory({"at": middle, "slots": n_slots}, {"at": end}, commits[half:], list(failed.values()))
+    first = RunHistory(RunStarted(1e9, True, slots=n_slots), commits=commits[:half], updated_unix=middle)
+    second = RunHistory(RunStarted(middle, False, slots=n_slots), RunEnded(end), commits[half:], list(failed.values()))
     second.updated_unix = end
-    view = View(b"", {c.name: c for c in commits}, failed, {"total": len(dag)})
+    view = Ledger(b"", {c.name: c for c in commits}, failed, RunStarted(1e9, False, total=len(dag)))
     return build_report(
         History(view, [first, second]), dag, directory=HOSTILE, version="0", generated_unix=end, how="interrupted"
     )
@@ -59,19 +59,17 @@ def report_of(dag, failures=(), *, seconds=0.5, n_slots=4):
 
 def failure(name, at, slot=1):
     text = f'Traceback (most recent call last):\n  File "{HOSTILE}", line 3, in f\nValueError: {HOSTILE}\n'
-    return name, {
-        "name": name,
-        "status": "failed",
-        "type": "ValueError",
-        "message": HOSTILE,
-        "traceback": text,
-        "stderr": HOSTILE,
-        "at": at,
-        "started": at - 0.4,
-        "seconds": 0.4,
-        "slot": slot,
-        "attempts": 2,
-    }
+    return name, Failed(
+        name,
+        at,
+        type="ValueError",
+        message=HOSTILE,
+        traceback=text,
+        attempts=2,
+        slot=slot,
+        figures=Figures(at - 0.4, 0.4),
+        output=Output(stderr=HOSTILE),
+    )
 
 
 def small():

@@ -24,11 +24,12 @@ from dagron.checkpoint import files
 from dagron.checkpoint.blobs import BlobFile
 from dagron.checkpoint.files import AppendFile, Directory, TempFile
 from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.format.journal import Commit, Kind, RecordWriter
+from dagron.checkpoint.format.journal import HEADER_SIZE, RecordWriter
+from dagron.checkpoint.format.names import JOURNAL, LOCK, META
+from dagron.checkpoint.format.records import Commit, Failed, Kind, encode_commit
 from dagron.checkpoint.format.storage import Storage
-from dagron.checkpoint.reading import view
-from dagron.checkpoint.reading.view import JOURNAL, LOCK, META, read_view
-from dagron.checkpoint.writing import commits, store
+from dagron.checkpoint.reading.opening import read_ledger
+from dagron.checkpoint.writing import copying, results, store
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
 from dagron.figures import Figures
 
@@ -90,7 +91,7 @@ def run(opened, *pending, nodes=("a", "b", "c"), fresh=False, end=True, **option
     for item in pending:
         made.commit([item(made.directory.path) if callable(item) else item])
     if end:
-        made.end({})
+        made.end()
     made.close()
 
 
@@ -113,7 +114,7 @@ def names_in(path):
 
 
 def values(made):
-    return {name: pickle.loads(made.load(name)) for name in made._commits}
+    return {name: pickle.loads(made.load(name)) for name in made.ledger.commits}
 
 
 def info(ckpt, **options):
@@ -150,19 +151,19 @@ class TestCommitting:
         pending = [small("a", 1), small("b", "x", without=("a", "c")), large(ckpt, "c")]
         made.commit(pending)
         made.close()
-        found = read_view(Directory(ckpt)).commits
+        found = read_ledger(Directory(ckpt)).commits
         expected = [item.commit._replace(temp_name=item.temp_name) for item in pending]
         assert [c._replace(payload_offset=-1, sequence=0) for c in found.values()] == expected
 
     def test_the_file_of_a_small_result_is_there_after_write_copies_tend_or_end(self, opened, ckpt):
         made = begin(opened)
-        for name, write in (("a", made.write_copies), ("b", made.tend), ("c", lambda: made.end({}))):
+        for name, write in (("a", made.write_copies), ("b", made.tend), ("c", lambda: made.end())):
             made.commit([small(name, name * 3)])
             write()
             assert pickle.loads((ckpt / f"{name}.pkl").read_bytes()) == name * 3
 
     def test_files_of_small_results_do_not_lag_behind_without_limit(self, opened, ckpt, monkeypatch):
-        monkeypatch.setattr(commits, "_COPIES_BUDGET_BYTES", 1000)
+        monkeypatch.setattr(copying, "_BUDGET_BYTES", 1000)
         made = begin(opened, [f"n{i}" for i in range(50)])
         for i in range(50):
             made.commit([small(f"n{i}", bytes(100))])
@@ -170,10 +171,10 @@ class TestCommitting:
             assert len(lagging) <= 10
 
     def test_what_lags_behind_is_known_also_where_workers_write_the_rest(self, opened, ckpt, monkeypatch):
-        monkeypatch.setattr(commits, "_COPIES_TO_RECORD", 1)
+        monkeypatch.setattr(copying, "_TO_RECORD", 1)
 
         def lagging():
-            view = read_view(Directory(ckpt))
+            view = read_ledger(Directory(ckpt))
             return {name for name, commit in view.commits.items() if view.is_lagging(commit)}
 
         names = [f"n{i}" for i in range(6)]
@@ -201,19 +202,19 @@ class TestCommitting:
         assert {path.name: pickle.loads(path.read_bytes()) for path in ckpt.glob("*.pkl")} == {"a.pkl": 1, "b.pkl": 2}
 
     def test_small_results_are_kept_in_memory_up_to_a_budget_and_all_can_be_loaded(self, opened, monkeypatch):
-        monkeypatch.setattr(commits, "_MEMORY_BUDGET_BYTES", 2000)
+        monkeypatch.setattr(results, "_BUDGET_BYTES", 2000)
         names = [f"n{i}" for i in range(50)]
         made = begin(opened, names)
         for name in names:
             made.commit([small(name, (name, bytes(100)))])
-        assert 0 < sum(map(len, made._memory.values())) <= 2000
+        assert 0 < made._results._recent_bytes <= 2000
         assert values(made) == {name: (name, bytes(100)) for name in names}
         assert [pickle.loads(made.source(name)) for name in names] == [(name, bytes(100)) for name in names]
 
     def test_a_large_result_is_never_in_memory_and_its_source_is_its_file(self, opened, ckpt):
         made = begin(opened)
         made.commit([large(ckpt, "a")])
-        assert made._memory == {}
+        assert made._results._recent == {}
         assert made.source("a") == BlobFile("a.pkl", len(LARGE), digest(LARGE))
 
     def test_a_large_result_is_what_it_was_when_its_worker_had_written_it(self, opened):
@@ -226,7 +227,7 @@ class TestCommitting:
         made.invalidate(["a"], "for a test")
         made.commit([large(made.directory.path, "a")])
         assert made.source("a").identity == ()
-        made.end({})
+        made.end()
         made.close()
         again = opened()
         again.begin(fresh=False, nodes=["a"], structure=STRUCTURE)
@@ -242,7 +243,7 @@ class TestCommitting:
     def test_a_failed_node_is_not_completed_until_it_is_committed_again(self, opened, ckpt):
         made = begin(opened)
         made.commit([small("a", 1), small("b", 2)])
-        made.fail([{"name": "a", "type": "E"}, {"name": "c", "type": "E"}])
+        made.fail([Failed("a", type="E"), Failed("c", type="E")])
         assert (info(ckpt).completed_nodes, info(ckpt).failed_nodes) == (["b"], ["a", "c"])
         made.commit([small("a", 3)])
         assert (info(ckpt).completed_nodes, info(ckpt).failed_nodes) == (["b", "a"], ["c"])
@@ -268,11 +269,11 @@ class TestCommitting:
         assert set(made.stale) == set(opened_again(made, opened).stale) == set()
 
     def test_results_of_a_closed_store_can_be_loaded_as_long_as_they_are_there(self, opened, ckpt, monkeypatch):
-        monkeypatch.setattr(commits, "_MEMORY_BUDGET_BYTES", 0)
+        monkeypatch.setattr(results, "_BUDGET_BYTES", 0)
         made = begin(opened)
         made.commit([small("a", 1), large(ckpt, "b")])
         committed = [made.commit_of("a"), made.commit_of("b")]
-        made.end({})
+        made.end()
         made.close()
         assert pickle.loads(made.load_committed(committed[0])) == 1
         assert bytes(made.load_committed(committed[1])) == LARGE
@@ -350,14 +351,14 @@ class TestReopening:
         journal = (ckpt / JOURNAL).read_bytes()
         ends = [record.payload_offset + record.payload_size for record in records_of(ckpt)]
         states = [{}, *(state for _, state in history)]  # before and after RUN_STARTED, and after every commit
-        for length in range(view.HEADER_SIZE, len(journal) + 1):
+        for length in range(HEADER_SIZE, len(journal) + 1):
             (ckpt / JOURNAL).write_bytes(journal[:length])
             found = opened()
-            assert found.view.damage == []
+            assert found.ledger.damage == []
             commits = found.begin(fresh=False, nodes=["a", "b", "c", "d"], structure=STRUCTURE)
             n = sum(end <= length for end in ends)
             assert {name: pickle.loads(found.load(name)) for name in commits} == states[n], f"cut at {length}"
-            assert found.lost == set()
+            assert set(found.ledger.lost if found.ledger else ()) == set()
             found.close()
 
     def test_after_a_cut_the_next_run_goes_on_and_nothing_of_the_torn_tail_comes_back(self, opened, ckpt):
@@ -366,7 +367,7 @@ class TestReopening:
         for length in range(records_of(ckpt)[-1].offset, len(journal)):
             (ckpt / JOURNAL).write_bytes(journal[:length])
             run(opened, small("c", 3))
-            found = read_view(Directory(ckpt))
+            found = read_ledger(Directory(ckpt))
             assert list(found.commits) == ["a", "c"]
             assert (found.damage, found.valid_size) == ([], found.size)
 
@@ -377,7 +378,7 @@ class TestReopening:
         if left is not None:
             (ckpt / "a.pkl").write_bytes(left)
         made = begin(opened)
-        assert made.lost == set()
+        assert set(made.ledger.lost) == set()
         made.write_copies()
         assert pickle.loads((ckpt / "a.pkl").read_bytes()) == "value"
         assert caplog.records == []
@@ -390,25 +391,25 @@ class TestReopening:
             (ckpt / "a.pkl").write_bytes(left)
         made = opened()
         commits = made.begin(fresh=False, nodes=["a", "b"], structure=STRUCTURE)
-        assert (set(commits), made.lost) == ({"b"}, {"a"})
+        assert (set(commits), set(made.ledger.lost)) == ({"b"}, {"a"})
         [record] = caplog.records
         assert record.levelno == logging.WARNING
         assert str(ckpt / "a.pkl") in record.getMessage()
         assert not made.differs(large(ckpt, "a", b"other" * 10_000).commit), "its children are as good as they were"
         made.commit([large(ckpt, "a")])
-        assert made.lost == set()
+        assert set(made.ledger.lost) == set()
 
     def test_a_small_result_is_loaded_from_its_file_if_its_place_in_the_journal_is_damaged(self, opened, ckpt):
         run(opened, small("a", "value"), small("b", 2))
-        scribble(ckpt / JOURNAL, read_view(Directory(ckpt)).commits["a"].payload_offset)
+        scribble(ckpt / JOURNAL, read_ledger(Directory(ckpt)).commits["a"].payload_offset)
         assert values(begin(opened)) == {"a": "value", "b": 2}
 
     def test_a_small_result_that_is_damaged_in_both_places_runs_again(self, opened, ckpt, caplog):
         run(opened, small("a", "value"), small("b", 2))
-        scribble(ckpt / JOURNAL, read_view(Directory(ckpt)).commits["a"].payload_offset)
+        scribble(ckpt / JOURNAL, read_ledger(Directory(ckpt)).commits["a"].payload_offset)
         (ckpt / "a.pkl").unlink()
         made = begin(opened)
-        made.end({})
+        made.end()
         made.close()
         assert "a.pkl" in caplog.text, "it is warned of"
         # At the latest now: "node 'a' runs again on the next resume" is what the warning says.
@@ -459,18 +460,19 @@ class TestReopening:
     @pytest.mark.parametrize("body", [b'{"at": 1.0}', b"{}", b"[]", b"3", b"\xff not text", b""])
     def test_kinds_that_this_version_does_not_know_are_passed_over(self, opened, ckpt, body):
         run(opened, small("a", 1))
-        found = read_view(Directory(ckpt))
+        found = read_ledger(Directory(ckpt))
         with (ckpt / JOURNAL).open("ab") as file:
-            file.write(RecordWriter(found.checkpoint_id, Digests(), found.sequence)._frame(77, body, 0))
+            file.write(RecordWriter(found.checkpoint_id, Digests(), found.sequence).frame(77, body))
         run(opened, small("b", 2))
         assert info(ckpt).completed_nodes == ["a", "b"]
 
     @pytest.mark.parametrize("fields", [{}, {"at": "soon"}, {"at": 1.0, "names": 3, "lost": True}, []])
     def test_a_valid_record_that_makes_no_sense_is_an_error_with_its_place(self, opened, ckpt, fields):
         run(opened, small("a", 1))
-        found = read_view(Directory(ckpt))
+        found = read_ledger(Directory(ckpt))
         with (ckpt / JOURNAL).open("ab") as file:
-            file.write(RecordWriter(found.checkpoint_id, Digests(), found.sequence).event(Kind.INVALIDATED, fields))
+            writer = RecordWriter(found.checkpoint_id, Digests(), found.sequence)
+            file.write(writer.frame(Kind.INVALIDATED, json.dumps(fields).encode()))
         for use in (opened, lambda: info(ckpt)):
             with pytest.raises(dagron.CheckpointDamagedError, match=JOURNAL) as caught:
                 use()
@@ -483,13 +485,15 @@ class TestReopening:
     def test_a_record_that_names_a_file_that_cannot_be_ours_is_refused(self, opened, ckpt, tmp_path, name, field):
         (tmp_path / "victim.pkl").write_bytes(b"precious")
         run(opened, small("a", 1))
-        found = read_view(Directory(ckpt))
+        found = read_ledger(Directory(ckpt))
         writer = RecordWriter(found.checkpoint_id, Digests(), found.sequence)
         if field == "owns":
-            record = writer.event(Kind.CLEARED, {"at": 1.0, "owns": [name]})
+            record = writer.frame(Kind.CLEARED, json.dumps({"at": 1.0, "owns": [name]}).encode())
         else:
             fields = {"special_name": name} if field == "file" else {"temp_name": name}
-            record, _ = writer.commit(commit_fields("b", LARGE, Storage.FILE)._replace(**fields), b"")
+            record = writer.frame(
+                Kind.COMMITTED, encode_commit(commit_fields("b", LARGE, Storage.FILE)._replace(**fields))
+            )
         (ckpt / JOURNAL).write_bytes((ckpt / JOURNAL).read_bytes() + record)
         for use in ("execute", "resume", "checkpoint_info"):
             with pytest.raises(dagron.CheckpointDamagedError, match=JOURNAL):
@@ -509,7 +513,7 @@ class TestReopening:
         made.close()
         assert (ckpt / "a.pkl").read_bytes() == LARGE, "it has the name no longer, which is what this test is about"
         made = begin(opened)
-        assert made.lost == set()
+        assert set(made.ledger.lost) == set()
         assert bytes(made.load("a")) == (ckpt / "a.pkl").read_bytes() == LARGE[::-1]
         assert names_in(ckpt) == {"a.pkl", "b.pkl", *OUR_OWN}
 
@@ -527,8 +531,8 @@ class TestReopening:
         made = begin(opened)
         assert json.loads((ckpt / META).read_text())["state"] == "running"
         made.commit([small("a", 1), small("b\ud800", 1)])
-        made.fail([{"name": "c"}])
-        made.end({})
+        made.fail([Failed("c")])
+        made.end()
         found = json.loads((ckpt / META).read_text(encoding="ascii"))
         assert (found["completed_nodes"], found["failed_nodes"], found["total_nodes"]) == (["a", "b\ud800"], ["c"], 3)
         assert (found["state"], found["run"]["pid"]) == ("ended", os.getpid())
@@ -577,7 +581,7 @@ class TestPowerLoss:
     def test_a_small_result_whose_bytes_are_nowhere_is_lost(self, opened, ckpt, boot, left):
         boot("first")
         run(opened, small("a", "value"), small("b", 2), end=False)
-        commit = read_view(Directory(ckpt)).commits["a"]
+        commit = read_ledger(Directory(ckpt)).commits["a"]
         scribble(ckpt / JOURNAL, commit.payload_offset, bytes(commit.size))
         if left is not None:
             (ckpt / "a.pkl").write_bytes(bytes(commit.size) if left == "zeros" else left)
@@ -702,8 +706,8 @@ def lives(path):
         (group(small("a", a_old), big("big", durable=True)), [{}, {"a": a_old}, {"a": a_old, "big": LARGE}]),
         (do("write_copies"), [{"a": a_old, "big": LARGE}]),
         (group(small("b", "b")), [{"a": a_old, "big": LARGE}, first]),
-        (do("fail", [{"name": "c"}]), [first]),
-        (do("end", {}), [first]),
+        (do("fail", [Failed("c")]), [first]),
+        (do("end"), [first]),
         (stop, [first]),
         (lambda: start(False), [first]),
         (do("invalidate", ["b", "big"], "changed"), [first, begun]),
@@ -712,12 +716,12 @@ def lives(path):
             [begun, {**begun, "b": "another b"}, {**begun, "b": "another b", "c": "c"}],
         ),
         (group(big("big", LARGE[::-1], durable=True)), [{**begun, "b": "another b", "c": "c"}, second]),
-        (do("end", {}), [second]),
+        (do("end"), [second]),
         (stop, [second]),
         (lambda: start(True), [second, {}]),
         (group(small("a", a_new)), [{}, {"a": a_new}]),
         (group(big("x", durable=True)), [{"a": a_new}, third]),
-        (do("end", {}), [third]),
+        (do("end"), [third]),
         (stop, [third]),
         (clear, [third, None]),
     ]
@@ -776,7 +780,7 @@ def deaths(all_deaths, tmp_path):
 
 
 def state_of(path):
-    found = read_view(Directory(path))
+    found = read_ledger(Directory(path))
     if found is None or found.cleared:
         return None
     return {name: commit.digest for name, commit in found.commits.items()}
@@ -804,9 +808,9 @@ class TestDyingAtEverySystemCall:
             made.open()
             commits = made.begin(fresh=False, nodes=NODES, structure=STRUCTURE)
             assert {name: commit.digest for name, commit in commits.items()} == (before or {}), when
-            assert made.lost == set(), when
+            assert set(made.ledger.lost) == set(), when
             assert {name: digest(made.load(name)) for name in commits} == (before or {}), when
-            made.end({})
+            made.end()
             made.close()
             assert not [name for name in names_in(path) if name.endswith(".tmp")], when
             found = {name: digest((path / f"{name}.pkl").read_bytes()) for name in commits}
@@ -847,7 +851,7 @@ class TestFreshStart:
         made.commit([small("x", 1)])
         made.write_copies()
         assert names_in(ckpt) >= {"a.pkl", "b.pkl", "c.pkl"}
-        made.end({})
+        made.end()
         assert names_in(ckpt) == {"x.pkl", "theirs.pkl", *OUR_OWN}
         assert (ckpt / "theirs.pkl").read_bytes() == b"theirs"
 
@@ -862,15 +866,15 @@ class TestFreshStart:
                     return real
 
                 def call(*args, **kwargs):
-                    seen.append(list(read_view(Directory(ckpt)).commits))
+                    seen.append(list(read_ledger(Directory(ckpt)).commits))
                     result = real(*args, **kwargs)
-                    seen.append(list(read_view(Directory(ckpt)).commits))
+                    seen.append(list(read_ledger(Directory(ckpt)).commits))
                     return result
 
                 return call
 
         real_view = Directory(ckpt)
-        assert list(read_view(real_view).commits) == ["a", "b"]
+        assert list(read_ledger(real_view).commits) == ["a", "b"]
         made = opened()
         watched = Watched()
         monkeypatch.setattr(files, "os", WithoutRecursion(watched))
@@ -900,7 +904,7 @@ class TestFreshStart:
         made.commit([small("a", 1), large(ckpt, "b")])
         made.write_copies()
         made.invalidate(["a", "b"], "no longer right", lost=lost)
-        made.end({})
+        made.end()
         made.close()
         run(opened, small("x", 1), nodes=["x"], fresh=True)
         assert names_in(ckpt) == {"x.pkl", *OUR_OWN}
@@ -954,26 +958,26 @@ class TestNamesThatDifferInCaseOnly:
         run(opened, big("A", LARGE + b"A"), big("a", LARGE + b"a"), nodes=nodes)
         assert len({name.lower() for name in names_in(ckpt)}) == 5
         made = begin(opened, nodes)
-        assert made.lost == set()
+        assert set(made.ledger.lost) == set()
         assert (bytes(made.load("A"))[-1:], bytes(made.load("a"))[-1:]) == (b"A", b"a")
 
     def test_a_result_is_not_lost_when_a_rival_joins_the_dag(self, opened):
         run(opened, big("A"), nodes=["A"])
         made = begin(opened, ["A", "a"])
-        assert made.lost == set()
+        assert set(made.ledger.lost) == set()
         assert bytes(made.load("A")) == LARGE
 
     def test_a_result_is_not_lost_when_its_rival_leaves_the_dag_unfinished(self, opened):
         run(opened, big("A"), nodes=["A", "a"])
         made = begin(opened, ["A"])
-        assert made.lost == set()
+        assert set(made.ledger.lost) == set()
         assert bytes(made.load("A")) == LARGE
 
     def test_a_result_is_not_lost_because_an_older_checkpoint_had_a_rival(self, opened):
         run(opened, big("A"), small("a", 1), nodes=["A", "a"])
         run(opened, big("A"), nodes=["A"], fresh=True)
         made = begin(opened, ["A"])
-        assert made.lost == set()
+        assert set(made.ledger.lost) == set()
         assert bytes(made.load("A")) == LARGE
 
     def test_clearing_removes_the_file_of_one_whose_rival_never_completed(self, opened, ckpt):
@@ -1026,7 +1030,7 @@ class TestOnAFileSystemThatIgnoresCase:
         run(opened, new, nodes=["load"], fresh=True)
         assert names_in(ckpt) == {"load.pkl", *OUR_OWN}
         made = begin(opened, ["load"])
-        assert made.lost == set()
+        assert set(made.ledger.lost) == set()
         made.write_copies()
         expected = pickle.dumps("new", 5) if not callable(new) else LARGE[::-1]
         assert bytes(made.load("load")) == (ckpt / "load.pkl").read_bytes() == expected
@@ -1040,7 +1044,7 @@ class TestOnAFileSystemThatIgnoresCase:
         made.close()
         run(opened, value, nodes=["Load", "load"])
         made = begin(opened, ["Load", "load"])
-        assert made.lost == set()
+        assert set(made.ledger.lost) == set()
         assert digest(made.load("load")) == made.commit_of("load").digest
 
     def test_rivals_that_come_one_after_the_other_never_share_a_file(self, opened):
@@ -1048,7 +1052,7 @@ class TestOnAFileSystemThatIgnoresCase:
         for n in range(1, 5):
             run(opened, big(nodes[n - 1], nodes[n - 1].encode() * 5000), nodes=nodes[:n])
         made = begin(opened, nodes)
-        assert made.lost == set()
+        assert set(made.ledger.lost) == set()
         assert {name: bytes(made.load(name))[:4].decode() for name in nodes} == {name: name for name in nodes}
 
     def test_clearing_removes_everything(self, opened, ckpt):
@@ -1104,7 +1108,7 @@ class TestClearing:
     def test_the_file_of_a_node_that_failed_after_it_had_completed_goes_too(self, opened, ckpt):
         made = begin(opened)
         made.commit([large(ckpt, "b")])
-        made.fail([{"name": "b"}])
+        made.fail([Failed("b")])
         made.close()
         executor(ckpt).clear_checkpoint()
         assert names_in(ckpt) == set()
@@ -1364,7 +1368,7 @@ WRITER = """
 import pickle, sys
 from pathlib import Path
 from blake3 import blake3
-from dagron.checkpoint.format.journal import Commit
+from dagron.checkpoint.format.records import Commit
 from dagron.figures import Figures
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
@@ -1405,7 +1409,7 @@ while at < len(nodes):
     store.commit([small(name, name * 50) for name in group])
     store.tend()
     at += len(group)
-store.end({})
+store.end()
 store.close()
 """
 )
@@ -1422,7 +1426,7 @@ for i in range(60):
         store.begin(fresh=True, nodes=["n0", "n1"], structure=bytes(16))
         store.commit([small("n0", i)])
         store.commit([small("n1", i)])
-        store.end({})
+        store.end()
     store.close()
 """
 )
@@ -1462,8 +1466,10 @@ class TestOneWriter:
     def test_a_refusal_or_a_failure_to_open_leaves_the_lock_free(self, ckpt):
         execute(ckpt)
         journal = (ckpt / JOURNAL).read_bytes()
-        found = read_view(Directory(ckpt))
-        nonsense = RecordWriter(found.checkpoint_id, Digests(), found.sequence).event(Kind.INVALIDATED, {"at": "soon"})
+        found = read_ledger(Directory(ckpt))
+        nonsense = RecordWriter(found.checkpoint_id, Digests(), found.sequence).frame(
+            Kind.INVALIDATED, b'{"at": "soon"}'
+        )
         (ckpt / JOURNAL).write_bytes(journal + nonsense)
         for use in ("execute", "resume"):
             with pytest.raises(dagron.CheckpointDamagedError):
@@ -1543,7 +1549,7 @@ class TestReaders:
     def test_what_they_tell_is_what_was_asked_for(self, opened, ckpt):
         made = begin(opened)
         made.commit([small("a", 1)])
-        made.fail([{"name": "b"}])
+        made.fail([Failed("b")])
         found = info(ckpt)
         assert found.checkpoint_dir == str(ckpt)
         assert (found.completed_nodes, found.failed_nodes, found.total_nodes) == (["a"], ["b"], 3)
@@ -1628,7 +1634,7 @@ class TestSigning:
         forged = pickle.dumps(Canary(canary), 5)
         made = begin(opened, signing_key=self.KEY)
         made.commit([PendingCommit(commit_fields("a", forged, Storage.INLINE), forged, "")])
-        made.end({})
+        made.end()
         made.close()
         with pytest.raises(dagron.CheckpointDamagedError, match="digest"):
             begin(opened, signing_key=self.KEY).load("a")

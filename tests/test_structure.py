@@ -11,7 +11,7 @@ import dagron
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format import structure
 from dagron.checkpoint.format.structure import decode_dag, digest_of, encode_dag
-from dagron.checkpoint.reading.view import dag_of, read_view
+from dagron.checkpoint.reading.opening import dag_of, read_ledger
 from dagron.executor import CheckpointExecutor
 
 STRANGE = ["a", "", "\ud800", 'quote " and \\', "line\nbreak", "ä/日本", "\0"]
@@ -30,7 +30,7 @@ def encoded(dag):
 
 
 def recorded(path):
-    view = read_view(Directory(path))
+    view = read_ledger(Directory(path))
     found = dag_of(view)
     return None if found is None else dagron.DAG.from_arrays(*found)
 

@@ -28,7 +28,8 @@ from conftest import allow_tracing, attach_strace
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.reading.view import JOURNAL, LOCK, META, read_view
+from dagron.checkpoint.format.names import JOURNAL, LOCK, META
+from dagron.checkpoint.reading.opening import read_ledger
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="strace is a program of Linux")
 
@@ -157,7 +158,7 @@ def killed(directory, ran, traced, kind, about):
 def half_a_checkpoint(directory, ran, traced):
     """A large result that is recorded and has its temporary name still, and a torn tail."""
     killed(directory, ran, traced, "rename", "large.pkl")
-    assert "large" in read_view(Directory(directory)).commits
+    assert "large" in read_ledger(Directory(directory)).commits
     assert not (directory / "large.pkl").exists()
     journal = (directory / JOURNAL).read_bytes()
     (directory / JOURNAL).write_bytes(journal + journal[-400:-1])  # records that are not valid here
@@ -169,7 +170,7 @@ def half_over_an_old_one(directory, ran, traced):
     """A small result that is recorded, and in the place of its file that of an older one, which has the same size."""
     old_checkpoint(directory, ran, traced)
     killed(directory, ran, traced, "ftruncate", FILES["a/b"])
-    assert "a/b" in read_view(Directory(directory)).commits
+    assert "a/b" in read_ledger(Directory(directory)).commits
     assert pickle.loads((directory / FILES["a/b"]).read_bytes()) == expected(1)["a/b"]
 
 
@@ -202,11 +203,11 @@ class Scenario:
         if self.directory.exists():
             self.directory.rename(self._start)
         self.others = other_peoples_files(self._start)
-        self.old = read_view(Directory(self._start))
+        self.old = read_ledger(Directory(self._start))
         ended = self._live([])
         assert ended.code == 0
         self.calls = ended.calls
-        view = read_view(Directory(self.directory))
+        view = read_ledger(Directory(self.directory))
         self.order = [] if view is None else list(view.commits)
 
     def _live(self, options):
@@ -272,7 +273,7 @@ class Scenario:
 
     def committed(self):
         """The generation of what is there, and what is committed, in order."""
-        view = read_view(Directory(self.directory))
+        view = read_ledger(Directory(self.directory))
         if view is None or view.cleared:
             return 2, []
         is_old = self.old is not None and self.how == "execute" and view.checkpoint_id == self.old.checkpoint_id

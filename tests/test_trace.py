@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dagron import DAG, CheckpointExecutor, Task
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.reading.view import read_view
+from dagron.checkpoint.reading.opening import read_ledger
 from dagron.cli.verbs.trace import trace_of as trace_of_checkpoint
 from dagron.results.trace import ExecutionTrace, Span
 
@@ -252,5 +252,5 @@ class TestOfARun:
         )
         trace = executor.execute(tasks).trace
         assert {span.name: span.outcome for span in trace.spans} == {name: name for name in tasks}
-        recorded = trace_of_checkpoint(read_view(Directory(ckpt)))
+        recorded = trace_of_checkpoint(read_ledger(Directory(ckpt)))
         assert sorted(recorded.spans, key=str) == sorted(trace.spans, key=str)

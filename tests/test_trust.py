@@ -28,17 +28,9 @@ import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
 from dagron.checkpoint import blobs, files
 from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.format.journal import (
-    _COMMIT,
-    HEADER_SIZE,
-    RECORD_SIZE,
-    Kind,
-    Record,
-    decode_commit,
-    decode_header,
-    scan,
-)
+from dagron.checkpoint.format.journal import HEADER_SIZE, RECORD_SIZE, Record, decode_header, scan
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
+from dagron.checkpoint.format.records import _COMMIT, Kind, decode_commit
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.engines.attempt import WorkerSetup
 
@@ -123,8 +115,12 @@ def records_of(ckpt, key=KEY):
     return [item for item in items if isinstance(item, Record)]
 
 
+def commit_in(record):
+    return decode_commit(record.body, record.payload_offset, record.sequence)
+
+
 def commits_of(ckpt, key=KEY):
-    return {commit.name: commit for commit in map(decode_commit, filter(is_commit, records_of(ckpt, key)))}
+    return {commit.name: commit for commit in map(commit_in, filter(is_commit, records_of(ckpt, key)))}
 
 
 def is_commit(record):
@@ -375,8 +371,8 @@ def forge_small(ckpt, canary):
 
 
 def forge_small_and_its_digest(ckpt, canary):
-    record = next(r for r in records_of(ckpt) if is_commit(r) and decode_commit(r).name == "s")
-    commit = decode_commit(record)
+    record = next(r for r in records_of(ckpt) if is_commit(r) and commit_in(r).name == "s")
+    commit = commit_in(record)
     digest = Digests().of(forged(canary, commit.size))
     forge_small(ckpt, canary)
     overwrite(ckpt / JOURNAL, digest, record.offset + RECORD_SIZE + record.body.index(commit.digest))
@@ -461,7 +457,7 @@ def exchange_names_in_records(ckpt, canary):
     data = (ckpt / JOURNAL).read_bytes()
     for record in records_of(ckpt):
         if is_commit(record):
-            name = decode_commit(record).name
+            name = commit_in(record).name
             other = {"a": b"b", "b": b"a", "s": b"t", "t": b"s", "x": b"y"}[name]
             at = record.offset + RECORD_SIZE + _COMMIT.size
             assert data[at : at + 1] == name.encode()
@@ -559,7 +555,7 @@ class TestAttacks:
         [invalidated] = [record.sequence for _, record, _ in cut_out if record.kind == Kind.INVALIDATED]
 
         def is_left_out(record):
-            new = is_commit(record) and record.sequence > invalidated and decode_commit(record).name == name
+            new = is_commit(record) and record.sequence > invalidated and commit_in(record).name == name
             return new or record.sequence == invalidated
 
         kept = [journal[record.offset : end] for _, record, end in cut_out if not is_left_out(record)]

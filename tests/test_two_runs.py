@@ -256,7 +256,7 @@ def test_a_fork_that_comes_back_out_of_a_callback_writes_nothing(ckpt):
     assert (process.returncode, said) == (0, ["2"])
     history = read_history(Directory(ckpt))
     assert [commit.name for run in history.runs for commit in run.commits] == ["a", "b"]
-    assert not history.view.damage
+    assert not history.ledger.damage
 
 
 def wait_until(fact, what):

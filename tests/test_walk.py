@@ -19,7 +19,7 @@ import psutil
 
 import dagron
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.reading.view import read_view
+from dagron.checkpoint.reading.opening import read_ledger
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -84,7 +84,7 @@ class Walk:
 
     @property
     def completed(self):
-        view = read_view(Directory(self.directory / "checkpoints" / "job"), None)
+        view = read_ledger(Directory(self.directory / "checkpoints" / "job"), None)
         return [] if view is None else view.completed
 
 

@@ -10,14 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dagron.callbacks import ExecutionCallbacks, RunObserver
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.reading.view import (
-    JOURNAL,
-    META,
-    check_journal,
-    checkpoint_path,
-    iso_time,
-    read_view,
-)
+from dagron.checkpoint.format.names import JOURNAL, META
+from dagron.checkpoint.reading.opening import check_journal, checkpoint_path, read_ledger
 from dagron.checkpoint.writing.claim import check_directory
 from dagron.checkpoint.writing.store import CheckpointStore, Durability
 from dagron.engines.local.cores import available_cpus, spread_cpus
@@ -27,6 +21,7 @@ from dagron.results.results import CheckpointInfo, ExecutionResult
 from dagron.results.trace import ExecutionTrace
 from dagron.runs.interrupts import Interrupts
 from dagron.runs.options import Options
+from dagron.shown import iso_time
 from dagron.tasks.options import Task, check_timeout
 
 if TYPE_CHECKING:
@@ -206,14 +201,14 @@ class CheckpointExecutor:
         Raises:
             CheckpointError: There is a checkpoint that cannot be read.
         """
-        view = read_view(Directory(self._path), self._options.key)
+        view = read_ledger(Directory(self._path), self._options.key)
         if view is None or view.cleared:
             return None
         return CheckpointInfo(
             self.checkpoint_dir,
             view.completed,
             view.failed,
-            int(view.run.get("total", 0)),
+            view.run.total,
             iso_time(view.updated_unix),
         )
 
@@ -302,7 +297,7 @@ class CheckpointExecutor:
                 coordinator.report_restored(prepared.restore.restored)
                 coordinator.run()
                 result = conclude(dag, state, coordinator, store, trace)
-                store.end({"succeeded": result.succeeded, "failed": result.failed, "timed_out": result.timed_out})
+                store.end(succeeded=result.succeeded, failed=result.failed, timed_out=result.timed_out)
             except BaseException:
                 store.interrupt()
                 raise

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 __all__ = [
     "Glyphs",
     "bar_cells",
     "glyphs_for",
+    "iso_time",
     "shown_bytes",
     "shown_duration",
     "shown_name",
@@ -115,3 +117,8 @@ def bar_cells(counts: list[int], total: int, width: int) -> list[int]:
         cells.append(upto - before)
         before = upto
     return cells
+
+
+def iso_time(unix_seconds: float) -> str:
+    """Return a time as ISO-8601 text in UTC."""
+    return datetime.fromtimestamp(unix_seconds, UTC).isoformat()

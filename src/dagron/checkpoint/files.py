@@ -35,7 +35,7 @@ __all__ = [
     "ReadFile",
     "TempFile",
     "is_temporary",
-    "write_view",
+    "write_copy",
 ]
 
 TEMP_PREFIX = "_dagron-"
@@ -294,7 +294,7 @@ def _remove(path: str) -> None:
             raise
 
 
-def write_view(path: str, data: bytes, *, exists: bool) -> None:
+def write_copy(path: str, data: bytes, *, exists: bool) -> None:
     """Write a small file that can be rebuilt, so that it needs neither a rename nor a sync. Used by workers, too.
 
     Args:
@@ -381,9 +381,9 @@ class Directory:
         """Tell whether there is an entry of this name, of whatever kind."""
         return os.path.lexists(self._prefix + name)
 
-    def write_view(self, name: str, data: bytes, *, exists: bool) -> None:
-        """Write a small file that can be rebuilt: `write_view` for the entry `name`."""
-        write_view(self._prefix + name, data, exists=exists)
+    def write_copy(self, name: str, data: bytes, *, exists: bool) -> None:
+        """Write a copy of a small result: `write_copy` for the entry `name`."""
+        write_copy(self._prefix + name, data, exists=exists)
 
     def replace(self, name: str, data: bytes, *, durable: bool) -> None:
         """Give `name` the content `data`, atomically.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pprint
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.reading.view import View, printed_by, signing_key
+from dagron.checkpoint.reading.ledger import Ledger
+from dagron.checkpoint.reading.opening import printed_by, signing_key
 from dagron.cli.exit_codes import UsageError
 from dagron.cli.nodes import NodeFigures, no_such_node, node_figures, running_now
 from dagron.cli.output import NOT_FOR_A_LINE
@@ -53,7 +53,7 @@ class NodeDetails:
     value: str = ""
     traceback: str = ""
     pid: int = 0
-    inputs: list[list[str]] = field(default_factory=list)
+    inputs: list[tuple[str, str]] = field(default_factory=list)
     stdout: str = ""
     stderr: str = ""
     stdout_bytes: int = 0
@@ -84,7 +84,7 @@ def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool
     parents = children = None
     if dag is not None:
         parents, children = dag.parents(name), dag.children(name)
-    failure: dict[str, Any] = view.failures.get(name, {})
+    failure = view.failures.get(name)
     # A result that was taken away is no result of an attempt that has failed since.
     commit = view.commits.get(name) or (None if failure else view.stale.get(name))
     printed = printed_by(view, directory, name, signing_key())
@@ -96,17 +96,17 @@ def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool
         digest=commit.digest.hex() if commit is not None else "",
         digest_algorithm=Digests(signing_key()).name if commit is not None else "",
         value=_value(where, view, name, full=full, unpickle=unpickle, plain=plain),
-        traceback=str(failure.get("traceback", "")),
-        pid=int(failure.get("pid", 0)),
-        inputs=failure.get("inputs", []),
-        stdout=str(printed.get("stdout", "")),
-        stderr=str(printed.get("stderr", "")),
-        stdout_bytes=int(printed.get("stdout_bytes", 0)),
-        stderr_bytes=int(printed.get("stderr_bytes", 0)),
+        traceback=failure.traceback if failure is not None else "",
+        pid=failure.pid if failure is not None else 0,
+        inputs=[*failure.inputs] if failure is not None else [],
+        stdout=printed.stdout,
+        stderr=printed.stderr,
+        stdout_bytes=printed.stdout_bytes,
+        stderr_bytes=printed.stderr_bytes,
     )
 
 
-def _value(where: str, view: View, name: str, *, full: bool, unpickle: bool, plain: bool) -> str:
+def _value(where: str, view: Ledger, name: str, *, full: bool, unpickle: bool, plain: bool) -> str:
     from dagron.checkpoint.blobs import load_result
     from dagron.cli.preview import MAX_PREVIEW_BYTES, preview
 

@@ -12,9 +12,9 @@ from dagron.shown import shown_name, shown_seconds
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
-    from dagron.checkpoint.format.journal import Commit
+    from dagron.checkpoint.format.records import Commit
+    from dagron.checkpoint.reading.ledger import Ledger
     from dagron.checkpoint.reading.packed import PackedCommits
-    from dagron.checkpoint.reading.view import View
     from dagron.cli.load import Job
     from dagron.graph.dag import DAG
     from dagron.runs.options import Options
@@ -101,7 +101,7 @@ def forecast(job: Job, checkpoint_dir: str, options: Options, *, fresh: bool) ->
     )
 
 
-def _present(view: View, directory: Directory) -> PackedCommits:
+def _present(view: Ledger, directory: Directory) -> PackedCommits:
     from dagron.checkpoint.format.storage import Storage
 
     try:
@@ -121,13 +121,13 @@ def _seconds(known: Mapping[str, Commit], name: str) -> float:
     return known[name].figures.duration_seconds if name in known else math.nan
 
 
-def _reason(name: str, view: View | None, commits: Mapping[str, Commit], outdated: set[str]) -> str:
+def _reason(name: str, view: Ledger | None, commits: Mapping[str, Commit], outdated: set[str]) -> str:
     if view is None:
         return ""
     if name in outdated:
         return "its parents changed"
     if name in view.failures:
-        return "failed" if view.failures[name].get("status") != "timed_out" else "timed out"
+        return "failed" if view.failures[name].status != "timed_out" else "timed out"
     if name in view.stale:
         return "taken away"
     if name in view.lost or (name in view.commits and name not in commits):

@@ -52,7 +52,7 @@ def goes_on(directory: str, *, resume: bool, fresh: bool, allow_untrusted: bool 
 
 
 def _check_that_nobody_holds(directory: str, *, allow_untrusted: bool) -> None:
-    from dagron.checkpoint.reading.view import checkpoint_path, signing_key
+    from dagron.checkpoint.reading.opening import checkpoint_path, signing_key
     from dagron.checkpoint.writing.store import CheckpointStore
 
     # The lock knows better: the process may have ended that run and live on, as a notebook does.

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dagron.results.status import NodeStatus, node_statuses
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
-    from dagron.checkpoint.format.journal import Commit
-    from dagron.checkpoint.reading.view import View
+    from dagron.checkpoint.format.records import Commit, Failed
+    from dagron.checkpoint.reading.ledger import Ledger
     from dagron.graph.dag import DAG
 
 __all__ = ["NodeFigures", "Now", "goes_on", "matches", "no_such_node", "node_figures", "running_now"]
@@ -78,14 +78,14 @@ def no_such_node(name: str, names: list[str]) -> str:
     return f"the checkpoint knows no node {name!r}{hint}"
 
 
-def goes_on(view: View) -> bool:
+def goes_on(view: Ledger) -> bool:
     """Tell whether the last run goes on, or may do so on another machine."""
     from dagron.cli.reading import state_of_run
 
     return view.ended is None and state_of_run(view.run) in ("running", "unknown")
 
 
-def running_now(directory: Directory, view: View) -> list[Now]:
+def running_now(directory: Directory, view: Ledger) -> list[Now]:
     """Return what a run that goes on has said it runs. Nothing if it does not go on, or has not said anything."""
     from dagron.checkpoint.format.names import META
 
@@ -93,7 +93,7 @@ def running_now(directory: Directory, view: View) -> list[Now]:
         return []
     try:
         meta = json.loads(directory.read(META))
-        if meta["checkpoint_id"] != view.checkpoint_id.hex() or meta["run"]["pid"] != view.run.get("pid"):
+        if meta["checkpoint_id"] != view.checkpoint_id.hex() or meta["run"]["pid"] != view.run.pid:
             return []  # of another run
         items = [
             Now(str(item["node"]), int(item["slot"]), float(item["started_unix"]), int(item["memory_bytes"]))
@@ -104,13 +104,13 @@ def running_now(directory: Directory, view: View) -> list[Now]:
     return [item for item in items if item.name not in view.commits and not _failed_since(view, item)]
 
 
-def _failed_since(view: View, item: Now) -> bool:
+def _failed_since(view: Ledger, item: Now) -> bool:
     # A node that failed in an earlier run is tried again; what fails now may have been said to run a moment ago.
     failure = view.failures.get(item.name)
-    return failure is not None and float(failure.get("at", 0.0)) >= item.started_unix
+    return failure is not None and failure.at >= item.started_unix
 
 
-def node_figures(view: View, dag: DAG | None, running: list[Now], now_unix: float) -> Iterator[NodeFigures]:
+def node_figures(view: Ledger, dag: DAG | None, running: list[Now], now_unix: float) -> Iterator[NodeFigures]:
     """Yield the figures of every node.
 
     Args:
@@ -158,20 +158,20 @@ def _of_commit(commit: Commit, state: NodeStatus) -> NodeFigures:
     )
 
 
-def _of_failure(status: NodeStatus, fields: Mapping[str, Any]) -> NodeFigures:
+def _of_failure(status: NodeStatus, failed: Failed) -> NodeFigures:
     from dagron.cli.summary import shown_error
 
-    started, seconds = float(fields.get("started", 0.0)), float(fields.get("seconds", 0.0))
+    figures = failed.figures
     return NodeFigures(
-        str(fields["name"]),
+        failed.name,
         status,
-        int(fields.get("attempts", 0)),
-        int(fields.get("slot", -1)),
-        started,
-        seconds,
-        float(fields.get("cpu", 0.0)),
-        int(fields.get("memory", 0)),
-        error=shown_error(str(fields.get("type", "")), str(fields.get("message", ""))),
-        system_seconds=float(fields.get("system", 0.0)),
-        ended_unix=started + seconds,
+        failed.attempts,
+        failed.slot,
+        figures.started_unix,
+        figures.duration_seconds,
+        figures.cpu_seconds,
+        figures.peak_rss_bytes,
+        error=shown_error(failed.type, failed.message),
+        system_seconds=figures.system_seconds,
+        ended_unix=figures.ended_unix,
     )

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from dagron.cli.exit_codes import NoCheckpointError, UsageError
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
-    from dagron.checkpoint.reading.view import View
+    from dagron.checkpoint.format.records import RunStarted
+    from dagron.checkpoint.reading.ledger import Ledger
     from dagron.graph.dag import DAG
 
 __all__ = [
@@ -47,23 +48,23 @@ def checkpoint_dir_of(where: str) -> str:
 def directory_of(where: str) -> Directory:
     """Return the checkpoint directory that is meant."""
     from dagron.checkpoint.files import Directory
-    from dagron.checkpoint.reading.view import checkpoint_path
+    from dagron.checkpoint.reading.opening import checkpoint_path
 
     return Directory(checkpoint_path(checkpoint_dir_of(where)))
 
 
-def read_checkpoint(where: str) -> View:
+def read_checkpoint(where: str) -> Ledger:
     """Read what the journal of a checkpoint says.
 
     Raises:
         NoCheckpointError: There is none.
         CheckpointError: There is one that cannot be read.
     """
-    from dagron.checkpoint.reading.view import read_view, signing_key
+    from dagron.checkpoint.reading.opening import read_ledger, signing_key
     from dagron.errors import CheckpointDirectoryError
 
     try:
-        view = read_view(directory_of(where), signing_key())
+        view = read_ledger(directory_of(where), signing_key())
     except (OSError, ValueError) as error:  # a path that no system call takes
         raise CheckpointDirectoryError(where, getattr(error, "strerror", None) or str(error)) from error
     if view is None or view.cleared:
@@ -84,14 +85,14 @@ def _checkpoints_below(where: str) -> list[str]:
     return found
 
 
-def recorded_dag(view: View) -> DAG | None:
+def recorded_dag(view: Ledger) -> DAG | None:
     """Return the DAG of the last run, or None if the checkpoint does not say.
 
     Raises:
         CheckpointDamagedError: What it says makes no sense.
     """
     from dagron.checkpoint.format.names import JOURNAL
-    from dagron.checkpoint.reading.view import dag_of
+    from dagron.checkpoint.reading.opening import dag_of
     from dagron.errors import CheckpointDamagedError, CycleError
     from dagron.graph.dag import DAG
 
@@ -102,7 +103,7 @@ def recorded_dag(view: View) -> DAG | None:
         raise CheckpointDamagedError(JOURNAL, 0, f"a valid record makes no sense: {error}") from error
 
 
-def dag_for(view: View, target: str | None) -> DAG:
+def dag_for(view: Ledger, target: str | None) -> DAG:
     """Return the DAG of a target, or else that of the last run.
 
     Raises:
@@ -118,21 +119,21 @@ def dag_for(view: View, target: str | None) -> DAG:
     return dag
 
 
-def state_of_run(run: dict[str, Any]) -> Literal["running", "interrupted", "unknown"]:
+def state_of_run(run: RunStarted) -> Literal["running", "interrupted", "unknown"]:
     """Tell whether the process of a run that has not said that it ended is still there."""
     import psutil
 
     from dagron.checkpoint.writing.store import boot_id
 
-    if run.get("host") != platform.node():
+    if run.host != platform.node():
         return "unknown"
-    if run.get("boot") != boot_id():
+    if run.boot != boot_id():
         return "interrupted"  # the machine was started again since
     try:
-        process = psutil.Process(int(run["pid"]))
-        if process.status() == psutil.STATUS_ZOMBIE or process.create_time() > run["at"] + _CLOCK_SLACK_SECONDS:
+        process = psutil.Process(run.pid)
+        if process.status() == psutil.STATUS_ZOMBIE or process.create_time() > run.at + _CLOCK_SLACK_SECONDS:
             return "interrupted"
-    except (psutil.NoSuchProcess, KeyError, ValueError):
+    except (psutil.NoSuchProcess, ValueError):
         return "interrupted"
     except psutil.AccessDenied:
         pass  # another user's, so it is there

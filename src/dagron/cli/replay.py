@@ -12,14 +12,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagron
-from dagron.checkpoint.reading.view import View, signing_key
+from dagron.checkpoint.reading.ledger import Ledger
+from dagron.checkpoint.reading.opening import signing_key
 from dagron.cli.ending import say
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.reading import checkpoint_dir_of, directory_of
 from dagron.shown import shown_name, shown_seconds
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.format.journal import Commit
+    from dagron.checkpoint.format.records import Commit
     from dagron.cli.load import Job
     from dagron.tasks.binding import Binding
 
@@ -44,7 +45,7 @@ class Call(NamedTuple):
     notes: list[str]
 
 
-def prepared_call(where: str, view: View, name: str, job: Job, *, allow_untrusted: bool = False) -> Call:
+def prepared_call(where: str, view: Ledger, name: str, job: Job, *, allow_untrusted: bool = False) -> Call:
     """Load the recorded inputs of a node. Unpickling them runs code that they name.
 
     Args:
@@ -82,7 +83,7 @@ def prepared_call(where: str, view: View, name: str, job: Job, *, allow_untruste
     return Call(name, fn, binding, inputs, notes)
 
 
-def _recorded(view: View, parent: str, notes: list[str]) -> Commit:
+def _recorded(view: Ledger, parent: str, notes: list[str]) -> Commit:
     from dagron.errors import ResultUnavailableError
 
     commit = view.commits.get(parent)
@@ -96,7 +97,7 @@ def _recorded(view: View, parent: str, notes: list[str]) -> Commit:
     raise ResultUnavailableError(parent, f"{how} in this checkpoint, so there is nothing to call the node with")
 
 
-def announce(call: Call, view: View, where: str) -> None:
+def announce(call: Call, view: Ledger, where: str) -> None:
     """Say on standard error which node is about to run, with which inputs, and how it ended before."""
     from dagron.tasks.shown_inputs import shown_inputs
 
@@ -111,19 +112,19 @@ def announce(call: Call, view: View, where: str) -> None:
     say(f"recorded: {_recorded_end(view, call.node)}")
 
 
-def _recorded_end(view: View, name: str) -> str:
+def _recorded_end(view: Ledger, name: str) -> str:
     from dagron.cli.summary import shown_error
 
     commit = view.commits.get(name)
     if commit is None and (failure := view.failures.get(name)) is not None:
-        return f"it failed with {shown_error(str(failure.get('type', '')), str(failure.get('message', '')))}"
+        return f"it failed with {shown_error(failure.type, failure.message)}"
     commit = commit or view.stale.get(name)
     if commit is None:
         return "nothing; it has not run"
     return f"it completed in {shown_seconds(commit.figures.duration_seconds)}"
 
 
-def run_call(call: Call, view: View, *, post_mortem: bool) -> ExitCode:
+def run_call(call: Call, view: Ledger, *, post_mortem: bool) -> ExitCode:
     """Run a node, compare its result with the recorded one, and tell what came of it.
 
     Args:
@@ -153,7 +154,7 @@ def run_call(call: Call, view: View, *, post_mortem: bool) -> ExitCode:
     return _compare(call.node, value, view)
 
 
-def _compare(name: str, value: Any, view: View) -> ExitCode:
+def _compare(name: str, value: Any, view: Ledger) -> ExitCode:
     """Pickle a result as a worker would, because that may be what had failed, and compare it with the recorded one."""
     from dagron.checkpoint.format.digests import Digests
     from dagron.crossing.results import dump_result

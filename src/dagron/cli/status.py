@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from dagron.cli.exit_codes import NoCheckpointError
 from dagron.cli.nodes import Now, running_now
@@ -14,7 +14,8 @@ from dagron.cli.table import shown_time
 from dagron.shown import shown_bytes, shown_seconds
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.reading.view import View
+    from dagron.checkpoint.format.records import Failed
+    from dagron.checkpoint.reading.ledger import Ledger
 
 __all__ = ["CheckpointStatus", "FailedNode", "checkpoint_status", "shown_status", "status_of"]
 
@@ -91,9 +92,9 @@ def checkpoint_status(checkpoint_dir: str | os.PathLike[str]) -> CheckpointStatu
         return None
 
 
-def status_of(view: View, where: str) -> CheckpointStatus:
+def status_of(view: Ledger, where: str) -> CheckpointStatus:
     """Return how a checkpoint stands of which this was read."""
-    from dagron.checkpoint.reading.view import iso_time
+    from dagron.shown import iso_time
 
     run, commits = view.run, view.commits.values()
     running = running_now(directory_of(where), view)
@@ -101,15 +102,15 @@ def status_of(view: View, where: str) -> CheckpointStatus:
     return CheckpointStatus(
         checkpoint_dir=checkpoint_dir_of(where),
         state="finished" if view.ended is not None else state_of_run(run),
-        pid=int(run.get("pid", 0)),
-        host=str(run.get("host", "")),
-        since=iso_time(float(run.get("at", 0.0))),
-        total=int(run.get("total", 0)),
+        pid=run.pid,
+        host=run.host,
+        since=iso_time(run.at),
+        total=run.total,
         completed=len(view.completed),
         failed=[_failed_node(view.failures[name]) for name in view.failed if name not in again],
         runs=view.n_runs,
         updated=iso_time(view.updated_unix),
-        durability=str(run.get("durability", "")),
+        durability=run.durability,
         cpu_seconds=sum(commit.figures.cpu_seconds for commit in commits),
         wall_seconds=sum(commit.figures.duration_seconds for commit in commits),
         result_bytes=sum(commit.size for commit in commits),
@@ -118,9 +119,8 @@ def status_of(view: View, where: str) -> CheckpointStatus:
     )
 
 
-def _failed_node(fields: dict[str, Any]) -> FailedNode:
-    name, ended, kind, message = (str(fields.get(key, "")) for key in ("name", "status", "type", "message"))
-    return FailedNode(name, ended, kind, message, int(fields.get("attempts", 0)))
+def _failed_node(failed: Failed) -> FailedNode:
+    return FailedNode(failed.name, failed.status, failed.type, failed.message, failed.attempts)
 
 
 # --- as text -------------------------------------------------------------------------------------------------------

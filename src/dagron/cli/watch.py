@@ -7,7 +7,8 @@ import sys
 import time
 from dataclasses import asdict
 
-from dagron.checkpoint.reading.view import View, read_on, signing_key
+from dagron.checkpoint.reading.ledger import Ledger
+from dagron.checkpoint.reading.opening import read_on, signing_key
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.reading import directory_of, read_checkpoint
@@ -38,7 +39,7 @@ def watch(where: str, interval_seconds: float, *, as_json: bool) -> ExitCode:
     return _watch_lines(where, view, interval_seconds)
 
 
-def _next(where: str, view: View, interval_seconds: float) -> View:
+def _next(where: str, view: Ledger, interval_seconds: float) -> Ledger:
 
     time.sleep(interval_seconds)
     found = read_on(view, directory_of(where), signing_key())
@@ -54,7 +55,7 @@ def _code(status: CheckpointStatus) -> ExitCode:
     return ExitCode.OK if status.completed >= status.total else ExitCode.NODES
 
 
-def _watch_json(where: str, view: View, interval_seconds: float) -> ExitCode:
+def _watch_json(where: str, view: Ledger, interval_seconds: float) -> ExitCode:
     while True:
         status = status_of(view, where)
         put(json.dumps(asdict(status)))
@@ -63,7 +64,7 @@ def _watch_json(where: str, view: View, interval_seconds: float) -> ExitCode:
         view = _next(where, view, interval_seconds)
 
 
-def _watch_live(where: str, view: View, interval_seconds: float) -> ExitCode:
+def _watch_live(where: str, view: Ledger, interval_seconds: float) -> ExitCode:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -79,7 +80,7 @@ def _watch_live(where: str, view: View, interval_seconds: float) -> ExitCode:
             view = _next(where, view, interval_seconds)
 
 
-def _watch_lines(where: str, view: View, interval_seconds: float) -> ExitCode:
+def _watch_lines(where: str, view: Ledger, interval_seconds: float) -> ExitCode:
     told, told_at = "", 0.0
     while True:
         status = status_of(view, where)

@@ -316,6 +316,6 @@ class TakesCopies(Protocol):
 
         Args:
             slot: The slot.
-            copies: Arguments of `Directory.write_view`.
+            copies: Arguments of `Directory.write_copy`.
         """
         ...

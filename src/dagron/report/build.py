@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Sequence
-from typing import Any
 
-from dagron.checkpoint.format.journal import Commit
+from dagron.checkpoint.format.records import Commit, Failed
 from dagron.checkpoint.reading.history import History, RunHistory
-from dagron.checkpoint.reading.view import View
+from dagron.checkpoint.reading.ledger import Ledger
 from dagron.graph.chains import remaining_seconds
 from dagron.graph.dag import DAG
 from dagron.report.failures import failures_of
@@ -46,8 +45,8 @@ def build_report(
         how: How the last run stands, if it has not ended: `running`, `interrupted` or `running or interrupted`.
         running: What runs now.
     """
-    view = history.view
-    total = int(view.run.get("total", 0))
+    view = history.ledger
+    total = view.run.total
     known = dag if dag is not None and _fits(dag, view) else None
     statuses = node_statuses(view, known, running, goes_on=view.ended is None and how != "interrupted")
     names = list(statuses)
@@ -86,7 +85,7 @@ def build_report(
     return report
 
 
-def _fits(dag: DAG, view: View) -> bool:
+def _fits(dag: DAG, view: Ledger) -> bool:
     return all(name in dag for name in (*view.completed, *view.failed))
 
 
@@ -109,9 +108,9 @@ def _attempts(runs: Sequence[RunHistory], position_of: dict[str, int]) -> list[A
             if commit.name in position_of
         ]
         of_run += [
-            _of_failure(number, began, position_of[fields["name"]], fields)
-            for fields in run.failures
-            if fields["name"] in position_of
+            _of_failure(number, began, position_of[failed.name], failed)
+            for failed in run.failures
+            if failed.name in position_of
         ]
         of_run.sort(key=lambda attempt: attempt.start_seconds)
         found += of_run
@@ -119,8 +118,8 @@ def _attempts(runs: Sequence[RunHistory], position_of: dict[str, int]) -> list[A
 
 
 def _began(run: RunHistory) -> float:
-    if "at" in run.fields:
-        return float(run.fields["at"])
+    if run.started.at:
+        return run.started.at
     return min((commit.figures.started_unix for commit in run.commits), default=run.updated_unix)
 
 
@@ -139,43 +138,41 @@ def _of_commit(run: int, began: float, node: int, commit: Commit) -> Attempt:
     )
 
 
-def _of_failure(run: int, began: float, node: int, fields: dict[str, Any]) -> Attempt:
-    seconds = float(fields.get("seconds", 0.0))
+def _of_failure(run: int, began: float, node: int, failed: Failed) -> Attempt:
+    figures = failed.figures
     # Where it is not known when it began, it is drawn where the failure was noticed.
-    started = float(fields.get("started", 0.0)) or float(fields.get("at", began)) - seconds
-    timed_out = fields.get("status") == "timed_out"
+    started = figures.started_unix or (failed.at or began) - figures.duration_seconds
     return Attempt(
         run,
         node,
-        int(fields.get("slot", -1)),
+        failed.slot,
         max(0.0, started - began),
-        seconds,
-        float(fields.get("cpu", 0.0)),
-        int(fields.get("memory", 0)),
+        figures.duration_seconds,
+        figures.cpu_seconds,
+        figures.peak_rss_bytes,
         0,
-        int(fields.get("attempts", 0)),
-        NodeStatus.TIMED_OUT if timed_out else NodeStatus.FAILED,
+        failed.attempts,
+        NodeStatus.TIMED_OUT if failed.status == "timed_out" else NodeStatus.FAILED,
     )
 
 
 def _run(run: RunHistory, how: str) -> Run:
-    fields = run.fields
     began = _began(run)
-    slots = [commit.slot for commit in run.commits] + [int(failed.get("slot", -1)) for failed in run.failures]
+    slots = [commit.slot for commit in run.commits] + [failed.slot for failed in run.failures]
     seconds = [commit.figures.duration_seconds for commit in run.commits]
-    seconds += [float(failed.get("seconds", 0.0)) for failed in run.failures]
+    seconds += [failed.figures.duration_seconds for failed in run.failures]
     return Run(
         started_unix=began,
         wall_seconds=max(0.0, run.updated_unix - began),
         how="finished" if run.ended is not None else how,
-        n_slots=int(fields.get("slots", 0)) or max(1, max(slots, default=0) + 1),
+        n_slots=run.started.slots or max(1, max(slots, default=0) + 1),
         n_completed=len(run.commits),
         n_failed=len(run.failures),
         busy_seconds=sum(seconds),
         cpu_seconds=sum(commit.figures.cpu_seconds for commit in run.commits)
-        + sum(float(failed.get("cpu", 0.0)) for failed in run.failures),
-        host=str(fields.get("host", "")),
-        pid=int(fields.get("pid", 0)),
+        + sum(failed.figures.cpu_seconds for failed in run.failures),
+        host=run.started.host,
+        pid=run.started.pid,
     )
 
 
@@ -208,14 +205,14 @@ def _edges(dag: DAG, order: list[int], positions: array[int]) -> Edges:
 def _notices(
     history: History, dag: DAG | None, known: DAG | None, n_known: int, attempts: Sequence[Attempt]
 ) -> list[str]:
-    view = history.view
+    view = history.ledger
     notices = []
     if dag is None:
         notices.append(
             "The edges of the DAG are not known here, so there is no critical path and nothing between the boxes: "
             "pass the file or module of the job with `--dag`."
         )
-        if int(view.run.get("total", 0)) > n_known:
+        if view.run.total > n_known:
             notices.append("Nodes that never ran are counted, and not listed: their names are not recorded.")
     elif known is None:
         notices.append(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
+from dagron.checkpoint.format.records import Failed
 from dagron.checkpoint.reading.history import History
 from dagron.report.model import Failure
 from dagron.results.failures import last_frame
@@ -25,35 +25,34 @@ def failures_of(history: History) -> list[Failure]:
     Failures are alike if they have the same status and type of error and come from the same line.
     """
     alike: dict[tuple[object, ...], Failure] = {}
-    for run, fields, resolved in _last_of_each(history):
-        status, kind, text = (str(fields.get(key, "")) for key in ("status", "type", "traceback"))
-        raised = last_frame(text)
-        key = (resolved, status, kind, raised and raised[:3])
+    for run, failed, resolved in _last_of_each(history):
+        raised = last_frame(failed.traceback)
+        key = (resolved, failed.status, failed.type, raised and raised[:3])
         failure = alike.get(key)
         if failure is None:
             failure = alike[key] = Failure(
-                status.replace("_", " "),
-                without_middle(kind, _MAX_KIND),
-                without_middle(str(fields.get("message", "")), MAX_TEXT),
-                without_middle(text, MAX_TEXT),
-                without_middle(str(fields.get("stderr", "")), MAX_TEXT),
-                int(fields.get("attempts", 0)),
+                failed.status.replace("_", " "),
+                without_middle(failed.type, _MAX_KIND),
+                without_middle(failed.message, MAX_TEXT),
+                without_middle(failed.traceback, MAX_TEXT),
+                without_middle(failed.output.stderr, MAX_TEXT),
+                failed.attempts,
                 run,
                 resolved,
             )
         failure.n_nodes += 1
         if len(failure.nodes) < MAX_NAMES:
-            failure.nodes.append(str(fields["name"]))
+            failure.nodes.append(failed.name)
     return sorted(alike.values(), key=lambda failure: (failure.resolved, -failure.n_nodes))[:MAX_FAILURES]
 
 
-def _last_of_each(history: History) -> Iterator[tuple[int, dict[str, Any], bool]]:
-    view = history.view
-    last = {fields["name"]: (run, fields) for run, past in enumerate(history.runs) for fields in past.failures}
-    for name, (run, fields) in last.items():
+def _last_of_each(history: History) -> Iterator[tuple[int, Failed, bool]]:
+    view = history.ledger
+    last = {failed.name: (run, failed) for run, past in enumerate(history.runs) for failed in past.failures}
+    for name, (run, failed) in last.items():
         if name in view.absent:
             continue
         if name in view.failures:
-            yield run, fields, False
+            yield run, failed, False
         elif name in view.commits:
-            yield run, fields, True
+            yield run, failed, True

@@ -1,4 +1,4 @@
-"""How a failure is told: the text for people, from the fields that a FAILED record has.
+"""How a failure is told: the text for people, from its FAILED record.
 
 The traceback comes as the worker has made it. What is folded is decided here, by the paths in it, so that the record
 has all of it: the last line of a library is sometimes what one needs.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import dagron
+from dagron.checkpoint.format.records import Failed
 from dagron.results.last_words import last_words
 from dagron.shown import shown_bytes, shown_seconds
 
@@ -133,54 +134,53 @@ def last_own_frame(text: str) -> Frame | None:
     return own[-1] if own else None
 
 
-def shown_origin(failure: Mapping[str, Any]) -> list[str]:
+def shown_origin(failure: Failed) -> list[str]:
     """Return where an attempt failed, what ran it, and what its task was called with; a line for each.
 
     Args:
         failure: As in `shown_failure`.
     """
     lines = []
-    frame = last_own_frame(str(failure.get("traceback", "")))
+    frame = last_own_frame(failure.traceback)
     if frame is not None:
         source = f": {frame.source}" if frame.source else ""
         lines.append(f"at {frame.path}:{frame.line}, in {frame.function}{source}")
     ran = _shown_run(failure)
     if ran:
         lines.append(ran)
-    inputs = failure.get("inputs", ())
-    lines += [f"{name} = {text}" if name != "..." else f"... and {text}" for name, text in inputs]
+    lines += [f"{name} = {text}" if name != "..." else f"... and {text}" for name, text in failure.inputs]
     return lines
 
 
-def _shown_run(failure: Mapping[str, Any]) -> str:
+def _shown_run(failure: Failed) -> str:
     parts = []
-    slot, pid = int(failure.get("slot", -1)), int(failure.get("pid", 0))
+    slot, pid = failure.slot, failure.pid
     if slot >= 0:
         parts.append(f"in slot {slot}" + (f", process {pid}" if pid else ""))
-    if seconds := float(failure.get("seconds", 0.0)):
-        cpu = float(failure.get("cpu", 0.0))
+    if seconds := failure.figures.duration_seconds:
+        cpu = failure.figures.cpu_seconds
         parts.append(f"for {shown_seconds(seconds)}" + (f" ({shown_seconds(cpu)} of CPU)" if cpu else ""))
-    if memory := int(failure.get("memory", 0)):
+    if memory := failure.figures.peak_rss_bytes:
         parts.append(f"with a peak memory of {shown_bytes(memory)}")
     return f"ran {' '.join(parts)}" if parts else ""
 
 
-def shown_failure(failure: Mapping[str, Any]) -> str:
+def shown_failure(failure: Failed) -> str:
     """Return the report of a failure: what, where, with which inputs, the traceback, and what it wrote last.
 
     Args:
-        failure: The fields of its FAILED record; those that older records lack are left out.
+        failure: Its FAILED record; what it does not say is left out.
     """
-    name, status = str(failure.get("name", "")), str(failure.get("status", "failed"))
-    attempt = int(failure.get("attempts", 0))
-    message = f"{failure.get('type', '')}: {failure.get('message', '')}".removesuffix(": ")
+    name, status = failure.name, failure.status
+    attempt = failure.attempts
+    message = f"{failure.type}: {failure.message}".removesuffix(": ")
     lines = [f"node {name!r} {_VERBS.get(status, status)} in attempt {attempt}: {message}"]
     lines += [f"  {line}" for line in shown_origin(failure)]
-    text = str(failure.get("traceback", ""))
+    text = failure.traceback
     if text:
         lines += ["", folded(text.rstrip())]
     for stream in ("stdout", "stderr"):
-        written = str(failure.get(stream, "")).rstrip().strip("\n")
+        written = getattr(failure.output, stream).rstrip().strip("\n")
         last = last_words(written) if written else []
         # The error of a worker that died has the end of its standard error.
         if last and not (stream == "stderr" and _indented(last) == message.splitlines()[-len(last) :]):

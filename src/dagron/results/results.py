@@ -21,6 +21,7 @@ from dagron.results.status import NodeStatus
 from dagron.tasks.handle import Node
 
 if TYPE_CHECKING:
+    from dagron.checkpoint.format.records import Failed
     from dagron.results.trace import ExecutionTrace
 
 __all__ = ["CheckpointInfo", "ExecutionResult", "NodeResult", "NodeResults"]
@@ -59,7 +60,7 @@ class NodeResult(Generic[T_co]):
     _figures: Figures = NO_FIGURES
     _load: Callable[[], bytes | memoryview] | None = field(default=None, repr=False, compare=False)
     _value: Any = field(default=_UNLOADED, repr=False, compare=False)
-    _failure: dict[str, Any] | None = field(default=None, repr=False, compare=False)
+    _failure: Failed | None = field(default=None, repr=False, compare=False)
 
     def explain(self) -> str:
         """Return a report of how the node ended, for people.

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.reading.view import View
+    from dagron.checkpoint.reading.ledger import Ledger
     from dagron.graph.dag import DAG
 
 __all__ = ["CHECKPOINT_STATUSES", "NodeStatus", "node_statuses"]
@@ -58,7 +58,9 @@ CHECKPOINT_STATUSES = tuple(status for status in NodeStatus if status is not Nod
 """Those in which a node of a checkpoint can be; nothing is recorded of a node that was cancelled."""
 
 
-def node_statuses(view: View, dag: DAG | None, running: Iterable[str] = (), *, goes_on: bool) -> dict[str, NodeStatus]:
+def node_statuses(
+    view: Ledger, dag: DAG | None, running: Iterable[str] = (), *, goes_on: bool
+) -> dict[str, NodeStatus]:
     """Return how each node of a checkpoint stands. Everything that shows nodes of a checkpoint asks here.
 
     Args:
@@ -82,8 +84,8 @@ def node_statuses(view: View, dag: DAG | None, running: Iterable[str] = (), *, g
             found[name] = NodeStatus.COMPLETED
         elif name in now:
             found[name] = NodeStatus.RUNNING
-        elif (fields := view.failures.get(name)) is not None:
-            timed_out = fields.get("status") == NodeStatus.TIMED_OUT
+        elif (failure := view.failures.get(name)) is not None:
+            timed_out = failure.status == NodeStatus.TIMED_OUT
             found[name] = NodeStatus.TIMED_OUT if timed_out else NodeStatus.FAILED
             failed.append(name)
         elif name in view.stale:

@@ -59,7 +59,7 @@ def conclude(
             result.error = failure.error(name)
             result.slot = failure.slot
             result.stderr_tail = failure.stderr
-            result._failure = failure.fields(name)
+            result._failure = failure.record(name)
             result._figures = failure.figures
         if node in state.stopped:
             # Whatever its last attempt met, what counts is that there was to be no further one.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from dagron.callbacks import ExecutionCallbacks, call_back
-from dagron.checkpoint.format import journal as fmt
+from dagron.checkpoint.format import records as fmt
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
 from dagron.engines.protocol import (
     NOTHING_PRINTED,
@@ -34,7 +34,7 @@ from dagron.graph.dag import DAG
 from dagron.results.trace import ExecutionTrace, Span
 from dagron.runs import events as ev
 from dagron.runs.interrupts import Interrupts
-from dagron.runs.losses import Failure, error_of_loss, printed_fields
+from dagron.runs.losses import Failure, error_of_loss, text_of
 from dagron.runs.observing import Watch
 from dagron.runs.output import hand_on
 from dagron.runs.plan import RunPlan
@@ -155,7 +155,7 @@ class Coordinator:
         self._losses: dict[int, Lost] = {}  # by the node in hand, until the state has said how that ended
         self._output_due = 0.0
         self._pass_output = pass_output
-        self._printed: dict[int, dict[str, Any]] = {}
+        self._printed: dict[int, fmt.Output] = {}
         self._printed_characters = 0
 
     def run(self) -> None:
@@ -316,8 +316,8 @@ class Coordinator:
 
     def _take_printed(self, node: int, printed: Printed) -> None:
         if self._printed_characters < _PRINTED_BUDGET_CHARACTERS:
-            fields = self._printed[node] = printed_fields(printed)
-            self._printed_characters += len(fields["stdout"]) + len(fields["stderr"])
+            output = self._printed[node] = text_of(printed)
+            self._printed_characters += len(output.stdout) + len(output.stderr)
 
     def _forget_damaged(self, node: int) -> None:
         """Record that an input of a node is damaged, so that the next resume makes it again."""
@@ -485,7 +485,7 @@ class Coordinator:
         for node in nodes:
             failure = self.failures[node]
             failure.status = self._state.failing_as(node).name.lower()
-            records.append(failure.fields(self._dag.name_of(node)))
+            records.append(failure.record(self._dag.name_of(node)))
         self._store.fail(records)
 
     def _report(self, completed: Sequence[int], failed: Sequence[int]) -> None:

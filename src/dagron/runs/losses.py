@@ -1,9 +1,8 @@
-"""Attempts that gave no result: why, as the exception that the caller gets and as the fields of a FAILED record."""
+"""Attempts that gave no result: why, as the exception that the caller gets and as a FAILED record has it."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from dagron.checkpoint.format.records import Failed, Output
 from dagron.crossing.exceptions import load_exception
 from dagron.engines.protocol import NOTHING_PRINTED, Fault, Lost, Outcome, Printed
 from dagron.errors import MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
@@ -13,7 +12,7 @@ from dagron.runs.events import End, NoteLoss
 from dagron.runs.output import last_lines, printed_text
 from dagron.runs.policy import Policy
 
-__all__ = ["Failure", "error_of_loss", "printed_fields"]
+__all__ = ["Failure", "error_of_loss", "text_of"]
 
 
 class Failure:
@@ -29,7 +28,7 @@ class Failure:
         end: How the attempt ended.
     """
 
-    __slots__ = ("_error", "attempt", "end", "lost", "outcome", "printed", "slot", "status", "stderr")
+    __slots__ = ("_error", "attempt", "end", "lost", "outcome", "output", "slot", "status", "stderr")
 
     def __init__(
         self,
@@ -46,7 +45,7 @@ class Failure:
         self._error = error
         self.attempt = attempt
         self.slot = slot
-        self.printed = printed_fields(printed)
+        self.output = text_of(printed)
         self.stderr = last_lines(printed.stderr)
         self.lost = lost._replace(printed=NOTHING_PRINTED) if lost is not None else None
         self.end = end
@@ -68,40 +67,35 @@ class Failure:
             assert fault is not None
             texts = fault.type_name, fault.message, fault.traceback_text
             self._error = load_exception(node, fault.exception, *texts)
-            where = "\n  ".join([f"node {node!r}, attempt {self.attempt}", *shown_origin(self.fields(node))])
+            where = "\n  ".join([f"node {node!r}, attempt {self.attempt}", *shown_origin(self.record(node))])
             try:
                 BaseException.add_note(self._error, where)
             except Exception:
                 pass  # it lets nothing be set
         return self._error
 
-    def fields(self, node: str) -> dict[str, Any]:
-        """Return what a FAILED record says."""
+    def record(self, node: str) -> Failed:
+        """Return what the journal says of it."""
         if self.outcome is not None:
             assert self.outcome.fault is not None
             fault = self.outcome.fault
         else:
             assert self.lost is not None
             fault = Fault(type(self._error).__name__, str(self._error), "", pid=self.lost.pid)
-        figures = self.figures
-        return {
-            "name": node,
-            "status": self.status,
-            "outcome": self.end.name.lower(),
-            "type": fault.type_name,
-            "message": fault.message,
-            "traceback": fault.traceback_text,
-            "attempts": self.attempt,
-            "slot": self.slot,
-            "pid": fault.pid,
-            "started": figures.started_unix,
-            "seconds": figures.duration_seconds,
-            "cpu": figures.cpu_seconds,
-            "system": figures.system_seconds,
-            "memory": figures.peak_rss_bytes,
-            "inputs": fault.inputs,
-            **self.printed,
-        }
+        return Failed(
+            node,
+            status=self.status,
+            outcome=self.end.name.lower(),
+            type=fault.type_name,
+            message=fault.message,
+            traceback=fault.traceback_text,
+            attempts=self.attempt,
+            slot=self.slot,
+            pid=fault.pid,
+            figures=self.figures,
+            inputs=fault.inputs,
+            output=self.output,
+        )
 
 
 def error_of_loss(node: str, loss: NoteLoss, policy: Policy, lost: Lost) -> BaseException:
@@ -125,11 +119,8 @@ def error_of_loss(node: str, loss: NoteLoss, policy: Policy, lost: Lost) -> Base
     )
 
 
-def printed_fields(printed: Printed) -> dict[str, Any]:
-    """Return what a record says of what an attempt wrote."""
-    return {
-        "stdout": printed_text(printed.stdout),
-        "stderr": printed_text(printed.stderr),
-        "stdout_bytes": printed.stdout_bytes,
-        "stderr_bytes": printed.stderr_bytes,
-    }
+def text_of(printed: Printed) -> Output:
+    """Return what an attempt wrote as a record has it."""
+    return Output(
+        printed_text(printed.stdout), printed_text(printed.stderr), printed.stdout_bytes, printed.stderr_bytes
+    )

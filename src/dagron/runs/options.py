@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Literal, TypedDict
 
 from dagron.callbacks import ExecutionCallbacks, RunObserver
-from dagron.checkpoint.reading.view import SIGNING_KEY_VARIABLE
-from dagron.checkpoint.reading.view import signing_key as key_of_environment
+from dagron.checkpoint.reading.opening import SIGNING_KEY_VARIABLE
+from dagron.checkpoint.reading.opening import signing_key as key_of_environment
 from dagron.checkpoint.writing.store import Durability
 from dagron.engines.local.cores import available_cpus, can_pin
 from dagron.errors import OptionError

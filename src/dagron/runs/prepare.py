@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.packed import PackedCommits
-from dagron.checkpoint.reading.view import View
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.graph.dag import DAG
 from dagron.runs.options import Options
@@ -42,7 +42,7 @@ class Earlier(NamedTuple):
         stale: Nodes whose commits no longer apply, and that have not run again since.
     """
 
-    view: View | None
+    view: Ledger | None
     commits: PackedCommits
     stale: Collection[str]
 
@@ -132,7 +132,7 @@ def begin_run(store: CheckpointStore, dag: DAG, plan: RunPlan, options: Options,
     """
     store.open()
     end_leftovers(store)
-    view = store.view
+    view = store.ledger
     structure = dag.structure_digest()
     commits = store.begin(
         fresh=fresh, nodes=dag.nodes, structure=structure, edges=dag.parent_arrays, n_slots=options.n_slots

@@ -30,9 +30,9 @@ from typing import Any, NamedTuple
 from dagron.checkpoint.blobs import blob_file, read_blob
 from dagron.checkpoint.files import Directory, is_temporary
 from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.format.journal import Commit
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
-from dagron.checkpoint.reading.view import read_view
+from dagron.checkpoint.format.records import Commit
+from dagron.checkpoint.reading.opening import read_ledger
 from dagron.engines.local.board import MAX_BATCHES
 from dagron.errors import CheckpointDamagedError, DagronError
 from dagron.testing.job import LONG
@@ -134,7 +134,7 @@ class Look:
 def look(directory: Path) -> Look:
     """Return what a checkpoint holds now. Raises nothing that is its fault."""
     try:
-        view = read_view(Directory(directory))
+        view = read_ledger(Directory(directory))
     except DagronError as error:
         return Look(problem=repr(error))
     if view is None:

@@ -15,7 +15,7 @@ Header (48 bytes)::
 Record::
 
          0     4  marker, b"\xb7DG\xc3"
-         4     1  kind, see `Kind`
+         4     1  kind, see `records.Kind`
          5     3  zero
          8     4  size of the body
         12     4  size of the payload
@@ -31,11 +31,7 @@ the result, which is compared when the result is loaded.
 The digest of a result is its BLAKE3, 32 bytes; a check is the first 16 bytes of the BLAKE3 of what it is over. Both are
 keyed if bit 0 of the flags is set, see `digests`.
 
-Body of COMMITTED: the fields of `_COMMIT` below, the node's name in UTF-8, then, if there is something to say, a JSON
-object: `without`, the parents that had failed when the node ran; `file`, the name of its file if it is not the plain
-one of `names`; `temp`, for a FILE result, the name that the file had when the record was written. The body of
-DAG_RECORDED is specified in `structure`. Bodies of the other kinds are JSON objects. JSON is UTF-8 without escapes;
-surrogates that are alone are passed, so that any name survives.
+What the bodies say is specified in `records`.
 
 Reader. Start after the header. At each offset: if a valid record stands there, take it and go on behind its payload.
 If not, look for the next marker behind it at which a valid record begins. If there is one, the bytes between are
@@ -46,19 +42,7 @@ copy of older records; the rule on sequence numbers keeps a reader that searches
 
 A FILE result is finished under its temporary name, then recorded, then renamed: whoever finds both the record and the
 temporary name renames it, and the final name is never that of an older result. Behind the pickle a table of its large
-buffers may follow, see `buffers`. VIEWS_WRITTEN says that the `.pkl`
-copies of all INLINE results recorded before it are written, or, if it has the field `before`, of all in records whose
-sequence number is below that; later ones may be missing or be those of older results.
-
-Meaning. Later records supersede earlier ones, node by node: COMMITTED makes a node completed, FAILED failed, and
-INVALIDATED makes its commit stale: the node runs again, and whether its result then differs from the stale one decides
-about its children. With `lost` the commit is forgotten instead, and the children stay as they are. RUN_STARTED with
-`fresh` takes everything away. CLEARED means that the checkpoint is being deleted: there is no checkpoint, but the files
-it lists are ours; a writer that cannot flush it cuts it off again. WORKERS_STARTED names processes of the run, so that
-what a killed run could not end is found. DAG_RECORDED has the nodes and edges of a DAG: of that of the last run if its
-digest is `dag` of RUN_STARTED. FAILED says of the last attempt of a node what `attempts.Failure.fields` has.
-PRINTED has what the attempt of the last COMMITTED record of its node wrote to its standard streams, if it wrote
-anything: `stdout` and `stderr`, the end of each as text, and `stdout_bytes` and `stderr_bytes`, how much it was in all.
+buffers may follow, see `buffers`.
 
 Version rule: a reader refuses every version but its own, and flags that it does not know; it passes over kinds that it
 does not know. The magic b"dagronJ\n" was that of journals made before version 1, which are called version 0.
@@ -67,36 +51,24 @@ does not know. The magic b"dagronJ\n" was that of journals made before version 1
 from __future__ import annotations
 
 import hmac
-import json
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dagron.checkpoint.format.digests import CHECK_SIZE, Digests
-from dagron.checkpoint.format.names import plain_file_name
-from dagron.checkpoint.format.storage import Storage
-from dagron.figures import NO_FIGURES, Figures
 
 __all__ = [
     "FORMAT_VERSION",
     "HEADER_SIZE",
     "MAGIC",
-    "Commit",
     "Damage",
     "Header",
-    "Kind",
     "Record",
     "RecordWriter",
-    "decode_commit",
     "decode_header",
-    "decode_json",
-    "encode_commit",
     "encode_header",
-    "glance_at_commit",
     "scan",
-    "unpack_commit",
 ]
 
 FORMAT_VERSION = 1
@@ -112,84 +84,8 @@ HEADER_SIZE = _HEADER.size + CHECK_SIZE
 RECORD_SIZE = _RECORD.size + CHECK_SIZE
 _KEYED = 1
 
-# storage, slot, attempts, size, digest, fingerprint, since, started, duration, cpu, system, peak rss, length of
-# the name
-_COMMIT = struct.Struct("<BxhIQ32s16sQddddQI")
-_GLANCE = struct.Struct("<B71xdd24xI")  # storage, started, duration and length of the name, of the same
-
-COMMIT_SIZE_AT = 8
-"""Where the size of the result stands in the body of a COMMITTED record, 8 bytes."""
-
-COMMIT_SECONDS_AT = 80
-"""Where the duration stands, a double."""
-
-_INLINE = int(Storage.INLINE)
-
 _WINDOW = 1 << 20
 """Bytes that a reader asks for at once."""
-
-
-class Kind(IntEnum):
-    """What a record says."""
-
-    RUN_STARTED = 1
-    COMMITTED = 2
-    FAILED = 3
-    INVALIDATED = 4
-    RUN_ENDED = 5
-    CLEARED = 6
-    VIEWS_WRITTEN = 7
-    WORKERS_STARTED = 8
-    DAG_RECORDED = 9
-    PRINTED = 10
-
-
-class Commit(NamedTuple):
-    """What a COMMITTED record says.
-
-    Attributes:
-        name: The node.
-        storage: Where the bytes are.
-        slot: The slot that ran it; -1 for the coordinator itself.
-        attempts: Attempts made in that run, this one included.
-        size: Bytes of the pickled result.
-        digest: Of the pickled result, see `Digests`.
-        fingerprint: `DAG.parents_fingerprint` of the node when it ran.
-        figures: What the attempt took.
-        without: Parents that had failed when the node ran.
-        payload_offset: Where the payload begins in the journal; -1 if it has none.
-        special_name: The name of its file if it is not the plain one; else empty.
-        temp_name: For a FILE result, the name that the file had when the record was written.
-        since: The sequence number of the record with which the node's result became what it is; 0 if it was never
-            another one. A child whose record is older has taken another result. A result that was lost and made again
-            keeps its number, so that its children stay as they are.
-        sequence: The sequence number of this record; set by the reader.
-    """
-
-    name: str
-    storage: int
-    slot: int
-    attempts: int
-    size: int
-    digest: bytes
-    fingerprint: bytes
-    figures: Figures = NO_FIGURES
-    without: tuple[str, ...] = ()
-    payload_offset: int = -1
-    special_name: str = ""
-    temp_name: str = ""
-    since: int = 0
-    sequence: int = 0
-
-    @property
-    def is_special(self) -> bool:
-        """Whether the result is in a FILE, or the record says more than the fixed fields."""
-        return self.storage != _INLINE or bool(self.without or self.special_name or self.temp_name)
-
-    @property
-    def file_name(self) -> str:
-        """The name of the file of the result."""
-        return self.special_name or plain_file_name(self.name)
 
 
 class Header(NamedTuple):
@@ -255,7 +151,7 @@ def decode_header(data: bytes, digests: Digests) -> Header:
 
 
 class RecordWriter:
-    """Turns what happened into records. Holds the sequence number; writes nothing.
+    """Turns bodies into records. Holds the sequence number; writes nothing.
 
     Args:
         checkpoint_id: From the header of the journal.
@@ -267,120 +163,14 @@ class RecordWriter:
         self._seed = digests.new(checkpoint_id)
         self.sequence = sequence
 
-    def _frame(self, kind: int, body: bytes, payload_size: int) -> bytes:
+    def frame(self, kind: int, body: bytes, payload_size: int = 0) -> bytes:
+        """Return the next record, without its payload."""
         self.sequence += 1
         head = _RECORD.pack(MARKER, kind, b"\0\0\0", len(body), payload_size, self.sequence)
         check = self._seed.copy()
         check.update(head)
         check.update(body)
         return head + check.digest(CHECK_SIZE) + body
-
-    def commit(self, commit: Commit, payload: bytes) -> tuple[bytes, bytes]:
-        """Return a COMMITTED record without its payload, and the body of that record.
-
-        The payload goes right behind it; it is not copied here.
-        """
-        body = encode_commit(commit)
-        return self._frame(Kind.COMMITTED, body, len(payload)), body
-
-    def event(self, kind: Kind, fields: dict[str, Any]) -> bytes:
-        """Return a record of one of the kinds whose body is JSON."""
-        return self._frame(kind, _encode_json(fields), 0)
-
-    def dag(self, body: bytes) -> bytes:
-        """Return a DAG_RECORDED record with a body of `structure.encode_dag`."""
-        return self._frame(Kind.DAG_RECORDED, body, 0)
-
-
-def encode_commit(commit: Commit) -> bytes:
-    """Return the body of a COMMITTED record."""
-    name = commit.name.encode("utf-8", "surrogatepass")
-    body = (
-        _COMMIT.pack(
-            commit.storage,
-            commit.slot,
-            commit.attempts,
-            commit.size,
-            commit.digest,
-            commit.fingerprint,
-            commit.since,
-            *commit.figures,
-            len(name),
-        )
-        + name
-    )
-    if commit.without or commit.special_name or commit.temp_name:
-        extra = {"without": commit.without, "file": commit.special_name, "temp": commit.temp_name}
-        body += _encode_json({name: value for name, value in extra.items() if value})
-    return body
-
-
-def glance_at_commit(body: bytes) -> tuple[str, float, bool]:
-    """Return what every reader wants of the body of a COMMITTED record, at a third of the price of all of it.
-
-    Returns:
-        The node, when its attempt ended, and whether the commit is special: its result is in a file, or there is
-        something behind the name.
-    """
-    storage, started, duration, length = _GLANCE.unpack_from(body)
-    end = _COMMIT.size + length
-    if len(body) < end:
-        raise ValueError("it ends within the name")
-    name = str(body[_COMMIT.size : end], "utf-8", "surrogatepass")
-    return name, started + duration, storage != _INLINE or len(body) > end
-
-
-def decode_commit(record: Record) -> Commit:
-    """Read the body of a COMMITTED record."""
-    return unpack_commit(record.body, record.payload_offset, record.sequence)
-
-
-def unpack_commit(body: bytes, payload_offset: int, sequence: int) -> Commit:
-    """Read the body of a COMMITTED record with this number, whose payload stands there."""
-    storage, slot, attempts, size, digest, fingerprint, since, *figures, length = _COMMIT.unpack_from(body)
-    end = _COMMIT.size + length
-    without: tuple[str, ...] = ()
-    special = temp = ""
-    if len(body) > end:
-        extra = _decode_json(body[end:])
-        without, special, temp = tuple(extra.get("without", ())), extra.get("file", ""), extra.get("temp", "")
-    return Commit(
-        str(body[_COMMIT.size : end], "utf-8", "surrogatepass"),
-        storage,
-        slot,
-        attempts,
-        size,
-        digest,
-        fingerprint,
-        Figures(*figures),
-        without,
-        payload_offset if storage == _INLINE else -1,
-        special,
-        temp,
-        since,
-        sequence,
-    )
-
-
-def decode_json(record: Record) -> dict[str, Any]:
-    """Read the body of any other record.
-
-    Raises:
-        ValueError: It is no JSON object.
-    """
-    return _decode_json(record.body)
-
-
-def _encode_json(fields: dict[str, Any]) -> bytes:
-    # Not escaped: two escaped surrogates that stand together would be read back as one character.
-    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-
-def _decode_json(data: bytes) -> dict[str, Any]:
-    fields = json.loads(data.decode("utf-8", "surrogatepass"))
-    if not isinstance(fields, dict):
-        raise ValueError("it is no JSON object")
-    return fields
 
 
 def scan(

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.format.journal import Commit, Kind, Record, decode_commit, decode_json
-from dagron.checkpoint.reading.view import View, read_view
+from dagron.checkpoint.format.journal import Record
+from dagron.checkpoint.format.records import (
+    NO_RUN,
+    Commit,
+    Failed,
+    Invalidated,
+    Kind,
+    RunEnded,
+    RunStarted,
+    decode_commit,
+    decode_event,
+)
+from dagron.checkpoint.reading.ledger import Ledger
+from dagron.checkpoint.reading.opening import read_ledger
 
 __all__ = ["History", "RunHistory", "read_history"]
 
@@ -17,18 +28,18 @@ class RunHistory:
     """The records of one run.
 
     Attributes:
-        fields: The fields of its RUN_STARTED.
-        ended: The fields of its RUN_ENDED, if there is one.
+        started: Its RUN_STARTED.
+        ended: Its RUN_ENDED, if there is one.
         commits: What it committed, in order.
-        failures: The fields of its FAILED records, in order.
+        failures: Its FAILED records, in order.
         n_invalidated: Commits of earlier runs that it found not to apply any more, or lost.
         updated_unix: When its last record was written, in seconds since the epoch.
     """
 
-    fields: dict[str, Any]
-    ended: dict[str, Any] | None = None
+    started: RunStarted
+    ended: RunEnded | None = None
     commits: list[Commit] = field(default_factory=list)
-    failures: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[Failed] = field(default_factory=list)
     n_invalidated: int = 0
     updated_unix: float = 0.0
 
@@ -38,12 +49,12 @@ class History:
     """A checkpoint and how it came to be.
 
     Attributes:
-        view: How it stands after the last record.
+        ledger: How it stands after the last record.
         runs: Its runs since the last fresh `execute`, in order. What stands in the journal before the record of the
-            first of them, because that one is damaged, belongs to a run with empty fields.
+            first of them, because that one is damaged, belongs to `NO_RUN`.
     """
 
-    view: View
+    ledger: Ledger
     runs: list[RunHistory]
 
 
@@ -53,32 +64,28 @@ class _Reader:
 
     def __call__(self, record: Record) -> None:
         if record.kind == Kind.COMMITTED:
-            commit = decode_commit(record)
-            run = self._run
-            run.commits.append(commit)
-            run.updated_unix = max(run.updated_unix, commit.figures.ended_unix)
+            commit = decode_commit(record.body, record.payload_offset, record.sequence)
+            self._of_run(commit.figures.ended_unix).commits.append(commit)
             return
-        if record.kind == Kind.RUN_STARTED:
-            fields = decode_json(record)
-            if fields["fresh"]:
-                self.runs.clear()
-            self.runs.append(RunHistory(fields, updated_unix=float(fields["at"])))
-        elif record.kind in (Kind.FAILED, Kind.INVALIDATED, Kind.RUN_ENDED):
-            fields = decode_json(record)
-            run = self._run
-            run.updated_unix = max(run.updated_unix, float(fields.get("at", 0.0)))
-            if record.kind == Kind.FAILED:
-                run.failures.append(fields)
-            elif record.kind == Kind.INVALIDATED:
-                run.n_invalidated += len(fields["names"])
-            else:
-                run.ended = fields
+        match decode_event(record.kind, record.body):
+            case RunStarted() as started:
+                if started.fresh:
+                    self.runs.clear()
+                self.runs.append(RunHistory(started, updated_unix=started.at))
+            case Failed() as failed:
+                self._of_run(failed.at).failures.append(failed)
+            case Invalidated() as invalidated:
+                self._of_run(invalidated.at).n_invalidated += len(invalidated.names)
+            case RunEnded() as ended:
+                self._of_run(ended.at).ended = ended
 
-    @property
-    def _run(self) -> RunHistory:
+    def _of_run(self, at: float) -> RunHistory:
+        """Return the run that goes on, which has a record of this time."""
         if not self.runs:
-            self.runs.append(RunHistory({}))
-        return self.runs[-1]
+            self.runs.append(RunHistory(NO_RUN))
+        run = self.runs[-1]
+        run.updated_unix = max(run.updated_unix, at)
+        return run
 
 
 def read_history(directory: Directory, key: bytes | None = None) -> History | None:
@@ -92,10 +99,10 @@ def read_history(directory: Directory, key: bytes | None = None) -> History | No
         None if there is no checkpoint.
 
     Raises:
-        CheckpointDirectoryError: As for `read_view`.
-        CheckpointDamagedError: As for `read_view`.
-        FormatVersionError: As for `read_view`.
+        CheckpointDirectoryError: As for `read_ledger`.
+        CheckpointDamagedError: As for `read_ledger`.
+        FormatVersionError: As for `read_ledger`.
     """
     reader = _Reader()
-    view = read_view(directory, key, reader)
-    return None if view is None else History(view, reader.runs)
+    ledger = read_ledger(directory, key, reader)
+    return None if ledger is None else History(ledger, reader.runs)

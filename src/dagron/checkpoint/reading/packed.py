@@ -12,16 +12,16 @@ from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from dagron.checkpoint.format.journal import COMMIT_SECONDS_AT, COMMIT_SIZE_AT, Commit, encode_commit, unpack_commit
 from dagron.checkpoint.format.names import plain_file_name
+from dagron.checkpoint.format.records import Commit, commit_layout, decode_commit, encode_commit
 
 __all__ = ["PackedCommits"]
 
 # What stands in front of the body: where the payload begins, and the sequence number of the record.
 _PLACE = struct.Struct("<qQ")
 _SEQUENCE = struct.Struct("<8xQ")
-_SEQUENCE_AND_SIZE = struct.Struct(f"<8xQ{COMMIT_SIZE_AT}xQ")
-_SECONDS = struct.Struct(f"<{_PLACE.size + COMMIT_SECONDS_AT}xd")
+_SEQUENCE_AND_SIZE = struct.Struct("<8xQ" + commit_layout("size"))
+_SECONDS = struct.Struct(f"<{_PLACE.size}x" + commit_layout("duration_seconds"))
 
 
 class PackedCommits(Mapping[str, Commit]):
@@ -138,4 +138,4 @@ class PackedCommits(Mapping[str, Commit]):
 
 
 def _unpack(packed: bytes) -> Commit:
-    return unpack_commit(packed[_PLACE.size :], *_PLACE.unpack_from(packed))
+    return decode_commit(packed[_PLACE.size :], *_PLACE.unpack_from(packed))

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from dagron.checkpoint.blobs import blob_file, load_result, read_blob
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.format.journal import Commit
+from dagron.checkpoint.format.names import JOURNAL
+from dagron.checkpoint.format.records import Commit
 from dagron.checkpoint.format.storage import Storage
-from dagron.checkpoint.reading.view import JOURNAL, View
+from dagron.checkpoint.reading.ledger import Ledger
 from dagron.errors import CheckpointDamagedError
 
 __all__ = ["Finding", "verify"]
@@ -33,24 +34,24 @@ class Finding:
     costs: bool
 
 
-def verify(directory: Directory, view: View, key: bytes | None) -> Iterator[Finding | None]:
+def verify(directory: Directory, ledger: Ledger, key: bytes | None) -> Iterator[Finding | None]:
     """Compare every digest of a checkpoint.
 
     Yields:
         For each commit, in order, what was found, or None if all is well; before them, for each damaged stretch of the
         journal, what it may have cost.
     """
-    for damage in view.damage:
+    for damage in ledger.damage:
         reason = f"{damage.size} bytes at offset {damage.offset} are damaged"
         if not damage.size:
             reason = f"records are missing at offset {damage.offset}"
         yield Finding("", JOURNAL, f"{reason}; the nodes recorded there run again", True)
     digests = Digests(key)
-    for commit in view.commits.values():
-        yield _verify_commit(directory, view, commit, digests)
+    for commit in ledger.commits.values():
+        yield _verify_commit(directory, ledger, commit, digests)
 
 
-def _verify_commit(directory: Directory, view: View, commit: Commit, digests: Digests) -> Finding | None:
+def _verify_commit(directory: Directory, ledger: Ledger, commit: Commit, digests: Digests) -> Finding | None:
     name, file = commit.name, commit.file_name
     try:
         load_result(directory, commit, digests)
@@ -58,7 +59,7 @@ def _verify_commit(directory: Directory, view: View, commit: Commit, digests: Di
         if commit.temp_name and not _file_problem(directory, commit, commit.temp_name, digests):
             return None  # recorded and not yet renamed
         return Finding(name, file, error.reason, True)
-    if commit.storage == Storage.INLINE and not view.is_lagging(commit):
+    if commit.storage == Storage.INLINE and not ledger.is_lagging(commit):
         reason = _file_problem(directory, commit, file, digests)
         if reason:
             return Finding(name, file, f"{reason}; the journal has the result", False)

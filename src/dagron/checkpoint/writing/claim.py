@@ -7,9 +7,10 @@ import platform
 import stat
 
 from dagron.checkpoint.files import Directory
-from dagron.checkpoint.format.names import SUFFIX
-from dagron.checkpoint.reading.view import JOURNAL, LOCK, META, iso_time, read_view
+from dagron.checkpoint.format.names import JOURNAL, LOCK, META, SUFFIX
+from dagron.checkpoint.reading.opening import read_ledger
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, ForeignFilesError
+from dagron.shown import iso_time
 
 __all__ = ["check_directory", "check_lock_file", "holder_of"]
 
@@ -86,20 +87,18 @@ def check_lock_file(directory: Directory) -> None:
 def holder_of(directory: Directory, key: bytes | None) -> tuple[int | None, str | None, str | None]:
     """Return process id, host and start, as ISO-8601, of the run that goes on; None for each that cannot be known."""
     try:
-        view = read_view(directory, key)
+        ledger = read_ledger(directory, key)
     except (CheckpointDamagedError, CheckpointDirectoryError):
-        view = None
-    if view is None or not view.run or view.ended is not None:
+        ledger = None
+    if ledger is None or not ledger.n_runs or ledger.ended is not None:
         return None, None, None
-    pid, host = view.run.get("pid", 0), str(view.run.get("host", ""))
-    if host == platform.node() and not _exists(pid):
+    run = ledger.run
+    if run.host == platform.node() and not _exists(run.pid):
         return None, None, None  # that was the run before; the holder is still starting
-    return pid, host, iso_time(float(view.run.get("at", 0.0)))
+    return run.pid, run.host, iso_time(run.at)
 
 
 def _exists(pid: int) -> bool:
-    if os.name != "posix":
-        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -7,9 +7,12 @@ from collections.abc import Collection
 
 from dagron.checkpoint.files import AppendFile, Directory, is_temporary
 from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.format.journal import Kind, RecordWriter
-from dagron.checkpoint.reading.view import JOURNAL, LOCK, META, View, files_of_damaged, read_view
-from dagron.checkpoint.writing.commits import open_journal, refusal
+from dagron.checkpoint.format.names import JOURNAL, LOCK, META
+from dagron.checkpoint.format.records import Cleared
+from dagron.checkpoint.reading.damaged import files_of_damaged
+from dagron.checkpoint.reading.ledger import Ledger
+from dagron.checkpoint.reading.opening import read_ledger
+from dagron.checkpoint.writing.journal import JournalWriter, refusal
 from dagron.errors import CheckpointError, ClearError
 
 __all__ = ["clear"]
@@ -20,12 +23,12 @@ _UNREADABLE = "what is left of it cannot be read; call clear_checkpoint() again"
 _NOT_FLUSHED = ", unless a loss of power comes first, after which it may count as cleared"
 
 
-def clear(directory: Directory, view: View | None, key: bytes | None, *, durable: bool) -> None:
+def clear(directory: Directory, ledger: Ledger | None, key: bytes | None, *, durable: bool) -> None:
     """Delete the files of a checkpoint that is held.
 
     Args:
         directory: The directory; this process is its only writer.
-        view: What its journal says; None if it is missing or begins with damage.
+        ledger: What its journal says; None if it is missing or begins with damage.
         key: The signing key, or None.
         durable: Whether the order of the steps is to survive a loss of power, too.
 
@@ -40,12 +43,12 @@ def clear(directory: Directory, view: View | None, key: bytes | None, *, durable
     doubt = ""
     try:
         sizes = directory.sizes()
-        if view is not None:
-            owned = view.files & sizes.keys()
+        if ledger is not None:
+            owned = ledger.files & sizes.keys()
             try:
-                _record(directory, view, key, owned, durable=durable)
+                _record(directory, ledger, key, owned, durable=durable)
             except OSError:
-                if not _take_back(directory, view, durable=durable):
+                if not _take_back(directory, ledger, durable=durable):
                     doubt = _NOT_FLUSHED
                 raise
         else:
@@ -64,21 +67,19 @@ def clear(directory: Directory, view: View | None, key: bytes | None, *, durable
         raise ClearError(str(directory.path), refusal(error), left) from error
 
 
-def _record(directory: Directory, view: View, key: bytes | None, owned: Collection[str], *, durable: bool) -> None:
-    writer = RecordWriter(view.checkpoint_id, Digests(key), view.sequence)
-    journal = open_journal(directory, view, durable=durable)
+def _record(directory: Directory, ledger: Ledger, key: bytes | None, owned: Collection[str], *, durable: bool) -> None:
+    journal = JournalWriter(directory, ledger, Digests(key), durable=durable)
     try:
-        journal.append(writer.event(Kind.CLEARED, {"at": time.time(), "owns": sorted(owned)}))
-        if durable:
-            journal.sync()
+        journal.append([Cleared(time.time(), tuple(sorted(owned)))])
+        journal.sync()
     finally:
         journal.close()
 
 
-def _take_back(directory: Directory, view: View, *, durable: bool) -> bool:
+def _take_back(directory: Directory, ledger: Ledger, *, durable: bool) -> bool:
     """Cut off what was appended to the journal, and tell whether it is gone for good."""
     try:
-        journal = AppendFile(directory.path / JOURNAL, view.valid_size)
+        journal = AppendFile(directory.path / JOURNAL, ledger.valid_size)
         try:
             # No second try of the flush that failed: this one is for the size.
             if durable:
@@ -93,7 +94,7 @@ def _take_back(directory: Directory, view: View, *, durable: bool) -> bool:
 def _what_is_left(directory: Directory, key: bytes | None) -> str:
     # Asked rather than concluded: what stands in a file after a call that failed is unspecified.
     try:
-        view = read_view(directory, key)
+        ledger = read_ledger(directory, key)
     except CheckpointError:
         return _UNREADABLE
-    return _CLEARED if view is None or view.cleared else _AS_IT_WAS
+    return _CLEARED if ledger is None or ledger.cleared else _AS_IT_WAS

@@ -1,34 +1,52 @@
 """The writer of a checkpoint: take the directory, recover it, begin a run, end it, clear.
 
-What a run commits in between is the part in `commits`. Decides nothing about nodes; never unpickles. All access to the
-disk goes through `files`, all bytes of the journal through `format`.
+Decides nothing about nodes: it is told what to commit and what no longer applies. Never unpickles. What it says goes
+through `JournalWriter` into the journal and the ledger; the bytes of results, their files and their copies have objects
+of their own beside it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import platform
-import secrets
 import time
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from dagron.checkpoint.blobs import blob_file, load_result, read_blob
-from dagron.checkpoint.files import AppendFile, DirectoryLock, is_temporary
-from dagron.checkpoint.format.journal import Commit, Kind, RecordWriter, encode_header
-from dagron.checkpoint.format.names import SUFFIX, FileNames, plain_file_name
+from dagron.checkpoint.blobs import BlobFile, load_result
+from dagron.checkpoint.files import Directory, DirectoryLock, is_temporary
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.names import JOURNAL, LOCK, META, SUFFIX, FileNames, plain_file_name
+from dagron.checkpoint.format.records import (
+    Commit,
+    Failed,
+    Invalidated,
+    Output,
+    Printed,
+    RunEnded,
+    RunStarted,
+    WorkersStarted,
+)
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.format.structure import digest_of, encode_dag
+from dagron.checkpoint.reading.damaged import is_recognized
+from dagron.checkpoint.reading.ledger import Ledger
+from dagron.checkpoint.reading.opening import check_journal, read_ledger
 from dagron.checkpoint.reading.packed import PackedCommits
-from dagron.checkpoint.reading.view import JOURNAL, LOCK, META, View, check_journal, is_recognized, read_view
 from dagron.checkpoint.writing.claim import check_directory, check_lock_file, holder_of
 from dagron.checkpoint.writing.clearing import clear
-from dagron.checkpoint.writing.commits import Commits, PendingCommit, open_journal, refusal
 from dagron.checkpoint.writing.copies import Copy
+from dagron.checkpoint.writing.copying import CopyWriter
+from dagron.checkpoint.writing.journal import JournalWriter, Said, refusal
+from dagron.checkpoint.writing.recovery import Recovery
+from dagron.checkpoint.writing.result_files import ResultFiles
+from dagron.checkpoint.writing.results import Results
+from dagron.checkpoint.writing.snapshot import write_snapshot
 from dagron.errors import (
     CheckpointDamagedError,
     CheckpointDirectoryError,
@@ -52,7 +70,25 @@ def boot_id() -> str:
         return ""
 
 
-class CheckpointStore(Commits):
+class PendingCommit(NamedTuple):
+    """An outcome that is to become part of the checkpoint.
+
+    Attributes:
+        commit: What its record will say.
+        data: The pickled result if its storage is INLINE.
+        temp_name: The finished temporary file if its storage is FILE.
+        printed: What the attempt wrote to its standard streams; None if nothing.
+        identity: That of the temporary file when its bytes had been written and digested; empty if nobody says so.
+    """
+
+    commit: Commit
+    data: bytes
+    temp_name: str
+    printed: Output | None = None
+    identity: tuple[int, ...] = ()
+
+
+class CheckpointStore:
     """One run's hold on a checkpoint directory.
 
     Args:
@@ -63,8 +99,9 @@ class CheckpointStore(Commits):
         allow_untrusted: Accept a checkpoint that another user owns or that everyone may write.
 
     Attributes:
-        view: What the journal said when the directory was taken, or None if there was none.
-        lost: Completed nodes whose result is gone or damaged, found by `begin`.
+        ledger: What the journal says; None if there is none. It goes on with the run, but a fresh run has another one.
+        directory: The directory.
+        digests: How results are digested.
         worker_lost: Whether a worker died in this run; it may have left a temporary file.
     """
 
@@ -76,14 +113,22 @@ class CheckpointStore(Commits):
         signing_key: bytes | None = None,
         allow_untrusted: bool = False,
     ) -> None:
-        super().__init__(path, power=durability == "power", key=signing_key)
-        self.view: View | None = None
+        self.directory = Directory(path)
+        self.digests = Digests(signing_key)
+        self.ledger: Ledger | None = None
         self.worker_lost = False
         self._recovered = False
-        self._n_slots = 0
+        self._unpublished: set[str] = set()  # temporary files that the journal may name
+        self._key = signing_key
+        self._power = durability == "power"
+        self._durability = durability
         self._allow_untrusted = allow_untrusted
         self._lock = DirectoryLock(path / LOCK)
         self._owner = os.getpid()
+        self._journal: JournalWriter | None = None
+        self._files = ResultFiles(self.directory, ())
+        self._snapshot_due = 0.0
+        self._run_nodes: frozenset[str] = frozenset()
 
     # --- taking the directory ---------------------------------------------------------------------------------
 
@@ -126,14 +171,14 @@ class CheckpointStore(Commits):
         if not taken:
             raise CheckpointLockedError(str(path), *holder_of(self.directory, self._key))
         try:
-            self.view = self._read_view(accept_damage)
+            self.ledger = self._read(accept_damage)
         except BaseException:
             self._let_go()
             raise
 
-    def _read_view(self, accept_damage: bool) -> View | None:
+    def _read(self, accept_damage: bool) -> Ledger | None:
         try:
-            return read_view(self.directory, self._key)
+            return read_ledger(self.directory, self._key)
         except CheckpointDamagedError:
             if not accept_damage:
                 raise
@@ -160,8 +205,8 @@ class CheckpointStore(Commits):
             n_slots: Slots of the run, for those who ask how well they were used; 0 if it is not known.
 
         Returns:
-            The commits that can be restored: those of `view` whose bytes are there. The others are in `lost`. They are
-            what this object goes on with, so what is invalidated is in them no more.
+            The commits that can be restored: those whose bytes are there. They are those of the ledger, so what is
+            invalidated is in them no more.
 
         Guarantees:
             A fresh journal replaces the old one in one step; old result files stay until they are written over or
@@ -172,38 +217,23 @@ class CheckpointStore(Commits):
             The old checkpoint or the new, empty one.
         """
         nodes = list(nodes)
-        self._total, self._n_slots = len(nodes), n_slots
-        old = self.view
-        record = encode_dag(structure, nodes, *edges) if edges is not None else b""
+        old = self.ledger
+        dag = encode_dag(structure, nodes, *edges) if edges is not None else b""
         try:
             sizes = self.directory.sizes()
-            self._present = {name for name in sizes if name.endswith(SUFFIX)}
+            self._files = ResultFiles(self.directory, sizes)
             self._refuse_foreign(nodes)
+            run = self._run(len(nodes), n_slots, structure)
             if fresh or old is None or old.cleared:
-                self._names = FileNames(nodes)
-                if old is not None:
-                    self._own(old.files & self._present)
-                self._begin_fresh(structure, record)
+                self._begin_fresh(nodes, run, dag)
             else:
-                # A file in lower case that is plain needs no mention.
-                recorded = {
-                    name: known.file_of(name)
-                    for known in (old.stale, old.commits)
-                    for name in known
-                    if name in known.special or name != name.lower()
-                }
-                self._names = FileNames(dict.fromkeys(chain(nodes, old.stale, old.commits)), recorded)
-                self._run_nodes = frozenset(nodes)
-                absent = [name for name in (*old.commits, *old.failures) if name not in self._run_nodes]
-                if digest_of(old.recorded) == structure:
-                    record = b""  # as it was
-                self._begin_again(old, sizes, absent, structure, record)
+                self._begin_again(old, nodes, sizes, run, b"" if digest_of(old.recorded) == structure else dag)
             # Not before: the old checkpoint may need one of them until it is superseded or recovered.
             self.directory.remove_all(filter(is_temporary, sizes))
             self._recovered = True
         except OSError as error:
             raise self._commit_error(error) from error
-        return self._commits
+        return self._writing.ledger.commits
 
     def _refuse_foreign(self, nodes: Sequence[str]) -> None:
         """Refuse to write over files that the journal does not know.
@@ -211,15 +241,15 @@ class CheckpointStore(Commits):
         Only if it is whole up to the end of a run, and no loss of power can have made it so: else it may have forgotten
         what it knew.
         """
-        old = self.view
+        old = self.ledger
         if old is None or old.ended is None or old.damage or old.valid_size != old.size:
             return
-        if old.run.get("boot") != boot_id():
+        if old.run.boot != boot_id():
             return
         # Nearly all are the plain files of commits. (What has a % may be the plain file of another name.)
         known, special, end = old.commits.names, old.commits.special, -len(SUFFIX)
         unknown = {
-            file for file in self._present if (name := file[:end]) not in known or name in special or "%" in name
+            file for file in self._files.present if (name := file[:end]) not in known or name in special or "%" in name
         }
         if unknown and (unknown := unknown - old.files):
             names = FileNames(nodes)
@@ -227,113 +257,310 @@ class CheckpointStore(Commits):
             if foreign:
                 raise ForeignFilesError(str(self.directory.path), sorted(foreign))
 
-    def _run_fields(self, *, fresh: bool, structure: str, dag: bytes) -> dict[str, Any]:
-        self._run = {
-            "at": time.time(),
-            "fresh": fresh,
-            "pid": os.getpid(),
-            "host": platform.node(),
-            "boot": boot_id(),
-            "total": self._total,
-            "slots": self._n_slots,
-            "structure": structure,
-            "dag": dag.hex(),
-            "durability": "power" if self._power else "process",
-        }
-        return self._run
+    def _run(self, total: int, n_slots: int, structure: bytes) -> RunStarted:
+        return RunStarted(
+            time.time(),
+            fresh=True,
+            pid=os.getpid(),
+            host=platform.node(),
+            boot=boot_id(),
+            total=total,
+            slots=n_slots,
+            structure=structure.hex(),
+            dag=structure.hex(),
+            durability=self._durability,
+        )
 
-    def _begin_fresh(self, structure: bytes, record: bytes) -> None:
-        checkpoint_id = self._checkpoint_id = secrets.token_bytes(16)
-        self._writer = RecordWriter(checkpoint_id, self.digests)
-        run = self._run_fields(fresh=True, structure=structure.hex(), dag=structure)
-        fields = {**run, "owns": sorted(self._owned)}
-        content = encode_header(checkpoint_id, self.digests) + self._writer.event(Kind.RUN_STARTED, fields)
-        if record:
-            content += self._writer.dag(record)
-        self.directory.replace(JOURNAL, content, durable=self._power)
-        self._journal = AppendFile(self.directory.path_to(JOURNAL), len(content))
-        self.write_meta()
+    def _begin_fresh(self, nodes: Sequence[str], run: RunStarted, dag: bytes) -> None:
+        owned = self.ledger.files & self._files.present if self.ledger is not None else set()
+        said: list[Said] = [dataclasses.replace(run, owns=tuple(sorted(owned)))]
+        if dag:
+            said.append(dag)
+        self._go_on(JournalWriter.begin(self.directory, self.digests, said, durable=self._power))
+        self._files.names = FileNames(nodes)
+        self._files.note_left_over(owned)
+        self._write_snapshot()
 
     def _begin_again(
-        self, old: View, sizes: dict[str, int], absent: list[str], structure: bytes, record: bytes
+        self, old: Ledger, nodes: Sequence[str], sizes: dict[str, int], run: RunStarted, dag: bytes
     ) -> None:
         for damage in old.damage:
             what = f"{damage.size} bytes at offset {damage.offset} are damaged"
             if not damage.size:
                 what = f"records are missing at offset {damage.offset}"
             logger.warning("%s: %s; the nodes recorded there run again", self.directory.path_to(JOURNAL), what)
-        self._journal = open_journal(self.directory, old, durable=self._power)
+        # A file in lower case that is plain needs no mention.
+        recorded = {
+            name: known.file_of(name)
+            for known in (old.stale, old.commits)
+            for name in known
+            if name in known.special or name != name.lower()
+        }
+        self._files.names = FileNames(dict.fromkeys(chain(nodes, old.stale, old.commits)), recorded)
+        self._run_nodes = frozenset(nodes)
+        absent = tuple(name for name in (*old.commits, *old.failures) if name not in self._run_nodes)
+        self._go_on(JournalWriter(self.directory, old, self.digests, durable=self._power))
         # A run that was killed may have left records without their sync, or ended because that failed. No file may get
         # its name before its record, and nothing may be restored that is not on the disk.
         if self._power and old.ended is None:
-            self._journal.renew(old.run_offset)
-        self._sync()
-        self._checkpoint_id = old.checkpoint_id
-        self._writer = RecordWriter(old.checkpoint_id, self.digests, old.sequence)
-        self._commits, self._stale, self._failures = old.commits, old.stale, old.failures
-        self._lost_commits = old.lost
-        # After a loss of power a file may have its size and not its bytes: a copy of a small result, which is never
-        # synced, also if the run had ended. What the last run left when the machine went on is whole: nothing but a
-        # kill interrupted it.
-        restarted = old.run.get("boot") != boot_id()
-        # Nearly all have a plain file of the right size; only the others are decoded.
-        suspects = list(self._commits.special)
-        for name, sequence, size in self._commits.inline():
-            if restarted or sequence >= old.lagging_from or sizes.get(plain_file_name(name)) != size:
-                suspects.append(name)
-        for commit in sorted(map(self._commits.__getitem__, suspects), key=lambda commit: commit.sequence):
-            verify = restarted and (old.ended is None or commit.storage == Storage.INLINE)
-            self._recover(commit, sizes, lagging=old.is_lagging(commit), verify=verify)
-        self._own(old.owned & self._present)
+            self._writing.renew(old.run_offset)
+        self._writing.sync()
+        restarted = old.run.boot != run.boot
+        recovery = Recovery(self.directory, self._files, self.digests, sizes, restarted=restarted)
+        recovery.look(old)
+        for copy in recovery.missing:
+            self._copies.add(copy)
+        self._files.note_left_over(old.owned & self._files.present)
         # Both before the record that lets the next look, after a kill in here, be less thorough than this one.
-        if self.lost:
-            self.invalidate(sorted(self.lost), "the result is lost", lost=True)
+        if recovery.lost:
+            self.invalidate(sorted(recovery.lost), "the result is lost", lost=True)
         if restarted:
             self.write_copies()
         # Still the old structure: the new one counts once `reconcile` has said what it makes of the commits.
-        run = self._run_fields(fresh=False, structure=old.structure, dag=structure)
-        if record:
-            self._append(self._writer.dag(record))
-        self._append(self._writer.event(Kind.RUN_STARTED, {**run, "absent": absent}))
-        self._sync()
+        again = dataclasses.replace(run, fresh=False, structure=old.structure, absent=absent)
+        self._writing.say(*([dag] if dag else []), again)
         if self._power:
             # What a run without syncs, or one that was killed before its sync, has named.
             self.directory.sync()
-        self.write_meta()
+        self._write_snapshot()
 
-    def _recover(self, commit: Commit, sizes: dict[str, int], *, lagging: bool, verify: bool) -> None:
-        file_name = commit.file_name
-        if commit.temp_name in sizes and not self._is_damaged(commit, commit.temp_name):
-            # Recorded and not yet renamed; what has the final name is an older result.
-            self.directory.publish(commit.temp_name, file_name)
-            sizes[file_name] = sizes.pop(commit.temp_name)
-            self._present.add(file_name)
-        if sizes.get(file_name) == commit.size and not lagging and not (verify and self._is_damaged(commit, file_name)):
-            return
-        if commit.storage == Storage.INLINE:
-            try:
-                load_result(self.directory, commit, self.digests)
-            except CheckpointDamagedError:
-                pass
-            else:
-                self._copies.add(Copy(commit.sequence, commit, None))
-                return
-        path = self.directory.path_to(file_name)
-        logger.warning("%s is missing or damaged; node %r runs again, and nothing else", path, commit.name)
-        self.lost.add(commit.name)
+    def _go_on(self, journal: JournalWriter) -> None:
+        self._journal = journal
+        self.ledger = journal.ledger
+        self._results = Results(self.directory, journal.ledger, self.digests)
+        self._copies = CopyWriter(self._files, journal, self._results.load_bytes)
 
-    def _is_damaged(self, commit: Commit, file_name: str) -> bool:
+    @property
+    def _ledger(self) -> Ledger:
+        assert self.ledger is not None, "begin() comes first"
+        return self.ledger
+
+    @property
+    def _writing(self) -> JournalWriter:
+        assert self._journal is not None, "begin() comes first"
+        return self._journal
+
+    # --- committing -------------------------------------------------------------------------------------------
+
+    def commit(self, pending: Sequence[PendingCommit], doubtful: Collection[str] = ()) -> None:
+        """Make outcomes part of the checkpoint, as one group.
+
+        Args:
+            pending: At least one.
+            doubtful: Nodes of these that were made from other inputs than before; see `differs`.
+
+        Raises:
+            CommitError: The disk refused. End the run; none of the group may be taken as committed.
+
+        Guarantees:
+            Each node of the group is completed for every later reader; with `durability="power"` also after a loss of
+            power. Order: large results are finished under temporary names (by their workers), the directory is synced,
+            one append holds all records, the journal is synced, large results get their names. So a file with its final
+            name is never without a record, and recovery finishes a rename that is missing.
+
+        On crash:
+            A prefix of the group is committed.
+        """
+        journal, names, results = self._writing, self._files.names, self._results
+        sequence = journal.ledger.sequence
+        committed: list[Commit] = []
+        for commit, _, temp_name, _, _ in pending:
+            name, sequence = commit.name, sequence + 1
+            file_name = names.file_name(name)
+            special = file_name if file_name != plain_file_name(name) else ""
+            since = self._since(commit, sequence, name in doubtful) if self._is_known(name) else 0
+            committed.append(commit._replace(special_name=special, temp_name=temp_name, since=since, sequence=sequence))
+        said: list[Said] = [(commit, item.data) for commit, item in zip(committed, pending, strict=True)]
+        said += [Printed(item.commit.name, item.printed) for item in pending if item.printed is not None]
         try:
-            read_blob(self.directory.path, blob_file(commit, file_name), self.digests)
-        except CheckpointDamagedError:
-            return True
-        return False
+            if self._power and any(item.temp_name for item in pending):
+                self.directory.sync()
+            self._unpublished.update(item.temp_name for item in pending if item.temp_name)
+            records = journal.append(said)
+            journal.sync()
+            for commit in committed:
+                if commit.temp_name:
+                    self._files.publish(commit.temp_name, commit.file_name)
+                    self._unpublished.discard(commit.temp_name)
+            journal.apply(records)
+            for commit, record, item in zip(committed, records, pending, strict=False):
+                if commit.storage == Storage.INLINE:
+                    placed = commit._replace(payload_offset=record.payload_offset)
+                    self._copies.add(Copy(commit.sequence, placed, item.data))
+                    results.remember(commit.name, commit.sequence, item.data)
+                elif item.identity:
+                    results.note_identity(commit.name, commit.sequence, item.identity)
+            if self._copies.is_over_budget:
+                self.write_copies()
+        except OSError as error:
+            raise self._commit_error(error) from error
 
-    def _own(self, files: set[str]) -> None:
-        self._owned = files
-        self._twins = {name.lower(): name for name in files}
+    def _is_known(self, name: str) -> bool:
+        ledger = self._ledger
+        return name in ledger.commits.names or name in ledger.stale.names or name in ledger.lost.names
 
-    def end(self, fields: dict[str, Any]) -> None:
+    def _since(self, commit: Commit, sequence: int, in_doubt: bool) -> int:
+        if self.differs(commit, in_doubt=in_doubt):
+            return sequence
+        name, ledger = commit.name, self._ledger
+        old = ledger.stale.get(name) or ledger.commits.get(name) or ledger.lost.get(name)
+        return old.since if old is not None else 0
+
+    def fail(self, failures: Sequence[Failed]) -> None:
+        """Record nodes that failed, with the time of now."""
+        now = time.time()
+        self._say(*(dataclasses.replace(failed, at=now) for failed in failures))
+
+    def note_processes(self, processes: Mapping[int, float], namespace: str) -> None:
+        """Record processes of this run, process id and time of creation, so that the next one can end what is left."""
+        self._say(WorkersStarted(time.time(), tuple(processes.items()), namespace), sync=False)
+
+    def reconcile(self, outdated: Sequence[str], absent: Sequence[str], structure: bytes) -> None:
+        """Say that the commits have been compared with a DAG.
+
+        Args:
+            outdated: Nodes whose commits do not apply to it.
+            absent: Nodes that it does not have.
+            structure: `DAG.structure_digest()`.
+
+        On crash:
+            Both are recorded or neither, and the next resume compares again.
+        """
+        absent = (*absent, *(self._ledger.failures.keys() - self._run_nodes))
+        why = "its set of parents changed"
+        self._say(Invalidated(time.time(), tuple(outdated), why, structure=structure.hex(), absent=absent))
+
+    def invalidate(self, names: Sequence[str], reason: str, *, lost: bool = False) -> None:
+        """Take the commits of nodes away, so that no later run restores them.
+
+        Args:
+            names: The nodes.
+            reason: For people who read the journal.
+            lost: The results are gone, rather than no longer right: what was made from them stays as it is.
+
+        On crash:
+            All of them are still committed or none is.
+        """
+        self._say(Invalidated(time.time(), tuple(names), reason, lost))
+
+    def _say(self, *said: Said, sync: bool = True) -> None:
+        try:
+            self._writing.say(*said, sync=sync)
+        except OSError as error:
+            raise self._commit_error(error) from error
+
+    def _commit_error(self, error: OSError) -> CommitError:
+        if self._journal is not None:
+            self._journal.refused = True
+        return CommitError(str(self.directory.path), refusal(error))
+
+    # --- what may lag behind ------------------------------------------------------------------------------------
+
+    def write_copies(self) -> None:
+        """Write the `.pkl` copies of all small results that lag behind the journal."""
+        try:
+            self._copies.write_all()
+        except OSError as error:
+            raise self._commit_error(error) from error
+
+    def copies_for(self, slot: int, n: int) -> list[tuple[str, bytes, bool]]:
+        """Give copies to the worker of a slot: up to `n` of what `Directory.write_copy` takes."""
+        try:
+            return self._copies.give(slot, n)
+        except OSError as error:
+            raise self._commit_error(error) from error
+
+    def copied(self, slot: int, n: int) -> None:
+        """Note that a worker has written the first `n` copies of what its slot was given."""
+        try:
+            self._copies.written(slot, n)
+        except OSError as error:
+            raise self._commit_error(error) from error
+
+    def not_copied(self, slot: int) -> None:
+        """Note that a worker will not write the copies that its slot was given."""
+        self._copies.take_back(slot)
+
+    @property
+    def lags(self) -> bool:
+        """Whether there are copies that `tend` would write."""
+        return self._copies.n_waiting > 0
+
+    def tend(self, running: Callable[[], Sequence[dict[str, Any]]] = tuple) -> bool:
+        """Do some of what is due and may wait, and return whether there is more of it.
+
+        Called by a run when it has nothing better to do.
+
+        Args:
+            running: Returns what the slots run; called only if that is going to be written.
+        """
+        try:
+            more = self._copies.write_some()
+            if time.monotonic() >= self._snapshot_due:
+                self._copies.take_back_overdue()
+                self._copies.record()
+                self._write_snapshot(running())
+        except OSError as error:
+            raise self._commit_error(error) from error
+        return more
+
+    def _write_snapshot(self, running: Sequence[dict[str, Any]] = ()) -> None:
+        began = time.monotonic()
+        write_snapshot(self.directory, self._writing.ledger, running)
+        now = time.monotonic()
+        # Its cost grows with the number of nodes; this keeps it at 2 % of the run.
+        self._snapshot_due = now + max(1.0, 50 * (now - began))
+
+    # --- reading ----------------------------------------------------------------------------------------------
+
+    def file_name(self, node: str) -> str:
+        """Return the name of the file of a node."""
+        return self._files.names.file_name(node)
+
+    def commit_of(self, node: str) -> Commit | None:
+        """Return the commit of a node, or None."""
+        return self._ledger.commits.get(node)
+
+    def differs(self, commit: Commit, *, in_doubt: bool = False) -> bool:
+        """Tell whether a result that is about to be committed replaces another one, which children may have used.
+
+        A result that was lost and made again from the same inputs is not replaced: its children are as good as they
+        were. With `in_doubt`, what it is made from has changed, and then it is compared with what was lost.
+        """
+        ledger = self._ledger
+        old = ledger.stale.get(commit.name) or ledger.commits.get(commit.name)
+        if old is None and in_doubt:
+            old = ledger.lost.get(commit.name)
+        return old is not None and old.digest != commit.digest
+
+    @property
+    def stale(self) -> Collection[str]:
+        """Nodes whose commits no longer apply and have not been replaced."""
+        return self._ledger.stale.keys()
+
+    def load(self, node: str) -> bytes | memoryview:
+        """Return the bytes of a committed result.
+
+        Raises:
+            CheckpointDamagedError: No place holds the bytes that were committed.
+        """
+        return self._results.load(self._ledger.commits[node])
+
+    def load_committed(self, commit: Commit) -> bytes | memoryview:
+        """Return the bytes of this commit, also after `close` and after the checkpoint has gone on.
+
+        Raises:
+            CheckpointDamagedError: No place holds these bytes any more.
+        """
+        return self._results.load(commit)
+
+    def source(self, node: str) -> bytes | BlobFile:
+        """Return a committed result for a worker: its bytes if it is small, else the file that has them."""
+        return self._results.source(node)
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def end(self, *, succeeded: int = 0, failed: int = 0, timed_out: int = 0) -> None:
         """Finish the run: write what lags behind, say that it ended, delete what an older checkpoint left.
 
         No worker may be left: what it had not finished writing is deleted, too.
@@ -344,16 +571,13 @@ class CheckpointStore(Commits):
         try:
             self.write_copies()
             # Before the record of the end: what stands under these names behind it is somebody else's.
-            stale = self._owned | self._stale.files()
-            if stale:
-                self.directory.remove_all(stale - self._commits.files())
+            self.directory.remove_all(self._writing.ledger.left_over & self._files.present)
             if self.worker_lost:
                 self.directory.remove_all(filter(is_temporary, self.directory.names()))
             if self._power:
                 self.directory.sync()
-            self._append(self._writer.event(Kind.RUN_ENDED, {"at": time.time(), **fields}))
-            self._sync()
-            self.write_meta(ended=True)
+            self._writing.say(RunEnded(time.time(), succeeded, failed, timed_out))
+            self._write_snapshot()
         except OSError as error:
             raise self._commit_error(error) from error
 
@@ -370,24 +594,20 @@ class CheckpointStore(Commits):
         On crash:
             All of them are still committed or none is.
         """
-        view = self.view
-        assert view is not None, "open() has found no checkpoint"
+        assert self.ledger is not None, "open() has found no checkpoint"
         try:
-            self._journal = open_journal(self.directory, view, durable=self._power)
-            self._checkpoint_id, self._total = view.checkpoint_id, int(view.run.get("total", 0))
-            self._writer = RecordWriter(view.checkpoint_id, self.digests, view.sequence)
-            self._commits, self._stale, self._failures, self._run = view.commits, view.stale, view.failures, view.run
+            self._go_on(JournalWriter(self.directory, self.ledger, self.digests, durable=self._power))
             self.invalidate(names, reason)
-            self.write_meta(ended=view.ended is not None)
+            self._write_snapshot()
         except OSError as error:
             raise self._commit_error(error) from error
 
     def leftovers(self, namespace: str) -> dict[int, float]:
         """Return the processes that the last run may have left on this machine, as it has recorded them."""
-        view = self.view
-        if view is None or view.ended is not None or view.run.get("boot") != boot_id() or view.namespace != namespace:
+        ledger = self.ledger
+        if ledger is None or ledger.ended is not None or ledger.run.boot != boot_id() or ledger.namespace != namespace:
             return {}
-        return view.processes
+        return ledger.processes
 
     def interrupt(self) -> None:
         """Do for a run that was interrupted what can be done, once its workers have ended. Raises nothing.
@@ -403,11 +623,11 @@ class CheckpointStore(Commits):
             if self._recovered and self._journal.is_in_place():
                 unfinished = set(filter(is_temporary, self.directory.names())) - self._unpublished
                 self.directory.remove_all(unfinished)
-            if not self._refused:
+            if not self._journal.refused:
                 self.write_copies()
-                self.write_meta()
+                self._write_snapshot()
         except (OSError, CommitError) as error:
-            if not self._refused:  # or the run ends with what the disk has said
+            if not self._journal.refused:  # or the run ends with what the disk has said
                 logger.warning("%s: %s", self.directory.path, error)
 
     def close(self) -> None:
@@ -437,4 +657,4 @@ class CheckpointStore(Commits):
 
     def clear(self) -> None:
         """Delete the files of the checkpoint, and no others: see `clearing`. After `open`, instead of `begin`."""
-        clear(self.directory, self.view, self._key, durable=self._power)
+        clear(self.directory, self.ledger, self._key, durable=self._power)

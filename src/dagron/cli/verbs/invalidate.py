@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dagron.checkpoint.reading.view import View, signing_key
+from dagron.checkpoint.reading.ledger import Ledger
+from dagron.checkpoint.reading.opening import signing_key
 from dagron.cli.command import argument, dag_option, json_option, option, untrusted_option, verb, where_argument
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode, NoCheckpointError, UsageError
@@ -39,7 +40,7 @@ Examples:
 """
 
 
-def to_invalidate(view: View, dag: DAG | None, patterns: Sequence[str], *, descendants: bool) -> list[str]:
+def to_invalidate(view: Ledger, dag: DAG | None, patterns: Sequence[str], *, descendants: bool) -> list[str]:
     """Return the completed nodes that match, with their completed descendants, in the order of the DAG.
 
     Args:
@@ -100,9 +101,9 @@ def invalidate(
         store = CheckpointStore(directory_of(where).path, signing_key=signing_key(), allow_untrusted=allow_untrusted)
         try:
             store.open()
-            if store.view is None or store.view.cleared:
+            if store.ledger is None or store.ledger.cleared:
                 raise NoCheckpointError(checkpoint_dir_of(where))
-            names = to_invalidate(store.view, dag, nodes, descendants=not if_changed)
+            names = to_invalidate(store.ledger, dag, nodes, descendants=not if_changed)
             if names:
                 store.invalidate_between_runs(names, "asked for by hand")
         finally:

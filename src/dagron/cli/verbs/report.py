@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from dagron.checkpoint.reading.view import signing_key
+from dagron.checkpoint.reading.opening import signing_key
 from dagron.cli.command import dag_option, option, verb, where_argument
 from dagron.cli.ending import say, write_file
 from dagron.cli.exit_codes import ExitCode, NoCheckpointError
@@ -48,10 +48,10 @@ def report_page(where: str, dag_from: str | None = None) -> str:
 
     read_checkpoint(where)  # says best what is wrong, if something is
     history = read_history(directory_of(where), signing_key())
-    if history is None or history.view.cleared:
+    if history is None or history.ledger.cleared:
         raise NoCheckpointError(checkpoint_dir_of(where), [])
-    dag = load_job(dag_from).dag if dag_from is not None else recorded_dag(history.view)
-    state = state_of_run(history.view.run) if history.view.ended is None else "finished"
+    dag = load_job(dag_from).dag if dag_from is not None else recorded_dag(history.ledger)
+    state = state_of_run(history.ledger.run) if history.ledger.ended is None else "finished"
     built = build_report(
         history,
         dag,
@@ -59,7 +59,7 @@ def report_page(where: str, dag_from: str | None = None) -> str:
         version=__version__,
         generated_unix=time.time(),
         how="running or interrupted" if state == "unknown" else state,
-        running=[now.name for now in running_now(directory_of(where), history.view)],
+        running=[now.name for now in running_now(directory_of(where), history.ledger)],
     )
     return render(built)
 

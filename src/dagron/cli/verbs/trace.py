@@ -13,7 +13,7 @@ from dagron.cli.exit_codes import ExitCode
 from dagron.cli.reading import read_checkpoint
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.reading.view import View
+    from dagron.checkpoint.reading.ledger import Ledger
     from dagron.results.trace import ExecutionTrace
 
 __all__ = ["trace", "trace_of"]
@@ -26,7 +26,7 @@ _EPILOG = """Examples:
 """
 
 
-def trace_of(view: View) -> ExecutionTrace:
+def trace_of(view: Ledger) -> ExecutionTrace:
     """Return a trace of the last attempts of all nodes that have ended, whichever run made them."""
     from dagron.results.trace import ExecutionTrace, Span
 
@@ -43,13 +43,12 @@ def trace_of(view: View) -> ExecutionTrace:
         )
         for commit in view.commits.values()
     ]
-    for name, fields in view.failures.items():
-        if fields.get("started"):
-            outcome = str(fields.get("outcome", ""))
-            slot, attempts = max(0, int(fields["slot"])), int(fields["attempts"])
-            began, seconds, cpu = (float(fields.get(key, 0.0)) for key in ("started", "seconds", "cpu"))
-            spans.append(Span(name, slot, attempts, began, seconds, outcome, cpu))
-    start = min((span.start_unix for span in spans), default=float(view.run.get("at", 0.0)))
+    for name, failed in view.failures.items():
+        figures = failed.figures
+        if figures.started_unix:
+            taken = figures.started_unix, figures.duration_seconds, failed.outcome, figures.cpu_seconds
+            spans.append(Span(name, max(0, failed.slot), failed.attempts, *taken))
+    start = min((span.start_unix for span in spans), default=view.run.at)
     n_slots = max((span.slot for span in spans), default=0) + 1
     return ExecutionTrace(n_slots, start, spans)
 

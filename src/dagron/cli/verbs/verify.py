@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
+from dagron.checkpoint.reading.opening import signing_key
 from dagron.checkpoint.reading.verify import Finding
-from dagron.checkpoint.reading.view import signing_key
 from dagron.cli.command import json_option, verb, where_argument
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode

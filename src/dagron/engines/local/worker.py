@@ -13,7 +13,7 @@ import traceback
 from typing import Any
 
 from dagron.checkpoint.blobs import Blob
-from dagron.checkpoint.files import write_view
+from dagron.checkpoint.files import write_copy
 from dagron.crossing.parts import ReceivedParts
 from dagron.engines.attempt import WorkerSetup, make_attempt
 from dagron.engines.local.board import Board
@@ -55,7 +55,7 @@ class _Worker:
             return
         try:
             for name, data, exists in copies:
-                write_view(os.path.join(self.setup.directory, name), data, exists=exists)
+                write_copy(os.path.join(self.setup.directory, name), data, exists=exists)
         except OSError:
             self.copies_refused = True
 

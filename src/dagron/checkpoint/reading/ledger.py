@@ -1,0 +1,250 @@
+"""What the records of a journal mean, in one place: the writer applies what it has written, a reader what it reads.
+
+Later records supersede earlier ones, node by node. COMMITTED makes a node completed, FAILED failed. INVALIDATED makes
+its commit stale: the node runs again, and whether its result then differs from the stale one decides about its
+children; with `lost` the commit is forgotten instead, and the children stay as they are. RUN_STARTED with `fresh` takes
+everything away. CLEARED means that the checkpoint is being deleted: there is none, but the files that it lists are
+ours. Looks at no disk, unpickles nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from dagron.checkpoint.files import is_temporary
+from dagron.checkpoint.format.journal import HEADER_SIZE, Damage, Record
+from dagron.checkpoint.format.names import SUFFIX
+from dagron.checkpoint.format.records import (
+    NO_RUN,
+    Cleared,
+    Commit,
+    CopiesWritten,
+    Event,
+    Failed,
+    Invalidated,
+    Kind,
+    Printed,
+    RunEnded,
+    RunStarted,
+    WorkersStarted,
+    decode_event,
+    glance_at_commit,
+)
+from dagron.checkpoint.format.storage import Storage
+from dagron.checkpoint.reading.packed import PackedCommits
+
+__all__ = ["Ledger", "checked_file_name"]
+
+_COMMITTED = int(Kind.COMMITTED)
+"""As a plain number, because the kind of each record is compared with it."""
+
+_FIRST_TIME, _LAST_TIME = -62_135_596_800.0, 253_402_300_800.0
+"""The years 1 to 9999 in seconds since the epoch: those that can be shown."""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The state of a checkpoint after the records that were applied.
+
+    Attributes:
+        checkpoint_id: Tells checkpoints apart; new with every fresh `execute`.
+        commits: The completed nodes, in the order of their commits.
+        failures: The failed nodes, each with its last FAILED record.
+        run: The last RUN_STARTED.
+        ended: The RUN_ENDED that belongs to it, if there is one.
+        n_runs: Runs on this checkpoint.
+        run_offset: Where the record of the last RUN_STARTED begins in the journal.
+        processes: The workers and servers of the last run, if it has not ended: process id and when it was created, as
+            the machine `run.boot` counts.
+        namespace: The namespace of these process ids.
+        owned: Files that we have written and that belong to no commit any more; they may be reused or deleted.
+        removed: Files of stale commits that a run deleted at its end.
+        lagging_from: Of INLINE results in records with this number or a higher one, the `.pkl` copy may be missing or
+            that of an older result; see `is_lagging`.
+        stale: Commits that no longer apply although nothing has replaced them yet.
+        lost: The commits of nodes whose result was lost and has not been made again.
+        cleared: The checkpoint is being deleted.
+        structure: `DAG.structure_digest()`, in hexadecimal, of the DAG that the commits were last compared with.
+        absent: Completed and failed nodes that the DAG of the last run does not have.
+        recorded: The body of the last DAG_RECORDED; empty if there is none.
+        printed: Where the PRINTED record of a completed node stands: its offset, and its sequence number.
+        damage: Stretches of the journal that hold no valid record.
+        sequence: The sequence number of the last record.
+        valid_size: Where the last record ends in the journal, and the torn tail begins, if there is one.
+        size: The size of the journal when it was read.
+        updated_unix: When the last record was written, in seconds since the epoch.
+    """
+
+    checkpoint_id: bytes
+    commits: PackedCommits = field(default_factory=PackedCommits)
+    failures: dict[str, Failed] = field(default_factory=dict)
+    run: RunStarted = NO_RUN
+    ended: RunEnded | None = None
+    n_runs: int = 0
+    run_offset: int = HEADER_SIZE
+    processes: dict[int, float] = field(default_factory=dict)
+    namespace: str = ""
+    owned: set[str] = field(default_factory=set)
+    removed: set[str] = field(default_factory=set)
+    lagging_from: int = 0
+    stale: PackedCommits = field(default_factory=PackedCommits)
+    lost: PackedCommits = field(default_factory=PackedCommits)
+    cleared: bool = False
+    structure: str = ""
+    absent: set[str] = field(default_factory=set)
+    recorded: bytes = b""
+    printed: dict[str, tuple[int, int]] = field(default_factory=dict)
+    damage: list[Damage] = field(default_factory=list)
+    sequence: int = 0
+    valid_size: int = HEADER_SIZE
+    size: int = 0
+    updated_unix: float = 0.0
+
+    def apply(self, record: Record) -> None:
+        """Take a record in, which comes behind all that were applied before.
+
+        Raises:
+            ValueError: It makes no sense; so do other errors of Python that come of nonsense. What this object then
+                says is unspecified.
+        """
+        if record.kind == _COMMITTED:
+            at = self._commit(record)
+        elif record.kind == Kind.DAG_RECORDED:
+            self.recorded = record.body
+            at = 0.0
+        else:
+            event = decode_event(record.kind, record.body)
+            at = 0.0 if event is None or isinstance(event, Printed) else event.at
+            if event is not None:
+                self._take(event, record)
+        if not _FIRST_TIME <= at < _LAST_TIME:
+            raise ValueError(f"{at!r} is no time")
+        if at > self.updated_unix:
+            self.updated_unix = at
+        self.sequence = record.sequence
+        self.valid_size = record.payload_offset + record.payload_size
+
+    def _commit(self, record: Record) -> float:
+        name, ended_unix, special = glance_at_commit(record.body)
+        commits = self.commits
+        replaced = name in commits.names or name in self.stale.names
+        if replaced:
+            # Taken out first, so that the order is that of the last commits.
+            for old in (commits.pop(name), self.stale.pop(name)):
+                if old is not None:
+                    self.owned.add(old.file_name)
+        commits.add(name, record.body, record.payload_offset, record.sequence, special=special)
+        if special:
+            _check_names(commits[name])
+        if self.owned or self.removed:
+            file = commits.file_of(name)
+            self.owned.discard(file)
+            self.removed.discard(file)
+        if self.failures:
+            self.failures.pop(name, None)
+        if self.lost.names:
+            self.lost.pop(name)
+        if self.printed:
+            self.printed.pop(name, None)
+        return ended_unix
+
+    def _take(self, event: Event, record: Record) -> None:
+        match event:
+            case Failed(name=name):
+                self.commits.move(name, self.stale)
+                self.failures[name] = event
+                self.printed.pop(name, None)
+            case Printed(name=name):
+                # Only where it stands: what tasks print may be much, and nearly nobody asks for it.
+                self.printed[name] = record.offset, record.sequence
+            case Invalidated():
+                self._invalidate(event)
+            case RunStarted():
+                if not 0 <= event.pid < 2**31:
+                    raise ValueError(f"{event.pid} is no process")
+                self.run, self.ended = event, None
+                self.run_offset = record.offset
+                self.processes = {}
+                self.n_runs += 1
+                self.structure, self.absent = event.structure, set(event.absent)
+                if event.fresh:
+                    self._forget(event.owns)
+            case WorkersStarted():
+                self.processes.update(event.processes)
+                self.namespace = event.namespace
+            case RunEnded():
+                self.ended = event
+                self.processes = {}
+                self.lagging_from = record.sequence
+                # Their files were deleted before this was written: what stands there now is somebody else's.
+                self.owned.clear()
+                self.removed = self.stale.files()
+            case CopiesWritten(before=before):
+                self.lagging_from = max(self.lagging_from, min(before or record.sequence, record.sequence))
+            case Cleared():
+                self._forget(event.owns)
+                self.cleared = True
+            case _:
+                assert_never(event)
+
+    def _invalidate(self, event: Invalidated) -> None:
+        for name in event.names:
+            self.commits.move(name, self.stale)
+            if event.lost and name in self.stale:
+                self.owned.add(self.stale.file_of(name))
+                self.stale.move(name, self.lost)
+        if event.structure:
+            self.structure, self.absent = event.structure, set(event.absent)
+
+    def _forget(self, owns: Iterable[str]) -> None:
+        self.commits.clear()
+        self.failures.clear()
+        self.stale.clear()
+        self.lost.clear()
+        self.printed.clear()
+        self.owned = {checked_file_name(name) for name in owns}
+
+    @property
+    def completed(self) -> list[str]:
+        """The completed nodes of the DAG, in the order of their commits."""
+        return [name for name in self.commits if name not in self.absent]
+
+    @property
+    def failed(self) -> list[str]:
+        """The failed nodes of the DAG."""
+        return [name for name in self.failures if name not in self.absent]
+
+    @property
+    def left_over(self) -> set[str]:
+        """The files that are ours and of no commit, whether they exist or not."""
+        return (self.owned | (self.stale.files() - self.removed)) - self.commits.files()
+
+    @property
+    def files(self) -> set[str]:
+        """Every file that is ours, whether it exists or not."""
+        return self.commits.files() | self.left_over
+
+    def is_lagging(self, commit: Commit) -> bool:
+        """Tell whether the `.pkl` copy of a completed node may be missing or that of an older result."""
+        return commit.storage == Storage.INLINE and commit.sequence >= self.lagging_from
+
+
+def _check_names(commit: Commit) -> None:
+    if commit.special_name:  # a plain one is safe by its making
+        checked_file_name(commit.special_name)
+    if commit.temp_name and not is_temporary(commit.temp_name):
+        raise ValueError(f"{commit.temp_name!r} is no name of a temporary file")
+
+
+def checked_file_name(name: str) -> str:
+    """Return a recorded file name if it is one that we could have made.
+
+    Raises:
+        ValueError: It is not: whoever planted it may not make us touch anything outside of the directory.
+    """
+    if not name.endswith(SUFFIX) or os.path.basename(name) != name or "\0" in name:
+        raise ValueError(f"{name!r} is no name of a result file")
+    return name

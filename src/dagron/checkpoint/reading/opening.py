@@ -1,0 +1,232 @@
+"""Read the journal of a checkpoint: open it, take its records in, go on where a reader was. Never takes the lock."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from dagron.checkpoint.files import Directory, ReadFile
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.journal import FORMAT_VERSION, HEADER_SIZE, Damage, Header, Record, decode_header, scan
+from dagron.checkpoint.format.names import JOURNAL, META
+from dagron.checkpoint.format.records import NO_OUTPUT, Output, Printed, decode_event
+from dagron.checkpoint.format.structure import RecordedDag, decode_dag, digest_of
+from dagron.checkpoint.reading.ledger import Ledger
+from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, FormatVersionError
+
+__all__ = [
+    "SIGNING_KEY_VARIABLE",
+    "check_journal",
+    "checkpoint_path",
+    "dag_of",
+    "printed_by",
+    "read_into",
+    "read_ledger",
+    "read_on",
+    "signing_key",
+]
+
+SIGNING_KEY_VARIABLE = "DAGRON_SIGNING_KEY"
+
+
+def _open_journal(directory: Directory, key: bytes | None) -> tuple[ReadFile, Header] | None:
+    path = str(directory.path)
+    try:
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise CheckpointDirectoryError(path, "it is a file, not a directory")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:  # such as a name that is too long
+        raise CheckpointDirectoryError(path, error.strerror or str(error)) from error
+    file = _found(directory)
+    if file is None:
+        return None
+    try:
+        header = decode_header(file.read_at(0, HEADER_SIZE), Digests(key))
+    except OSError as error:
+        file.close()
+        raise _unreadable(directory, error) from error
+    except ValueError as error:
+        file.close()
+        raise CheckpointDamagedError(directory.path_to(JOURNAL), 0, str(error)) from None
+    if header.version != FORMAT_VERSION:
+        file.close()
+        raise FormatVersionError(path, header.version, FORMAT_VERSION)
+    return file, header
+
+
+def _found(directory: Directory) -> ReadFile | None:
+    # A writer makes the journal before `_meta.json`, and removes it after. So both may come between our two looks;
+    # several times in a row they do not.
+    for _ in range(3):
+        try:
+            return directory.open_to_read(JOURNAL)
+        except (FileNotFoundError, NotADirectoryError):
+            if not directory.exists(META):
+                return None
+        except OSError as error:
+            raise _unreadable(directory, error) from error
+    reason = "it is missing, although _meta.json is there; put it back, or call clear_checkpoint()"
+    raise CheckpointDamagedError(directory.path_to(JOURNAL), 0, reason)
+
+
+def _unreadable(directory: Directory, error: OSError) -> CheckpointDirectoryError:
+    return CheckpointDirectoryError(str(directory.path), f"cannot read {JOURNAL}: {error.strerror}")
+
+
+def check_journal(directory: Directory, key: bytes | None = None) -> None:
+    """Raise what `read_ledger` would raise because of the directory or of the beginning of its journal."""
+    opened = _open_journal(directory, key)
+    if opened is not None:
+        opened[0].close()
+
+
+def read_ledger(
+    directory: Directory, key: bytes | None = None, on_record: Callable[[Record], object] | None = None
+) -> Ledger | None:
+    """Read the journal of a checkpoint.
+
+    Args:
+        directory: The checkpoint directory; it may be missing.
+        key: The signing key, or None.
+        on_record: Called with each valid record, in order, for those who want what later records supersede.
+
+    Returns:
+        None if there is no checkpoint: no directory, or no journal in it and no `_meta.json` either.
+
+    Raises:
+        CheckpointDirectoryError: The path is no directory, or the journal cannot be opened.
+        CheckpointDamagedError: The journal is missing although `_meta.json` is there, or its header is damaged.
+        FormatVersionError: It has another version than ours.
+    """
+    opened = _open_journal(directory, key)
+    if opened is None:
+        return None
+    file, header = opened
+    with file:
+        try:
+            return _read(directory, file, header, key, on_record)
+        except OSError as error:
+            raise _unreadable(directory, error) from error
+
+
+def read_on(ledger: Ledger, directory: Directory, key: bytes | None = None) -> Ledger | None:
+    """Read what was appended to a journal since it was read; as `read_ledger`, but at the cost of what is new.
+
+    Returns:
+        The same ledger, brought up to date; another one if the journal was replaced meanwhile; None if it is gone.
+    """
+    opened = _open_journal(directory, key)
+    if opened is None:
+        return None
+    file, header = opened
+    with file:
+        try:
+            if header.checkpoint_id != ledger.checkpoint_id or file.size < ledger.valid_size:
+                return _read(directory, file, header, key)
+            ledger.size = file.size
+            return read_into(ledger, directory, file, key)
+        except OSError as error:
+            raise _unreadable(directory, error) from error
+
+
+def _read(
+    directory: Directory,
+    file: ReadFile,
+    header: Header,
+    key: bytes | None,
+    on_record: Callable[[Record], object] | None = None,
+) -> Ledger:
+    ledger = Ledger(header.checkpoint_id, size=file.size)
+    return read_into(ledger, directory, file, key, on_record)
+
+
+def read_into(
+    ledger: Ledger,
+    directory: Directory,
+    file: ReadFile,
+    key: bytes | None,
+    on_record: Callable[[Record], object] | None = None,
+) -> Ledger:
+    """Take in what an open journal has behind the last record that was taken in, and return the ledger.
+
+    Raises:
+        CheckpointDamagedError: A valid record makes no sense.
+    """
+    for item in scan(file.read_at, file.size, ledger.checkpoint_id, Digests(key), ledger.valid_size, ledger.sequence):
+        if isinstance(item, Damage):
+            ledger.damage.append(item)
+            continue
+        try:
+            ledger.apply(item)
+            if on_record is not None:
+                on_record(item)
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ArithmeticError,
+            RecursionError,
+            struct.error,
+        ) as error:
+            # Its check agrees, so these bytes were written so: by a fault of ours or by someone with the key.
+            reason = f"a valid record makes no sense: {error!r}"
+            raise CheckpointDamagedError(directory.path_to(JOURNAL), item.offset, reason) from error
+    return ledger
+
+
+def dag_of(ledger: Ledger) -> RecordedDag | None:
+    """Return the nodes and edges of the DAG of the last run, or None if they are not recorded.
+
+    Raises:
+        ValueError: A valid record makes no sense.
+    """
+    if not ledger.recorded or digest_of(ledger.recorded).hex() != ledger.run.dag:
+        return None
+    return decode_dag(ledger.recorded)
+
+
+def printed_by(ledger: Ledger, directory: Directory, name: str, key: bytes | None = None) -> Output:
+    """Return what the last attempt of a node wrote to its standard streams, from its PRINTED or FAILED record.
+
+    Raises:
+        CheckpointDamagedError: The record is damaged or cannot be read.
+    """
+    if name in ledger.failures:
+        return ledger.failures[name].output
+    if name not in ledger.printed:
+        return NO_OUTPUT
+    offset, sequence = ledger.printed[name]
+    journal = str(directory.path / JOURNAL)
+    try:
+        with directory.open_to_read(JOURNAL) as file:
+            found = next(scan(file.read_at, file.size, ledger.checkpoint_id, Digests(key), offset, sequence - 1), None)
+    except OSError as error:
+        raise CheckpointDamagedError(journal, offset, f"cannot read it: {error.strerror or error}") from error
+    event = decode_event(found.kind, found.body) if isinstance(found, Record) else None
+    if not isinstance(event, Printed):
+        raise CheckpointDamagedError(journal, offset, "what a node has printed is no longer there")
+    return event.output
+
+
+def checkpoint_path(checkpoint_dir: str | os.PathLike[str]) -> Path:
+    """Return the directory as an absolute path, so that a later change of the working directory does not move it.
+
+    Raises:
+        CheckpointDirectoryError: It is relative, and there is no working directory.
+    """
+    path = os.fspath(checkpoint_dir)
+    try:
+        return Path(os.path.abspath(path))
+    except OSError as error:
+        reason = f"the working directory cannot be found: {error.strerror or error}"
+        raise CheckpointDirectoryError(path, reason) from error
+
+
+def signing_key() -> bytes | None:
+    """Return the signing key that the environment gives, or None."""
+    return os.fsencode(os.environ.get(SIGNING_KEY_VARIABLE, "")) or None

@@ -1,0 +1,154 @@
+"""The journal as its writer has it: what is appended is taken into the ledger, as every reader will take it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable
+from typing import Self
+
+from dagron.checkpoint.files import AppendFile, Directory
+from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.journal import HEADER_SIZE, Record, RecordWriter, encode_header
+from dagron.checkpoint.format.names import JOURNAL
+from dagron.checkpoint.format.records import Commit, Event, Kind, encode_commit, encode_event
+from dagron.checkpoint.reading.ledger import Ledger
+from dagron.errors import CheckpointGoneError
+
+__all__ = ["JournalWriter", "Said", "open_journal", "refusal"]
+
+Said = Event | tuple[Commit, bytes] | bytes
+"""What a record is made of: an event, a commit with its payload, or the body of a DAG_RECORDED."""
+
+
+class JournalWriter:
+    """The journal of one run.
+
+    Args:
+        directory: The checkpoint directory.
+        ledger: What the journal says so far.
+        digests: Those of the checkpoint.
+        durable: Whether what is synced has to survive a loss of power; else nothing is.
+
+    Attributes:
+        ledger: What the journal says.
+        refused: Whether the disk has refused something. For good: what comes after a record that is not there, or not
+            on the disk, must not be there either.
+    """
+
+    def __init__(self, directory: Directory, ledger: Ledger, digests: Digests, *, durable: bool) -> None:
+        self.ledger = ledger
+        self.refused = False
+        self._directory = directory
+        self._durable = durable
+        self._records = RecordWriter(ledger.checkpoint_id, digests, ledger.sequence)
+        self._file = open_journal(directory, ledger, durable=durable)
+
+    @classmethod
+    def begin(cls, directory: Directory, digests: Digests, said: Iterable[Said], *, durable: bool) -> Self:
+        """Replace the journal by one of a new checkpoint, in one step.
+
+        Args:
+            directory: The checkpoint directory.
+            digests: Those of the checkpoint.
+            said: What it says from the beginning.
+            durable: As of this class.
+        """
+        ledger = Ledger(secrets.token_bytes(16))
+        header = encode_header(ledger.checkpoint_id, digests)
+        chunks, records = _encoded(RecordWriter(ledger.checkpoint_id, digests), said, HEADER_SIZE)
+        directory.replace(JOURNAL, b"".join([header, *chunks]), durable=durable)
+        for record in records:
+            ledger.apply(record)
+        return cls(directory, ledger, digests, durable=durable)
+
+    def append(self, said: Iterable[Said]) -> list[Record]:
+        """Append records, without a sync and without taking them into the ledger: `apply` has to follow.
+
+        Raises:
+            CheckpointGoneError: The file has lost its name.
+            OSError: The file system refused.
+
+        Guarantees:
+            Every later reader finds them, also if this process is killed next.
+
+        On crash:
+            A reader finds a prefix of them.
+        """
+        if not self.is_in_place():
+            self.refused = True
+            raise CheckpointGoneError(str(self._directory.path), f"{JOURNAL} was removed or replaced")
+        chunks, records = _encoded(self._records, said, self._file.size)
+        self._file.append(b"".join(chunks))
+        return records
+
+    def is_in_place(self) -> bool:
+        """Tell whether the file still has its name, so that a later reader finds what is appended."""
+        return self._file.is_in_place()
+
+    def sync(self) -> None:
+        """Make what was appended survive a loss of power, if that is asked for."""
+        if self._durable:
+            self._file.sync()
+
+    def apply(self, records: Iterable[Record]) -> None:
+        """Take into the ledger what was appended."""
+        for record in records:
+            self.ledger.apply(record)
+
+    def say(self, *said: Said, sync: bool = True) -> None:
+        """Append, sync and take in."""
+        records = self.append(said)
+        if sync:
+            self.sync()
+        self.apply(records)
+
+    def renew(self, offset: int) -> None:
+        """Write the bytes from `offset` once more as they are, so that the next sync is about them, too."""
+        self._file.renew(offset)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _encoded(records: RecordWriter, said: Iterable[Said], offset: int) -> tuple[list[bytes], list[Record]]:
+    """Return the bytes of records and payloads, which are to stand at `offset`, and the records as they are read."""
+    chunks: list[bytes] = []
+    made: list[Record] = []
+    for item in said:
+        payload = b""
+        if isinstance(item, tuple):
+            commit, payload = item
+            kind, body = Kind.COMMITTED, encode_commit(commit)
+        elif isinstance(item, bytes):
+            kind, body = Kind.DAG_RECORDED, item
+        else:
+            kind, body = item.kind, encode_event(item)
+        frame = records.frame(kind, body, len(payload))
+        chunks.append(frame)
+        payload_offset = offset + len(frame)
+        made.append(Record(kind, records.sequence, offset, body, payload_offset, len(payload)))
+        if payload:
+            chunks.append(payload)
+        offset = payload_offset + len(payload)
+    return chunks, made
+
+
+def open_journal(directory: Directory, ledger: Ledger, *, durable: bool) -> AppendFile:
+    """Open a journal that was read, to go on behind its last valid record; what stands there is cut off."""
+    if directory.n_names(JOURNAL) > 1:
+        # A backup made of hard links is to stay as it is.
+        with directory.open_to_read(JOURNAL) as file:
+            content = file.read_at(0, ledger.valid_size)
+        directory.replace(JOURNAL, content, durable=durable)
+    return AppendFile(directory.path_to(JOURNAL), ledger.valid_size)
+
+
+def refusal(error: OSError) -> str:
+    """Return what the system said, behind the name of the file if it has named one; of a rename, the name to be."""
+    what = error.strerror or str(error)
+    name = error.filename if error.filename2 is None else error.filename2
+    if name is not None:
+        what = f"{os.path.basename(os.fsdecode(name))}: {what}"
+    return what
