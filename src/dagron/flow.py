@@ -34,7 +34,7 @@ from dagron.errors import (
 )
 from dagron.graph.dag import DAG, DAGBuilder
 from dagron.tasks.arguments import ArgumentReader, CallWithHoles, refuse_hidden_handles
-from dagron.tasks.binding import signature_key
+from dagron.tasks.binding import signature_key, signature_of
 from dagron.tasks.handle import Node
 from dagron.tasks.names import checked_name, namer
 from dagron.tasks.options import Task
@@ -329,7 +329,7 @@ class _Callable:
         self._fitting: set[object] = set()
         self._signature: inspect.Signature | None = None
         try:
-            self._signature = inspect.signature(fn)
+            self._signature = signature_of(fn)
         except (ValueError, TypeError):
             pass  # as with some built-ins; the call will tell
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import types
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-__all__ = ["EMPTY", "IS_EMPTY", "IS_OWN", "Form", "Own", "Part", "ReceivedParts", "instance"]
+__all__ = ["EMPTY", "IS_EMPTY", "IS_OWN", "Form", "Own", "Part", "ReceivedParts", "annotations_of", "instance"]
 
 Own = bytes | tuple[Any, ...]
 """What is a task's own: pickled, or if it is nothing but plain values, these."""
@@ -73,6 +74,18 @@ EMPTY = _Empty()
 _NAMES = ("__qualname__", "__module__", "__doc__")
 
 
+def annotations_of(function: types.FunctionType) -> dict[str, Any]:
+    """Return the annotations of a function; as texts if one cannot be evaluated, such as a name for type checkers."""
+    try:
+        return function.__annotations__
+    except Exception:
+        if sys.version_info >= (3, 14):
+            import annotationlib
+
+            return annotationlib.get_annotations(function, format=annotationlib.Format.STRING)
+        raise
+
+
 def instance(
     template: types.FunctionType, defaults: Any, kwdefaults: dict[str, Any] | None, cells: tuple[Any, ...]
 ) -> types.FunctionType:
@@ -82,8 +95,8 @@ def instance(
     function.__kwdefaults__ = kwdefaults
     for name in _NAMES:
         setattr(function, name, getattr(template, name))
-    if template.__annotations__:
-        function.__annotations__ = dict(template.__annotations__)
+    if annotations := annotations_of(template):
+        function.__annotations__ = dict(annotations)
     return function
 
 

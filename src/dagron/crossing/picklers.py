@@ -9,6 +9,7 @@ nodes, also those of earlier runs, meet the class that the task knows.
 
 from __future__ import annotations
 
+import functools
 import pickle
 import sys
 import types
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 
 import cloudpickle
 
+from dagron.crossing.parts import annotations_of
 from dagron.stored import ADOPTED, class_here, find_class, is_by_value, restore_state, unpickled_class
 
 __all__ = [
@@ -84,7 +86,7 @@ def _reduce_class(cls: type, rebuild: Callable[[str, str, bytes], type]) -> Any:
     copy = copies.get(cls)
     if copy is None:
         # A result does not know where the script lies, so that its bytes are the same wherever that is.
-        copy = cloudpickle.dumps(cls, PROTOCOL) if rebuild is find_class else dumps(_ClassPickler, cls)
+        copy = dumps(_Pickler, cls) if rebuild is find_class else dumps(_ClassPickler, cls)
         copies[cls] = copy
     return rebuild, (cls.__module__, cls.__qualname__, copy)
 
@@ -99,6 +101,28 @@ def _reduce_instance(obj: Any) -> Any:
     if not isinstance(reduced, tuple) or len(reduced) < 3 or reduced[2] is None:
         return NotImplemented
     return *(*reduced, None, None)[:5], restore_state
+
+
+def _annotated_with_texts(function: types.FunctionType) -> types.FunctionType:
+    code, values, name = function.__code__, function.__globals__, function.__name__
+    twin = types.FunctionType(code, values, name, function.__defaults__, function.__closure__)
+    functools.update_wrapper(twin, function, ("__module__", "__qualname__", "__doc__"))
+    del twin.__wrapped__  # type: ignore[attr-defined]
+    twin.__kwdefaults__, twin.__annotations__ = function.__kwdefaults__, annotations_of(function)
+    return twin
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Cloudpickle's, which also takes functions whose annotations cannot be evaluated, as Python does since 3.14."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        try:
+            return super().reducer_override(obj)
+        except Exception:
+            if type(obj) is not types.FunctionType:
+                raise
+            # The twin stands in for its reduction only; that of a function which had another reason raises again.
+            return super().reducer_override(_annotated_with_texts(obj))
 
 
 class PlainPickler(pickle.Pickler):
@@ -116,7 +140,7 @@ class PlainPickler(pickle.Pickler):
         return NotImplemented
 
 
-class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+class ByValuePickler(_Pickler):
     """Pickles results and exceptions; nearly everything."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -161,7 +185,7 @@ class _KeepsFiles:
         return super().reducer_override(obj)  # type: ignore[misc]
 
 
-class _ClassPickler(_KeepsFiles, cloudpickle.Pickler):  # type: ignore[misc]
+class _ClassPickler(_KeepsFiles, _Pickler):
     """Pickles the by-value copy of a class that a task needs."""
 
 

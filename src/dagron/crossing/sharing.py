@@ -27,7 +27,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from dagron.crossing.parts import EMPTY, IS_EMPTY, IS_OWN, Form, Own, Part, instance
+from dagron.crossing.parts import EMPTY, IS_EMPTY, IS_OWN, Form, Own, Part, annotations_of, instance
 from dagron.crossing.picklers import CallablePickler, sent_by_value
 from dagron.crossing.tasks import TaskPickler
 from dagron.errors import TaskDefinitionError
@@ -72,14 +72,14 @@ class _Template:
         self.n = 0
         self.part: Part | None = None
         # Annotations can hold anything, so there is no key to be made of them.
-        self._annotations = first.__annotations__
+        self._annotations = annotations_of(first)
         self._importable = _importable(first)
 
     def fits(self, function: types.FunctionType) -> bool:
         """Tell whether a function with the same key is an instance of this and nothing more."""
         if function.__dict__ or function is self._importable:
             return False
-        annotations = function.__annotations__
+        annotations = annotations_of(function)
         if not annotations and not self._annotations:
             return True
         try:

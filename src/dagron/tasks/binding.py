@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ __all__ = [
     "inferred_parents",
     "parameters_of",
     "signature_key",
+    "signature_of",
 ]
 
 
@@ -54,9 +56,7 @@ class Binding(NamedTuple):
     def arguments(self, fn: Callable[..., Any], inputs: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return what `call` calls `fn` with."""
         values = iter(inputs)
-        args = [
-            next(values) if isinstance(p, int) else inspect.signature(fn).parameters[p].default for p in self.positional
-        ]
+        args = [next(values) if isinstance(p, int) else signature_of(fn).parameters[p].default for p in self.positional]
         return args, {name: next(values) for name, _ in self.keywords}
 
 
@@ -67,6 +67,22 @@ Parameters = Mapping[str, inspect.Parameter]
 _NO_PARAMETERS: Parameters = {}
 
 
+def signature_of(fn: Callable[..., Any]) -> inspect.Signature:
+    """Return the signature of a callable; its annotations are texts where Python evaluates them late.
+
+    Evaluated they would raise whatever a name raises that exists for type checkers only.
+
+    Raises:
+        ValueError: It cannot be known, as with some built-ins.
+        TypeError: As for `ValueError`.
+    """
+    if sys.version_info >= (3, 14):
+        import annotationlib
+
+        return inspect.signature(fn, annotation_format=annotationlib.Format.STRING)
+    return inspect.signature(fn)
+
+
 def parameters_of(fn: Callable[..., Any]) -> Parameters:
     """Return the parameters of a callable; none if its signature cannot be known, as with some built-ins."""
     if isinstance(fn, types.FunctionType) and not fn.__dict__:
@@ -74,7 +90,7 @@ def parameters_of(fn: Callable[..., Any]) -> Parameters:
         if not code.co_argcount and not code.co_kwonlyargcount and not code.co_flags & 0x0C:
             return _NO_PARAMETERS  # the common case, twenty times as fast as asking for the signature
     try:
-        return inspect.signature(fn).parameters
+        return signature_of(fn).parameters
     except (ValueError, TypeError):
         return _NO_PARAMETERS
 
@@ -163,7 +179,7 @@ def inferred_parents(name: str, task: object, tasks: Mapping[str, object]) -> li
     if not callable(function):
         raise NotCallableError(name, type(function).__name__)
     try:
-        parameters = inspect.signature(function).parameters.values()
+        parameters = signature_of(function).parameters.values()
     except (TypeError, ValueError):
         return []
     return [

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from dagron.tasks.arguments import CallWithHoles
-from dagron.tasks.binding import Binding
+from dagron.tasks.binding import Binding, signature_of
 
 __all__ = ["named_inputs", "shown_inputs", "shown_value"]
 
@@ -55,7 +55,7 @@ def named_inputs(binding: Binding, fn: Callable[..., Any], inputs: Sequence[Any]
             args, kwargs = [*fn.args, *args], {**fn.keywords, **kwargs}
         fn = fn.func
     try:
-        signature = inspect.signature(fn)
+        signature = signature_of(fn)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
     except (TypeError, ValueError):
