@@ -443,6 +443,15 @@ class TestLight:
         code = f"import dagron; dagron.CheckpointExecutor(dagron.DAG(['a']), {str(tmp_path)!r}).checkpoint_info()"
         assert not set(self.heavy) & set(self.loaded(code))
 
+    def test_a_resume_that_has_nothing_to_run_loads_no_pool(self, tmp_path):
+        code = (
+            "import dagron; flow = dagron.Flow(); flow.add('a', int); "
+            f"result = flow.run({str(tmp_path / 'ckpt')!r}, resume=True, pool={{!r}}); assert result.ok"
+        )
+        in_fresh_interpreter(code.format("inline"))
+        loaded = set(self.loaded(code.format("process")))
+        assert not {"concurrent.futures.process", "dagron.engines.local.pool"} & loaded
+
     def test_what_the_server_forks_workers_from_loads_no_more_than_they_need(self):
         loaded = set(self.loaded("import dagron.engines.local.worker, dagron.engines.local.context"))
         # The executor of the standard library, which the server needs, loads `pathlib` itself in some versions.

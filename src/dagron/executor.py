@@ -308,10 +308,13 @@ class CheckpointExecutor:
         return result
 
     def _features(self) -> Features:
-        from dagron.engines.inline import InlineEngine
-        from dagron.engines.local.pool import ProcessPool
+        if self._options.pool == "inline":
+            from dagron.engines.inline import InlineEngine
 
-        return InlineEngine.features if self._options.pool == "inline" else ProcessPool.features
+            return InlineEngine.features
+        from dagron.engines.local.features import FEATURES
+
+        return FEATURES
 
     def _start_pool(self, digests: Digests, interrupts: Interrupts) -> Engine:
         from dagron.engines.attempt import WorkerSetup

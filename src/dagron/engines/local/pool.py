@@ -22,13 +22,13 @@ from dagron.engines.local.board import MAX_BATCHES, Board
 from dagron.engines.local.capture import Capture
 from dagron.engines.local.channel import Channel
 from dagron.engines.local.context import Server, SlotContext, exit_status
+from dagron.engines.local.features import FEATURES
 from dagron.engines.local.processes import pid_namespace, tree_bytes
 from dagron.engines.local.worker import serve, start_worker, unpack_outcome
 from dagron.engines.protocol import (
     NOTHING_PRINTED,
     Attempt,
     Copied,
-    Features,
     Happened,
     Lost,
     Observed,
@@ -92,7 +92,7 @@ class ProcessPool:
         WorkerStartError: The server of the workers cannot be started.
     """
 
-    features = Features(kills=True, observes_memory=True, captures=True, batches=True, max_batches=MAX_BATCHES)
+    features = FEATURES
 
     def __init__(
         self,
