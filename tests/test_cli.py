@@ -17,9 +17,9 @@ import dagron
 from dagron import errors
 from dagron.cli import main
 from dagron.cli.exit_codes import MEANINGS, ExitCode, UsageError, exit_code_of
-from dagron.cli.output import NOT_FOR_A_LINE
 from dagron.cli.status import checkpoint_status
-from dagron.cli.summary import resume_command, shown_line
+from dagron.cli.summary import resume_command
+from dagron.cli.terminal import NOT_FOR_A_LINE, shown_line
 from dagron.stored import FILE_MODULE
 
 SOURCE = str(Path(dagron.__file__).parent.parent)

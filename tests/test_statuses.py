@@ -16,7 +16,7 @@ import dagron
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.reading.history import read_history
 from dagron.cli.drawing import COLOURS
-from dagron.cli.table import STYLES
+from dagron.cli.terminal import STYLES
 from dagron.report.build import build_report
 from dagron.results.status import CHECKPOINT_STATUSES, node_statuses
 

@@ -11,9 +11,8 @@ from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import printed_by, signing_key
 from dagron.cli.exit_codes import UsageError
 from dagron.cli.nodes import NodeFigures, no_such_node, node_figures, running_now
-from dagron.cli.output import NOT_FOR_A_LINE
 from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
-from dagron.cli.table import shown_time, styled, styled_state
+from dagron.cli.terminal import NOT_FOR_A_LINE, shown_time, styled, styled_state
 from dagron.results.failures import folded, last_own_frame
 from dagron.shown import shown_bytes, shown_name, shown_seconds
 

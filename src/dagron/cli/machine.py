@@ -159,7 +159,7 @@ def _flush(path: Path) -> Check:
             os.fsync(file.fileno())
             seconds.append(time.perf_counter() - began)
     typical, worst = statistics.median(seconds), max(seconds)
-    text = f"{1000 * typical:.1f} ms, at worst {1000 * worst:.1f} ms; a group of results takes two"
+    text = f"{shown_seconds(typical)}, at worst {shown_seconds(worst)}; a group of results takes two"
     if typical > _SLOW_FLUSH_SECONDS:
         text += "; --durability process saves them and survives kill -9, but no loss of power"
     return Check("flush", "ok" if typical <= _SLOW_FLUSH_SECONDS else "warn", text)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
+from dagron.cli.terminal import shown_error
 from dagron.results.status import NodeStatus, node_statuses
 
 if TYPE_CHECKING:
@@ -159,8 +160,6 @@ def _of_commit(commit: Commit, state: NodeStatus) -> NodeFigures:
 
 
 def _of_failure(status: NodeStatus, failed: Failed) -> NodeFigures:
-    from dagron.cli.summary import shown_error
-
     figures = failed.figures
     return NodeFigures(
         failed.name,

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
-__all__ = ["NOT_FOR_A_LINE", "TaskOutput", "stdout_kept_for_results"]
+from dagron.cli.terminal import NOT_FOR_A_LINE
+
+__all__ = ["TaskOutput", "stdout_kept_for_results"]
 
 _DRAIN_SECONDS = 1.0
 """How long the end of a run waits for what tasks have printed; it comes at once, unless the terminal hangs."""
-
-NOT_FOR_A_LINE = re.compile(
-    r"\x1b\[(?![0-9;:]*m)[0-?]*[ -/]*[@-~]"
-    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"
-    r"|\x1b(?!\[[0-9;:]*m)"
-    r"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]"
-)
-"""Escape sequences other than colours, and control characters: what would move the cursor away from its line."""
 
 
 def _flush() -> None:

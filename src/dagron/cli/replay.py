@@ -17,6 +17,7 @@ from dagron.checkpoint.reading.opening import signing_key
 from dagron.cli.ending import say
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.reading import checkpoint_dir_of, directory_of
+from dagron.cli.terminal import NOT_FOR_A_LINE, shown_error
 from dagron.shown import shown_name, shown_seconds
 
 if TYPE_CHECKING:
@@ -113,8 +114,6 @@ def announce(call: Call, view: Ledger, where: str) -> None:
 
 
 def _recorded_end(view: Ledger, name: str) -> str:
-    from dagron.cli.summary import shown_error
-
     commit = view.commits.get(name)
     if commit is None and (failure := view.failures.get(name)) is not None:
         return f"it failed with {shown_error(failure.type, failure.message)}"
@@ -191,7 +190,6 @@ def _own_frames(error: BaseException) -> TracebackType | None:
 
 
 def _tell(error: BaseException, seconds: float) -> None:
-    from dagron.cli.output import NOT_FOR_A_LINE
     from dagron.crossing.exceptions import describe_exception
     from dagron.results.failures import folded
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from dagron.cli.exit_codes import NoCheckpointError
 from dagron.cli.nodes import Now, running_now
 from dagron.cli.reading import checkpoint_dir_of, directory_of, read_checkpoint, state_of_run
-from dagron.cli.table import shown_time
+from dagron.cli.terminal import shown_error, shown_time
 from dagron.shown import shown_bytes, shown_seconds
 
 if TYPE_CHECKING:
@@ -171,7 +171,6 @@ def _shown_state(status: CheckpointStatus) -> str:
 
 
 def _shown_failure(failed: FailedNode) -> str:
-    from dagron.cli.summary import shown_error
     from dagron.shown import shown_name
 
     attempts = f" (attempt {failed.attempts})" if failed.attempts > 1 else ""

@@ -9,31 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from dagron.cli.ending import say
-from dagron.cli.output import NOT_FOR_A_LINE
+from dagron.cli.terminal import NOT_FOR_A_LINE, shown_error
 from dagron.errors import NodeCancelledError, TaskFailedError
 from dagron.results.results import ExecutionResult, NodeResult
 from dagron.results.status import NodeStatus
 from dagron.shown import shown_name, shown_seconds, text_of
 
-__all__ = ["json_summary", "print_summary", "resume_command", "shown_error", "shown_line"]
+__all__ = ["json_summary", "print_summary", "resume_command"]
 
 _MAX_FAILURES = 10
-_MAX_MESSAGE = 200
-
-
-def shown_line(text: str) -> str:
-    """Return the first line of a message, safe on a terminal and of bearable length."""
-    lines = text.strip().splitlines()
-    line = shown_name(lines[0]) if lines else ""
-    if len(line) > _MAX_MESSAGE:
-        return f"{line[:_MAX_MESSAGE]}..."
-    return f"{line} ..." if len(lines) > 1 else line
-
-
-def shown_error(type_name: str, message: str) -> str:
-    """Return an error in one line."""
-    line = shown_line(message)
-    return f"{type_name}: {line}" if line else type_name
 
 
 def resume_command(program: str, arguments: Sequence[str]) -> str:

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from typing import NamedTuple
 
-from dagron.shown import glyphs_for, shown_name, shown_seconds
+from dagron.cli.terminal import styled, styled_state
+from dagron.shown import glyphs_for, shown_name
 
-__all__ = [
-    "STYLES",
-    "Column",
-    "shown_time",
-    "styled",
-    "styled_state",
-    "table",
-    "terminal_width",
-]
-
-STYLES = {
-    "completed": "32",
-    "running": "36",
-    "failed": "1;31",
-    "timed_out": "1;31",
-    "damaged": "1;31",
-    "skipped": "33",
-    "stale": "33",
-    "lost": "33",
-    "pending": "2",
-}
-"""How a state is coloured: parameters of the escape sequence."""
+__all__ = ["Column", "table"]
 
 _MIN_WIDTH = 12
+"""Characters below which no column shrinks: both ends of a name are to be seen."""
 
 
 class Column(NamedTuple):
@@ -51,25 +29,6 @@ class Column(NamedTuple):
     right: bool = False
     shrinks: bool = False
     is_prose: bool = False
-
-
-def terminal_width() -> int | None:
-    """Return how many columns standard output has; None if it is no terminal, so that nothing need be cut."""
-    if sys.stdout is None or not sys.stdout.isatty():
-        return None
-    return shutil.get_terminal_size().columns
-
-
-def styled(text: str, style: str) -> str:
-    """Return a text with a style, where standard output is a terminal that may have colours."""
-    if not style or terminal_width() is None or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
-        return text
-    return f"\x1b[{style}m{text}\x1b[0m"
-
-
-def styled_state(state: str) -> str:
-    """Return a state in its colour."""
-    return styled(state, STYLES.get(state, ""))
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> str:
@@ -120,14 +79,3 @@ def _width(text: str) -> int:
     from rich.cells import cell_len
 
     return cell_len(text)
-
-
-# --- values ----------------------------------------------------------------------------------------------------------
-
-
-def shown_time(unix: float, now_unix: float | None = None) -> str:
-    """Return a time on this machine's clock, with how long ago it was if `now_unix` is given."""
-    text = f"{datetime.fromtimestamp(unix):%Y-%m-%d %H:%M:%S}"
-    if now_unix is None:
-        return text
-    return f"{text} ({shown_seconds(max(0.0, now_unix - unix))} ago)"

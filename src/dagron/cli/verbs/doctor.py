@@ -12,7 +12,7 @@ from dagron.cli.command import argument, json_option, verb
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.machine import examine
-from dagron.cli.table import styled
+from dagron.cli.terminal import styled
 
 __all__ = ["doctor"]
 

@@ -14,7 +14,7 @@ from dagron.cli.exit_codes import ExitCode
 from dagron.cli.listing import SortKey, selected, shown_nodes
 from dagron.cli.nodes import node_figures, running_now
 from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
-from dagron.cli.table import terminal_width
+from dagron.cli.terminal import terminal_width
 from dagron.results.status import CHECKPOINT_STATUSES
 
 __all__ = ["ls"]
