@@ -11,7 +11,7 @@ import typing
 import pytest
 
 import dagron
-from dagron import CheckpointExecutor, ExecutionCallbacks, OptionError, Task
+from dagron import CheckpointExecutor, ExecutionCallbacks, Flow, OptionError, Task
 from dagron.runs.options import ExecutorOptions, Options
 from dagron.runs.plan import plan_run
 
@@ -103,6 +103,11 @@ class TestOptions:
         monkeypatch.setenv("DAGRON_SIGNING_KEY", "x" * 65)
         with pytest.raises(OptionError, match="DAGRON_SIGNING_KEY="):
             Options()
+
+
+def test_the_options_of_a_task_are_listed_where_a_flow_takes_them():
+    listed = inspect.getdoc(Flow.add).split("Keywords named like an option of `Task` (")[1].split(")")[0]
+    assert re.findall(r"`(\w+)`", listed) == [field.name for field in dataclasses.fields(Task) if field.name != "fn"]
 
 
 OF_THE_RUN = {"retries": 2, "retry_delay": 0.25, "timeout": 3.0, "memory_limit": "1 GB"}

@@ -107,7 +107,7 @@ class _Signature:
     """What depends on a callable's parameters and code only.
 
     Attributes:
-        parameters: As of `parameters_of`.
+        parameters: What `parameters_of` returns.
         kind: As in `RunPlan`.
         always: How inputs are taken, whatever parents there are; None if that depends on them.
         alone: How they are taken without parents; None if nobody has asked yet.
@@ -127,7 +127,7 @@ class _Found:
 
     Attributes:
         numbers: By the id of a task, its number.
-        signatures: Of each task.
+        signatures: The signature of each task.
     """
 
     def __init__(self, options: Options) -> None:
@@ -178,7 +178,7 @@ class _Found:
         return number
 
     def _signature(self, name: str, fn: Any) -> _Signature:
-        # Of a function with attributes one may be a signature, which is another function's.
+        # An attribute of a function may be `__signature__`, which need not be that of its code.
         is_function = type(fn) is types.FunctionType and not fn.__dict__
         known = self._known.get(id(fn.__code__) if is_function else id(fn))
         if known is not None:
@@ -198,8 +198,8 @@ class _Found:
         """Pickle the tasks and return the plan.
 
         Args:
-            numbers: Of each node, the number of its task.
-            bindings: Of each node.
+            numbers: The number of each node's task.
+            bindings: How each node takes its inputs.
         """
         pickled_as = list(map(self._pickled_as.__getitem__, numbers))
         n_nodes = Counter(pickled_as)

@@ -32,7 +32,8 @@ _ATOMS = frozenset({str, int, float, bool, bytes, type(None), complex})
 _CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
 
 _MAX_COPIES = 10_000
-"""A list that many nodes have is copied once, so that it also crosses once; of so many lists that is remembered."""
+"""A list that many nodes have is copied once, so that it also crosses once. Copies of so many lists are remembered;
+more would keep lists alive that the caller has long dropped."""
 
 _NOWHERE = (
     "where no result can take its place; give it to `add` or `map` as an argument, "

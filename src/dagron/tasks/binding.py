@@ -1,4 +1,4 @@
-"""Which parents a callable takes, and how. Calls nothing but what it is told to."""
+"""Which parents a callable takes, and how."""
 
 from __future__ import annotations
 
@@ -157,12 +157,12 @@ def bind(
             if name in by_name:
                 keywords.append((name, position[name]))
         elif parameter.kind is parameter.POSITIONAL_ONLY or spreads:
-            # What stands behind it is given by position, so its default has to be, too.
+            # A later argument is given by position, so the default before it has to be, too.
             positional.append(position[name] if name in by_name else name)
         elif name in by_name:
             keywords.append((name, position[name]))
     while positional and isinstance(positional[-1], str):
-        positional.pop()  # nothing stands behind it
+        positional.pop()  # no later argument needs the default
     return Binding(tuple(positional), tuple(keywords))
 
 

@@ -26,7 +26,7 @@ _MAX_ALL = 4000
 _MAX_ITEMS = 6
 _MAX_DEPTH = 3
 _MAX_LENGTH = 1000
-"""Of a longer object with a `__repr__` of its own only the length is shown: who knows what that would do."""
+"""A longer object with a `__repr__` of its own is shown by its length alone: that method might take minutes."""
 
 _BRACKETS: dict[type, tuple[str, str]] = {
     list: ("[", "]"),
@@ -87,14 +87,14 @@ def shown_inputs(binding: Binding, fn: Callable[..., Any], inputs: Sequence[Any]
         if len(named) > len(shown):
             shown.append(("...", f"{len(named) - len(shown)} more"))
     except BaseException:
-        pass  # of a signature, a partial or a container of the user's; what was found so far is enough
+        pass  # a signature, a partial or a container of the user's raised; what was found so far is enough
     return shown
 
 
 def shown_value(value: Any, limit: int = _MAX_VALUE) -> str:
     """Return a value as a text of one line and at most `limit` characters. Raises nothing, also if its `repr` does.
 
-    Of containers and dataclasses only the first items are looked at, and of arrays and the like only the shape.
+    Only the first items of containers and dataclasses are looked at, and only the shape of arrays and the like.
     """
     try:
         text = " ".join(_shown(value, _MAX_DEPTH).split("\n"))
