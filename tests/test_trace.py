@@ -15,6 +15,7 @@ from dagron import DAG, CheckpointExecutor, Task
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.cli.verbs.trace import trace_of as trace_of_checkpoint
+from dagron.figures import Figures
 from dagron.results.trace import ExecutionTrace, Span
 
 START = 1_700_000_000.0
@@ -24,12 +25,12 @@ def trace_of(*spans, n_slots=2):
     return ExecutionTrace(n_slots, START, list(spans))
 
 
-def span(name, slot, begin, seconds, attempt=1, outcome="completed", **fields):
-    return Span(name, slot, attempt, START + begin, seconds, outcome, **fields)
+def span(name, slot, begin, seconds, attempt=1, outcome="completed", cpu_seconds=0.0, result_bytes=0):
+    return Span(name, slot, attempt, outcome, Figures(START + begin, seconds, cpu_seconds), result_bytes)
 
 
 def restored(name, begin=0.0):
-    return Span(name, -1, 0, START + begin, 0.0, "restored")
+    return Span(name, -1, 0, "restored", Figures(START + begin))
 
 
 def chrome(trace):

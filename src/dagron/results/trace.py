@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from dagron.figures import Figures
+
 __all__ = ["ExecutionTrace", "Span"]
 
 
@@ -20,23 +22,34 @@ class Span:
         name: The node.
         slot: The slot that ran it; -1 for a restored node.
         attempt: Which attempt; 0 for a restored node.
-        start_unix: When it began, in seconds since the epoch.
-        duration_seconds: How long it took; 0.0 for a restored node.
         outcome: `completed`; `raised`; `lost`, if its worker died; `timed_out` or `out_of_memory`, if it was killed for
             a limit; `cancelled`; `put_back`, if its worker was killed for what was not its own, and the attempt does
             not count; or `restored`.
-        cpu_seconds: User and system time of the attempt.
+        figures: What it took; of a restored node only when that was known.
         result_bytes: Size of the pickled result.
     """
 
     name: str
     slot: int
     attempt: int
-    start_unix: float
-    duration_seconds: float
     outcome: str
-    cpu_seconds: float = 0.0
+    figures: Figures
     result_bytes: int = 0
+
+    @property
+    def started_unix(self) -> float:
+        """When it began, in seconds since the epoch."""
+        return self.figures.started_unix
+
+    @property
+    def duration_seconds(self) -> float:
+        """How long it took; 0.0 for a restored node."""
+        return self.figures.duration_seconds
+
+    @property
+    def cpu_seconds(self) -> float:
+        """User and system time of the attempt; 0.0 if its worker died, which takes that along."""
+        return self.figures.cpu_seconds
 
 
 @dataclass(slots=True)
@@ -55,8 +68,8 @@ class ExecutionTrace:
 
     def add_restored(self, names: Iterable[str]) -> None:
         """Add a span for each node whose result was taken from the checkpoint."""
-        now = time.time()
-        self.spans.extend(Span(name, -1, 0, now, 0.0, "restored") for name in names)
+        now = Figures(started_unix=time.time())
+        self.spans.extend(Span(name, -1, 0, "restored", now) for name in names)
 
     def to_chrome_trace(self) -> dict[str, Any]:
         """Return the trace in the JSON object format of the Trace Event Format.
@@ -75,8 +88,8 @@ class ExecutionTrace:
             for lane, name in enumerate(lanes)
         ]
         ends = [0.0] * self.n_slots
-        for span in sorted(self.spans, key=lambda span: (span.slot, span.start_unix)):
-            begin = max(0.0, (span.start_unix - self.start_unix) * 1e6)
+        for span in sorted(self.spans, key=lambda span: (span.slot, span.started_unix)):
+            begin = max(0.0, (span.started_unix - self.start_unix) * 1e6)
             if span.slot < 0:
                 events.append(
                     {
@@ -92,7 +105,7 @@ class ExecutionTrace:
                 continue
             # A worker runs one attempt at a time; what overlaps by clock resolution is moved, so that B and E nest.
             begin = max(begin, ends[span.slot])
-            end = ends[span.slot] = max(begin, (span.start_unix - self.start_unix + span.duration_seconds) * 1e6)
+            end = ends[span.slot] = max(begin, (span.figures.ended_unix - self.start_unix) * 1e6)
             event = {"name": span.name, "cat": span.outcome, "pid": pid, "tid": span.slot}
             args = {
                 "attempt": span.attempt,

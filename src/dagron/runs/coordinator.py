@@ -303,10 +303,8 @@ class Coordinator:
                     self._dag.name_of(node),
                     slot,
                     attempt,
-                    figures.started_unix,
-                    figures.duration_seconds,
                     end.name.lower(),
-                    figures.cpu_seconds,
+                    figures,
                     outcome.blob.size if outcome.blob is not None else 0,
                 )
             )
@@ -382,10 +380,9 @@ class Coordinator:
         if loss.end != ev.End.PUT_BACK:
             error = error_of_loss(name, loss, self._plan.policies[node], lost)
             self.failures[node] = Failure(None, error, loss.attempt, lost.slot, lost.printed, lost, loss.end)
-        started, seconds = lost.figures.started_unix, lost.figures.duration_seconds
-        self._watch.attempt_ended(node, seconds, completed=False)
+        self._watch.attempt_ended(node, lost.figures.duration_seconds, completed=False)
         if self._trace is not None:
-            self._trace.spans.append(Span(name, lost.slot, loss.attempt, started, seconds, loss.end.name.lower()))
+            self._trace.spans.append(Span(name, lost.slot, loss.attempt, loss.end.name.lower(), lost.figures))
 
     def _report_retry(self, node: int) -> None:
         if self._callbacks.on_retry is not None:

@@ -31,24 +31,15 @@ def trace_of(view: Ledger) -> ExecutionTrace:
     from dagron.results.trace import ExecutionTrace, Span
 
     spans = [
-        Span(
-            commit.name,
-            max(0, commit.slot),
-            commit.attempts,
-            commit.figures.started_unix,
-            commit.figures.duration_seconds,
-            "completed",
-            commit.figures.cpu_seconds,
-            commit.size,
-        )
+        Span(commit.name, max(0, commit.slot), commit.attempts, "completed", commit.figures, commit.size)
         for commit in view.commits.values()
     ]
-    for name, failed in view.failures.items():
-        figures = failed.figures
-        if figures.started_unix:
-            taken = figures.started_unix, figures.duration_seconds, failed.outcome, figures.cpu_seconds
-            spans.append(Span(name, max(0, failed.slot), failed.attempts, *taken))
-    start = min((span.start_unix for span in spans), default=view.run.at)
+    spans += [
+        Span(failed.name, max(0, failed.slot), failed.attempts, failed.outcome, failed.figures)
+        for failed in view.failures.values()
+        if failed.figures.started_unix
+    ]
+    start = min((span.started_unix for span in spans), default=view.run.at)
     n_slots = max((span.slot for span in spans), default=0) + 1
     return ExecutionTrace(n_slots, start, spans)
 
