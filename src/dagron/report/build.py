@@ -61,10 +61,7 @@ def build_report(
     last = array("q", [-1]) * len(order)
     for at, attempt in enumerate(attempts):
         last[attempt.node] = at
-    nodes = [
-        Node(names[i], statuses[names[i]], levels[i] if levels is not None else -1, last[position])
-        for position, i in enumerate(order)
-    ]
+    nodes = [Node(names[i], statuses[names[i]], last[position]) for position, i in enumerate(order)]
     n_last = len(history.runs) - 1
     report = Report(
         directory=directory,
@@ -245,4 +242,4 @@ def _keep_longest(report: Report) -> None:
         f"Of {len(attempts):,} attempts the {len(kept):,} longest are shown, and those that failed before all others."
     )
     report.attempts = [attempts[at] for at in kept]
-    report.nodes = [Node(node.name, node.state, node.level, moved.get(node.last, -1)) for node in report.nodes]
+    report.nodes = [Node(node.name, node.state, moved.get(node.last, -1)) for node in report.nodes]

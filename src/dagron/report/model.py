@@ -46,13 +46,11 @@ class Node:
     Attributes:
         name: Its name: any text, not to be trusted.
         state: How it stands.
-        level: Length of the longest chain of ancestors; -1 where the edges are not known.
         last: Position of its last attempt in `Report.attempts`; -1 for none.
     """
 
     name: str
     state: NodeStatus
-    level: int = -1
     last: int = -1
 
 
