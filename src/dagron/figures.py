@@ -31,4 +31,4 @@ class Figures(NamedTuple):
 
 
 NO_FIGURES = Figures()
-"""Of a node that no attempt was made of."""
+"""Those of a node that was never attempted."""

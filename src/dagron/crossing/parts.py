@@ -1,10 +1,11 @@
 """What tasks are made of on their way to a worker, and how they are put together there.
 
-A task crosses as what is its own, and the numbers of the parts that it has in common with others; each part is sent to
-each worker once. Of a function or a partial, how it is put together is a part as well, its form: which of its variables
-and arguments are parts, and which are the task's own.
+A task crosses as what is its own and the numbers of the parts that it has in common with other tasks; each part is
+sent to each worker once. The form of a function or a partial is a part as well: it says which variables and arguments
+are parts, and which are the task's own.
 
-What becomes a part is decided in `sharing`. No worker imports that: what pickled tasks name of the two modules is here.
+`sharing` decides what becomes a part. No worker imports `sharing`, so what pickled tasks name of the two modules is
+here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 __all__ = ["EMPTY", "IS_EMPTY", "IS_OWN", "Form", "Own", "Part", "ReceivedParts", "annotations_of", "instance"]
 
 Own = bytes | tuple[Any, ...]
-"""What is a task's own: pickled, or if it is nothing but plain values, these."""
+"""What is a task's own: as bytes, or as plain values where it consists of nothing else."""
 
 
 class Part(NamedTuple):
@@ -28,7 +29,7 @@ class Part(NamedTuple):
 
     Attributes:
         number: Its number in the run.
-        data: It, pickled.
+        data: The object, pickled.
         fresh: Whether every task gets a copy of its own.
     """
 
@@ -38,15 +39,15 @@ class Part(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How a function or a partial is put together, of which the tasks of one form differ in their own values only.
+    """How a function or a partial is put together. Tasks of one form differ in their own values only.
 
     Attributes:
         base: The part that is its function: bare, or what a partial calls.
         retry_on: The part that is the exceptions that are worth a retry.
         is_partial: Whether it is a partial.
         n_positional: How many defaults or positional arguments it has; -1 for a function without defaults.
-        names: Of the keyword-only defaults or the keyword arguments; None for a function without such defaults.
-        held: The number of the part that is each of these, in this order and then of each variable of the closure;
+        names: The names of keyword-only defaults or keyword arguments; None for a function without such defaults.
+        held: A number for each of these, in this order, and then for each variable of the closure: that of a part,
             `IS_OWN`, or `IS_EMPTY` for a variable without a value yet.
     """
 
@@ -68,7 +69,7 @@ class _Empty:
 
 
 EMPTY = _Empty()
-"""What stands for the value of a variable that has none yet."""
+"""The value of a variable that has none yet."""
 
 
 _NAMES = ("__qualname__", "__module__", "__doc__")
@@ -89,7 +90,7 @@ def annotations_of(function: types.FunctionType) -> dict[str, Any]:
 def instance(
     template: types.FunctionType, defaults: Any, kwdefaults: dict[str, Any] | None, cells: tuple[Any, ...]
 ) -> types.FunctionType:
-    """Return a function like the template that holds these. Named by pickled tasks."""
+    """Return a function like the template, with these defaults and variables. Named by pickled tasks."""
     closure = tuple(types.CellType() if content is EMPTY else types.CellType(content) for content in cells)
     function = types.FunctionType(template.__code__, template.__globals__, template.__name__, defaults, closure)
     function.__kwdefaults__ = kwdefaults
@@ -101,7 +102,7 @@ def instance(
 
 
 class ReceivedParts:
-    """The parts that a worker has been sent, and the tasks that are made of them."""
+    """The parts that a worker has received; makes tasks of them."""
 
     def __init__(self) -> None:
         self._parts: dict[int, tuple[bytes, bool]] = {}
@@ -112,7 +113,7 @@ class ReceivedParts:
         self._parts[number] = data, fresh
 
     def load(self, own: Own, parts: tuple[int, ...]) -> Any:
-        """Return a task: its own with what that refers to; its only part if it has none."""
+        """Return a task: what is its own, with the parts that this refers to; or its only part."""
         if isinstance(own, tuple):
             return self._filled(self._part(parts[0], {}), own)
         if not own:

@@ -1,8 +1,8 @@
 """What tasks have in common, found before the run and pickled once, and what is left as each task's own.
 
 A job of many nodes often has one callable for all of them, partials of one function, or closures made in a loop, and
-these often hold the same large object. Pickled one by one, each task would carry its function and that object again. So
-three kinds of parts are told apart from what is a task's own:
+these often hold the same large object. Pickled one by one, each task would carry its function and that object again.
+There are three kinds of parts, beside what is a task's own:
 
 *   a callable that several nodes have: a worker unpickles it once and keeps it;
 *   a function that is defined in the script, without what its instances hold (defaults and closure): a worker keeps it
@@ -12,9 +12,10 @@ three kinds of parts are told apart from what is a task's own:
 
 What two parts refer to in common is one object in the script and two in the worker.
 
-Most of what is a task's own are numbers and short texts. Nobody can change these, so they are never pickled here at
-all, but go as they are with the batch that the task is in; a form, which is a part as well, says where they belong.
-What a worker makes of all this is in `parts`.
+Most of what is a task's own are numbers and short texts. Nobody can change these, so they are not pickled here, but go
+as they are with the batch that the task is in; a form, which is a part as well, says where they belong. Without forms,
+each of 10,000 closures takes 12.5 instead of 4.3 µs here, and 5.2 instead of 2.6 µs in a worker (November 2026): a
+resume that has nothing to do would take two fifths longer. `parts` has what a worker makes of all this.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from dagron.stored import BY_VALUE_MODULES
 __all__ = ["PickledTasks", "pickle_tasks"]
 
 _SHARED_BYTES = 1024
-"""What a part has at least, if it is no function: below, to refer to it saves nothing."""
+"""The least size of a part that is no function: a reference to a smaller object saves nothing."""
 
 _ATOMS = (int, float, complex, bool, type(None), type, types.ModuleType, types.BuiltinFunctionType)
 
@@ -45,15 +46,15 @@ _TEXTS = frozenset({str, bytes})
 _PLAIN = _NUMBERS | _TEXTS
 
 _MAX_PLAIN_ITEMS = 16
-"""Of a tuple that is looked through: a longer one is as well pickled."""
+"""The longest tuple that is looked through: pickling a longer one takes no more time."""
 
 
 class PickledTasks(NamedTuple):
     """The tasks of a run, ready to be sent.
 
     Attributes:
-        own: Of each, what is its own; empty bytes if it is its only part, as it is.
-        parts: Of each, what it shares with others. If its own are plain values, the first is its form.
+        own: What is each task's own; empty bytes for a task that is a part as a whole.
+        parts: What each task shares with others. If its own are plain values, the first is its form.
     """
 
     own: list[Own]
@@ -273,10 +274,10 @@ def pickle_tasks(
     """Pickle the tasks of a run.
 
     Args:
-        names: Of each task, a node that has it.
-        callables: Of each task, what is called; no two are the same with the same `retry_on`.
-        retry_on: Of each task, the exceptions that are worth a retry.
-        n_nodes: Of each task, how many nodes have it.
+        names: For each task a node that has it.
+        callables: What each task calls; no two are the same with the same `retry_on`.
+        retry_on: For each task the exceptions that are worth a retry.
+        n_nodes: How many nodes have each task.
 
     Raises:
         TaskNotPicklableError: A task cannot be pickled; with the path to the culprit.

@@ -1,4 +1,4 @@
-"""From the history of a checkpoint, and the DAG where it is known, to what a report says. Pure."""
+"""Makes a report of the history of a checkpoint, and of its DAG where that is known. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dagron.results.status import NodeStatus, node_statuses
 __all__ = ["MAX_ATTEMPTS", "MAX_EDGES", "build_report"]
 
 MAX_ATTEMPTS = 200_000
-"""Attempts in the page: about 60 bytes each. Of more, the longest and those that failed are kept."""
+"""Attempts in the page, which take about 60 bytes each. If there are more, those that failed and the longest stay."""
 
 MAX_EDGES = 1_000_000
 """Edges in the page, about 6 bytes each."""
@@ -40,7 +40,7 @@ def build_report(
         history: What the journal remembers.
         dag: The DAG of the last run, or None if its edges are not known.
         directory: The checkpoint directory, as it is to be shown.
-        version: Of dagron.
+        version: The version of dagron.
         generated_unix: When the journal was read.
         how: How the last run stands, if it has not ended: `running`, `interrupted` or `running or interrupted`.
         running: What runs now.
@@ -218,7 +218,7 @@ def _notices(
     if view.damage:
         notices.append(f"{len(view.damage)} stretches of the journal are damaged; what stood there is missing here.")
     if any(attempt.attempts > 1 for attempt in attempts):
-        notices.append("Of nodes that were retried, the last attempt of each run is recorded and shown.")
+        notices.append("A node that was retried is shown with its last attempt of each run: no other is recorded.")
     return notices
 
 
@@ -239,7 +239,7 @@ def _keep_longest(report: Report) -> None:
     kept = sorted(ranked[:MAX_ATTEMPTS])
     moved = {at: position for position, at in enumerate(kept)}
     report.notices.append(
-        f"Of {len(attempts):,} attempts the {len(kept):,} longest are shown, and those that failed before all others."
+        f"{len(kept):,} of {len(attempts):,} attempts are shown: those that failed, and the longest of the others."
     )
     report.attempts = [attempts[at] for at in kept]
     report.nodes = [Node(node.name, node.state, moved.get(node.last, -1)) for node in report.nodes]

@@ -174,7 +174,7 @@ class Report:
     Attributes:
         directory: The checkpoint directory, as it was given.
         generated_unix: When the journal was read, in seconds since the epoch.
-        version: Of dagron.
+        version: The version of dagron.
         total: Nodes of the DAG of the last run; more than `nodes` if those that never ran are not known by name.
         nodes: The nodes, in an order in which each group is a stretch.
         attempts: What ran, run after run, by time.

@@ -1,7 +1,7 @@
 """How a failure is told: the text for people, from its FAILED record.
 
-The traceback comes as the worker has made it. What is folded is decided here, by the paths in it, so that the record
-has all of it: the last line of a library is sometimes what one needs.
+A record has the whole traceback, because the last line of a library is sometimes what one needs. What is folded is
+decided here, when it is shown, by the paths in it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Frame(NamedTuple):
         path: The file.
         line: The number of the line in it.
         function: The function.
-        lines: As it stands in the text, with the source under it.
+        lines: The lines of the text: the frame, and the source under it.
     """
 
     path: str
@@ -46,7 +46,7 @@ class Frame(NamedTuple):
 
     @property
     def is_library(self) -> bool:
-        """Whether it is none of the user's: see `is_library`."""
+        """Whether the file is none of the user's: see `is_library`."""
         return is_library(self.path)
 
     @property
@@ -76,7 +76,7 @@ def _parsed(text: str) -> list[str | Frame]:
 
 
 def _told(frames: list[Frame]) -> list[str]:
-    """Return the lines of frames that call one another; of those of libraries only the last one, which raised."""
+    """Return the lines of frames that call one another; a library has only its last frame, which raised."""
     if all(frame.is_library for frame in frames):
         return [line for frame in frames for line in frame.lines]
     lines: list[str] = []
@@ -100,9 +100,9 @@ def _folded(frames: list[Frame]) -> list[str]:
 
 
 def folded(text: str) -> str:
-    """Return a traceback with the frames of libraries folded, as far as they stand between the user's and what raised.
+    """Return a traceback whose frames of libraries are folded, but for the one that raised.
 
-    A traceback without a frame of the user's is left as it is; so is what is no frame, such as messages and notes.
+    A traceback without a frame of the user's stays as it is, and so do messages and notes.
     """
     lines: list[str] = []
     frames: list[Frame] = []
@@ -123,7 +123,7 @@ def last_frame(text: str) -> Frame | None:
 
 
 def last_own_frame(text: str) -> Frame | None:
-    """Return the innermost frame of the user's in the last traceback of a text; of any if there is none of theirs."""
+    """Return the user's innermost frame in the last traceback of a text, or the innermost if none is theirs."""
     frames: list[Frame] = []
     for part in _parsed(text):
         if isinstance(part, Frame):

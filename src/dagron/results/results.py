@@ -46,7 +46,7 @@ class NodeResult(Generic[T_co]):
         attempts: Attempts in the run that made the result; 0 if it was never attempted.
         result_bytes: Size of the pickled result.
         slot: The slot that ran it; -1 for none.
-        stderr_tail: Of a node that failed, the last lines that it wrote to standard error.
+        stderr_tail: The last lines that the node wrote to standard error, if it failed.
     """
 
     name: str
@@ -65,9 +65,9 @@ class NodeResult(Generic[T_co]):
     def explain(self) -> str:
         """Return a report of how the node ended, for people.
 
-        Of one that failed: the error and the line of your code in which it was raised, the slot, process, time and
-        memory of its last attempt, its inputs by name, the traceback with the frames of libraries folded, and the last
-        lines that it printed.
+        The report of a failure has the error and the line of your code that raised it; the slot, process, time and
+        memory of the last attempt; the inputs by name; the traceback with the frames of libraries folded; and the last
+        lines that the node printed.
         """
         if self._failure is not None:
             return shown_failure(self._failure)
@@ -229,8 +229,8 @@ class ExecutionResult:
     def raise_for_failures(self) -> None:
         """Raise one error for all nodes that failed or timed out; do nothing if every node completed.
 
-        Nodes that were skipped are the consequence of others, and are counted only. Of a run that was cancelled and had
-        no failures, the first cancelled node stands for all.
+        Nodes that were skipped are the consequence of others, and are counted only. If a run was cancelled and nothing
+        failed, the first cancelled node stands for all.
 
         Raises:
             NodesFailedError: An `ExceptionGroup` of the errors of the nodes, each with its remote traceback.
@@ -287,7 +287,7 @@ class CheckpointInfo:
 
 
 def _grouped(node: NodeResult[Any]) -> Exception:
-    """Return the error of a node as a group may have it: no `SystemExit` and the like, which would end the program."""
+    """Return the error of a node for a group, which takes no `SystemExit` and the like: these would end the program."""
     error = node.error
     if isinstance(error, Exception):
         return error
