@@ -294,7 +294,7 @@ class TestModel:
         report = built(tmp_path, DIAMOND)
         assert {report.nodes[attempt.node].name for attempt in report.attempts} == {"right", "alone"}
         assert {node.name for node in report.nodes if node.last >= 0} == {"right", "alone"}
-        assert any("Of 4 attempts" in notice for notice in report.notices)
+        assert any("of 4 attempts" in notice for notice in report.notices)
 
 
 def failed(name, at, *, message="m", kind="ValueError", line=7):
