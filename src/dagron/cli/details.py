@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pprint
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.reading.ledger import Ledger
@@ -44,19 +44,19 @@ class NodeDetails:
     """
 
     figures: NodeFigures
-    parents: list[str] | None = None
-    children: list[str] | None = None
-    file: str = ""
-    digest: str = ""
-    digest_algorithm: str = ""
-    value: str = ""
-    traceback: str = ""
-    pid: int = 0
-    inputs: list[tuple[str, str]] = field(default_factory=list)
-    stdout: str = ""
-    stderr: str = ""
-    stdout_bytes: int = 0
-    stderr_bytes: int = 0
+    parents: list[str] | None
+    children: list[str] | None
+    file: str
+    digest: str
+    digest_algorithm: str
+    value: str
+    traceback: str
+    pid: int
+    inputs: list[tuple[str, str]]
+    stdout: str
+    stderr: str
+    stdout_bytes: int
+    stderr_bytes: int
 
 
 def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool = False) -> NodeDetails:
