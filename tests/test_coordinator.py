@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 from scripted import ScriptedRun
 
 from dagron import ExecutionCallbacks, Task, WorkerLostError
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.errors import MemoryLimitExceededError, NodeTimeoutError
+from dagron.runs import coordinator
 
 MIB = 2**20
 
@@ -61,6 +65,18 @@ class TestAScript:
         run.store.commit = lambda pending, doubtful: groups.append(len(pending)) or commit(pending, doubtful)
         run.run()
         assert groups == [2]
+
+
+class TestDecidesNothing:
+    def test_the_state_is_told_and_asked_and_its_tables_are_not_looked_at(self):
+        tree = ast.parse(Path(coordinator.__file__).read_text(encoding="utf-8"))
+        used = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("state", "self._state")
+        }
+        asked = {"attempts_of", "expected_seconds", "failing_as", "is_in_doubt", "parents_without_result"}
+        assert used == asked | {"cancelled", "finished", "handle", "n_running", "wake_at"}
 
 
 class TestLosses:

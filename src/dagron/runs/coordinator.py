@@ -1,6 +1,7 @@
-"""The loop of a run: feeds what happened to the state, and carries out what the state commands.
+"""The loop of a run: tells the state what happened, and carries out what the state commands.
 
-Decides nothing: that is `state`'s. The only place that sees the state, the checkpoint and the workers.
+The loop decides nothing, and is the only place that sees the state, the checkpoint and the engine. What it needs to
+know of a node comes with a command, or is one of the questions that `RunState` answers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which ready node goes to which slot and when, and which slot is looked at or killed. Pure: time comes as numbers.
 
-Of a node only this is known here: that it is ready, or in which slot it is, what is asked for it, and how long its kind
-takes. What it means that it completed or failed is the business of `state`, which tells this what became of the slots.
+What is known here of a node: that it is ready, or in which slot it is, what is asked for it, and how long its kind
+takes. What becomes of a node that completed or failed is the business of `state`, which tells what became of the slots.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """How long nodes are expected to take, and when it pays to look again which chain of them is the longest. Pure.
 
-Of the nodes that are ready, the one with the longest chain behind it goes first ("critical path first", HLFET in the
-survey of Kwok and Ahmad, ACM Computing Surveys 31(4), 1999). The chain is measured in expected seconds: what the node
-itself took in an earlier run, else the mean of its kind so far, else that of the kind with the longest mean.
+The ready node that begins the longest chain goes first ("critical path first", HLFET in the survey of Kwok and Ahmad,
+ACM Computing Surveys 31(4), 1999). A chain is measured in expected seconds: what a node itself took in an earlier run,
+else the mean of its kind so far, else that of the kind with the longest mean.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NODE_SECONDS = 3e-6
 """About what finding the chains costs for each node and each edge."""
 
 _SHARE = 0.002
-"""Of the expected time of the run, what one look at all chains may cost."""
+"""The share of the expected time of the run that one look at all chains may cost."""
 
 
 class Durations:

@@ -17,7 +17,7 @@ _OBSERVE_SECONDS = 0.1
 """Between two looks of an observer, at least."""
 
 _OBSERVE_SHARE = 0.008
-"""Of the time of the run, what observing it may take. A bar with a row for each slot takes milliseconds to draw."""
+"""The share of the run that observing it may take. A bar with a row for each slot takes milliseconds to draw."""
 
 _MEMORY_SECONDS = 1.0
 _MEMORY_SHARE = 0.001
@@ -41,7 +41,7 @@ class Observed(Protocol):
 
     @property
     def memory_bytes(self) -> int:
-        """Of the worker with all below it, if that was looked at."""
+        """What the worker has with all below it, if that was looked at."""
         ...
 
 
