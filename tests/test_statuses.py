@@ -132,7 +132,7 @@ def test_all_say_the_same_of_each_node_while_a_run_goes_on_and_after_its_death(t
     report = build_report(history, None, directory="", version="", generated_unix=0.0, how="interrupted")
     recorded = {name: state for name, state in AFTER_ITS_DEATH.items() if state not in ("pending", "skipped")}
     assert {node.name: node.state for node in report.nodes} == recorded
-    assert node_statuses(history.view, None, goes_on=False) == recorded
+    assert node_statuses(history.ledger, None, goes_on=False) == recorded
 
 
 def test_every_state_has_a_colour_in_a_table_in_a_drawing_and_on_the_page():
