@@ -164,6 +164,13 @@ MUTATIONS = [
         "False",
         "tests/test_state.py -k TestTimeouts",
     ),
+    Mutation(
+        "limits",
+        "engines/local/pool.py",
+        "            slot.n_returned += 1\n",
+        "            pass\n",
+        "tests/test_engines.py -k by_itself_when",
+    ),
     # --- nothing outlives the coordinator
     Mutation(
         "outlives",
