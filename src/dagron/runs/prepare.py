@@ -18,12 +18,12 @@ from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.graph.dag import DAG
 from dagron.runs.options import Options
-from dagron.runs.plan import RunPlan
 from dagron.runs.restore import RestorePlan, plan_restore
 from dagron.runs.state import RunState
 
 if TYPE_CHECKING:
     from dagron.engines.protocol import Features
+    from dagron.runs.plan import RunPlan
 
 __all__ = ["Earlier", "Prepared", "begin_run", "end_leftovers", "prepare", "warn_of_limits"]
 
