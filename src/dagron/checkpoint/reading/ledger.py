@@ -110,13 +110,14 @@ class Ledger:
             ValueError: It makes no sense; so do other errors of Python that come of nonsense. What this object then
                 says is unspecified.
         """
-        if record.kind == _COMMITTED:
-            at = self._commit(record)
-        elif record.kind == Kind.DAG_RECORDED:
-            self.recorded = record.body
+        kind, sequence, _, body, payload_offset, payload_size = record
+        if kind == _COMMITTED:
+            at = self._commit(body, payload_offset, sequence)
+        elif kind == Kind.DAG_RECORDED:
+            self.recorded = body
             at = 0.0
         else:
-            event = decode_event(record.kind, record.body)
+            event = decode_event(kind, body)
             at = 0.0 if event is None or isinstance(event, Printed) else event.at
             if event is not None:
                 self._take(event, record)
@@ -124,19 +125,18 @@ class Ledger:
             raise ValueError(f"{at!r} is no time")
         if at > self.updated_unix:
             self.updated_unix = at
-        self.sequence = record.sequence
-        self.valid_size = record.payload_offset + record.payload_size
+        self.sequence = sequence
+        self.valid_size = payload_offset + payload_size
 
-    def _commit(self, record: Record) -> float:
-        name, ended_unix, special = glance_at_commit(record.body)
+    def _commit(self, body: bytes, payload_offset: int, sequence: int) -> float:
+        name, ended_unix, special = glance_at_commit(body)
         commits = self.commits
-        replaced = name in commits.names or name in self.stale.names
-        if replaced:
+        if name in commits.names or name in self.stale.names:
             # Taken out first, so that the order is that of the last commits.
             for old in (commits.pop(name), self.stale.pop(name)):
                 if old is not None:
                     self.owned.add(old.file_name)
-        commits.add(name, record.body, record.payload_offset, record.sequence, special=special)
+        commits.add(name, body, payload_offset, sequence, special=special)
         if special:
             _check_names(commits[name])
         if self.owned or self.removed:

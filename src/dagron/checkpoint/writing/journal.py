@@ -17,6 +17,9 @@ from dagron.errors import CheckpointGoneError
 
 __all__ = ["JournalWriter", "Said", "open_journal", "refusal"]
 
+_COMMITTED = int(Kind.COMMITTED)
+"""As a plain number, which packs in half of the time of an enum."""
+
 Said = Event | tuple[Commit, bytes] | bytes
 """What a record is made of: an event, a commit with its payload, or the body of a DAG_RECORDED."""
 
@@ -120,15 +123,16 @@ def _encoded(records: RecordWriter, said: Iterable[Said], offset: int) -> tuple[
         payload = b""
         if isinstance(item, tuple):
             commit, payload = item
-            kind, body = Kind.COMMITTED, encode_commit(commit)
+            kind, body = _COMMITTED, encode_commit(commit)
         elif isinstance(item, bytes):
-            kind, body = Kind.DAG_RECORDED, item
+            kind, body = int(Kind.DAG_RECORDED), item
         else:
-            kind, body = item.kind, encode_event(item)
+            kind, body = int(item.kind), encode_event(item)
         frame = records.frame(kind, body, len(payload))
         chunks.append(frame)
         payload_offset = offset + len(frame)
-        made.append(Record(kind, records.sequence, offset, body, payload_offset, len(payload)))
+        # As `Record(...)` would, at half of its cost.
+        made.append(tuple.__new__(Record, (kind, records.sequence, offset, body, payload_offset, len(payload))))
         if payload:
             chunks.append(payload)
         offset = payload_offset + len(payload)

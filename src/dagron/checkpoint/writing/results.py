@@ -40,7 +40,8 @@ class Results:
 
     def remember(self, name: str, sequence: int, data: bytes) -> None:
         """Keep a small result in memory as long as there is room, and longer than those that were used before it."""
-        self._forget(name)
+        if name in self._recent:
+            self._forget(name)
         self._recent[name] = sequence, data
         self._recent_bytes += len(data) + _ENTRY_BYTES
         while self._recent_bytes > _BUDGET_BYTES:

@@ -361,16 +361,23 @@ class CheckpointStore:
         On crash:
             A prefix of the group is committed.
         """
-        journal, names, results = self._writing, self._files.names, self._results
-        sequence = journal.ledger.sequence
-        committed: list[Commit] = []
-        for commit, _, temp_name, _, _ in pending:
+        journal, ledger, file_name_of = self._writing, self._ledger, self._files.names.file_name
+        known = [kept.names for kept in (ledger.commits, ledger.stale, ledger.lost) if kept]
+        sequence = ledger.sequence
+        commits: list[tuple[Commit, bytes]] = []
+        for commit, data, temp_name, _, _ in pending:
             name, sequence = commit.name, sequence + 1
-            file_name = names.file_name(name)
+            file_name = file_name_of(name)
             special = file_name if file_name != plain_file_name(name) else ""
-            since = self._since(commit, sequence, name in doubtful) if self._is_known(name) else 0
-            committed.append(commit._replace(special_name=special, temp_name=temp_name, since=since, sequence=sequence))
-        said: list[Said] = [(commit, item.data) for commit, item in zip(committed, pending, strict=True)]
+            since = 0
+            for names in known:
+                if name in names:
+                    since = self._since(commit, sequence, name in doubtful)
+                    break
+            if special or temp_name or since:
+                commit = commit._replace(special_name=special, temp_name=temp_name, since=since)
+            commits.append((commit, data))
+        said: list[Said] = [*commits]
         said += [Printed(item.commit.name, item.printed) for item in pending if item.printed is not None]
         try:
             if self._power and any(item.temp_name for item in pending):
@@ -378,26 +385,21 @@ class CheckpointStore:
             self._unpublished.update(item.temp_name for item in pending if item.temp_name)
             records = journal.append(said)
             journal.sync()
-            for commit in committed:
-                if commit.temp_name:
-                    self._files.publish(commit.temp_name, commit.file_name)
-                    self._unpublished.discard(commit.temp_name)
+            for item, (commit, _) in zip(pending, commits, strict=True):
+                if item.temp_name:
+                    self._files.publish(item.temp_name, commit.file_name)
+                    self._unpublished.discard(item.temp_name)
             journal.apply(records)
-            for commit, record, item in zip(committed, records, pending, strict=False):
+            for (commit, data), record, item in zip(commits, records, pending, strict=False):
                 if commit.storage == Storage.INLINE:
-                    placed = commit._replace(payload_offset=record.payload_offset)
-                    self._copies.add(Copy(commit.sequence, placed, item.data))
-                    results.remember(commit.name, commit.sequence, item.data)
+                    self._copies.add(Copy(record.sequence, commit, data))
+                    self._results.remember(commit.name, record.sequence, data)
                 elif item.identity:
-                    results.note_identity(commit.name, commit.sequence, item.identity)
+                    self._results.note_identity(commit.name, record.sequence, item.identity)
             if self._copies.is_over_budget:
                 self.write_copies()
         except OSError as error:
             raise self._commit_error(error) from error
-
-    def _is_known(self, name: str) -> bool:
-        ledger = self._ledger
-        return name in ledger.commits.names or name in ledger.stale.names or name in ledger.lost.names
 
     def _since(self, commit: Commit, sequence: int, in_doubt: bool) -> int:
         if self.differs(commit, in_doubt=in_doubt):
