@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -348,7 +349,7 @@ class TestAppendFile:
         file.append(b"more")
         assert file.size == 14
         file.sync()
-        assert file.read_at(6, 100) == b"and more"
+        assert path.read_bytes()[6:] == b"and more"
         file.close()
         assert path.read_bytes() == b"valid and more"
 
@@ -507,6 +508,16 @@ sys.stdin.read()
 """
 
 
+@contextmanager
+def held(path):
+    lock = DirectoryLock(path)
+    assert lock.acquire()
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
 def hold(path, then=""):
     """Start a process that holds the lock until it is killed or its stdin ends."""
     process = subprocess.Popen(
@@ -536,12 +547,6 @@ class TestLock:
         second.release()
         assert path.exists(), "another process may be waiting on the file"
         assert mode_of(path) == 0o600
-
-    def test_leaving_its_block_releases_it(self, directory):
-        with DirectoryLock(directory.path / "lock") as lock:
-            assert lock.acquire()
-        with DirectoryLock(directory.path / "lock") as lock:
-            assert lock.acquire()
 
     def test_another_process_is_refused_and_its_death_frees_it(self, directory):
         path = directory.path / "lock"
@@ -579,15 +584,13 @@ class TestLock:
 
     def test_it_is_the_lock_of_the_kernel(self, directory):
         path = directory.path / "lock"
-        with DirectoryLock(path) as lock:
-            assert lock.acquire()
-            with path.open("rb") as other, pytest.raises(BlockingIOError):
-                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with held(path), path.open("rb") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def test_what_stands_in_the_lock_file_stays(self, directory):
         (directory.path / "lock").write_bytes(b"whatever")
-        with DirectoryLock(directory.path / "lock") as lock:
-            assert lock.acquire()
+        with held(directory.path / "lock"):
+            pass
         assert (directory.path / "lock").read_bytes() == b"whatever"
 
     def test_a_link_in_its_place_is_refused_and_not_followed(self, directory, victim):

@@ -1287,6 +1287,15 @@ class TestRefusals:
             every_use(ckpt)[use]()
         assert contents(ckpt) == before
 
+    def test_a_file_that_has_the_escaped_name_of_a_node_is_somebody_elses_whatever_a_node_is_called(self, opened, ckpt):
+        # A node may be called like the escaped name of another, and is not in that file itself.
+        run(opened, small("a%2fb", 1), nodes=["a%2fb"])
+        assert "a%252fb.pkl" in names_in(ckpt)
+        (ckpt / "a%2fb.pkl").write_bytes(b"theirs")
+        with pytest.raises(dagron.ForeignFilesError, match="a%2fb"):
+            begin(opened, ["a%2fb", "a/b"])
+        assert (ckpt / "a%2fb.pkl").read_bytes() == b"theirs"
+
     @pytest.mark.parametrize("use", ["execute", "resume", "checkpoint_info", "clear_checkpoint"])
     def test_a_file_in_the_place_of_the_directory(self, ckpt, use):
         ckpt.write_bytes(b"theirs")

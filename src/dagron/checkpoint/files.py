@@ -2,7 +2,7 @@
 
 Assumptions about the file system, which everything above leans on: a rename within a directory is atomic; `fsync` of a
 file makes its bytes durable and `fsync` of a directory its entries; an append that returned is seen by every later
-reader, also after the writer was killed; `flock` (or its Windows counterpart) is released by the kernel when its holder
+reader, also after the writer was killed; `flock` is released by the kernel when its holder
 dies.
 
 Symbolic links are never followed at the names that we write. Paths are joined as text: a pathlib operation costs as
@@ -42,9 +42,8 @@ TEMP_PREFIX = "_dagron-"
 TEMP_SUFFIX = ".tmp"
 
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_BINARY = getattr(os, "O_BINARY", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a FIFO in the place of a file must not hold us up
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW
 _FILE_MODE = 0o600
 _RENEW_BYTES = 1024 * 1024
 _DIRECTORY_MODE = 0o700
@@ -62,7 +61,7 @@ def _open_to_overwrite(path: str, size: int) -> int:
 
     One that has a second name, such as a backup made of hard links, is refused.
     """
-    fd = os.open(path, os.O_WRONLY | _NOFOLLOW | _NONBLOCK | _BINARY)
+    fd = os.open(path, os.O_WRONLY | _NOFOLLOW | _NONBLOCK)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
@@ -92,8 +91,6 @@ def _sync_data(fd: int) -> None:
 
 
 def _sync_entries(directory: Path) -> None:
-    if sys.platform == "win32":
-        return  # Windows has no such call
     fd = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -117,7 +114,7 @@ class AppendFile:
     """
 
     def __init__(self, path: str | Path, size: int) -> None:
-        self._fd = os.open(path, os.O_RDWR | _NOFOLLOW | _BINARY)
+        self._fd = os.open(path, os.O_RDWR | _NOFOLLOW)
         self._path = str(path)
         self.size = size
         try:
@@ -175,10 +172,6 @@ class AppendFile:
             os.pwrite(self._fd, data, offset)
             offset += len(data)
 
-    def read_at(self, offset: int, n: int) -> bytes:
-        """Return up to `n` bytes from `offset`."""
-        return os.pread(self._fd, n, offset)
-
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
@@ -194,7 +187,7 @@ class ReadFile:
     """
 
     def __init__(self, path: str) -> None:
-        self._fd = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK | _BINARY)
+        self._fd = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK)
         try:
             status = os.fstat(self._fd)
             if not stat.S_ISREG(status.st_mode):
@@ -492,10 +485,8 @@ class DirectoryLock:
 
     def _lock_directory(self) -> bool:
         # The directory itself, too: people take the file for a leftover, and once it is deleted another can be locked.
-        try:
-            import fcntl
-        except ImportError:  # Windows, where an open file cannot be deleted
-            return True
+        import fcntl
+
         fd = os.open(self._path.parent, os.O_RDONLY)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -525,9 +516,3 @@ class DirectoryLock:
         finally:
             if fd >= 0:
                 os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()

@@ -42,7 +42,7 @@ def _check(directory: Directory, *, allow_untrusted: bool) -> None:
         raise CheckpointDirectoryError(path, f"{existing!r} is not writable")
     if existing != path:
         return
-    if not allow_untrusted and hasattr(os, "geteuid"):
+    if not allow_untrusted:
         _check_owner(directory)
     if not directory.exists(JOURNAL) and not directory.exists(META):
         foreign = sorted(name for name in directory.names() if name.endswith(SUFFIX))
