@@ -697,6 +697,9 @@ def test_every_command_explains_itself_with_examples_and_exit_codes(verb):
     assert "Examples:" in text
     assert f"dagron {verb}" in text
     assert "Exit codes:" in text
+    listed = text.split("\nArguments:\n")[1].split("\n\n")[0]
+    assert re.match(r"  (DIR|TARGET|\[DIR\])  +[AWT]", listed)
+    assert text.index("\nArguments:") < text.index("\nOptions:") < text.index("Examples:")
 
 
 def test_the_list_of_commands_is_complete_and_says_what_each_is_for():
