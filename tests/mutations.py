@@ -123,6 +123,20 @@ MUTATIONS = [
     # --- one death, one attempt
     Mutation(
         "death",
+        "runs/state.py",
+        "kill.end if kill.node == node else End.PUT_BACK",
+        "kill.end",
+        "tests/test_coordinator.py -k has_no_failure",
+    ),
+    Mutation(
+        "death",
+        "runs/state.py",
+        "                if self._started:\n",
+        "                if False:\n",
+        "tests/test_state.py -k starts_once",
+    ),
+    Mutation(
+        "death",
         "engines/local/pool.py",
         "        return [] if lost is None else [lost]\n",
         "        self._take_all(self._poll.poll(0), more := [])\n        return [*more, *([lost] if lost else [])]\n",
