@@ -4,7 +4,7 @@
 the victims are as they were, what was recorded is still recorded, and what happened was a result or an error of ours.
 What holds this up in `files`: `O_EXCL` and `O_NOFOLLOW` in `_CREATE`, `_open_to_overwrite` with its look at `st_nlink`,
 `ReadFile` with `O_NOFOLLOW`, `O_NONBLOCK` and `S_ISREG`, `Directory.remove`, which takes no directory; in `store`: that
-only names from the journal are deleted (`View.files`), and only regular files (`Directory.sizes`).
+only names from the journal are deleted (`Ledger.files`), and only regular files (`Directory.sizes`).
 """
 
 import itertools
