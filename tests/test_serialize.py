@@ -28,18 +28,20 @@ from dagron.checkpoint.files import TempFile
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.storage import Storage
 from dagron.crossing.exceptions import describe_exception, dump_exception, load_exception
-from dagron.crossing.picklers import adopt_class
 from dagron.crossing.results import dump_result
+from dagron.crossing.sharing import pickle_tasks
 from dagron.crossing.tasks import TaskPickler
 from dagron.engines.local.board import MAX_OUTCOME_BYTES
 from dagron.errors import (
+    ClassChangedError,
     NodeError,
     RemoteTraceback,
     ResultNotPicklableError,
     TaskFailedError,
     TaskNotPicklableError,
 )
-from dagron.stored import FILE_MODULE, find_class
+from dagron.shapes import FILE_MODULE
+from dagron.stored import process
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
@@ -272,16 +274,23 @@ class TestClassesOfTheUsersFile:
     def test_a_member_of_an_enum_comes_back_as_that_very_member(self, user_file, tmp_path):
         assert round_trip({"level": user_file.Level.LOW}, tmp_path)["level"] is user_file.Level.LOW
 
-    def test_it_loads_where_the_class_is_not(self, user_file, monkeypatch, tmp_path):
+    def test_where_the_class_is_not_what_it_held_is_shown(self, user_file, monkeypatch, tmp_path):
         data = bytes_of(dumped(user_file.Pair(1, 2), tmp_path), tmp_path)
         monkeypatch.delitem(sys.modules, FILE_MODULE)
+        monkeypatch.setattr(process, "has_script", False)
         found = pickle.loads(data)
-        assert (type(found).__name__, found.a, found.b) == ("Pair", 1, 2)
+        assert (type(found).__name__, found.a, found.b, repr(found)) == ("Pair", 1, 2, "Pair(a=1, b=2)")
 
-    def test_functions_travel_by_value(self, user_file, monkeypatch, tmp_path):
+    def test_where_the_script_no_longer_has_the_class_it_is_an_error(self, user_file, monkeypatch, tmp_path):
+        data = bytes_of(dumped(user_file.Pair(1, 2), tmp_path), tmp_path)
+        monkeypatch.setattr(process, "has_script", True)
+        del user_file.Pair
+        with pytest.raises(ClassChangedError, match="the script defines no 'Pair'"):
+            pickle.loads(data)
+
+    def test_a_function_comes_back_as_that_very_function(self, user_file, tmp_path):
         data = bytes_of(dumped([user_file.double], tmp_path), tmp_path)
-        monkeypatch.delitem(sys.modules, FILE_MODULE)
-        assert pickle.loads(data)[0](4) == 8
+        assert pickle.loads(data)[0] is user_file.double
 
     def test_an_exception_of_such_a_class_comes_back_as_that_very_class(self, user_file):
         class_ = type("Failed", (Exception,), {"__module__": FILE_MODULE, "__qualname__": "Failed"})
@@ -290,38 +299,24 @@ class TestClassesOfTheUsersFile:
         assert type(error) is class_
         assert error.args == ("why", 3)
 
-    def test_what_is_there_under_that_name_but_is_no_class_is_not_taken(self, user_file, tmp_path):
+    def test_what_is_there_under_that_name_but_is_no_class_is_not_taken(self, user_file, monkeypatch, tmp_path):
         data = bytes_of(dumped(user_file.Pair(1), tmp_path), tmp_path)
         user_file.Pair = "something else"
+        monkeypatch.setattr(process, "has_script", True)
+        with pytest.raises(ClassChangedError, match=r"'Pair'.*of type str"):
+            pickle.loads(data)
+        monkeypatch.setattr(process, "has_script", False)
         assert pickle.loads(data).a == 1
 
-    def test_a_task_takes_its_class_along(self, user_file, monkeypatch):
+    def test_in_the_process_of_the_script_a_task_has_the_class_itself(self, user_file):
         pair = user_file.Pair
-
-        def task():
-            return pair(1)
-
-        data = TaskPickler().dump("node", task)
-        monkeypatch.delitem(sys.modules, FILE_MODULE)
-        monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
-        value = pickle.loads(data)()
-        assert value.a == 1
-        # In a worker the class of the task is the one that results of other nodes find.
-        assert sys.modules["__main__"].Pair is type(value)
-        assert find_class(FILE_MODULE, "Pair", b"not looked at") is type(value)
+        assert type(pickle.loads(TaskPickler().dump("node", lambda: pair(1)))()) is pair
 
     def test_a_class_that_changed_since_the_last_run_is_pickled_anew(self, user_file, tmp_path):
-        first = TaskPickler().dump("node", user_file.Pair)
+        first = pickle_tasks(["node"], [user_file.Pair], [(Exception,)], [1])
         user_file.Pair.added = 5
-        data = TaskPickler().dump("node", user_file.Pair)
-        assert data != first
-
-    def test_adopted_classes_are_by_value_copies(self, user_file, monkeypatch):
-        copy = cloudpickle.dumps(user_file.Pair)
-        monkeypatch.setitem(sys.modules, "__main__", types.ModuleType("__main__"))
-        monkeypatch.delitem(sys.modules, FILE_MODULE)  # as in a worker
-        adopted = adopt_class(FILE_MODULE, "Pair", copy)
-        assert sys.modules["__main__"].Pair is adopted
+        second = pickle_tasks(["node"], [user_file.Pair], [(Exception,)], [1])
+        assert first.parts[0][-1].data != second.parts[0][-1].data
 
 
 def python(text, *args, input=None):
@@ -342,7 +337,12 @@ import pickle, sys, tempfile
 from pathlib import Path
 from dagron.checkpoint.format.digests import Digests
 from dagron.crossing.results import dump_result
-from dagron.crossing.tasks import TaskPickler
+from dagron.crossing.parts import ReceivedParts
+from dagron.crossing.sharing import pickle_tasks
+
+def emit_task(task):
+    tasks = pickle_tasks(["node"], [task], [(Exception,)], [1])
+    sys.stdout.buffer.write(pickle.dumps((tasks.own[0], [tuple(part) for part in tasks.parts[0]])))
 
 def emit(value):
     with tempfile.TemporaryDirectory() as directory:
@@ -404,8 +404,17 @@ DUMP = CLASSES + "emit(result())"
 
 
 CHECK = CLASSES + "check(*pickle.load(sys.stdin.buffer))"
-DUMP_TASK = CLASSES + 'sys.stdout.buffer.write(TaskPickler().dump("node", result))'
-WORKER = EMIT + "emit(pickle.load(sys.stdin.buffer)())"
+DUMP_TASK = CLASSES + "emit_task(result)"
+LOAD_TASK = EMIT + textwrap.dedent("""
+    from dagron.crossing.binding import become_script
+    own, parts = pickle.load(sys.stdin.buffer)
+    become_script()
+    worker = ReceivedParts(binds=True)
+    for part in parts:
+        worker.add(*part)
+    task, _ = worker.load(own, tuple(number for number, *_ in parts))
+""")
+WORKER = LOAD_TASK + "emit(task())"
 
 
 class TestClassesOfMain:
@@ -416,9 +425,12 @@ class TestClassesOfMain:
         check = """
             import pickle, sys
             values, data, _ = pickle.load(sys.stdin.buffer)
-            assert [values[i].x for i in (0, 1, 2, 3, 7, 8)] == [1, 2, 2, 3, 5, 1]
-            assert (values[4].name(), values[4].x.x) == ("DERIVED", 1)
-            assert (values[5], values[6].args, values[8]._asdict()) == (1, ("why",), {"x": 1, "y": 2})
+            assert [values[i].x for i in (0, 1, 2, 3, 8)] == [1, 2, 2, 3, 1]
+            assert values[4].x.x == 1
+            assert (values[6].args, values[8]._asdict()) == (("why",), {"x": 1, "y": 2})
+            assert repr(values[:6]) == (
+                "[Data(x=1), Slotted(x=2), SlottedData(x=2), Mixed(y=4, x=3), Derived(x=Data(x=1)), Level('LOW', 1)]"
+            ), values[:6]
             assert type(values[0]) is data is type(values[4].x)
         """
         python(check, input=python(DUMP))
@@ -431,7 +443,7 @@ class TestClassesOfMain:
     def test_slots_survive_the_way_through_a_worker(self, class_name):
         # `@dataclass(slots=True)` in a script, returned by a task.
         task = CLASSES + textwrap.dedent(f"""
-            sys.stdout.buffer.write(TaskPickler().dump("node", lambda: {class_name}(5)))
+            emit_task(lambda: {class_name}(5))
         """)
         check = CLASSES + textwrap.dedent(f"""
             value = pickle.load(sys.stdin.buffer)
@@ -448,14 +460,12 @@ class TestClassesOfMain:
             wanted = {class_name}
             def task(values):
                 return [type(value).__qualname__ for value in values if isinstance(value, wanted)]
-            sys.stdout.buffer.write(TaskPickler().dump("node", task))
+            emit_task(task)
         """)
-        worker = """
-            import pickle, sys
-            task = pickle.load(sys.stdin.buffer)
+        worker = LOAD_TASK + textwrap.dedent("""
             with open(sys.argv[1], "rb") as file:
                 print(*task(pickle.load(file)[0]))
-        """
+        """)
         found = python(worker, old, input=python(dump_task)).decode().split()
         assert class_name in found
 
@@ -725,7 +735,7 @@ class TestDeepRecursion:
             from dagron.checkpoint.format.digests import Digests
             from dagron.errors import ResultNotPicklableError
             from dagron.crossing.results import dump_result
-            value = {shape}(100_000)
+            value = [{shape}(100_000)]  # not the object itself, which would have a name in the script
             try:
                 dump_result("node", value, Path(sys.argv[1]), Digests(), durable=False)
             except ResultNotPicklableError as error:
@@ -742,7 +752,7 @@ class TestDeepRecursion:
             import os
             from dagron.errors import TaskNotPicklableError
             from dagron.crossing.tasks import TaskPickler
-            value = functions(100_000)
+            value = [functions(100_000)]
             try:
                 TaskPickler().dump("node", value)
             except TaskNotPicklableError as error:

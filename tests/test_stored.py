@@ -8,20 +8,23 @@ import enum
 import pickle
 import pickletools
 import sys
+import textwrap
 import types
 
 import pytest
 
-from dagron import stored
+from dagron import shapes, stored
 from dagron.checkpoint.format.digests import Digests
 from dagron.cli.preview import preview
 from dagron.crossing.results import dump_result
+from dagron.errors import ClassChangedError, OtherPythonError
 
-# Written once, by Python 3.11 and cloudpickle 3.1, and never again: a version that cannot load it cannot load the
-# results that people have. Its script was
+# Written once and never again: a version that cannot load it cannot load the results that people have. Its script was
 #
 #     class Point:
 #         unit = "mm"
+#         def __init__(self, x):
+#             self.x = x
 #         class Corner:
 #             pass
 #     class Slotted:
@@ -29,29 +32,14 @@ from dagron.crossing.results import dump_result
 #     class Level(enum.Enum):
 #         LOW = 1
 #
-# and the result `[point, slotted, Point.Corner(), Level.LOW, Point]`, where `point.x == 3` and `slotted.x == 4`.
-# Code is bound to a version of Python, so no class here has any.
+# and the result `[Point(3), slotted, Point.Corner(), Level.LOW, Point]`, where `slotted.x == 4`.
 GOLDEN = base64.b64decode(
     """
-    gAWVqgUAAAAAAABdlCiMDWRhZ3Jvbi5zdG9yZWSUjApmaW5kX2NsYXNzlJOUjAhfX21haW5fX5SMBVBvaW50lEJ8AQAAgAWVcQEAAAAAAACMF2Ns
-    b3VkcGlja2xlLmNsb3VkcGlja2xllIwUX21ha2Vfc2tlbGV0b25fY2xhc3OUk5QojAhidWlsdGluc5SMBHR5cGWUk5SMBVBvaW50lGgDjAZvYmpl
-    Y3SUk5SFlH2UjApfX21vZHVsZV9flIwIX19tYWluX1+Uc4wgOGU5ZmJiMTAzNGNmNDE3Yjk4NTg4MGRlNTgxN2Q4MWSUTnSUUpRoAIwPX2NsYXNz
-    X3NldHN0YXRllJOUaA99lCiMBkNvcm5lcpRoAihoBYwGQ29ybmVylGgIhZR9lGgLaAxzjCA1OTM3MjUwYTk3ZDI0Y2U1ODAxYTk4NTczYjllOTk3
-    ZJROdJRSlGgRaBl9lCiMB19fZG9jX1+UTowKX19tb2R1bGVfX5RoDHV9lIaUhlIwjAdfX2RvY19flE6MCl9fbW9kdWxlX1+UaAyMDV9fc2xvdG5h
-    bWVzX1+UXZSMBHVuaXSUjAJtbZR1fZSGlIZSMC6Uh5RSlCmBlH2UjAF4lEsDc2JoA2gEjAdTbG90dGVklEIUAQAAgAWVCQEAAAAAAACMF2Nsb3Vk
-    cGlja2xlLmNsb3VkcGlja2xllIwUX21ha2Vfc2tlbGV0b25fY2xhc3OUk5QojAhidWlsdGluc5SMBHR5cGWUk5SMB1Nsb3R0ZWSUaAOMBm9iamVj
-    dJSTlIWUfZSMCl9fbW9kdWxlX1+UjAhfX21haW5fX5RzjCBmNWY4NzljY2M5ZGM0Y2QxOTgwNDQ2OWM4NTU3MjlmY5ROdJRSlGgAjA9fY2xhc3Nf
-    c2V0c3RhdGWUk5RoD32UKIwHX19kb2NfX5ROjApfX21vZHVsZV9flGgMjA1fX3Nsb3RuYW1lc19flF2UjAF4lGGMCV9fc2xvdHNfX5RoF4WUdX2U
-    hpSGUjAulIeUUpQpgZRoAYwNcmVzdG9yZV9zdGF0ZZSTlGgQTn2UaAtLBHOGlIZSMGgDaASMDFBvaW50LkNvcm5lcpRD/oAFlfMAAAAAAAAAjBdj
-    bG91ZHBpY2tsZS5jbG91ZHBpY2tsZZSMFF9tYWtlX3NrZWxldG9uX2NsYXNzlJOUKIwIYnVpbHRpbnOUjAR0eXBllJOUjAZDb3JuZXKUaAOMBm9i
-    amVjdJSTlIWUfZSMCl9fbW9kdWxlX1+UjAhfX21haW5fX5RzjCA1OTM3MjUwYTk3ZDI0Y2U1ODAxYTk4NTczYjllOTk3ZJROdJRSlGgAjA9fY2xh
-    c3Nfc2V0c3RhdGWUk5RoD32UKIwHX19kb2NfX5ROjApfX21vZHVsZV9flGgMjA1fX3Nsb3RuYW1lc19flF2UdX2UhpSGUjAulIeUUpQpgZRoA2gE
-    jAVMZXZlbJRCVQEAAIAFlUoBAAAAAAAAjBdjbG91ZHBpY2tsZS5jbG91ZHBpY2tsZZSME19tYWtlX3NrZWxldG9uX2VudW2Uk5QojARlbnVtlIwE
-    RW51bZSTlIWUjAVMZXZlbJRoB32UjANMT1eUSwFzjAhfX21haW5fX5SMIGFhM2YzYmI5NjA4MjRlZjlhZDE3MDEyM2MzMjBjZmFllE50lFKUaACM
-    D19jbGFzc19zZXRzdGF0ZZSTlGgNfZQojAdfX2RvY19flE6MCl9fbW9kdWxlX1+UaAqMB19fbmV3X1+UaAOMDEVudW0uX19uZXdfX5STlIwMX25l
-    d19tZW1iZXJflIwIYnVpbHRpbnOUjAdnZXRhdHRylJOUjAhidWlsdGluc5SMBm9iamVjdJSTlIwHX19uZXdfX5SGlFKUjBNfdW5oYXNoYWJsZV92
-    YWx1ZXNflF2UdX2UhpSGUjAulIeUUpRLAYWUUpRoCGUu
-"""
+    gAWVBgEAAAAAAABdlCiMDWRhZ3Jvbi5zdG9yZWSUjAlvZl9zY3JpcHSUk5SMCF9fbWFpbl9flIwFUG9pbnSUjAVwbGFpbpSMAXiUhZSMBm9iamVjdJSF
+    lIeUh5RSlCmBlH2UaAdLA3NiaANoBIwHU2xvdHRlZJRoBmgHhZSMBm9iamVjdJSFlIeUh5RSlCmBlE59lGgHSwRzhpRiaANoBIwMUG9pbnQuQ29ybmVy
+    lGgGKYwGb2JqZWN0lIWUh5SHlFKUKYGUaAGMBm1lbWJlcpSTlGgDaASMBUxldmVslIwEZW51bZQpjAllbnVtLkVudW2UhZSHlIeUUpRLAYwDTE9XlEsB
+    hpSFlIeUUpRoDWUu
+    """
 )
 
 
@@ -77,13 +65,14 @@ def script(monkeypatch):
     """An empty script, whatever runs the tests."""
     module = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", module)
+    monkeypatch.setattr(stored.process, "has_script", False)
     return module
 
 
 class TestGolden:
-    def test_it_loads_where_the_classes_are_not(self, script):
+    def test_where_the_classes_are_not_it_shows_what_they_held(self, script):
         point, slotted, corner, level, cls = pickle.loads(GOLDEN)
-        assert (point.x, point.unit, slotted.x, level.value) == (3, "mm", 4, 1)
+        assert (point.x, slotted.x, level.args) == (3, 4, ("LOW", 1))
         assert type(point) is cls
         assert [type(v).__qualname__ for v in (point, slotted, corner, level)] == [
             "Point",
@@ -94,6 +83,9 @@ class TestGolden:
 
     def test_it_loads_as_instances_of_the_classes_of_the_script(self, script):
         class Point:
+            def __init__(self, x, y):
+                self.x = x
+
             class Corner:
                 pass
 
@@ -102,18 +94,111 @@ class TestGolden:
 
         class Level(enum.Enum):
             LOW = 1
+            HIGH = 2
 
         script.Point, script.Slotted, script.Level = Point, Slotted, Level
+        for cls in (Point, Slotted, Point.Corner, Level):
+            cls.__module__ = "__main__"
         point, slotted, corner, level, cls = pickle.loads(GOLDEN)
         assert [type(point), type(slotted), type(corner), cls] == [Point, Slotted, Point.Corner, Point]
-        assert (point.x, slotted.x, level) == (3, 4, Level.LOW)
+        assert (point.x, slotted.x) == (3, 4)
+        assert level is Level.LOW
 
     def test_it_is_shown_without_running_any_code(self):
         assert preview(GOLDEN) == "[Point(x=3), Slotted(x=4), Point.Corner(), Level(1), <Point>]"
 
     def test_it_names_what_is_frozen(self):
         ours = {name for name in names_in(GOLDEN) if name.startswith("dagron")}
-        assert ours == {"dagron.stored.find_class", "dagron.stored.restore_state"}
+        assert ours == {"dagron.stored.of_script", "dagron.stored.member"}
+
+
+CHANGES = {
+    "a field is gone": ("x: int\n    y: int", "x: int", "the field 'y' is gone"),
+    "a field is new": ("x: int", "x: int\n    y: int = 2", "the field 'y' is new"),
+    "another order": ("x: int\n    y: int", "y: int\n    x: int", "its fields were in the order x, y"),
+}
+
+
+def script_with(script, source):
+    for name in [name for name in vars(script) if not name.startswith("__")]:
+        delattr(script, name)
+    exec(textwrap.dedent(source), vars(script))
+
+
+class TestChanges:
+    """A class that is no longer the one that made a value is never given its state."""
+
+    @pytest.fixture(autouse=True)
+    def in_the_process_of_the_script(self, script, monkeypatch):
+        monkeypatch.setattr(stored.process, "has_script", True)
+
+    def changed(self, script, tmp_path, old, new):
+        script_with(script, old)
+        blob = dump_result("node", script.value, tmp_path, Digests(None), durable=False)
+        script_with(script, new)
+        with pytest.raises(ClassChangedError) as caught:
+            pickle.loads(blob.data)
+        return str(caught.value)
+
+    @pytest.mark.parametrize(("old", "new", "told"), CHANGES.values(), ids=CHANGES)
+    def test_fields_of_a_dataclass(self, script, tmp_path, old, new, told):
+        source = "from dataclasses import dataclass\n@dataclass\nclass P:\n    {}\n{}"
+        value = f"value = P({', '.join('12'[: old.count('int')])})"
+        text = self.changed(script, tmp_path, source.format(old, value), source.format(new, ""))
+        assert "'P' of the script is not what it was when this value was stored" in text
+        assert told in text
+
+    @pytest.mark.parametrize("fields", ["y x", "x", "x y z"])
+    def test_fields_of_a_named_tuple(self, script, tmp_path, fields):
+        source = "from collections import namedtuple\nP = namedtuple('P', '{}')\n{}"
+        self.changed(script, tmp_path, source.format("x y", "value = P(1, 2)"), source.format(fields, ""))
+
+    def test_attributes_that_are_set_when_an_instance_is_made(self, script, tmp_path):
+        source = """
+            class P:
+                def __init__(self): self.x = 1; self.more()
+                def more(self): self.{} = 2
+            value = P()
+        """
+        assert "'z' is new" in self.changed(script, tmp_path, source.format("y"), source.format("z"))
+
+    @pytest.mark.parametrize(
+        ("new", "told"),
+        [("B = 2", "the member 'A' is gone"), ("A = 3\n    B = 1", "'A' was 1, and is 3")],
+    )
+    def test_members_of_an_enum(self, script, tmp_path, new, told):
+        source = "import enum\nclass P(enum.Enum):\n    {}\n{}"
+        text = self.changed(script, tmp_path, source.format("A = 1", "value = [P.A]"), source.format(new, ""))
+        assert told in text
+
+    def test_a_flag_that_is_composed_of_others(self, script, tmp_path):
+        source = "import enum\nclass P(enum.Flag):\n    A = {}\n    B = 2\n    C = 4\n{}"
+        self.changed(script, tmp_path, source.format(1, "value = P.A | P.B"), source.format(8, ""))
+
+    def test_bases_and_what_they_consist_of(self, script, tmp_path):
+        source = "class Base:\n    def __init__(self): self.{} = 1\nclass P({}): pass\n{}"
+        old = source.format("a", "Base", "value = P()")
+        assert "of its base 'Base'" in self.changed(script, tmp_path, old, source.format("b", "Base", ""))
+        assert "its bases were Base" in self.changed(script, tmp_path, old, source.format("a", "list", ""))
+
+    def test_what_is_gone(self, script, tmp_path):
+        for value in ("P()", "P", "f"):
+            source = f"class P: pass\ndef f(): pass\nvalue = [{value}]"
+            assert "the script defines no" in self.changed(script, tmp_path, source, "")
+
+    def test_a_method_that_was_mended_is_used(self, script, tmp_path):
+        source = "class P:\n    def __init__(self): self.x = 3\n    def half(self): return self.x {} 2\n{}"
+        script_with(script, source.format("//", "value = P()"))
+        blob = dump_result("node", script.value, tmp_path, Digests(None), durable=False)
+        script_with(script, source.format("/", ""))
+        assert pickle.loads(blob.data).half() == 1.5
+
+    def test_code_of_another_python_is_not_run(self, script, tmp_path, monkeypatch):
+        script_with(script, "value = [lambda: 1]")
+        blob = dump_result("node", script.value, tmp_path, Digests(None), durable=False)
+        monkeypatch.setattr(stored, "python_version", lambda: "cpython 3.99")
+        with pytest.raises(OtherPythonError, match=r"code of cpython 3\.\d+, which cpython 3\.99 cannot run"):
+            pickle.loads(blob.data)
 
 
 class TestNames:
@@ -145,11 +230,14 @@ class TestNames:
             blob = dump_result("node", value, tmp_path, Digests(None), durable=False)
             data = blob.data or (tmp_path / blob.temp_name).read_bytes()
             ours = {name for name in names_in(data) if name.startswith("dagron.")}
-            assert ours == {"dagron.stored.find_class", "dagron.stored.restore_state"}
+            assert {name.rpartition(".")[0] for name in ours} == {"dagron.stored"}
 
     def test_the_frozen_module_imports_nothing_that_is_not(self):
-        with open(stored.__file__, encoding="utf-8") as file:
-            nodes = list(ast.walk(ast.parse(file.read())))
-        found = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
-        found |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-        assert found == {"__future__", "pickle", "sys", "typing"}
+        found = set()
+        for module in (stored, shapes):
+            with open(module.__file__, encoding="utf-8") as file:
+                nodes = list(ast.walk(ast.parse(file.read())))
+            found |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+            found |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        ours = {name for name in found if name.partition(".")[0] not in sys.stdlib_module_names}
+        assert ours == {"dagron.shapes", "dagron.errors"}

@@ -15,9 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dagron import CheckpointExecutor
-from dagron.errors import MissingInputError, OptionError, TaskDefinitionError
+from dagron import CheckpointExecutor, Flow
+from dagron.errors import MissingInputError, NotRunByCallError, OptionError, TaskDefinitionError
 from dagron.graph.dag import DAG
+from dagron.runs.options import Options
+from dagron.runs.plan import plan_run
 from dagron.tasks.binding import NO_INPUTS, Binding, bind, parameters_of, signature_key
 from dagron.tasks.options import Task
 
@@ -470,3 +472,24 @@ class TestSignatureKey:
         assert signature_key(functools.partial(wrapped)) is None
         assert signature_key(len) is None
         assert signature_key(type("C", (), {"__call__": lambda self: 1})()) is None
+
+
+class TestTasksThatACallDoesNotRun:
+    @pytest.mark.parametrize(
+        ("source", "told"),
+        [
+            ("async def task(): pass", "an `async def`: a call of it runs nothing, it returns a coroutine"),
+            ("def task(): yield 1", "a generator function: a call of it runs nothing, it returns a generator"),
+            ("async def task(): yield 1", "an `async def`: a call of it runs nothing, it returns an asynchronous gen"),
+        ],
+    )
+    def test_they_are_refused_when_they_are_added_and_when_a_run_is_planned(self, source, told):
+        namespace = {}
+        exec(source, namespace)
+        task = namespace["task"]
+        for fn in (task, functools.partial(task), Task(task)):
+            with pytest.raises(NotRunByCallError, match="plain function that returns") as caught:
+                Flow().add("a", fn)
+            assert told in str(caught.value)
+            with pytest.raises(NotRunByCallError):
+                plan_run(DAG(["a"]), {"a": fn}, Options())

@@ -13,6 +13,7 @@
     │   ├── MissingTaskError
     │   ├── UnknownTaskError
     │   ├── NotCallableError (TypeError)
+    │   ├── NotRunByCallError (TypeError)
     │   ├── MissingInputError
     │   ├── ArgumentsError (TypeError)
     │   ├── HandleError (TypeError)
@@ -29,6 +30,9 @@
     │   │   └── CheckpointGoneError
     │   ├── ClearError
     │   └── ResultUnavailableError
+    ├── StoredValueError                     the author of the tasks; a result that this script or Python cannot load
+    │   ├── ClassChangedError
+    │   └── OtherPythonError
     ├── NodeError                            how one node ended without a result; found in `NodeResult.error`
     │   ├── TaskFailedError
     │   ├── WorkerLostError
@@ -59,6 +63,7 @@ __all__ = [
     "CheckpointExistsError",
     "CheckpointGoneError",
     "CheckpointLockedError",
+    "ClassChangedError",
     "ClearError",
     "CommitError",
     "CycleError",
@@ -79,10 +84,13 @@ __all__ = [
     "NodeTimeoutError",
     "NodesFailedError",
     "NotCallableError",
+    "NotRunByCallError",
     "OptionError",
+    "OtherPythonError",
     "RemoteTraceback",
     "ResultNotPicklableError",
     "ResultUnavailableError",
+    "StoredValueError",
     "TaskDefinitionError",
     "TaskFailedError",
     "TaskNotPicklableError",
@@ -216,6 +224,24 @@ class NotCallableError(TaskDefinitionError, TypeError):
 
     def __str__(self) -> str:
         return f"the task of node {self.node!r} is not callable: it is a {self.type_name}"
+
+
+class NotRunByCallError(TaskDefinitionError, TypeError):
+    """A task is a coroutine function or a generator function: calling it runs nothing."""
+
+    def __init__(self, node: str, kind: str) -> None:
+        super().__init__(node, kind)
+        self.node = node
+        self.kind = kind
+
+    def __str__(self) -> str:
+        what = "an `async def`" if "async" in self.kind or "coroutine" in self.kind else "a generator function"
+        article = "an" if self.kind.startswith("a") else "a"
+        how = "returns asyncio.run(...)" if what == "an `async def`" else "returns a list of what it yields"
+        return (
+            f"the task of node {self.node!r} is {what}: a call of it runs nothing, it returns {article} {self.kind}; "
+            f"make the task a plain function that {how}"
+        )
 
 
 class MissingInputError(TaskDefinitionError):
@@ -441,6 +467,50 @@ class ResultUnavailableError(CheckpointError):
 
     def __str__(self) -> str:
         return f"the result of node {self.node!r} is not available: {self.reason}"
+
+
+# --- what a stored value means -------------------------------------------------------------------------------------
+
+
+class StoredValueError(DagronError):
+    """A stored value means nothing here. Invalidate the node that made it, so that it is made again."""
+
+
+class ClassChangedError(StoredValueError):
+    """Something of the script is no longer what it was when a value was stored.
+
+    Attributes:
+        path: Its name in the script.
+        difference: What is different now.
+    """
+
+    def __init__(self, path: str, difference: str) -> None:
+        super().__init__(path, difference)
+        self.path = path
+        self.difference = difference
+
+    def __str__(self) -> str:
+        return f"{self.path!r} of the script is not what it was when this value was stored: {self.difference}"
+
+
+class OtherPythonError(StoredValueError):
+    """A value holds code of another version of Python, which this one must not run.
+
+    Attributes:
+        stored: That version.
+        found: The version that runs.
+    """
+
+    def __init__(self, stored: str, found: str) -> None:
+        super().__init__(stored, found)
+        self.stored = stored
+        self.found = found
+
+    def __str__(self) -> str:
+        return (
+            f"this value holds code of {self.stored}, which {self.found} cannot run; read it with {self.stored}, "
+            "or have the node that made it run again"
+        )
 
 
 # --- how a node ended without a result -----------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from dagron.errors import (
 )
 from dagron.graph.dag import DAG, DAGBuilder
 from dagron.tasks.arguments import ArgumentReader, CallWithHoles, refuse_hidden_handles
-from dagron.tasks.binding import signature_key, signature_of
+from dagron.tasks.binding import refuse_deferred, signature_key, signature_of
 from dagron.tasks.handle import Node
 from dagron.tasks.names import checked_name, namer
 from dagron.tasks.options import Task
@@ -130,6 +130,7 @@ class Flow:
             UnstableNameError: `name` shows a memory address.
             DuplicateNodeError: A node of that name was added before.
             NotCallableError: `fn` is no callable.
+            NotRunByCallError: `fn` is a coroutine function or a generator function.
             ArgumentsError: The arguments do not fit `fn`.
             HandleError: A handle is of another flow, or stands where no result can take its place.
             OptionError: An option has a value that it cannot have.
@@ -293,6 +294,7 @@ class Flow:
         key = id(fn) if key is None else key
         found = self._callables.get(key)
         if found is None:
+            refuse_deferred(node, fn)
             found = self._callables[key] = _Callable(fn)
         if isinstance(task, Task):
             keywords, options = kwargs, {}

@@ -16,7 +16,8 @@ from dagron.cli.target import is_file_target, split_target
 from dagron.errors import GraphError, TaskDefinitionError
 from dagron.flow import Flow
 from dagron.graph.dag import DAG
-from dagron.stored import FILE_MODULE
+from dagron.shapes import FILE_MODULE, SCRIPTS
+from dagron.stored import process
 
 __all__ = ["Job", "load_job"]
 
@@ -57,7 +58,7 @@ def load_job(target: str) -> Job:
 
 
 def _load_file(target: str) -> types.ModuleType:
-    from dagron.crossing.picklers import send_by_value
+    from dagron.crossing.names import send_by_value
 
     path = os.path.abspath(target)
     try:
@@ -91,6 +92,8 @@ def _load_module(target: str) -> types.ModuleType:
         raise UsageError(f"{target!r} is neither a file nor the name of a module")
     sys.path.insert(0, os.getcwd())
     sys.argv = [target]
+    process.target = target
+    SCRIPTS.add(target)
     try:
         # Unlike importlib.import_module, the builtin leaves the frames of the import system out of tracebacks.
         _imported(lambda: __import__(target), target)

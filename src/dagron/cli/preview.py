@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from dagron import stored
+from dagron import shapes, stored
 
 __all__ = ["MAX_PREVIEW_BYTES", "StandIn", "load_safely", "preview", "shown_value"]
 
@@ -56,13 +56,16 @@ def _name_of(function: Callable[..., object]) -> str:
 
 
 _MAKES_A_CLASS = {
-    _name_of(stored.find_class): slice(0, 2),  # of the user's script: its name, not the copy of its code
+    _name_of(stored.of_script): slice(0, 2),
+    _name_of(stored.new_class): slice(3, 4),
+    _name_of(stored.new_enum): slice(3, 4),
     "cloudpickle.cloudpickle._make_skeleton_class": slice(1, 2),
 }
 """Functions that give a class, with the arguments that are its name."""
 
 _MAKES_AN_INSTANCE = {"copyreg.__newobj__", "copyreg.__newobj_ex__", "copyreg._reconstructor"}
-_SETS_A_STATE = {_name_of(stored.restore_state)}
+_SETS_A_STATE = {_name_of(stored.set_attributes)}
+_MEMBER = _name_of(stored.member)
 
 
 class StandIn:
@@ -127,6 +130,8 @@ def _made(what: str, args: tuple[Any, ...], more: tuple[Any, ...]) -> Any:
     if what in _SETS_A_STATE and len(args) == 2 and isinstance(args[0], StandIn):
         args[0].state = args[1]
         return args[0]
+    if what == _MEMBER and isinstance(args[0], _Named):
+        return StandIn(args[0].what, args[1:2])
     return StandIn(what, (*args, *more))
 
 
@@ -234,7 +239,7 @@ class _Bounded:
 
 
 def _short(what: str) -> str:
-    for module in stored.BY_VALUE_MODULES:
+    for module in shapes.BY_VALUE_MODULES:
         what = what.removeprefix(f"{module}.")
     return what
 

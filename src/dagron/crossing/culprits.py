@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+from dagron.crossing.definitions import global_names
 from dagron.crossing.picklers import Writable, dumps
 from dagron.shown import text_of, without_middle
 from dagron.tasks.holding import held_by
@@ -56,13 +57,6 @@ def _broken_part(
     return None
 
 
-def _names_in(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names_in(constant)
-
-
 def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(obj, dict):
         for name, value in list(obj.items())[:_MAX_ITEMS]:
@@ -79,7 +73,7 @@ def _parts(obj: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _globals_of(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    for name in _names_in(function.__code__):
+    for name in sorted(global_names(function.__code__)):
         if name in function.__globals__:
             yield f"global {name!r}", function.__globals__[name]
 

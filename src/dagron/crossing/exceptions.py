@@ -8,10 +8,10 @@ from collections.abc import Collection
 from types import CodeType
 from typing import Any
 
-from dagron.crossing.picklers import ByValuePickler, dumps
+from dagron.crossing.picklers import ResultPickler, dumps
 from dagron.errors import RemoteTraceback, TaskFailedError
+from dagron.shapes import BY_VALUE_MODULES
 from dagron.shown import text_of, without_middle
-from dagron.stored import BY_VALUE_MODULES
 
 __all__ = ["describe_exception", "dump_exception", "load_exception"]
 
@@ -48,7 +48,7 @@ def describe_exception(error: BaseException, ours: Collection[CodeType] = ()) ->
 def dump_exception(error: BaseException) -> bytes:
     """Return an exception as bytes, or empty bytes if it does not survive a round trip or is very large."""
     try:
-        data = dumps(ByValuePickler, error)
+        data = dumps(ResultPickler, error)
         if len(data) > _MAX_EXCEPTION_BYTES or not isinstance(pickle.loads(data), BaseException):
             return b""
     except BaseException:

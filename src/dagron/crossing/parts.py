@@ -18,7 +18,22 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-__all__ = ["EMPTY", "IS_EMPTY", "IS_OWN", "Form", "Own", "Part", "ReceivedParts", "annotations_of", "instance"]
+from dagron.crossing.binding import TABLE, bind
+
+__all__ = [
+    "EMPTY",
+    "IS_EMPTY",
+    "IS_OWN",
+    "Form",
+    "Member",
+    "Own",
+    "Part",
+    "ReceivedParts",
+    "annotations_of",
+    "fill_places",
+    "in_places",
+    "instance",
+]
 
 Own = bytes | tuple[Any, ...]
 """What is a task's own: as bytes, or as plain values where it consists of nothing else."""
@@ -59,6 +74,18 @@ class Form(NamedTuple):
     held: tuple[int, ...]
 
 
+class Member(NamedTuple):
+    """A part that is a piece of another, as the two have something in common.
+
+    Attributes:
+        part: The other.
+        position: Where in that.
+    """
+
+    part: int
+    position: int
+
+
 IS_OWN = 0
 IS_EMPTY = -1
 
@@ -75,8 +102,8 @@ EMPTY = _Empty()
 _NAMES = ("__qualname__", "__module__", "__doc__")
 
 
-def annotations_of(function: types.FunctionType) -> dict[str, Any]:
-    """Return the annotations of a function; as texts if one cannot be evaluated, such as a name for type checkers."""
+def annotations_of(function: types.FunctionType | type) -> dict[str, Any]:
+    """Return the annotations of a function or class; texts if one cannot be evaluated, as of type checkers."""
     try:
         return function.__annotations__
     except Exception:
@@ -90,9 +117,16 @@ def annotations_of(function: types.FunctionType) -> dict[str, Any]:
 def instance(
     template: types.FunctionType, defaults: Any, kwdefaults: dict[str, Any] | None, cells: tuple[Any, ...]
 ) -> types.FunctionType:
-    """Return a function like the template, with these defaults and variables. Named by pickled tasks."""
+    """Return a function like the template that holds these."""
     closure = tuple(types.CellType() if content is EMPTY else types.CellType(content) for content in cells)
-    function = types.FunctionType(template.__code__, template.__globals__, template.__name__, defaults, closure)
+    return in_places(template, defaults, kwdefaults, closure)
+
+
+def in_places(
+    template: types.FunctionType, defaults: Any, kwdefaults: dict[str, Any] | None, cells: tuple[types.CellType, ...]
+) -> types.FunctionType:
+    """Return a function like the template with these places of variables. Named by pickled tasks."""
+    function = types.FunctionType(template.__code__, template.__globals__, template.__name__, defaults, cells)
     function.__kwdefaults__ = kwdefaults
     for name in _NAMES:
         setattr(function, name, getattr(template, name))
@@ -101,19 +135,42 @@ def instance(
     return function
 
 
-class ReceivedParts:
-    """The parts that a worker has received; makes tasks of them."""
+def fill_places(_: types.FunctionType, contents: Any) -> None:
+    """Give the variables of a function their values. Named by pickled tasks."""
+    for place, content in contents:
+        place.cell_contents = content
 
-    def __init__(self) -> None:
+
+class ReceivedParts:
+    """The parts that a worker has been sent, and the tasks that are made of them.
+
+    Args:
+        binds: Whether names of the script mean here what the run's table says; in the script's own process they mean
+            what they mean there.
+    """
+
+    def __init__(self, *, binds: bool) -> None:
         self._parts: dict[int, tuple[bytes, bool]] = {}
         self._kept: dict[int, Any] = {}
+        self._binds = binds
+        self._not_bound: Exception | None = None
 
     def add(self, number: int, data: bytes, fresh: bool) -> None:
         """Take a part."""
+        if number == TABLE:
+            if self._binds:
+                # Now, so that it counts for no attempt; that it fails is told by each.
+                try:
+                    bind(data)
+                except Exception as error:
+                    self._not_bound = error
+            return
         self._parts[number] = data, fresh
 
     def load(self, own: Own, parts: tuple[int, ...]) -> Any:
-        """Return a task: what is its own, with the parts that this refers to; or its only part."""
+        """Return a task: its own with what that refers to; its only part if it has none."""
+        if self._not_bound is not None:
+            raise self._not_bound
         if isinstance(own, tuple):
             return self._filled(self._part(parts[0], {}), own)
         if not own:
@@ -145,6 +202,8 @@ class ReceivedParts:
             return copies[number]  # the same object twice in one task
         data, fresh = self._parts[number]
         value = pickle.loads(data)
+        if type(value) is Member:
+            value = self._part(value.part, copies)[value.position]
         if fresh:
             copies[number] = value
         else:

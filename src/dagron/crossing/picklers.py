@@ -1,63 +1,33 @@
-"""The picklers: what is defined in the user's script travels by value. Public hooks of pickle and cloudpickle only.
+"""The picklers: of tasks and of results. What the script defines they refer to by name.
 
-What is defined in `__main__` travels by value, because a worker does not import the script again. For classes this
-alone would not do: the coordinator has the class already, and an instance must come back as an instance of that very
-class. So such a class is written as "look it up in `__main__`, else take this by-value copy" (`find_class`). In a
-worker, where `__main__` is ours, the classes that a task brings are put there (`adopt_class`), so that results of other
-nodes, also those of earlier runs, meet the class that the task knows.
+A task refers to a name of the script as it is in this run; the table says what that means. A result may be read by a
+later run, so it also says which shape a class had.
 """
 
 from __future__ import annotations
 
-import functools
+import copyreg
+import enum
 import pickle
-import sys
 import types
-import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import cloudpickle
-
-from dagron.crossing.parts import annotations_of
-from dagron.stored import ADOPTED, class_here, find_class, is_by_value, restore_state, unpickled_class
+from dagron import stored
+from dagron.crossing.definitions import PROTOCOL, DefinitionPickler, has_state, is_heap_type, reduces_itself
+from dagron.crossing.names import IDENTITIES, Names, module_found, travels
+from dagron.crossing.table import Table
+from dagron.shapes import SCRIPTS, shape_of
 
 __all__ = [
     "PROTOCOL",
-    "ByValuePickler",
     "CallablePickler",
     "PlainPickler",
+    "ResultPickler",
+    "WholePickler",
     "Writable",
-    "adopt_class",
     "dumps",
-    "forget_classes",
-    "named_code",
-    "send_by_value",
-    "sent_by_value",
 ]
-
-PROTOCOL = 5
-"""The newest that every supported Python reads."""
-
-_copies: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
-_copies_for_tasks: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
-
-
-def send_by_value(module: types.ModuleType) -> None:
-    """Have what a module defines travel by value from now on, as what a script defines does."""
-    cloudpickle.register_pickle_by_value(module)
-
-
-def sent_by_value(module_name: str) -> bool:
-    """Tell whether somebody has asked that what a module defines travels by value."""
-    registered = cloudpickle.list_registry_pickle_by_value()
-    return any(module_name == name or module_name.startswith(f"{name}.") for name in registered)
-
-
-def forget_classes() -> None:
-    """Pickle classes anew from now on: one may have changed, in a notebook for instance."""
-    _copies.clear()
-    _copies_for_tasks.clear()
 
 
 class Writable(Protocol):
@@ -67,134 +37,124 @@ class Writable(Protocol):
         """Take some bytes."""
 
 
-def adopt_class(module_name: str, qualname: str, copy: bytes) -> type:
-    """Return the by-value copy of a class and make it the one that `find_class` finds here. Named by pickled tasks."""
-    own = class_here(module_name, qualname)
-    if own is not None and own is not ADOPTED.get(qualname):
-        return unpickled_class(qualname, copy)  # no worker: this is the process that defines it
-    cls = ADOPTED[qualname] = unpickled_class(qualname, copy)
-    if "." not in qualname:
-        # For what the task itself pickles by reference, to processes that it starts.
-        setattr(sys.modules["__main__"], qualname, cls)
-    return cls
+# --- results ---------------------------------------------------------------------------------------------------------
 
 
-def _reduce_class(cls: type, rebuild: Callable[[str, str, bytes], type]) -> Any:
-    if not is_by_value(cls) or "<locals>" in cls.__qualname__:
+def _reference(module: str, path: str, obj: Any) -> Any:
+    return stored.of_script, (module, path, shape_of(obj) if isinstance(obj, type) else None)
+
+
+def _reduce_member(member: enum.Enum) -> Any:
+    cls = type(member)
+    if cls.__reduce_ex__ is not enum.Enum.__reduce_ex__ or cls.__module__ not in SCRIPTS:
         return NotImplemented
-    copies = _copies if rebuild is find_class else _copies_for_tasks
-    copy = copies.get(cls)
-    if copy is None:
-        # A result does not know where the script lies, so that its bytes are the same wherever that is.
-        copy = dumps(_Pickler, cls) if rebuild is find_class else dumps(_ClassPickler, cls)
-        copies[cls] = copy
-    return rebuild, (cls.__module__, cls.__qualname__, copy)
-
-
-def _reduce_instance(obj: Any) -> Any:
-    cls = type(obj)
-    if hasattr(cls, "__setstate__") or not any(
-        "__slots__" in base.__dict__ and is_by_value(base) for base in cls.__mro__
-    ):
-        return NotImplemented
-    reduced = obj.__reduce_ex__(PROTOCOL)
-    if not isinstance(reduced, tuple) or len(reduced) < 3 or reduced[2] is None:
-        return NotImplemented
-    return *(*reduced, None, None)[:5], restore_state
-
-
-def _annotated_with_texts(function: types.FunctionType) -> types.FunctionType:
-    code, values, name = function.__code__, function.__globals__, function.__name__
-    twin = types.FunctionType(code, values, name, function.__defaults__, function.__closure__)
-    functools.update_wrapper(twin, function, ("__module__", "__qualname__", "__doc__"))
-    del twin.__wrapped__  # type: ignore[attr-defined]
-    twin.__kwdefaults__, twin.__annotations__ = function.__kwdefaults__, annotations_of(function)
-    return twin
-
-
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Cloudpickle's, which also takes functions whose annotations cannot be evaluated, as Python does since 3.14."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        try:
-            return super().reducer_override(obj)
-        except Exception:
-            if type(obj) is not types.FunctionType:
-                raise
-            # The twin stands in for its reduction only; that of a function which had another reason raises again.
-            return super().reducer_override(_annotated_with_texts(obj))
+    if isinstance(member, enum.Flag) and member._name_ not in cls.__members__:
+        return stored.member, (cls, member._value_, tuple((one._name_, one._value_) for one in member))
+    return stored.member, (cls, member._value_, ((member._name_, member._value_),))
 
 
 class PlainPickler(pickle.Pickler):
-    """Pickles a result; quick, and no match for functions of a script and whatever else plain pickle refuses."""
+    """Pickles a result; quick, and no match for functions without a name and whatever else plain pickle refuses."""
+
+    def __init__(self, file: Any, protocol: int, buffer_callback: Any = None) -> None:
+        super().__init__(file, protocol, buffer_callback=buffer_callback)
+        self._names: Names | None = None
+        self._reduces: dict[type, bool] = {}
 
     def reducer_override(self, obj: Any) -> Any:
-        """Reduce a class or an instance of the script in a way of our own, or leave an object to pickle."""
+        """Reduce what the script defines in a way of our own, or leave an object to pickle."""
+        kind = type(obj)
+        if kind.__module__ in SCRIPTS:
+            if isinstance(obj, enum.Enum):
+                return _reduce_member(obj)
+            if isinstance(obj, type):
+                return self._named(obj)
+            reduces = self._reduces.get(kind)
+            if reduces is None:
+                reduces = self._reduces[kind] = reduces_itself(kind) and kind not in copyreg.dispatch_table
+            if reduces or not (getattr(obj, "__dict__", None) or has_state(obj)):
+                raise pickle.PicklingError("it may have a name")
+            return NotImplemented
         if isinstance(obj, type):
-            return _reduce_class(obj, find_class)
-        if is_by_value(type(obj)):
-            return _reduce_instance(obj)
-        if type(obj) is types.FunctionType and is_by_value(obj):
-            # By reference it would load in this script only.
-            raise pickle.PicklingError("a function of __main__")
+            module = obj.__module__
+            if module not in SCRIPTS and (not is_heap_type(obj) or module_found(module, obj.__qualname__) is obj):
+                return NotImplemented
+            return self._named(obj)
+        if kind in IDENTITIES or (kind is types.FunctionType and obj.__module__ in SCRIPTS):
+            raise pickle.PicklingError("it may have a name")
         return NotImplemented
 
+    def _named(self, cls: type) -> Any:
+        if self._names is None:
+            self._names = Names()
+        found = self._names.of(cls)
+        if found is None:
+            raise pickle.PicklingError("a class without a name")
+        return _reference(*found, cls)
 
-class ByValuePickler(_Pickler):
+
+class ResultPickler(DefinitionPickler):
     """Pickles results and exceptions; nearly everything."""
 
+    def reference(self, module: str, path: str, obj: Any) -> Any:
+        """Refer to a name, and say which shape it has."""
+        return _reference(module, path, obj)
+
     def reducer_override(self, obj: Any) -> Any:
-        """Reduce a class or an instance of the script in a way of our own, or leave an object to cloudpickle."""
-        if isinstance(obj, type):
-            reduced = _reduce_class(obj, self._rebuild())
-            if reduced is not NotImplemented:
-                return reduced
-        elif is_by_value(type(obj)):
-            reduced = _reduce_instance(obj)
+        """Reduce a member of an enum in a way of its own, or leave an object to the pickler of definitions."""
+        if isinstance(obj, enum.Enum):
+            reduced = _reduce_member(obj)
             if reduced is not NotImplemented:
                 return reduced
         return super().reducer_override(obj)
 
-    @staticmethod
-    def _rebuild() -> Callable[[str, str, bytes], type]:
-        return find_class
+
+# --- tasks -----------------------------------------------------------------------------------------------------------
 
 
-_NO_FILE = "<dynamic-code>"
-"""What cloudpickle writes for the file of any code, since 3.1.2; tracebacks would show neither file nor source."""
+_ALIKE = frozenset({str, bytes, tuple, type, types.CodeType, types.ModuleType, types.BuiltinFunctionType})
 
 
-def named_code(code: types.CodeType, file_name: str) -> types.CodeType:
-    """Return code that knows the file that it is from. Named by pickled tasks."""
-    return code.replace(co_filename=file_name)
+class CallablePickler(DefinitionPickler):
+    """Pickles what a task is made of, and tells the table what that needs."""
+
+    keeps_files = True
+
+    def __init__(self, file: Any, protocol: int, table: Table) -> None:
+        super().__init__(file, protocol, names=table.names)
+        self._table = table
+
+    def travels(self, module: str) -> bool:
+        """Tell whether workers have a module by the table only."""
+        return travels(module)
+
+    def reference(self, module: str, path: str, obj: Any) -> Any:
+        """Refer to a name, and let the table have it."""
+        self._table.need(module, path.partition(".")[0])
+        return stored.script_value, (module, path)
+
+    def needs(self, module: str, code: types.CodeType) -> None:
+        """Let the table have what code looks for."""
+        self._table.need_code(module, code)
+
+    def told_apart(self) -> dict[int, Any]:
+        """Return what was pickled that could be told from a copy, by id: all but texts, tuples, code and so on."""
+        memo = {
+            key: obj
+            for key, (_, obj) in self.memo.copy().items()
+            if type(obj) not in _ALIKE and key not in self._by_name and not isinstance(obj, type)
+        }
+        return {**memo, **{key: cell for key, (cell, _) in self._places.items()}}
 
 
-def _reduce_code(code: types.CodeType) -> Any:
-    if code.co_filename == _NO_FILE:
-        return NotImplemented
-    return named_code, (code.replace(co_filename=_NO_FILE), code.co_filename)
+class WholePickler(DefinitionPickler):
+    """Pickles a task with all that it uses, to find what of that cannot be pickled."""
 
+    whole = True
 
-class _KeepsFiles:
-    """Keeps the files that code is from."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        """Reduce code in a way of our own, or leave an object to the pickler."""
-        if type(obj) is types.CodeType and (reduced := _reduce_code(obj)) is not NotImplemented:
-            return reduced
-        return super().reducer_override(obj)  # type: ignore[misc]
-
-
-class _ClassPickler(_KeepsFiles, _Pickler):
-    """Pickles the by-value copy of a class that a task needs."""
-
-
-class CallablePickler(_KeepsFiles, ByValuePickler):
-    """Pickles what a task is made of; its classes become those of the worker, and its code knows its file."""
-
-    @staticmethod
-    def _rebuild() -> Callable[[str, str, bytes], type]:
-        return adopt_class
+    def travels(self, module: str) -> bool:
+        """Tell whether workers have a module by the table only."""
+        return travels(module)
 
 
 class _Pieces:

@@ -9,7 +9,7 @@ from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.storage import Storage
 from dagron.crossing.culprits import find_culprit
-from dagron.crossing.picklers import PROTOCOL, ByValuePickler, PlainPickler
+from dagron.crossing.picklers import PROTOCOL, PlainPickler, ResultPickler
 from dagron.errors import ResultNotPicklableError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def dump_result(
         data = pickle.dumps(value, PROTOCOL)
         if len(data) <= INLINE_MAX_BYTES:
             return Blob(Storage.INLINE, len(data), digests.of(data), data, "")
-    for pickler in (PlainPickler, ByValuePickler):
+    for pickler in (PlainPickler, ResultPickler):
         sink = ResultSink(directory, digests, durable=durable)
         try:
             pickler(sink, PROTOCOL, buffer_callback=sink.expect).dump(value)
@@ -47,10 +47,10 @@ def dump_result(
             sink.discard()
             if sink.refusal is not None:
                 raise sink.refusal from None
-            if pickler is ByValuePickler:
+            if pickler is ResultPickler:
                 if isinstance(error, KeyboardInterrupt):
                     raise
-                path, reason = find_culprit(value, error, ByValuePickler)
+                path, reason = find_culprit(value, error, ResultPickler)
                 raise ResultNotPicklableError(node, path, reason) from error
     raise AssertionError("unreachable")
 

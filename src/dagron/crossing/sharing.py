@@ -22,17 +22,29 @@ from __future__ import annotations
 
 import io
 import pickle
-import sys
 import types
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from dagron.crossing.parts import EMPTY, IS_EMPTY, IS_OWN, Form, Own, Part, annotations_of, instance
-from dagron.crossing.picklers import CallablePickler, sent_by_value
-from dagron.crossing.tasks import TaskPickler
-from dagron.errors import TaskDefinitionError
-from dagron.stored import BY_VALUE_MODULES
+from dagron.crossing.binding import TABLE
+from dagron.crossing.names import Names, module_found, travels
+from dagron.crossing.parts import (
+    EMPTY,
+    IS_EMPTY,
+    IS_OWN,
+    Form,
+    Member,
+    Own,
+    Part,
+    annotations_of,
+    fill_places,
+    in_places,
+    instance,
+)
+from dagron.crossing.picklers import CallablePickler, WholePickler, dumps
+from dagron.crossing.tasks import TaskPickler, not_picklable
+from dagron.errors import TaskDefinitionError, TaskNotPicklableError
 
 __all__ = ["PickledTasks", "pickle_tasks"]
 
@@ -74,11 +86,10 @@ class _Template:
         self.part: Part | None = None
         # Annotations can hold anything, so there is no key to be made of them.
         self._annotations = annotations_of(first)
-        self._importable = _importable(first)
 
     def fits(self, function: types.FunctionType) -> bool:
         """Tell whether a function with the same key is an instance of this and nothing more."""
-        if function.__dict__ or function is self._importable:
+        if function.__dict__:
             return False
         annotations = annotations_of(function)
         if not annotations and not self._annotations:
@@ -96,7 +107,7 @@ class _OwnPickler(CallablePickler):
     """Pickles what is a task's own, and refers to the parts."""
 
     def __init__(self, file: io.BytesIO, protocol: int, parts: _Parts) -> None:
-        super().__init__(file, protocol)
+        super().__init__(file, protocol, parts.table)
         self._parts = parts
         self.used: dict[int, Part] = {}
 
@@ -114,8 +125,11 @@ class _OwnPickler(CallablePickler):
             template = self._parts.template_of(obj)
             if template is not None:
                 self.used[template.number] = template
-                cells = tuple(map(_content, obj.__closure__ or ()))
-                return instance, (_Reference(template.number), obj.__defaults__, obj.__kwdefaults__, cells)
+                places = tuple([self._place(cell) for cell in obj.__closure__ or ()])
+                contents = [(self._place(cell), _content(cell)) for cell in obj.__closure__ or ()]
+                filled = [(place, content) for place, content in contents if content is not EMPTY]
+                made = in_places, (_Reference(template.number), obj.__defaults__, obj.__kwdefaults__, places)
+                return (*made, filled, None, None, fill_places) if filled else made
         return super().reducer_override(obj)
 
 
@@ -131,6 +145,10 @@ class _Parts:
         self._forms: dict[tuple[Any, ...], tuple[Part, ...]] = {}
         self._sets: dict[tuple[int, ...], tuple[Part, ...]] = {}
         self._all: list[Part] = []
+        self.table = pickler.table
+        self._inside: dict[int, dict[int, Any]] = {}  # by number of a part, what could be told from a copy
+        self._whole_of: dict[int, Part] = {}  # by number of a part that is a piece of another, that one
+        self._unlike: dict[frozenset[int], bool] = {}
 
     def add(self, data: bytes, *, fresh: bool) -> Part:
         """Make a part."""
@@ -143,7 +161,7 @@ class _Parts:
         template = self._template_of.get(id(function))
         if template is None:
             template = self._templates.get(_template_key(function))
-            if template is None or not template.fits(function):
+            if template is None or self._goes_by_name(function) or not template.fits(function):
                 return None
         return template.part
 
@@ -174,13 +192,15 @@ class _Parts:
                     template.part = self.add(self._pickler.dump("", _bare(template.first)), fresh=False)
                 except TaskDefinitionError:
                     continue  # the first task that has it is told so, with its name
+        shared = [obj for obj in several.values() if self._may_be_shared(obj)]
         for obj in several.values():
-            if _may_be_shared(obj):
-                self._share(obj)
-            elif id(obj) in several_as_base and _is_imported(obj):
-                self._share(obj, imported=True)
+            if id(obj) in several_as_base and self._goes_by_name(obj):
+                self.objects[id(obj)] = self.add(self._pickler.dump("", obj), fresh=False)
+        self._share(shared)
 
     def _count(self, function: types.FunctionType) -> None:
+        if self._goes_by_name(function):
+            return
         key = _template_key(function)
         template = self._templates.get(key)
         if template is None:
@@ -189,15 +209,62 @@ class _Parts:
             template.n += 1
             self._template_of[id(function)] = template
 
-    def _share(self, obj: Any, *, imported: bool = False) -> None:
-        try:
-            data = self._pickler.dump("", obj)
-        except TaskDefinitionError:
-            return
-        is_function = type(obj) is types.FunctionType
-        kept = imported or isinstance(obj, (str, bytes)) or (is_function and not _holds_anything(obj))
-        if imported or is_function or len(data) >= _SHARED_BYTES:
-            self.objects[id(obj)] = self.add(data, fresh=not kept)
+    def _share(self, objects: list[Any]) -> None:
+        """Make parts of objects that several tasks hold; of those that have something in common, pieces of one."""
+        dumped: list[tuple[Any, bytes, dict[int, Any]]] = []
+        for obj in objects:
+            try:
+                dumped.append((obj, *self._pickler.dump_part(obj)))
+            except Exception:
+                continue  # the first task that has it is told so, with its name
+        for group in _groups([inside for _, _, inside in dumped]):
+            found = [dumped[i] for i in group]
+            if len(found) > 1 and max(len(data) for _, data, _ in found) >= _SHARED_BYTES:
+                data, inside = self._pickler.dump_part(tuple(obj for obj, _, _ in found))
+                together = self.add(data, fresh=True)
+                self._inside[together.number] = inside
+                for index, (obj, _, _) in enumerate(found):
+                    piece = pickle.dumps(Member(together.number, index), pickle.HIGHEST_PROTOCOL)
+                    part = self.objects[id(obj)] = self.add(piece, fresh=True)
+                    self._whole_of[part.number] = together
+                continue
+            for obj, data, inside in found:
+                is_function = type(obj) is types.FunctionType
+                if is_function or len(data) >= _SHARED_BYTES:
+                    kept = isinstance(obj, (str, bytes)) or (is_function and not _holds_anything(obj))
+                    part = self.objects[id(obj)] = self.add(data, fresh=not kept)
+                    self._inside[part.number] = inside
+
+    def _are_unlike(self, used: Iterable[int], own: Iterable[int] = ()) -> bool:
+        """Tell whether a task would see that it is made of parts: one holds what another or the task itself holds."""
+        numbers = frozenset(self._whole_of[n].number if n in self._whole_of else n for n in used)
+        if len(numbers & self._inside.keys()) < (1 if own else 2):
+            return False
+        found = self._unlike.get(numbers)
+        if found is None:
+            insides = [self._inside[number] for number in numbers if number in self._inside]
+            found = self._unlike[numbers] = len(set().union(*insides)) < sum(map(len, insides))
+        return found or any(key in self._inside.get(number, ()) for key in own for number in numbers)
+
+    def _with_wholes(self, parts: Iterable[Part]) -> tuple[Part, ...]:
+        found = {part.number: part for part in parts}
+        for number in list(found):
+            if number in self._whole_of:
+                whole = self._whole_of[number]
+                found[whole.number] = whole
+        return tuple(found.values())
+
+    def _may_be_shared(self, obj: Any) -> bool:
+        if isinstance(obj, _ATOMS):
+            return False
+        if isinstance(obj, (str, bytes)):
+            return len(obj) >= _SHARED_BYTES
+        return type(obj) is not types.FunctionType or not self._goes_by_name(obj)
+
+    def _goes_by_name(self, function: Any) -> bool:
+        if type(function) is types.FunctionType:
+            return _goes_by_name(function, self.table.names)
+        return type(function) is types.BuiltinFunctionType and isinstance(function.__self__, types.ModuleType)
 
     def whole(self, name: str, fn: Any, retry_on: Any) -> tuple[Own, tuple[Part, ...]]:
         """Return a task of several nodes, which is a part as it is; raises what `task` does."""
@@ -221,8 +288,12 @@ class _Parts:
             except Exception:
                 pass  # a function that holds itself, say: as a whole it can be pickled, or it is told why it cannot
             else:
-                # One tuple for all tasks with the same parts.
-                return out.getvalue(), self._sets.setdefault(tuple(own.used), tuple(own.used.values()))
+                if not self._are_unlike(own.used, own.told_apart()):
+                    # One tuple for all tasks with the same parts.
+                    used = tuple(own.used)
+                    if used not in self._sets:
+                        self._sets[used] = self._with_wholes(own.used.values())
+                    return out.getvalue(), self._sets[used]
         return self._pickler.dump(name, (fn, retry_on)), ()
 
     def _of_plain_values(self, fn: Any, retry_on: Any) -> tuple[Own, tuple[Part, ...]] | None:
@@ -259,10 +330,13 @@ class _Parts:
         names = None if by_name is None else tuple(by_name)
         key = base.number, self.objects[id(retry_on)].number, type(fn) is partial, n_positional, names, tuple(held)
         parts = self._forms.get(key)
+        places = map(id, cells)
+        if self._are_unlike([number for number in held if number > 0], tuple(places)):
+            return None
         if parts is None:
             form = Form(*key)
             numbers = sorted({form.base, form.retry_on, *held} - {IS_OWN, IS_EMPTY})
-            made_of = [self._all[number - 1] for number in numbers]
+            made_of = self._with_wholes(self._all[number - 1] for number in numbers)
             first = self.add(pickle.dumps(form, pickle.HIGHEST_PROTOCOL), fresh=False)
             parts = self._forms[key] = (first, *made_of)
         return tuple(values), parts
@@ -292,7 +366,47 @@ def pickle_tasks(
         own, made_of = parts.whole(name, fn, exceptions) if n > 1 else parts.task(name, fn, exceptions)
         pickled.own.append(own)
         pickled.parts.append(made_of)
+    try:
+        data = pickler.table.dumped()
+    except TaskNotPicklableError as error:
+        raise _first_that_cannot_be_pickled(names, callables, retry_on, error) from error.__cause__
+    if data:
+        table = Part(TABLE, data, fresh=False)
+        with_table: dict[int, tuple[Part, ...]] = {}
+        for i, made_of in enumerate(pickled.parts):
+            found = with_table.get(id(made_of))
+            if found is None:
+                found = with_table[id(made_of)] = (*made_of, table)
+            pickled.parts[i] = found
     return pickled
+
+
+def _first_that_cannot_be_pickled(
+    names: Sequence[str], callables: Sequence[Any], retry_on: Sequence[Any], error: TaskNotPicklableError
+) -> Exception:
+    for name, fn, exceptions in zip(names, callables, retry_on, strict=True):
+        task = fn, exceptions
+        try:
+            dumps(WholePickler, task)
+        except Exception as found:
+            return not_picklable(name, task, found)
+    return TaskNotPicklableError(names[0], error.path, error.reason)
+
+
+def _groups(insides: list[dict[int, Any]]) -> list[list[int]]:
+    """Return the positions of these, those together that have something in common."""
+    group_of = list(range(len(insides)))
+    first: dict[int, int] = {}
+    for i, inside in enumerate(insides):
+        for key in inside:
+            other = first.setdefault(key, i)
+            if group_of[other] != group_of[i]:
+                old, new = group_of[i], group_of[other]
+                group_of = [new if group == old else group for group in group_of]
+    found: dict[int, list[int]] = {}
+    for i, group in enumerate(group_of):
+        found.setdefault(group, []).append(i)
+    return list(found.values())
 
 
 def _held_by(fn: Any) -> list[Any]:
@@ -319,39 +433,18 @@ def _is_plain(items: tuple[Any, ...]) -> bool:
     return all(type(item) in _NUMBERS or (type(item) in _TEXTS and len(item) < _SHARED_BYTES) for item in items)
 
 
-def _may_be_shared(obj: Any) -> bool:
-    if isinstance(obj, _ATOMS):
-        return False
-    if isinstance(obj, (str, bytes)):
-        return len(obj) >= _SHARED_BYTES
-    return type(obj) is not types.FunctionType or _is_by_value(obj)
-
-
 def _holds_anything(function: types.FunctionType) -> bool:
     return bool(function.__closure__ or function.__defaults__ or function.__kwdefaults__ or function.__dict__)
 
 
-def _is_by_value(function: types.FunctionType) -> bool:
-    return _importable(function) is not function
-
-
-def _importable(function: types.FunctionType) -> Any:
-    """Return what a worker would find under the name of a function; None if it would not look."""
+def _goes_by_name(function: types.FunctionType, names: Names) -> bool:
+    """Tell whether a function is pickled as a name, of the script or of a module that a worker imports."""
     module = function.__module__
-    if module in BY_VALUE_MODULES or module not in sys.modules:
-        return None
-    if sent_by_value(module):
-        return None
-    found: Any = sys.modules[module]
-    for name in function.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found
-
-
-def _is_imported(function: Any) -> bool:
-    if type(function) is types.FunctionType:
-        return not _is_by_value(function)
-    return type(function) is types.BuiltinFunctionType and isinstance(function.__self__, types.ModuleType)
+    if type(module) is not str:
+        return False
+    if travels(module):
+        return names.of(function) is not None
+    return module_found(module, function.__qualname__) is function
 
 
 def _template_key(function: types.FunctionType) -> _TemplateKey:

@@ -79,7 +79,7 @@ class InlineEngine:
 
 
 def _load_task(attempt: Attempt) -> tuple[object, object]:
-    loaded = ReceivedParts()
+    loaded = ReceivedParts(binds=False)
     for part in attempt.parts:
         loaded.add(*part)
     task: tuple[object, object] = loaded.load(attempt.task, tuple(part.number for part in attempt.parts))

@@ -12,6 +12,7 @@ from dagron.errors import (
     HandleError,
     NodesFailedError,
     ResultUnavailableError,
+    StoredValueError,
     TaskFailedError,
     UnknownNodeError,
 )
@@ -118,7 +119,8 @@ class NodeResult(Generic[T_co]):
         Loaded from the checkpoint when it is first asked for, and kept. Unpickling runs code that the result names.
 
         Raises:
-            ResultUnavailableError: The checkpoint no longer has it: it was cleared, superseded or damaged.
+            ResultUnavailableError: The checkpoint no longer has it: it was cleared, superseded or damaged. Or it is of
+                a class that the script has changed since, or holds code of another version of Python.
         """
         if self._value is _UNLOADED:
             if self._load is None:
@@ -128,7 +130,11 @@ class NodeResult(Generic[T_co]):
             except CheckpointDamagedError as error:
                 reason = f"{error}; was the checkpoint cleared, or written by a later run?"
                 raise ResultUnavailableError(self.name, reason) from error
-            self._value = pickle.loads(data)
+            try:
+                self._value = pickle.loads(data)
+            except StoredValueError as error:
+                reason = f"{error}; `dagron invalidate` has the next run make it again"
+                raise ResultUnavailableError(self.name, reason) from error
         value: T_co = self._value
         return value
 

@@ -14,7 +14,7 @@ from dagron.errors import MissingTaskError, NotCallableError, UnknownTaskError
 from dagron.graph.dag import DAG
 from dagron.runs.options import Options
 from dagron.runs.policy import Policy
-from dagron.tasks.binding import NO_INPUTS, Binding, Parameters, bind, parameters_of, signature_key
+from dagron.tasks.binding import NO_INPUTS, Binding, Parameters, bind, parameters_of, refuse_deferred, signature_key
 from dagron.tasks.options import Task, parse_bytes
 
 __all__ = ["RunPlan", "bind_node", "plan_run"]
@@ -54,6 +54,7 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], opti
         MissingTaskError: A node has no task.
         UnknownTaskError: A task has no node.
         NotCallableError: A task is no callable.
+        NotRunByCallError: A task is a coroutine function or a generator function.
         MissingInputError: A task requires a parameter that no parent provides.
         TaskNotPicklableError: A task cannot be pickled.
     """
@@ -188,6 +189,7 @@ class _Found:
         key = signature_key(fn)
         found = self._known.get(key) if key is not None else None
         if found is None:
+            refuse_deferred(name, fn)
             found = _Signature(parameters_of(fn), self._kinds.setdefault(_kind(fn), len(self._kinds)))
             self._known[id(fn) if key is None else key] = found
             if is_function and not found.parameters:

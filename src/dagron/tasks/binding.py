@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dagron.errors import MissingInputError, NotCallableError
+from dagron.errors import MissingInputError, NotCallableError, NotRunByCallError
 from dagron.tasks.options import Task
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "bind",
     "inferred_parents",
     "parameters_of",
+    "refuse_deferred",
     "signature_key",
     "signature_of",
 ]
@@ -65,6 +66,28 @@ NO_INPUTS = Binding()
 Parameters = Mapping[str, inspect.Parameter]
 
 _NO_PARAMETERS: Parameters = {}
+
+
+_DEFERRED = {
+    inspect.CO_GENERATOR: "generator",
+    inspect.CO_COROUTINE: "coroutine",
+    inspect.CO_ASYNC_GENERATOR: "asynchronous generator",
+}
+
+
+def refuse_deferred(node: str, fn: Any) -> None:
+    """Refuse a callable whose call runs nothing.
+
+    Raises:
+        NotRunByCallError: It is a coroutine function or a generator function.
+    """
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    code = getattr(getattr(fn, "__func__", fn), "__code__", None)
+    if type(code) is types.CodeType:
+        for flag, kind in _DEFERRED.items():
+            if code.co_flags & flag:
+                raise NotRunByCallError(node, kind)
 
 
 def signature_of(fn: Callable[..., Any]) -> inspect.Signature:

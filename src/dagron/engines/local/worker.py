@@ -14,6 +14,7 @@ from typing import Any
 
 from dagron.checkpoint.blobs import Blob
 from dagron.checkpoint.files import write_copy
+from dagron.crossing.binding import become_script
 from dagron.crossing.parts import ReceivedParts
 from dagron.engines.attempt import WorkerSetup, make_attempt
 from dagron.engines.local.board import Board
@@ -39,7 +40,7 @@ class _Worker:
         self.setup = setup
         self.board = board
         self.channel = channel
-        self.parts = ReceivedParts()
+        self.parts = ReceivedParts(binds=True)
         # Duplicates, because a task may put something else in the place of its standard streams.
         self.streams = os.dup(1), os.dup(2)
         self.has_run = False
@@ -89,6 +90,7 @@ def start_worker(
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     # A task that asks for a forkserver gets one of its own, instead of a share in another process's.
     forkserver._forkserver = forkserver.ForkServer()
+    become_script()
     assert isinstance(channel, WorkerEnd)
     _worker = _Worker(setup, board, channel)
 

@@ -1,0 +1,232 @@
+"""The table: what the names of the script mean that tasks use, pickled once a run.
+
+A task refers to what the script defines by name. The table holds the definitions: of all names that tasks and the
+functions that these call use, and of all classes and functions of the script, as results may be or hold some. They are
+pickled as one, so whatever they have in common is one object in a worker, too.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+import sys
+import types
+from typing import Any
+
+from dagron import stored
+from dagron.crossing.binding import Head
+from dagron.crossing.definitions import PROTOCOL, DefinitionPickler, all_names, called, global_names, modules_below
+from dagron.crossing.names import Names, travels
+from dagron.errors import TaskNotPicklableError
+from dagron.shapes import BY_VALUE_MODULES, SCRIPT, SCRIPTS
+
+__all__ = ["Table"]
+
+_ATTRIBUTES = ("__file__", "__package__", "__path__")
+_MAX_REASON = 500
+
+_MAX_OPTIONAL_BYTES = 16 * 1024
+"""Pickled, of a global variable that no task is known to use: a flow, say, or a table that only the script reads."""
+
+_Name = tuple[str, str]
+
+
+class _TablePickler(DefinitionPickler):
+    keeps_files = True
+
+    def __init__(self, file: Any, table: Table) -> None:
+        super().__init__(file, PROTOCOL, names=table.names)
+        self._table = table
+
+    def travels(self, module: str) -> bool:
+        return travels(module)
+
+    def needs(self, module: str, code: types.CodeType) -> None:
+        self._table.need_code(module, code)
+
+
+class Table:
+    """The names that are needed, and what they mean.
+
+    Attributes:
+        names: The names that objects have.
+        for_tasks: Whether what is needed from now on is needed by tasks, and not just good to have.
+    """
+
+    def __init__(self) -> None:
+        self.names = Names()
+        self.for_tasks = True
+        self._values: dict[_Name, Any] = {}
+        self._for_tasks: set[_Name] = set()
+        self._codes: set[tuple[int, str, bool]] = set()
+        self._kept: list[Any] = []
+        self._imports: dict[str, None] = {}
+        self._missing: dict[str, str] = {}
+
+    def need(self, module: str, name: str) -> None:
+        """Take note that a name of the script is needed, if it is defined."""
+        found = self._values.get((module, name), self)
+        is_new = found is self
+        if is_new:
+            for other in BY_VALUE_MODULES if module == SCRIPT else (module,):
+                variables = vars(sys.modules.get(other, _NOTHING))
+                if name in variables:
+                    found = variables[name]
+                    break
+            else:
+                return  # built in, or not there yet
+            if name in self._missing or not (self.for_tasks or self._is_small(name, found)):
+                return
+            self._values[module, name] = found
+        if self.for_tasks and (module, name) not in self._for_tasks:
+            self._for_tasks.add((module, name))
+            is_new = True
+        if is_new:
+            self._look_into(found)
+
+    def need_code(self, module: str, code: types.CodeType) -> None:
+        """Take note that code of a module of the script will run."""
+        key = id(code), module, self.for_tasks
+        if key in self._codes:
+            return
+        self._codes.add(key)
+        self._kept.append(code)
+        names = global_names(code)
+        variables = vars(sys.modules.get(stored.name_here(module), _NOTHING))
+        for name in names:
+            if name not in variables:
+                continue
+            value = variables[name]
+            if type(value) is types.ModuleType or isinstance(value, types.ModuleType):
+                self._need_of_module(value, code)
+            if not name.startswith("__") or name == "__file__":
+                self.need(module, name)
+
+    def _is_small(self, name: str, value: Any) -> bool:
+        """Tell whether a value is worth sending although no task is known to use it."""
+        if isinstance(value, (type, types.FunctionType, types.ModuleType)):
+            return True
+        try:
+            _TablePickler(_Bounded(), self).dump(value)
+        except Exception as error:
+            self._missing[name] = f"{type(error).__name__}: {error}"[:_MAX_REASON]
+            return False
+        return True
+
+    def _need_of_module(self, module: types.ModuleType, code: types.CodeType) -> None:
+        name = module.__name__
+        if sys.modules.get(name) is module and travels(name):
+            for attribute in sorted(all_names(code) & vars(module).keys()):
+                if not attribute.startswith("__"):
+                    self.need(called(name), attribute)
+        self._imports.update(dict.fromkeys(modules_below(module, code)))
+
+    def _look_into(self, value: Any) -> None:
+        # What the pickler would find as well, but then the table would have to be pickled again.
+        functions = [value]
+        if isinstance(value, type):
+            functions = list(vars(value).values())
+        for function in functions:
+            function = getattr(function, "__func__", getattr(function, "fget", function))
+            function = getattr(function, "__wrapped__", function)
+            if type(function) is types.FunctionType:
+                name = function.__globals__.get("__name__")
+                if type(name) is str and travels(name) and vars(sys.modules[name]) is function.__globals__:
+                    self.need_code(called(name), function.__code__)
+
+    def _need_definitions(self) -> None:
+        for module in sorted(SCRIPTS):
+            if module == stored.process.target or module not in sys.modules:
+                continue
+            for name, value in list(vars(sys.modules[module]).items()):
+                if isinstance(value, (type, types.FunctionType)) and value.__module__ == module:
+                    self.need(called(module), name)
+
+    def dumped(self) -> bytes:
+        """Return the table as bytes; empty if there is nothing in it.
+
+        Raises:
+            TaskNotPicklableError: Something in it cannot be pickled, and a task needs it; without the task's name.
+        """
+        self.for_tasks = False
+        self._need_definitions()
+        if not self._values and not stored.process.target:
+            return b""
+        definitions = self._definitions()
+        modules: dict[str, dict[str, Any]] = {SCRIPT: {}}
+        for module, _ in self._values:
+            if module != SCRIPT:
+                here = vars(sys.modules[module])
+                modules[module] = {name: here[name] for name in _ATTRIBUTES if name in here}
+        head = Head(stored.process.target, modules, tuple(self._imports), self._missing)
+        return pickle.dumps((tuple(head), definitions), PROTOCOL)
+
+    def _definitions(self) -> bytes:
+        n_names = -1
+        data = b""
+        while len(self._values) > n_names:  # more are found while they are pickled
+            n_names = len(self._values)
+            try:
+                data = self._pickled(self._values)
+            except Exception:
+                if not self._left_out():
+                    raise  # each can be pickled, and all of them together cannot
+                n_names = -1
+        return data
+
+    def _pickled(self, values: dict[_Name, Any]) -> bytes:
+        """Return definitions, one after the other, as one may need another: functions, classes, data."""
+        out = io.BytesIO()
+        pickler = _TablePickler(out, self)
+        # Each is bound as soon as it is there, and all have one memo.
+        needed = {key: value for key, value in values.items() if key in self._for_tasks}
+        for (module, name), value in sorted(needed.items(), key=lambda item: _rank(item[1])):
+            pickler.dump((module, name, value))
+        reducers = [
+            (cls, reducer)
+            for cls, reducer in copyreg.dispatch_table.items()
+            if getattr(reducer, "__module__", None) in SCRIPTS
+        ]
+        pickler.dump((None, None, reducers))
+        # What no task is known to use waits in the worker for whoever asks for it: it may name modules that take long
+        # to import.
+        others = {key: value for key, value in values.items() if key not in self._for_tasks}
+        for (module, name), value in sorted(others.items(), key=lambda item: _rank(item[1])):
+            pickler.dump((module, name, value))
+        pickler.dump((None, None, []))
+        return out.getvalue()
+
+    def _left_out(self) -> bool:
+        """Leave out what cannot be pickled, and tell whether there was something."""
+        n_missing = len(self._missing)
+        for key, value in list(self._values.items()):
+            try:
+                self._pickled({key: value})
+            except Exception as error:
+                if key in self._for_tasks:
+                    raise TaskNotPicklableError("", f"global {key[1]!r}", f"{type(error).__name__}: {error}") from error
+                self._missing[key[1]] = f"{type(error).__name__}: {error}"[:_MAX_REASON]
+                del self._values[key]
+        return len(self._missing) > n_missing
+
+
+_NOTHING = types.SimpleNamespace()
+
+
+def _rank(value: Any) -> int:
+    if type(value) is types.FunctionType:
+        return 1 if value.__closure__ or value.__defaults__ or value.__kwdefaults__ or value.__dict__ else 0
+    return 2 if isinstance(value, type) else 3
+
+
+class _Bounded:
+    """A file that takes so much and no more."""
+
+    def __init__(self) -> None:
+        self._left = _MAX_OPTIONAL_BYTES
+
+    def write(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            raise ValueError("it is large, and no task names it")

@@ -1,0 +1,438 @@
+"""A value is in every process what it is in the script: one script of all kinds, run in workers and compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import dagron
+
+SRC = os.path.dirname(os.path.dirname(dagron.__file__))
+
+# Each function returns something that a plain call gives as well; what a run gives has to be equal to it.
+KINDS = """
+import abc, collections, concurrent.futures, contextvars, copyreg, dataclasses, enum, functools, json, os, pickle
+import sys, tempfile, typing
+import dagron
+
+FUTURE = sys.version_info >= (3, 12)
+
+
+@functools.cache
+def table(n):
+    return [i * i for i in range(n)]
+
+def cached():
+    return table(10)[3], table.cache_parameters(), table.__name__, table(2) is table(2)
+
+def cached_locally():
+    @functools.lru_cache(maxsize=3)
+    def local(n):
+        return n if n < 2 else local(n - 1) + local(n - 2)
+    return local
+
+FIB = cached_locally()
+def cached_and_recursive():
+    return FIB(20), FIB.cache_parameters()["maxsize"]
+
+class Holder:
+    limit = object()
+
+    def __init__(self, n):
+        self.n = n
+
+    @functools.lru_cache(maxsize=None)
+    def method(self, x):
+        return self.n + x
+
+    @functools.cached_property
+    def double(self):
+        return 2 * self.n
+
+def cached_members():
+    holder = Holder(3)
+    return holder.method(4), holder.double, holder.double, Holder.double.attrname
+
+@functools.singledispatch
+def describe(x):
+    return "something"
+
+@describe.register
+def _(x: int):
+    return "int"
+
+@describe.register(Holder)
+def _(x):
+    return "holder"
+
+def dispatching():
+    return describe(3), describe(Holder(1)), describe("x"), describe.__name__
+
+class Dispatcher:
+    @functools.singledispatchmethod
+    def kind(self, x):
+        return "other"
+    @kind.register
+    def _(self, x: int):
+        return "int"
+
+def dispatching_method():
+    return Dispatcher().kind(3), Dispatcher().kind("x")
+
+UserId = typing.NewType("UserId", int)
+T = typing.TypeVar("T")
+P = typing.ParamSpec("P")
+Ts = typing.TypeVarTuple("Ts")
+if FUTURE:
+    exec("type Alias = list[int]")
+
+class Box(typing.Generic[T]):
+    def __init__(self, item: T) -> None:
+        self.item = item
+
+class Stack(Box[int], typing.Generic[T]):
+    pass
+
+def typing_kinds(x: UserId = UserId(3), *, t=T, p=P, ts=Ts) -> UserId:
+    alias = Alias.__value__ == list[int] if FUTURE else True
+    hints = typing.get_type_hints(typing_kinds)
+    return x, t is T, p is P, ts is Ts, alias, hints["x"] is UserId, Box[int](3).item, Stack.__parameters__ == (T,)
+
+class _Missing:
+    def __reduce__(self):
+        return "MISSING"
+MISSING = _Missing()
+class Unset:
+    __slots__ = ()
+UNSET = Unset()
+PLAIN = object()
+
+def sentinels(a=MISSING, b=UNSET, c=PLAIN, d=Holder.limit):
+    return a is MISSING, b is UNSET, c is PLAIN, d is Holder.limit, type(a) is _Missing
+
+User = collections.namedtuple("Row", "id name")
+Item = collections.namedtuple("Row", "name id")
+Old, New = enum.Enum("Status", "OK BAD"), enum.Enum("Status", "BAD OK")
+Left, Right = type("Same", (), {"x": 1}), type("Same", (), {"x": 2})
+Made = dataclasses.make_dataclass("Made", ["x", "y"])
+
+def names_of_several():
+    return User(1, "a").id, Item("b", 2).id, Old.OK.value, New.OK.value, Left.x, Right.x, Left is Right, Made(1, 2).y
+
+class Planet(enum.Enum):
+    EARTH = (5.976e24, 6.37814e6)
+    MARS = (6.421e23, 3.3972e6)
+    MAVORS = (6.421e23, 3.3972e6)
+    def __init__(self, mass, radius):
+        self.mass, self.radius = mass, radius
+    def gravity(self):
+        return round(6.673e-11 * self.mass / self.radius**2, 1)
+
+class Coordinate(bytes, enum.Enum):
+    def __new__(cls, value, label, unit):
+        obj = bytes.__new__(cls, [value])
+        obj._value_ = value
+        obj.label, obj.unit = label, unit
+        return obj
+    PX = (0, "P.X", "km")
+    PY = (1, "P.Y", "km")
+
+class Colour(enum.Flag):
+    RED = enum.auto()
+    GREEN = enum.auto()
+    BLUE = enum.auto()
+    WHITE = RED | GREEN | BLUE
+
+class Mode(enum.IntFlag):
+    R = 4
+    W = 2
+
+class Word(enum.StrEnum):
+    A = "a"
+    B = enum.auto()
+
+class Number(enum.IntEnum):
+    ONE = 1
+    UNO = 1
+    def twice(self):
+        return 2 * self
+
+class Shape(enum.Enum):
+    SQUARE = [1, 2]
+    def __str__(self):
+        return "shape"
+    @property
+    def sides(self):
+        return 4
+    @classmethod
+    def default(cls):
+        return cls.SQUARE
+
+def enums(planet=Planet.MARS):
+    return (
+        planet.gravity(), planet is Planet.MARS, Planet.MAVORS is Planet.MARS, list(Planet.__members__),
+        Coordinate.PY.label, bytes(Coordinate.PY), Coordinate(1) is Coordinate.PY,
+        str(Colour.RED | Colour.BLUE), Colour.WHITE in [Colour(7)], (Colour.RED | Colour.GREEN).value,
+        int(Mode.R | Mode.W | 8), repr(Mode.R | Mode.W), len(Colour), Colour.RED in Colour.WHITE, (~Colour.RED).value,
+        Word.B, Word.A + "x", Word("b") is Word.B, Number.UNO is Number.ONE, Number.ONE.twice(), Number["UNO"].name,
+        str(Shape.SQUARE), Shape.SQUARE.sides, Shape.default() is Shape.SQUARE, Shape([1, 2]) is Shape.SQUARE,
+        repr(Number.ONE), f"{Number.ONE}", isinstance(Number.ONE, int), hash(Word.A) == hash("a"),
+        pickle.loads(pickle.dumps(Planet.EARTH)) is Planet.EARTH,
+    )
+
+@dataclasses.dataclass(order=True, frozen=True)
+class Point:
+    x: int
+    tags: tuple = dataclasses.field(default_factory=tuple, compare=False)
+    kind: Planet = dataclasses.field(default=Planet.EARTH, kw_only=True)
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    x: int
+    y: int = 0
+
+class SlotsAndMore(Slotted):
+    __slots__ = ("z", "__dict__")
+    @property
+    def both(self):
+        return self.x + self.z
+
+def dataclass_kinds():
+    required = [f.name for f in dataclasses.fields(Point) if f.default is dataclasses.MISSING]
+    sub = dataclasses.make_dataclass("Sub", [("b", int)], bases=(Slotted,)) if False else Slotted
+    child = dataclasses.make_dataclass("Child", [("b", int, 3)], bases=(Base,))
+    more = SlotsAndMore(1)
+    more.z, more.other = 5, 6
+    try:
+        Slotted(1).nothing = 1
+        closed = False
+    except AttributeError:
+        closed = True
+    return (
+        required, repr(child(1)), repr(Point(1)), max(Point(2), Point(1)), len({Point(1), Point(1)}), closed,
+        more.both, more.other, dataclasses.replace(Point(1), x=4), dataclasses.asdict(Slotted(1, 2)),
+        dataclasses.fields(Point)[2].kw_only,
+    )
+
+@dataclasses.dataclass
+class Base:
+    a: int
+
+class Registered:
+    kinds = {}
+    def __init_subclass__(cls, /, *, kind, **more):
+        super().__init_subclass__(**more)
+        Registered.kinds[kind] = cls
+        cls.kind = kind
+
+class First(Registered, kind="first"):
+    pass
+
+class Meta(type):
+    def __new__(mcs, name, bases, namespace, *, word="none"):
+        cls = super().__new__(mcs, name, bases, namespace)
+        cls.word = word
+        return cls
+    def __init__(cls, name, bases, namespace, *, word="none"):
+        super().__init__(name, bases, namespace)
+    def __len__(cls):
+        return 5
+
+class WithMeta(metaclass=Meta, word="said"):
+    def me(self):
+        return __class__, super().__repr__() is not None
+
+class Abstract(abc.ABC):
+    @abc.abstractmethod
+    def f(self): ...
+
+class Concrete(Abstract):
+    def f(self):
+        return 1
+
+@Abstract.register
+class Virtual:
+    pass
+
+@typing.runtime_checkable
+class HasF(typing.Protocol):
+    def f(self) -> int: ...
+
+class Movie(typing.TypedDict, total=False):
+    title: str
+
+class Pair(typing.NamedTuple):
+    a: int
+    b: str = "b"
+    def both(self):
+        return f"{self.a}{self.b}"
+
+class Descriptor:
+    def __set_name__(self, owner, name):
+        self.name = name
+    def __get__(self, obj, owner=None):
+        return self.name
+
+class Described:
+    __slots__ = ("a", "_b")
+    field = Descriptor()
+    @classmethod
+    def make(cls):
+        return cls()
+    @staticmethod
+    def fixed():
+        return 7
+    class Inner:
+        x = 5
+
+def class_kinds():
+    try:
+        Abstract()
+        abstract = False
+    except TypeError:
+        abstract = True
+    class Second(Registered, kind="second"):
+        pass
+    return (
+        Registered.kinds["first"] is First, First.kind, Second.kind, WithMeta.word, len(WithMeta),
+        WithMeta().me() == (WithMeta, True), abstract, isinstance(Concrete(), Abstract), issubclass(Virtual, Abstract),
+        isinstance(Concrete(), HasF), isinstance(3, HasF), Movie(title="x"), Movie.__total__,
+        Pair(1).both(), Pair._fields,
+        Described.field, Described.make().fixed(), Described.Inner.x, Described.__slots__, hasattr(Described(), "a"),
+        type(Described()).__name__, Described.Inner.__qualname__, Point.__module__ == __name__,
+    )
+
+class Tree(dict):
+    def __reduce__(self):
+        return rebuilt, (sorted(self.items()),)
+def rebuilt(items):
+    return Tree(items)
+
+class Foreign:
+    def __init__(self, x):
+        self.x = x
+        self.f = lambda: x
+copyreg.pickle(Foreign, lambda obj: (Foreign, (obj.x,)))
+
+VAR = contextvars.ContextVar("VAR", default=3)
+COUNT = 0
+CONFIG = {"a": [1]}
+ALIAS = CONFIG["a"]
+
+def counter():
+    global COUNT
+    COUNT += 1
+    return COUNT > 0
+
+def globals_of_a_script(var=VAR):
+    CONFIG["a"].append(2)
+    found = VAR.get(), var is VAR, ALIAS is CONFIG["a"], ALIAS[:2], counter(), concurrent.futures.Future.__name__
+    return *found, __name__, pickle.loads(pickle.dumps(Tree(a=1))), pickle.loads(pickle.dumps(Foreign(2))).x
+
+def make_shared_variable():
+    n = 0
+    def inc():
+        nonlocal n
+        n += 1
+    def use():
+        inc()
+        return n
+    return use
+shared_variable = make_shared_variable()
+
+class Oops(Exception):
+    def __init__(self, code):
+        super().__init__(code)
+        self.code = code
+
+def exceptions():
+    try:
+        raise pickle.loads(pickle.dumps(Oops(3)))
+    except Oops as error:
+        return error.code
+
+TASKS = {
+    f.__name__: f
+    for f in (cached, cached_and_recursive, cached_members, dispatching, dispatching_method, typing_kinds, sentinels,
+              names_of_several, enums, dataclass_kinds, class_kinds, globals_of_a_script, exceptions)
+}
+
+# Of each kind a value that a first node returns, that a second compares by identity and equality where it runs.
+VALUES = [
+    Point(1), Planet.MARS, Colour.RED | Colour.BLUE, Mode.R, Word.A, Number.ONE, Shape.SQUARE, Coordinate.PX,
+    User(1, "a"), Item("b", 2), Old.OK, New.OK, Pair(1), Point, Planet, User, Left, describe, table, UserId, T, P, Ts,
+    MISSING, UNSET, PLAIN, Concrete, HasF, class_kinds, Described.Inner, Described.make, Box[int], First, Movie,
+    Slotted(1, 2), SlotsAndMore, Made(1, 2), Tree(a=1), frozenset({Point(1), Point(2)}), WithMeta,
+] + ([Alias] if FUTURE else [])
+IDENTICAL = (type, enum.Enum, typing.NewType, typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, Unset, _Missing)
+
+def same(i, value):
+    wanted = VALUES[i]
+    if isinstance(wanted, IDENTICAL) or type(wanted) is object or type(wanted) in (type(same), type(table)):
+        return value is wanted
+    if isinstance(wanted, enum.Flag):
+        return value is wanted
+    return type(value) is type(wanted) and value == wanted and repr(value) == repr(wanted)
+
+def value(i):
+    return VALUES[i]
+
+def build():
+    flow = dagron.Flow()
+    for name, f in TASKS.items():
+        flow.add(name, f)
+    flow.map("shared[{}]", lambda i: make_shared_variable()(), range(3))
+    made = flow.map("value[{}]", value, range(len(VALUES)))
+    for i, node in enumerate(made):
+        flow.add(f"same[{i}]", same, i, node)
+    return flow
+"""
+
+MAIN = """
+if __name__ == "__main__":
+    import json, sys, tempfile
+    pool, directory = sys.argv[1:]
+    plain = {name: f() for name, f in TASKS.items()}
+    result = build().run(directory, resume=True, max_workers=2, pool=pool)
+    told = {}
+    for name, wanted in plain.items():
+        node = result[name]
+        told[name] = repr(node.error or node.result) if node.error or node.result != wanted else ""
+    for i in range(len(VALUES)):
+        node = result[f"same[{i}]"]
+        made = result[f"value[{i}]"]
+        told[f"value {i}"] = "" if node.result is True else f"{type(VALUES[i])}: {node.error!r} {made.error!r}"
+        told[f"result {i}"] = "" if not made.error and same(i, made.result) else f"{type(VALUES[i])}: {made.error!r}"
+    told["shared"] = "" if [result[f"shared[{i}]"].result for i in range(3)] == [1, 1, 1] else "not"
+    print(json.dumps({"told": told, "restored": result.restored}))
+"""
+
+
+def run(script, *args):
+    done = subprocess.run(
+        [sys.executable, script, *map(str, args)], env={**os.environ, "PYTHONPATH": SRC}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    path = tmp_path_factory.mktemp("script") / "job.py"
+    path.write_text(KINDS + MAIN)
+    return path
+
+
+@pytest.mark.parametrize("pool", ["process", "inline"])
+def test_all_kinds_are_the_same_in_a_worker_and_when_they_are_restored(script, tmp_path, pool):
+    told = run(script, pool, tmp_path / "ckpt")
+    assert {name: text for name, text in told["told"].items() if text} == {}
+    assert told["restored"] == 0
+    # In a fresh process, which makes its classes anew.
+    told = run(script, pool, tmp_path / "ckpt")
+    assert {name: text for name, text in told["told"].items() if text} == {}
+    assert told["restored"] > 50
