@@ -44,28 +44,28 @@ MUTATIONS = [
         "checkpoint/files.py",
         "access=mmap.ACCESS_COPY",
         "access=mmap.ACCESS_READ",
-        "tests/test_buffers.py -k private",
+        "tests/checkpoint/test_buffers.py -k private",
     ),
     Mutation(
         "nothing",
         "engines/local/worker.py",
         "            self.copies_refused = True\n",
         "            pass\n",
-        "tests/test_engines.py -k says_so_and_writes_no_more",
+        "tests/engines/test_engines.py -k says_so_and_writes_no_more",
     ),
     Mutation(
         "nothing",
         "checkpoint/writing/copying.py",
         "self._queue.first_sequence or 0",
         "0",
-        "tests/test_store.py -k workers_write_the_rest",
+        "tests/checkpoint/test_store.py -k workers_write_the_rest",
     ),
     Mutation(
         "limits",
         "runs/dispatch.py",
         "or running[0] in self._exclusive)",
         ")",
-        "tests/test_state.py -k Exclusive",
+        "tests/runs/test_state.py -k Exclusive",
     ),
     # --- only what you trust is unpickled
     Mutation(
@@ -73,7 +73,7 @@ MUTATIONS = [
         "cli/verbs/show.py",
         "        check_directory(directory_of(where), allow_untrusted=allow_untrusted)\n",
         "        pass\n",
-        "tests/test_cli_checkpoint.py -k show_loads_a_result_of_an_untrusted_checkpoint",
+        "tests/cli/test_cli_checkpoint.py -k show_loads_a_result_of_an_untrusted_checkpoint",
     ),
     # --- nothing recorded is ever redone
     Mutation(
@@ -81,21 +81,21 @@ MUTATIONS = [
         "runs/restore.py",
         "plan.restored = [i for i, name in enumerate(dag.nodes) if name in commits]",
         "plan.restored = [i for i, name in enumerate(dag.nodes) if name in commits][1:]",
-        "tests/test_kill.py -k thirty_kills",
+        "tests/promises/test_nothing_is_redone.py -k thirty_kills",
     ),
     Mutation(
         "redone",
         "checkpoint/writing/store.py",
         "            if fresh or old is None or old.cleared:\n",
         "            if True:\n",
-        "tests/test_kill.py -k thirty_kills",
+        "tests/promises/test_nothing_is_redone.py -k thirty_kills",
     ),
     Mutation(
         "redone",
         "checkpoint/writing/store.py",
         "        recovery.look(old)\n",
         "        recovery.look(old)\n        old.commits.clear()\n",
-        "tests/test_store.py -k TestReopening",
+        "tests/checkpoint/test_store.py -k TestReopening",
     ),
     # --- any instant is a legal place to die
     Mutation(
@@ -103,14 +103,14 @@ MUTATIONS = [
         "checkpoint/writing/store.py",
         "            records = journal.append(said)\n            journal.sync()\n",
         "            records = journal.append(said)\n",
-        "tests/test_power_loss.py",
+        "tests/promises/test_any_instant_power_loss.py",
     ),
     Mutation(
         "die",
         "runs/interrupts.py",
         "        self._noted = number\n",
         "        self._previous[number](number, frame)\n",
-        "tests/test_interrupts.py -k any_write",
+        "tests/promises/test_any_instant_interrupts.py -k any_write",
     ),
     # --- no stale child
     Mutation(
@@ -118,7 +118,7 @@ MUTATIONS = [
         "runs/state.py",
         "            if self._held.pop(child, None) is not None\n",
         "            if self._held.get(child) is not None\n",
-        "tests/test_state.py tests/test_restore.py",
+        "tests/runs/test_state.py tests/promises/test_no_stale_child.py",
     ),
     # --- one death, one attempt
     Mutation(
@@ -126,35 +126,35 @@ MUTATIONS = [
         "runs/state.py",
         "kill.end if kill.node == node else End.PUT_BACK",
         "kill.end",
-        "tests/test_coordinator.py -k has_no_failure",
+        "tests/runs/test_coordinator.py -k has_no_failure",
     ),
     Mutation(
         "death",
         "runs/state.py",
         "                if self._started:\n",
         "                if False:\n",
-        "tests/test_state.py -k starts_once",
+        "tests/runs/test_state.py -k starts_once",
     ),
     Mutation(
         "death",
         "engines/local/pool.py",
         "        return [] if lost is None else [lost]\n",
         "        self._take_all(self._poll.poll(0), more := [])\n        return [*more, *([lost] if lost else [])]\n",
-        "tests/test_engines.py -k told_alone",
+        "tests/engines/test_engines.py -k told_alone",
     ),
     Mutation(
         "death",
         "engines/local/worker.py",
         "board.attempt_started(attempt.node, time.monotonic(), stdout_from, stderr_from, rss_before)",
         "board.attempt_started(attempts[0][0], time.monotonic(), stdout_from, stderr_from, rss_before)",
-        "tests/test_workers.py -k culprit",
+        "tests/engines/test_workers.py -k culprit",
     ),
     Mutation(
         "death",
         "engines/local/worker.py",
         "board.attempt_started(attempt.node, time.monotonic(), stdout_from, stderr_from, rss_before)",
         "board.attempt_started(attempt.node, time.monotonic(), 0, 0, rss_before)",
-        "tests/test_capture.py -k last_lines_that_it_wrote",
+        "tests/engines/test_capture.py -k last_lines_that_it_wrote",
     ),
     # --- limits
     Mutation(
@@ -162,28 +162,28 @@ MUTATIONS = [
         "runs/dispatch.py",
         "policy.memory_limit is not None and event.memory_bytes > policy.memory_limit",
         "False",
-        "tests/test_state.py -k TestMemory",
+        "tests/runs/test_state.py -k TestMemory",
     ),
     Mutation(
         "limits",
         "engines/local/processes.py",
         "    return sum(_bytes_of(process, shared=False) for process in processes)\n",
         "    return resident\n",
-        "tests/test_memory.py -k share",
+        "tests/promises/test_bounded_memory.py -k share",
     ),
     Mutation(
         "limits",
         "runs/dispatch.py",
         "policy.timeout is not None and event.seconds >= policy.timeout",
         "False",
-        "tests/test_state.py -k TestTimeouts",
+        "tests/runs/test_state.py -k TestTimeouts",
     ),
     Mutation(
         "limits",
         "engines/local/pool.py",
         "            slot.n_returned += 1\n",
         "            pass\n",
-        "tests/test_engines.py -k by_itself_when",
+        "tests/engines/test_engines.py -k by_itself_when",
     ),
     # --- nothing outlives the coordinator
     Mutation(
@@ -191,35 +191,35 @@ MUTATIONS = [
         "engines/local/server.py",
         "            self.kill_everything()\n",
         "            pass\n",
-        "tests/test_workers.py -k two_seconds",
+        "tests/engines/test_workers.py -k two_seconds",
     ),
     Mutation(
         "outlives",
         "engines/local/server.py",
         "    _prctl(_PR_SET_CHILD_SUBREAPER, 1)\n    with socket",
         "    with socket",
-        "tests/test_kill.py -k thirty_kills",
+        "tests/promises/test_nothing_is_redone.py -k thirty_kills",
     ),
     Mutation(
         "outlives",
         "engines/local/leftovers.py",
         "processes.get(pid) == created",
         "pid in processes",
-        "tests/test_leftovers.py -k another_process",
+        "tests/promises/test_nothing_outlives_leftovers.py -k another_process",
     ),
     Mutation(
         "outlives",
         "runs/coordinator.py",
         "                    self._store.note_processes(processes, namespace)\n",
         "                    pass\n",
-        "tests/test_leftovers.py -k whatever_comes_next",
+        "tests/promises/test_nothing_outlives_leftovers.py -k whatever_comes_next",
     ),
     Mutation(
         "outlives",
         "runs/interrupts.py",
         "                    self.on_force()\n",
         "                    pass\n",
-        "tests/test_stopping.py -k closes_the_pool",
+        "tests/promises/test_limits_and_stops.py -k closes_the_pool",
     ),
     # --- bounded memory
     Mutation(
@@ -227,14 +227,14 @@ MUTATIONS = [
         "checkpoint/format/journal.py",
         "            if body_size > _WINDOW and not whole_at(offset, body_size):\n",
         "            if False:\n",
-        "tests/test_forged.py -k takes_no_memory",
+        "tests/promises/test_no_wrong_value_forged.py -k takes_no_memory",
     ),
     Mutation(
         "memory",
         "checkpoint/reading/damaged.py",
         "            if file.size > _META_MAX_BYTES:\n",
         "            if False:\n",
-        "tests/test_forged.py -k takes_no_memory",
+        "tests/promises/test_no_wrong_value_forged.py -k takes_no_memory",
     ),
     # --- damage is an error of ours
     Mutation(
@@ -242,35 +242,35 @@ MUTATIONS = [
         "checkpoint/reading/ledger.py",
         "        if not _FIRST_TIME <= at < _LAST_TIME:\n",
         "        if False:\n",
-        "tests/test_forged.py -k absurd",
+        "tests/promises/test_no_wrong_value_forged.py -k absurd",
     ),
     Mutation(
         "damage",
         "checkpoint/reading/ledger.py",
         "                if not 0 <= event.pid < 2**31:\n",
         "                if False:\n",
-        "tests/test_forged.py -k absurd",
+        "tests/promises/test_no_wrong_value_forged.py -k absurd",
     ),
     Mutation(
         "damage",
         "checkpoint/reading/damaged.py",
         "LookupError, TypeError, AttributeError, RecursionError):\n",
         "LookupError, TypeError, AttributeError):\n",
-        "tests/test_forged.py -k say_nothing",
+        "tests/promises/test_no_wrong_value_forged.py -k say_nothing",
     ),
     Mutation(
         "damage",
         "runs/restore.py",
         " or any(name not in dag for name in commit.without):\n",
         ":\n",
-        "tests/test_forged.py -k absurd",
+        "tests/promises/test_no_wrong_value_forged.py -k absurd",
     ),
     Mutation(
         "memory",
         "checkpoint/blobs.py",
         "INLINE_MAX_BYTES = 16 * 1024\n",
         "INLINE_MAX_BYTES = 2**40\n",
-        "tests/test_memory.py -k thirty",
+        "tests/promises/test_bounded_memory.py -k thirty",
     ),
     # --- one writer
     Mutation(
@@ -278,7 +278,7 @@ MUTATIONS = [
         "checkpoint/writing/store.py",
         "        if not taken:\n",
         "        if False:\n",
-        "tests/test_store.py -k TestOneWriter",
+        "tests/checkpoint/test_store.py -k TestOneWriter",
     ),
     # --- a disk that refuses costs nothing else
     Mutation(
@@ -286,28 +286,28 @@ MUTATIONS = [
         "checkpoint/writing/clearing.py",
         "                if not _take_back(directory, ledger, durable=durable):\n",
         "                if False:\n",
-        "tests/test_disk.py -k taken_back",
+        "tests/promises/test_a_disk_that_refuses.py -k taken_back",
     ),
     Mutation(
         "disk",
         "checkpoint/writing/clearing.py",
         "    return _CLEARED if ledger is None or ledger.cleared else _AS_IT_WAS\n",
         "    return _AS_IT_WAS\n",
-        "tests/test_disk.py -k what_it_has_left",
+        "tests/promises/test_a_disk_that_refuses.py -k what_it_has_left",
     ),
     Mutation(
         "disk",
         "checkpoint/files.py",
         "            if not taken:\n",
         "            if False:\n",
-        "tests/test_disk.py -k leaves_none_behind",
+        "tests/promises/test_a_disk_that_refuses.py -k leaves_none_behind",
     ),
     Mutation(
         "disk",
         "checkpoint/writing/claim.py",
         "    except OSError as error:\n        where",
         "    except ZeroDivisionError as error:\n        where",
-        "tests/test_refused_looks.py -k names_it",
+        "tests/promises/test_a_disk_that_refuses_looks.py -k names_it",
     ),
     # --- it deletes only what it wrote
     Mutation(
@@ -315,7 +315,7 @@ MUTATIONS = [
         "checkpoint/writing/claim.py",
         "        if foreign:\n",
         "        if False:\n",
-        "tests/test_store.py -k TestRefusals",
+        "tests/checkpoint/test_store.py -k TestRefusals",
     ),
     # --- bad input is an error before anything runs
     Mutation(

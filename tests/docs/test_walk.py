@@ -21,7 +21,7 @@ import dagron
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.reading.opening import read_ledger
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK_START = (ROOT / "docs" / "quick-start.md").read_text(encoding="utf-8")
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))

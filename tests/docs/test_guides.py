@@ -12,7 +12,7 @@ import pytest
 import dagron
 from dagron.cli.status import checkpoint_status
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
 JOB = """

@@ -10,7 +10,7 @@ import pytest
 
 import dagron
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 ENV = {**os.environ, "PYTHONPATH": SRC}

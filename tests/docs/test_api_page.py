@@ -9,7 +9,7 @@ import dagron
 
 pytest.importorskip("griffe")
 
-SCRIPT = Path(__file__).parent.parent / "docs" / "api.py"
+SCRIPT = Path(__file__).parents[2] / "docs" / "api.py"
 SPEC = importlib.util.spec_from_file_location("api_page", SCRIPT)
 api = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(api)
