@@ -6,15 +6,12 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 from workflows import benchmark_module, shapes, traces
 
 import dagron
-
-ROOT = Path(__file__).parent.parent
-
 
 figures, run, simulation = map(benchmark_module, ("figures", "run", "simulated"))
 

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 import dagron
 from dagron import errors
 
 PACKAGE = Path(dagron.__file__).parent
-PROJECT = Path(__file__).parent.parent
 
 SOURCES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
@@ -192,7 +192,7 @@ class TestExports:
             _ = dagron.nothing
 
     def test_the_version_is_that_of_the_distribution(self):
-        project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         assert dagron.__version__ == project["version"]
 
     @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ class TestDocstrings:
 
 # --- rooms ----------------------------------------------------------------------------------------------------------
 
-INTERNALS = (PROJECT / "docs" / "internals.md").read_text(encoding="utf-8")
+INTERNALS = (ROOT / "docs" / "internals.md").read_text(encoding="utf-8")
 ROOMS = [line.split()[0] for line in INTERNALS.split("<!-- rooms -->\n```\n")[1].split("```")[0].splitlines()]
 
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import cloudpickle
 import pytest
+from places import SRC
 
 import dagron
 from dagron import (
@@ -51,8 +52,6 @@ from dagron.tasks.names import MAX_LABEL_CHARS
 
 # Or every worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-SOURCE = os.path.dirname(os.path.dirname(dagron.__file__))
 
 
 def give(value=None):
@@ -794,7 +793,7 @@ def as_script(text, directory, *, stdin=False, **options):
     text = textwrap.dedent(text)
     (directory / "script.py").write_text(text)
     command = [sys.executable, "-W", "error", "-" if stdin else "script.py"]
-    env = {**os.environ, "PYTHONPATH": SOURCE}
+    env = {**os.environ, "PYTHONPATH": SRC}
     done = subprocess.run(
         command, input=text if stdin else None, cwd=directory, env=env, capture_output=True, text=True, timeout=60
     )
@@ -859,7 +858,7 @@ class TestWhereFlowsAreWritten:
             print(flow.run("ckpt", resume=True, max_workers=1).value(total))
         """
         (tmp_path / "job.py").write_text(textwrap.dedent(script))
-        env = {**os.environ, "PYTHONPATH": SOURCE}
+        env = {**os.environ, "PYTHONPATH": SRC}
         process = subprocess.Popen([sys.executable, "job.py"], cwd=tmp_path, env=env, stdout=subprocess.PIPE)
         try:
             deadline = time.monotonic() + 30
@@ -902,7 +901,7 @@ class TestWhereFlowsAreWritten:
             "nightly.add('x', sum, [nightly.add('y', int, '5')])\n"
             "other = 3\n"
         )
-        env = {**os.environ, "PYTHONPATH": SOURCE}
+        env = {**os.environ, "PYTHONPATH": SRC}
         command = [sys.executable, "-m", "dagron", "run", target, "--show", "x", "--durability", "process"]
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
         assert done.returncode == code, done.stderr

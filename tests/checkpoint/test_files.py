@@ -13,13 +13,12 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from places import SRC
 
 from dagron.checkpoint import files
 from dagron.checkpoint.files import TEMP_PREFIX, TEMP_SUFFIX, AppendFile, Directory, DirectoryLock, ReadFile, TempFile
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, modes and FIFOs are those of POSIX")
-
-SRC = os.path.dirname(os.path.dirname(os.path.dirname(files.__file__)))
 
 
 class Calls:

@@ -8,9 +8,9 @@ import math
 import tracemalloc
 
 import pytest
+from drawn import commits
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_format import commits
 
 from dagron.checkpoint.format.records import Commit, encode_commit, glance_at_commit
 from dagron.checkpoint.format.storage import Storage

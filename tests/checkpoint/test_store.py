@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
+from places import SRC
 
 import dagron
 from dagron import DAG, CheckpointExecutor
@@ -33,7 +34,6 @@ from dagron.checkpoint.writing import copying, results, store
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
 from dagron.figures import Figures
 
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 OUR_OWN = {JOURNAL, LOCK, META}
 FINGERPRINT = bytes(16)
 STRUCTURE = bytes(range(16))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from places import SRC
 
 import dagron
 from dagron import errors
@@ -22,7 +23,6 @@ from dagron.cli.summary import resume_command
 from dagron.cli.terminal import NOT_FOR_A_LINE, shown_line
 from dagron.stored import FILE_MODULE
 
-SOURCE = str(Path(dagron.__file__).parent.parent)
 WAIT_SECONDS = 30
 
 PRELUDE = """\
@@ -86,7 +86,7 @@ class Cli:
 
     def __init__(self, directory, pycache):
         self.directory = directory
-        self.environment = {**os.environ, "PYTHONPATH": SOURCE, "PYTHONUNBUFFERED": ""}
+        self.environment = {**os.environ, "PYTHONPATH": SRC, "PYTHONUNBUFFERED": ""}
         if sys.dont_write_bytecode:
             # As a user has it, and much faster than to compile everything anew for each command.
             self.environment |= {"PYTHONPYCACHEPREFIX": str(pycache), "PYTHONDONTWRITEBYTECODE": ""}
@@ -763,7 +763,7 @@ def test_version_prints_the_version(cli, here):
 
 def test_importing_dagron_imports_neither_rich_nor_click():
     code = "import sys, dagron; dagron.CheckpointExecutor; print(sorted({'rich', 'click'} & set(sys.modules)))"
-    environment = {**os.environ, "PYTHONPATH": SOURCE}
+    environment = {**os.environ, "PYTHONPATH": SRC}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from places import ROOT
 
 import dagron
 from dagron.checkpoint.files import Directory
@@ -630,7 +631,7 @@ def test_doctor_tries_a_run_and_leaves_nothing(tmp_path):
     assert "bad   directory" in command("doctor", tmp_path / "nowhere", expect=1).stdout
 
 
-PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
 
 
 def test_doctor_fails_where_the_other_project_of_that_name_is_installed(tmp_path, monkeypatch):
@@ -651,9 +652,8 @@ def test_doctor_fails_where_the_other_project_of_that_name_is_installed(tmp_path
 
 
 def test_no_text_tells_to_install_the_other_project():
-    root = Path(__file__).parents[2]
-    texts = [root / "README.md", root / "CHANGELOG.md", root / "pyproject.toml"]
-    texts += [path for folder in ("docs", "src", "benchmarks") for path in (root / folder).rglob("*.*")]
+    texts = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "pyproject.toml"]
+    texts += [path for folder in ("docs", "src", "benchmarks") for path in (ROOT / folder).rglob("*.*")]
     texts = [path for path in texts if path.suffix in (".md", ".py", ".toml")]
     asks = re.compile(
         r"(pip3?|uv|uvx|pipx|poetry|conda)\s+(pip\s+)?(install|add|run)[^\n]*[\s'\"]dagron(?![-\w./])|dagron\["
@@ -679,7 +679,7 @@ def test_the_commands_of_the_guide_do_what_it_says_one_after_another(tmp_path, m
 
 
 def test_the_guide_and_the_readme_have_every_command():
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for verb in VERBS:
         assert f"\n## {verb}\n" in PAGE
         assert f"| `dagron {verb}" in readme

@@ -21,8 +21,8 @@ import pytest
 from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import SRC
 
-import dagron
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, BlobFile, read_blob
 from dagron.checkpoint.files import TempFile
 from dagron.checkpoint.format.digests import Digests
@@ -42,8 +42,6 @@ from dagron.errors import (
 )
 from dagron.shapes import FILE_MODULE
 from dagron.stored import process
-
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
 
 def dumped(value, directory, **options):

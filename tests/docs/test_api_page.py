@@ -1,15 +1,15 @@
 """The reference in `docs/api.md` is that of the source, and every public name has a docstring as the style wants it."""
 
 import importlib.util
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 import dagron
 
 pytest.importorskip("griffe")
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "api.py"
+SCRIPT = ROOT / "docs" / "api.py"
 SPEC = importlib.util.spec_from_file_location("api_page", SCRIPT)
 api = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(api)

@@ -5,15 +5,13 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT, SRC
 
-import dagron
 from dagron.cli.status import checkpoint_status
 
-DOCS = Path(__file__).parents[2] / "docs"
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
+DOCS = ROOT / "docs"
 
 JOB = """
 import dagron

@@ -5,11 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 import dagron
 
 PACKAGE = Path(dagron.__file__).parent
-PAGE = (Path(__file__).parents[2] / "docs" / "internals.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "internals.md").read_text(encoding="utf-8")
 WAY = PAGE.split("<!-- way -->\n```\n")[1].split("```")[0]
 STEPS = re.findall(r"(\S+\.py) +(\S+)", WAY)
 

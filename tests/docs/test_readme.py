@@ -4,15 +4,11 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT, SRC
 
-import dagron
-
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 ENV = {**os.environ, "PYTHONPATH": SRC}
 
 PAGES = {

@@ -6,10 +6,7 @@ import sys
 import textwrap
 
 import pytest
-
-import dagron
-
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
+from places import SRC
 
 EXECUTE = """
 import dagron

@@ -12,19 +12,16 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import chromium
 import psutil
+from places import ROOT, SRC
 
-import dagron
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.reading.opening import read_ledger
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 QUICK_START = (ROOT / "docs" / "quick-start.md").read_text(encoding="utf-8")
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
 WALK = re.search(r"<!-- walk -->\n```sh\n(.*?)```", README, re.DOTALL)[1]
 JOB = re.search(r"<!-- file job.py -->\n```python\n(.*?)```", README, re.DOTALL)[1]

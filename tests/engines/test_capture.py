@@ -9,8 +9,8 @@ import textwrap
 from functools import partial
 
 import pytest
+from places import SRC
 
-import dagron
 from dagron import DAG, CheckpointDamagedError, CheckpointExecutor, ExecutionCallbacks, Task
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format.records import NO_OUTPUT
@@ -22,8 +22,6 @@ from dagron.engines.local.capture import Capture
 from dagron.results.failures import shown_failure
 from dagron.runs import coordinator
 from dagron.runs.output import last_lines
-
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
 
 def run(ckpt, tasks, **options):

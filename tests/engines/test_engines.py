@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import cloudpickle
 import pytest
+from waiting import wait_for
 
 from dagron import DAG, CheckpointDamagedError, CheckpointExecutor, ResultNotPicklableError, WorkerStartError
 from dagron.checkpoint.blobs import BlobFile
@@ -63,15 +64,6 @@ def pool(setup):
 
 def attempt(node, fn, *, inputs=(), binding=NO_INPUTS, retry_on=(), **options):
     return Attempt(node, f"n{node}", cloudpickle.dumps((fn, retry_on)), (), binding, inputs, **options)
-
-
-def wait_for(fact, seconds=30):
-    """Wait until `fact()` is true; fail, never pass, after a while."""
-    deadline = time.monotonic() + seconds
-    while not (value := fact()):
-        assert time.monotonic() < deadline, "what was waited for did not happen"
-        threading.Event().wait(0.005)
-    return value
 
 
 def happened(engine):

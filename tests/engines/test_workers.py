@@ -12,14 +12,14 @@ import time
 
 import psutil
 import pytest
+from places import SRC
+from waiting import is_dead, wait_for
 
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus, Task
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.engines.local.pool import ProcessPool
 from dagron.runs.state import RunState
-
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
 
 def nodes(*names):
@@ -37,22 +37,6 @@ def script(tmp_path, text, *args, **options):
     path.write_text(textwrap.dedent(text))
     env = {**os.environ, "PYTHONPATH": SRC, **options.pop("env", {})}
     return subprocess.Popen([sys.executable, str(path), *map(str, args)], env=env, text=True, **options)
-
-
-def wait_for(fact, seconds=30):
-    """Wait until `fact()` is true; fail, never pass, after a while."""
-    deadline = time.monotonic() + seconds
-    while not (value := fact()):
-        assert time.monotonic() < deadline, "what was waited for did not happen"
-        threading.Event().wait(0.01)
-    return value
-
-
-def gone(pid):
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 class TestLikeTheCoordinator:
@@ -380,7 +364,7 @@ class TestOrphans:
 
         result = run(nodes("a"), ckpt, {"a": Task(parent, timeout=1.0)})
         assert result["a"].status is NodeStatus.TIMED_OUT
-        assert all(gone(pid) for pid in log.pids("child"))
+        assert all(is_dead(pid) for pid in log.pids("child"))
 
 
 class TestLeaks:

@@ -10,13 +10,12 @@ import threading
 import time
 
 import pytest
+from places import SRC
 
-import dagron
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.jobs import betweenness, chess_perft, stdlib_analysis
 
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 ENV = {**os.environ, "PYTHONPATH": SRC}
 
 # --- after a kill ----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import pytest
+from places import SRC
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
@@ -31,7 +32,6 @@ from dagron.checkpoint.writing import store
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
 from dagron.figures import Figures
 
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 OURS = {JOURNAL, LOCK, META}
 CAMPAIGN = pytest.mark.campaign
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the ways of Linux")

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
-from conftest import allow_tracing, attach_strace
+from tracing import allow_tracing, attach_strace
 
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus

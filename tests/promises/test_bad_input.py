@@ -7,12 +7,11 @@ import sys
 import threading
 
 import pytest
+from places import SRC
 
 import dagron
 from dagron import DAG, CheckpointExecutor, Task
 from dagron.checkpoint.format.journal import FORMAT_VERSION
-
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
 
 def one_node():

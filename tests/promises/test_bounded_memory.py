@@ -8,27 +8,19 @@ import time
 
 import psutil
 import pytest
+from places import SRC
+from waiting import wait_for
 
-import dagron
 from dagron import DAG, CheckpointExecutor, MemoryLimitExceededError, NodeStatus, OptionError, Task
 from dagron.engines.local.pool import ProcessPool
 from dagron.tasks.options import parse_bytes
 
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 MIB = 2**20
 
 
 def run(ckpt, tasks, **options):
     dag = DAG.builder().add_nodes(tasks).build()
     return CheckpointExecutor(dag, ckpt, durability="process", retry_delay=0.0, **options).execute(tasks)
-
-
-def wait_for(fact, seconds=60):
-    """In a task: wait until `fact()` is true; fail, never pass, after a while."""
-    deadline = time.monotonic() + seconds
-    while not fact():
-        assert time.monotonic() < deadline, "what was waited for did not happen"
-        time.sleep(0.005)
 
 
 def grow_for_ever():

@@ -19,6 +19,9 @@ from typing import NamedTuple
 import cloudpickle
 import psutil
 import pytest
+from places import SRC
+from run_log import RunLog
+from waiting import is_dead, wait_for
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks, NodeStatus, Task
@@ -26,7 +29,6 @@ from dagron import DAG, CheckpointExecutor, ExecutionCallbacks, NodeStatus, Task
 # Or every worker would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-SOURCE = os.path.dirname(os.path.dirname(dagron.__file__))
 LONG = 600
 """Seconds that stand for ever: no test waits for their end."""
 
@@ -40,23 +42,6 @@ def executor(dag, ckpt, **options):
     return CheckpointExecutor(dag, ckpt, **options)
 
 
-def wait_for(fact, seconds=60):
-    """Wait for a fact, also in a task; fail, never pass, if it does not come true."""
-    deadline = time.monotonic() + seconds
-    while not (value := fact()):
-        if time.monotonic() > deadline:
-            raise AssertionError("what was waited for did not happen")
-        time.sleep(0.005)
-    return value
-
-
-def is_dead(pid):
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def marked(mark):
     """Every process that lives and was started with this mark in its environment."""
     found = []
@@ -68,32 +53,6 @@ def marked(mark):
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue
     return found
-
-
-class RunLog:
-    """As in `conftest`, but workers need no import of that, and so of pytest, to unpickle it."""
-
-    def __init__(self, directory):
-        directory.mkdir()
-        self.directory = str(directory)
-
-    def note(self, name):
-        fd = os.open(os.path.join(self.directory, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.write(fd, b"%d\n" % os.getpid())
-        os.close(fd)
-
-    def pids(self, name):
-        try:
-            with open(os.path.join(self.directory, name)) as file:
-                return [int(line) for line in file]
-        except FileNotFoundError:
-            return []
-
-    def count(self, name):
-        return len(self.pids(name))
-
-    def counts(self):
-        return {name: self.count(name) for name in os.listdir(self.directory)}
 
 
 @pytest.fixture
@@ -589,7 +548,7 @@ class Job:
             command = ["-m", "dagron", "run", "job.py", "--workers", "2", "--durability", "process"]
         env = {
             **os.environ,
-            "PYTHONPATH": SOURCE,
+            "PYTHONPATH": SRC,
             "DAGRON_TEST_HERE": self.log.directory,
             "DAGRON_TEST_PHASE": phase,
             "DAGRON_TEST_MARK": self.mark,
@@ -764,7 +723,7 @@ class TestSignals:
         job = Job(tmp_path / "job", "library")  # the command line lets the second one end the process at once
         # The last task hangs in what it registered with atexit, so only the end of the server ends its worker.
         (job.directory / "sitecustomize.py").write_text(PRESS_AT_A_LINE)
-        process = job.start("closing", env={"DAGRON_TEST_LINE": str(line), "PYTHONPATH": f"{job.directory}:{SOURCE}"})
+        process = job.start("closing", env={"DAGRON_TEST_LINE": str(line), "PYTHONPATH": f"{job.directory}:{SRC}"})
         try:
             _, err = process.communicate(timeout=60)
         finally:
@@ -921,7 +880,7 @@ class TestHandlers:
         process = subprocess.Popen(
             [sys.executable, "script.py"],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": SOURCE},
+            env={**os.environ, "PYTHONPATH": SRC},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from places import SRC
 
 import dagron
 from dagron.checkpoint.files import TEMP_PREFIX, TEMP_SUFFIX
@@ -34,7 +35,6 @@ from dagron.testing.kill_campaign import Options, plan_round, run_campaign, star
 from dagron.testing.report import Phase, Report
 from dagron.testing.victim import MARKER, Victim, wait_until_gone
 
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 SEED = 20261123
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="what a task has detached may outlive it elsewhere")

@@ -10,15 +10,13 @@ import time
 
 import psutil
 import pytest
+from places import SRC
 
-import dagron
 from dagron import DAG, CheckpointExecutor
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.engines.local.leftovers import sweep
 from dagron.engines.local.processes import created_at
-
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers do not outlive their server so")
 

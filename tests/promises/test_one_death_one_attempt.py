@@ -31,6 +31,8 @@ from typing import NamedTuple
 import cloudpickle
 import psutil
 import pytest
+from places import SRC
+from waiting import wait_for
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks, Task
@@ -38,7 +40,6 @@ from dagron import DAG, CheckpointExecutor, ExecutionCallbacks, Task
 # Or every worker, and each cell has one, would import pytest first.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
-SOURCE = os.path.dirname(os.path.dirname(dagron.__file__))
 ON_LINUX = sys.platform == "linux"
 
 # --- how -----------------------------------------------------------------------------------------------------------
@@ -568,14 +569,6 @@ def run(dag, ckpt, tasks, **options):
     return CheckpointExecutor(dag, ckpt, **options).execute(tasks)
 
 
-def wait_for(fact, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not (value := fact()):
-        assert time.monotonic() < deadline, "what was waited for did not happen"
-        threading.Event().wait(0.005)
-    return value
-
-
 def test_in_the_middle_of_a_batch_the_culprit_alone_fails_and_nothing_is_repeated(ckpt, tmp_path):
     """Leans on `board.attempt_started` in `run_batch`, and on `unstarted.remove(running)` in the pool."""
     names = [f"n{i:03}" for i in range(400)]
@@ -793,7 +786,7 @@ def test_a_part_of_the_matrix_looks_the_same_in_a_plain_script(tmp_path, context
         + f"def work(): return matrix.observe(cells, {str(log)!r}, n_slots=6)\n{work}\n"
         + "print(json.dumps(seen))\n"
     )
-    env = {**os.environ, "PYTHONPATH": SOURCE, "DAGRON_TEST_MARK": mark}
+    env = {**os.environ, "PYTHONPATH": SRC, "DAGRON_TEST_MARK": mark}
     ended = subprocess.run(
         [sys.executable, str(path)], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=90
     )
@@ -835,7 +828,7 @@ def test_a_lock_that_a_thread_of_the_coordinator_holds_is_free_in_the_workers(tm
             """
         )
     )
-    env = {**os.environ, "PYTHONPATH": SOURCE}
+    env = {**os.environ, "PYTHONPATH": SRC}
     ended = subprocess.run(
         [sys.executable, "script.py"], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=90
     )

@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 from click.testing import CliRunner
+from places import SRC
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
@@ -31,7 +32,6 @@ from dagron.checkpoint.reading.history import read_history
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.cli import app
 
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 LARGE = bytes(range(256)) * 100
 
 

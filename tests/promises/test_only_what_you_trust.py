@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 import pytest
 from blake3 import blake3
+from places import SRC
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
@@ -37,7 +38,6 @@ from dagron.engines.attempt import WorkerSetup
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="modes and owners are those of POSIX")
 only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 
-SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 KEY = b"a key of 32 bytes, for all tests"
 SIZE = 20_000
 RIGHT = (1, 2, 3, 4)

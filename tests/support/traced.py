@@ -22,7 +22,7 @@ import sys
 
 # What a run imports when it needs it; here, so that it is not imported by every process again.
 import filelock  # noqa: F401
-from conftest import allow_tracing, attach_strace
+from tracing import allow_tracing, attach_strace
 
 PR_SET_CHILD_SUBREAPER = 36
 

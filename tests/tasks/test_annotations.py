@@ -5,10 +5,7 @@ import subprocess
 import sys
 
 import pytest
-
-import dagron
-
-SOURCE = os.path.dirname(os.path.dirname(dagron.__file__))
+from places import SRC
 
 JOB = """
 import dataclasses, functools, sys, tempfile, typing
@@ -84,7 +81,7 @@ def test_a_script_with_names_for_type_checkers_in_its_annotations_runs(tmp_path)
         done = subprocess.run(
             [sys.executable, "-W", "error", "-X", "dev", *command],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": SOURCE},
+            env={**os.environ, "PYTHONPATH": SRC},
             capture_output=True,
             text=True,
             timeout=120,

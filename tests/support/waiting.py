@@ -1,0 +1,26 @@
+"""Waiting for facts. Light, because tasks do so in workers."""
+
+import threading
+import time
+
+import psutil
+
+
+def wait_for(fact, seconds=60):
+    """Wait until `fact()` is true, and return what it is; fail, never pass, if it does not come true."""
+    deadline = time.monotonic() + seconds
+    while not (value := fact()):
+        assert time.monotonic() < deadline, "what was waited for did not happen"
+        threading.Event().wait(0.005)
+    return value
+
+
+def is_dead(process):
+    """Whether a process, given by its id or as `psutil` has it, runs no more.
+
+    A zombie does not; how soon it is buried is up to the init of the machine.
+    """
+    try:
+        return (psutil.Process(process) if isinstance(process, int) else process).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
