@@ -71,7 +71,7 @@ class CheckpointExecutor:
             first: for measurements. Ignored with a warning where the system has no such call, as on macOS.
         kill_grace_seconds: Between the SIGTERM and the SIGKILL to a process tree that is killed.
         signing_key: Keys every digest and check of the checkpoint, so that nothing is unpickled that was not written
-            with this key; up to 64 bytes. Default: the environment variable `DAGRON_SIGNING_KEY`, if it is set.
+            with this key; bytes of any length. Default: the environment variable `DAGRON_SIGNING_KEY`, if it is set.
         allow_untrusted: Accept a checkpoint that another user owns or that everyone may write.
         progress: If True, show a progress bar; or an observer of your own.
         pass_output: Whether what tasks print is handed on to `sys.stdout` and `sys.stderr` of this process. The end of

@@ -1655,11 +1655,11 @@ class TestSigning:
             assert key not in data, name
             assert blake3(key).digest() not in data, name
 
-    def test_a_key_in_the_environment_that_is_too_long_is_an_error_of_ours(self, ckpt, monkeypatch):
-        monkeypatch.setenv("DAGRON_SIGNING_KEY", "k" * 65)
-        with pytest.raises(dagron.OptionError, match="64"):
-            execute(ckpt)
-        assert not ckpt.exists()
+    def test_a_long_key_counts_to_its_last_byte(self, ckpt, canary):
+        tasks = self.sign(ckpt, canary, b"k" * 1000)
+        with pytest.raises(dagron.CheckpointDamagedError, match="signing key"):
+            executor(ckpt, signing_key=b"k" * 999 + b"l").resume(tasks)
+        assert executor(ckpt, signing_key=b"k" * 1000).resume(tasks).restored == 2
 
     def test_its_clearing_needs_the_key_no_more_than_rm_does(self, ckpt, canary):
         self.sign(ckpt, canary)

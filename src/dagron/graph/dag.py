@@ -15,9 +15,10 @@ import reprlib
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from hashlib import blake2b
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, final
+
+from blake3 import blake3
 
 from dagron.errors import (
     CycleError,
@@ -38,6 +39,9 @@ __all__ = ["DAG", "DAGBuilder"]
 # caller who catches the error.
 _HINT_MAX_NODES = 1_000
 _HINT_MAX_CHARS = 50
+
+_FINGERPRINT_SIZE = 16
+"""Every commit has one. 128 bits, as the checks of records have."""
 
 
 @final
@@ -291,7 +295,7 @@ class DAG:
     def structure_digest(self) -> bytes:
         """Return 32 bytes that change when a name or any node's set of parents does, and with no other change.
 
-        Insertion order does not matter. The digest is BLAKE2b over: the number of nodes; the names in sorted order,
+        Insertion order does not matter. The digest is BLAKE3 over: the number of nodes; the names in sorted order,
         each as its length in bytes and its UTF-8; then for every node in that order the number of its parents and
         their ranks in that order, ascending. The number of nodes and the lengths take 8 bytes, the rest 4,
         little-endian. So no two structures share an input. Computed on the first call, in n log n.
@@ -299,7 +303,7 @@ class DAG:
         if self._digest is None:
             names = self._names
             in_order = sorted(range(len(names)), key=names.__getitem__)
-            digest = blake2b(len(names).to_bytes(8, "little"), digest_size=32, person=b"dagron-structure")
+            digest = blake3(len(names).to_bytes(8, "little"))
             ranks = array("I", in_order)
             for rank, i in enumerate(in_order):
                 ranks[i] = rank
@@ -313,7 +317,7 @@ class DAG:
                     numbers.extend(sorted([ranks[parent] for parent in parents]))
             if sys.byteorder == "big":
                 numbers.byteswap()
-            digest.update(numbers)
+            digest.update(numbers.tobytes())
             self._digest = digest.digest()
         return self._digest
 
@@ -363,13 +367,13 @@ class DAG:
     def parents_fingerprint(self, index: int) -> bytes:
         """Return 16 bytes that change when the set of the parents' names does; insertion order does not matter.
 
-        BLAKE2b over the sorted names, each as its length in 8 bytes, little-endian, and its UTF-8.
+        The first half of the BLAKE3 of the sorted names, each as its length in 8 bytes, little-endian, and its UTF-8.
         """
         parents = self.parent_indices(index)
         if not parents:
             return _NO_PARENTS
         names = sorted([self._names[parent] for parent in parents])
-        return blake2b(b"".join(map(_length_prefixed, names)), digest_size=16, person=b"dagron-parents").digest()
+        return blake3(b"".join(map(_length_prefixed, names))).digest(_FINGERPRINT_SIZE)
 
     # --- protocols -----------------------------------------------------------------------------------------------
 
@@ -453,4 +457,4 @@ def _length_prefixed(name: str) -> bytes:
     return len(encoded).to_bytes(8, "little") + encoded
 
 
-_NO_PARENTS = blake2b(digest_size=16, person=b"dagron-parents").digest()
+_NO_PARENTS = blake3().digest(_FINGERPRINT_SIZE)

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Literal, TypedDict
 
 from dagron.callbacks import ExecutionCallbacks, RunObserver
-from dagron.checkpoint.reading.opening import SIGNING_KEY_VARIABLE
 from dagron.checkpoint.reading.opening import signing_key as key_of_environment
 from dagron.checkpoint.writing.store import Durability
 from dagron.engines.local.cores import available_cpus, can_pin
@@ -18,9 +17,6 @@ from dagron.tasks.options import check_count, check_exceptions, check_flag, chec
 __all__ = ["ExecutorOptions", "Options"]
 
 logger = logging.getLogger("dagron")
-
-_MAX_KEY_BYTES = 64
-"""The key of the digests is derived from it and has 32 bytes. More than twice as much is a file taken by mistake."""
 
 
 class ExecutorOptions(TypedDict, total=False):
@@ -94,10 +90,8 @@ class Options:
 
     def _check_key(self) -> None:
         key = self.signing_key
-        if key is not None and not (isinstance(key, bytes) and 1 <= len(key) <= _MAX_KEY_BYTES):
-            raise OptionError("signing_key", "...", f"1 to {_MAX_KEY_BYTES} bytes")
-        if self.key is not None and len(self.key) > _MAX_KEY_BYTES:
-            raise OptionError(SIGNING_KEY_VARIABLE, "...", f"1 to {_MAX_KEY_BYTES} bytes")
+        if key is not None and not (isinstance(key, bytes) and key):
+            raise OptionError("signing_key", "...", "bytes, at least one")
 
     def _check_pinning(self) -> None:
         check_flag("pin_cpus", self.pin_cpus)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import enum
-import hashlib
 import numbers
 import os
 import re
@@ -12,6 +11,8 @@ import string
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+from blake3 import blake3
 
 from dagron.errors import ArgumentsError, GraphError, InvalidNameError, UnstableNameError
 from dagron.tasks.handle import Node
@@ -152,7 +153,7 @@ def _shown(item: Any) -> Any:
 def _shortened(text: str) -> str:
     if len(text) <= MAX_LABEL_CHARS:
         return text
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    digest = blake3(text.encode("utf-8", "surrogatepass")).hexdigest(8)
     return f"{text[: MAX_LABEL_CHARS - 19]}...{digest}"
 
 

@@ -8,23 +8,24 @@ a disk. The rules, in order:
     ASCII, has no separator, is never ``..``, and does not depend on how a file system normalises Unicode.
 2.  The empty name is ``%``. (A ``%`` that two hexadecimal digits do not follow comes from these rules only.)
 3.  A name that Windows reserves for a device (``con``, ``nul``, ``com1`` ...) has its first letter escaped.
-4.  What would be longer than `MAX_STEM` characters is cut and gets ``%~`` and 32 hexadecimal digits of the blake2b
-    digest of the whole name.
+4.  What would be longer than `MAX_STEM` characters is cut and gets ``%~`` and 32 hexadecimal digits of the BLAKE3
+    of the whole name.
 5.  A name with upper-case letters gets ``%^`` and a mask of them if another name differs from it in case only: such
     files would be one file on a case-insensitive file system. So does any name whose file would otherwise differ in
     case only from one that is recorded for another node.
 6.  ``.pkl`` is appended.
 
 Injective because each rule but 4 can be undone from the text alone, and 4 is as injective as its digest. A name that
-has a file keeps it, whatever names come later: the record of its commit says which (see `format`).
+has a file keeps it, whatever names come later: the record of its commit says which (see `records`).
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
+
+from blake3 import blake3
 
 __all__ = ["JOURNAL", "LOCK", "MAX_STEM", "META", "SUFFIX", "FileNames", "plain_file_name"]
 
@@ -64,7 +65,7 @@ def _stem(name: str) -> str:
     if stem[:3].lower() in _DEVICE_STARTS and _DEVICE.fullmatch(stem):
         stem = f"%{ord(stem[0]):02x}{stem[1:]}"
     if len(stem) > MAX_STEM:
-        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        digest = blake3(name.encode("utf-8", "surrogatepass")).hexdigest(16)
         stem = f"{stem[: MAX_STEM - 34]}%~{digest}"
     return stem
 

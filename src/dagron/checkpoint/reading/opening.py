@@ -18,7 +18,6 @@ from dagron.checkpoint.reading.ledger import Ledger
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, FormatVersionError
 
 __all__ = [
-    "SIGNING_KEY_VARIABLE",
     "check_journal",
     "checkpoint_path",
     "dag_of",
@@ -29,7 +28,7 @@ __all__ = [
     "signing_key",
 ]
 
-SIGNING_KEY_VARIABLE = "DAGRON_SIGNING_KEY"
+_KEY_VARIABLE = "DAGRON_SIGNING_KEY"
 
 
 def _open_journal(directory: Directory, key: bytes | None) -> tuple[ReadFile, Header] | None:
@@ -229,4 +228,4 @@ def checkpoint_path(checkpoint_dir: str | os.PathLike[str]) -> Path:
 
 def signing_key() -> bytes | None:
     """Return the signing key that the environment gives, or None."""
-    return os.fsencode(os.environ.get(SIGNING_KEY_VARIABLE, "")) or None
+    return os.fsencode(os.environ.get(_KEY_VARIABLE, "")) or None
