@@ -156,7 +156,28 @@ MUTATIONS = [
         "board.attempt_started(attempt.node, time.monotonic(), 0, 0, rss_before)",
         "tests/engines/test_capture.py -k last_lines_that_it_wrote",
     ),
+    Mutation(
+        "death",
+        "engines/local/pool.py",
+        "            slot.generation += 1  # its end is no news\n",
+        "            pass\n",
+        "tests/engines/test_engines.py -k TestReplacedWorkers",
+    ),
+    Mutation(
+        "death",
+        "engines/local/pool.py",
+        "        unstarted += [attempt.node for attempt in slot.held]\n",
+        "        pass\n",
+        "tests/engines/test_engines.py -k waits_for_the_next_worker",
+    ),
     # --- limits
+    Mutation(
+        "limits",
+        "engines/local/pool.py",
+        "            attempts = attempts[: self._max_tasks - state.n_attempts]\n",
+        "            pass\n",
+        "tests/engines/test_engines.py -k more_attempts_than_it_may",
+    ),
     Mutation(
         "limits",
         "runs/dispatch.py",

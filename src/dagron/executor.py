@@ -76,6 +76,8 @@ class CheckpointExecutor:
         progress: If True, show a progress bar; or an observer of your own.
         pass_output: Whether what tasks print is handed on to `sys.stdout` and `sys.stderr` of this process. The end of
             it is recorded in the checkpoint in any case, except with `pool="inline"`.
+        max_tasks_per_worker: After so many attempts a worker is replaced by a new one, for libraries that leak. With
+            `pool="inline"` a warning says that it is not kept. Default: a worker lives as long as the run.
 
     Raises:
         OptionError: An option has a value that it cannot have.
@@ -104,6 +106,7 @@ class CheckpointExecutor:
         allow_untrusted: bool = False,
         progress: bool | RunObserver = False,
         pass_output: bool = True,
+        max_tasks_per_worker: int | None = None,
     ) -> None:
         if not isinstance(dag, DAG):
             raise OptionError("dag", repr(dag)[:80], "a dagron.DAG; build one with DAG.builder()")
@@ -132,6 +135,7 @@ class CheckpointExecutor:
             allow_untrusted=allow_untrusted,
             progress=progress,
             pass_output=pass_output,
+            max_tasks_per_worker=max_tasks_per_worker,
         )
 
     def __repr__(self) -> str:
@@ -277,7 +281,7 @@ class CheckpointExecutor:
                 with interrupts.allowed():
                     plan = plan_run(dag, tasks, options)
                 features = self._features()
-                warn_of_limits(dag, plan, features)
+                warn_of_limits(dag, plan, options, features)
                 prepared = begin_run(store, dag, plan, options, fresh=fresh)
                 state = prepared.state(options, features)
                 coordinator = Coordinator(
@@ -331,6 +335,7 @@ class CheckpointExecutor:
             kill_grace_seconds=self._options.kill_grace_seconds,
             n_threads=max(1, len(available_cpus()) // n),
             cpus=spread_cpus()[:n] if self._options.pins else None,
+            max_tasks=self._options.max_tasks_per_worker,
         )
 
     def _watch(self, prepared: Prepared, state: RunState, began: float) -> Watch:

@@ -3,15 +3,19 @@
 A new engine is added to `ENGINES`; the first three classes then hold it to the protocol.
 """
 
+import atexit
 import os
 import pickle
 import select
 import signal
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
+from itertools import islice
 
 import cloudpickle
+import psutil
 import pytest
 from waiting import wait_for
 
@@ -449,3 +453,119 @@ class TestLocal:
             [("Lost", 1)],
             [("Returned", 0)],
         ]
+
+
+class TestReplacedWorkers:
+    """After so many attempts a worker makes place for another, and nobody is blamed for it."""
+
+    @pytest.fixture
+    def make(self, setup):
+        made = []
+
+        def make(max_tasks, n_slots=1):
+            made.append(ProcessPool(n_slots, setup, max_tasks=max_tasks))
+            return made[-1]
+
+        yield make
+        for pool in made:
+            pool.close()
+
+    def pids(self, pool, sizes):
+        """Let a slot make batches of these sizes, as many at a time as it takes, and return who made which node."""
+        nodes = iter(range(sum(sizes)))
+        made, waiting, left = {}, [[*islice(nodes, size)] for size in sizes], []
+        while waiting or left:
+            while waiting and len(left) < pool.features.max_batches:
+                left.append(batch := waiting.pop(0))
+                pool.submit(0, [attempt(node, os.getpid) for node in batch])
+            for returned in ends(pool, 1):
+                assert isinstance(returned, Returned)
+                assert [*(outcome.node for outcome in returned.outcomes), *returned.unstarted] == left.pop(0)
+                made |= values(returned)
+                if returned.unstarted:
+                    waiting.append(returned.unstarted)
+        return made
+
+    @pytest.mark.parametrize("max_tasks", [1, 2, 3, 7])
+    @pytest.mark.parametrize("sizes", [[1] * 8, [8], [5, 3], [2, 2, 2, 2], [3, 1, 4]])
+    def test_none_makes_more_attempts_than_it_may_and_none_is_forgotten(self, make, max_tasks, sizes):
+        made = self.pids(make(max_tasks), sizes)
+        assert made.keys() == set(range(8))
+        by_worker = Counter(made.values())
+        assert max(by_worker.values()) <= max_tasks
+        assert len(by_worker) >= -(-8 // max_tasks)
+
+    def test_one_that_has_made_all_its_attempts_ends_by_itself_while_the_slot_is_idle(self, make, ckpt):
+        def registers(path):
+            atexit.register(lambda: open(path, "w").close())
+            return os.getpid()
+
+        pool = make(1)
+        pool.submit(0, [attempt(1, lambda path=str(ckpt / "said goodbye"): registers(path))])
+        (pid,) = values(ends(pool, 1)[0]).values()
+        wait_for(lambda: not psutil.pid_exists(pid))
+        assert (ckpt / "said goodbye").exists()
+        assert pool.wait(0) == []
+
+    def test_one_that_does_not_go_is_killed(self, make, monkeypatch):
+        monkeypatch.setattr("dagron.engines.local.pool._GOODBYE_SECONDS", 0.0)
+        pool = make(1)
+
+        def hangs():
+            atexit.register(time.sleep, 600)
+            return os.getpid()
+
+        pool.submit(0, [attempt(1, hangs)])
+        (pid,) = values(ends(pool, 1)[0]).values()
+        wait_for(lambda: pool.wait(0.01) == [] and not psutil.pid_exists(pid))
+        wait_for(lambda: pool.wait(0.01) == [] and not pool._leaving)
+
+    def test_a_kill_takes_what_waits_for_the_next_worker_with_it(self, make, ckpt):
+        pool = make(1)
+        pool.submit(0, [attempt(1, lambda ready=str(ckpt / "ready"): (open(ready, "w").close(), time.sleep(600)))])
+        pool.submit(0, [attempt(2, int)])
+        wait_for((ckpt / "ready").exists)
+        with pytest.raises(AssertionError, match="half of the board"):
+            pool.submit(0, [attempt(3, int)])
+        pool.kill(0)
+        (lost,) = ends(pool, 1)
+        assert (lost.running, lost.unstarted) == (1, [2])
+        pool.submit(0, [attempt(2, lambda: "two")])
+        assert values(ends(pool, 1)[0]) == {2: "two"}
+
+    def test_a_slot_whose_worker_is_gone_can_be_killed(self, make):
+        pool = make(1)
+        pool.submit(0, [attempt(1, int)])
+        ends(pool, 1)
+        pool.kill(0)
+        (lost,) = ends(pool, 1)
+        assert (lost.running, lost.unstarted, lost.outcomes) == (None, [], [])
+        pool.submit(0, [attempt(2, lambda: 2)])
+        assert values(ends(pool, 1)[0]) == {2: 2}
+
+    def test_the_copies_that_came_with_the_last_batch_are_told_with_it(self, make, ckpt):
+        pool = make(2)
+        for node in (1, 2, 3):
+            pool.give_copies(0, [(f"{node}.pkl", b"copy", False)])
+            pool.submit(0, [attempt(node, int)])
+            assert copied(pool) == ([Copied(0, 2, refused=False)] if node == 2 else [])
+        assert (ckpt / "2.pkl").exists()
+
+    def test_that_the_last_ones_could_not_be_written_is_told_with_it(self, make, ckpt):
+        (ckpt / "taken.pkl").mkdir()
+        pool = make(1)
+        pool.give_copies(0, [("taken.pkl", b"copy", False)])
+        pool.submit(0, [attempt(1, int)])
+        assert copied(pool) == [Copied(0, 0, refused=True)]
+        pool.give_copies(0, [("free.pkl", b"copy", False)])
+        pool.submit(0, [attempt(2, int)])
+        assert copied(pool) == [Copied(0, 1, refused=False)]
+
+    def test_nothing_is_left_of_those_that_are_just_leaving(self, make):
+        pool = make(1, n_slots=2)
+        for slot in range(2):
+            pool.submit(slot, [attempt(slot, os.getpid)])
+        pids = [pid for returned in ends(pool, 2) for pid in values(returned).values()]
+        pool.close()
+        assert not any(map(psutil.pid_exists, pids))
+        assert threading.enumerate() == [threading.main_thread()]

@@ -32,6 +32,7 @@ FLAGS = {
     "allow_untrusted": "--allow-untrusted",
     "progress": "--progress",
     "pass_output": "--pass-output",
+    "max_tasks_per_worker": "--max-tasks-per-worker",
 }
 
 WITHOUT_A_FLAG = {
@@ -54,7 +55,7 @@ class TestOneList:
             "callbacks": ExecutionCallbacks(), "fail_fast": False, "enable_tracing": True, "max_workers": 3,
             "durability": "process", "pool": "inline", "retries": 4, "retry_delay": 0.25, "retry_on": (OSError,),
             "timeout": 5.0, "memory_limit": "6 GB", "pin_cpus": False, "kill_grace_seconds": 7.0, "signing_key": b"8",
-            "allow_untrusted": True, "progress": True, "pass_output": False,
+            "allow_untrusted": True, "progress": True, "pass_output": False, "max_tasks_per_worker": 9,
         }  # fmt: skip
         assert values.keys() == FIELDS.keys()
         executor = CheckpointExecutor(dagron.DAG([]), tmp_path, **values)

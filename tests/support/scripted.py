@@ -58,7 +58,7 @@ class ScriptedPool:
         calls: What the coordinator asked for, in order: `("submit", slot, names)` and `("kill", slot, at_once)`.
     """
 
-    features = Features(kills=True, observes_memory=True, captures=True, batches=True, max_batches=2)
+    features = Features(kills=True, observes_memory=True, replaces=True, captures=True, batches=True, max_batches=2)
 
     def __init__(self, n_slots: int, setup: WorkerSetup, script: Script, clock: ScriptedClock) -> None:
         self.n_slots = n_slots

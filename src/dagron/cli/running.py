@@ -141,6 +141,8 @@ def _check(request: RunRequest) -> None:
         raise UsageError("--json and --show both want standard output")
     if request.inline and {request.options.get("timeout"), request.options.get("memory_limit")} != {None}:
         raise UsageError("--timeout and --memory-limit kill worker processes, and --inline has none")
+    if request.inline and request.options.get("max_tasks_per_worker") is not None:
+        raise UsageError("--max-tasks-per-worker replaces worker processes, and --inline has none")
     # Rather now than at the end of a long run.
     trace = request.trace
     if trace is not None and (trace.is_dir() or not trace.absolute().parent.is_dir()):

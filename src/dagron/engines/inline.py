@@ -22,7 +22,9 @@ class InlineEngine:
         around: Entered while an attempt is made.
     """
 
-    features = Features(kills=False, observes_memory=False, captures=False, batches=False, max_batches=1)
+    features = Features(
+        kills=False, observes_memory=False, replaces=False, captures=False, batches=False, max_batches=1
+    )
 
     def __init__(self, setup: WorkerSetup, around: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
         self.n_slots = 1

@@ -41,6 +41,7 @@ class Features(NamedTuple):
     Attributes:
         kills: Whether an attempt that runs can be killed, as timeouts demand.
         observes_memory: Whether the memory of what runs can be seen, as memory limits demand.
+        replaces: Whether what has made so many attempts is replaced, as `max_tasks_per_worker` demands.
         captures: Whether what attempts print comes with their outcomes; else it goes where it goes.
         batches: Whether several attempts may go to a slot in one batch.
         max_batches: How many batches a slot may have at a time.
@@ -48,6 +49,7 @@ class Features(NamedTuple):
 
     kills: bool
     observes_memory: bool
+    replaces: bool
     captures: bool
     batches: bool
     max_batches: int

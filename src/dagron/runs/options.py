@@ -39,6 +39,7 @@ class ExecutorOptions(TypedDict, total=False):
     allow_untrusted: bool
     progress: bool | RunObserver
     pass_output: bool
+    max_tasks_per_worker: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +70,15 @@ class Options:
     allow_untrusted: bool = False
     progress: bool | RunObserver = False
     pass_output: bool = True
+    max_tasks_per_worker: int | None = None
 
     def __post_init__(self) -> None:
         if self.callbacks is not None and not isinstance(self.callbacks, ExecutionCallbacks):
             raise OptionError("callbacks", repr(self.callbacks)[:80], "an ExecutionCallbacks")
         if self.max_workers is not None:
             check_count("max_workers", self.max_workers, least=1)
+        if self.max_tasks_per_worker is not None:
+            check_count("max_tasks_per_worker", self.max_tasks_per_worker, least=1)
         if self.durability not in ("power", "process"):
             raise OptionError("durability", repr(self.durability), "'power' or 'process'")
         if self.pool not in ("process", "inline"):

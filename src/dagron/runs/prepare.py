@@ -158,8 +158,10 @@ def end_leftovers(store: CheckpointStore) -> None:
         logger.warning("%s: killed processes that an earlier run had left: %s", store.directory.path, killed)
 
 
-def warn_of_limits(dag: DAG, plan: RunPlan, features: Features) -> None:
+def warn_of_limits(dag: DAG, plan: RunPlan, options: Options, features: Features) -> None:
     """Warn of limits that the engine cannot keep. Not an error: whoever looks for a fault need not change the tasks."""
+    if options.max_tasks_per_worker is not None and not features.replaces:
+        logger.warning("max_tasks_per_worker is not kept where there are no workers that could be replaced")
     different = set(plan.policies)
     for option, is_kept in (("timeout", features.kills), ("memory_limit", features.observes_memory)):
         if is_kept or all(getattr(policy, option) is None for policy in different):

@@ -71,6 +71,13 @@ _OUTPUT = "Output"
     section=_WORKERS,
     help="How many worker processes. Default: one for each processor.",
 )
+@option(
+    "--max-tasks-per-worker",
+    type=click.IntRange(min=1),
+    metavar="N",
+    section=_WORKERS,
+    help="Replace a worker after so many attempts, for libraries that leak.",
+)
 @option("--inline", is_flag=True, section=_WORKERS, help="Run the tasks one by one in this process, for debuggers.")
 @option(
     "--pin-cpus", is_flag=True, section=_WORKERS, help="Bind each worker to a processor of its own, for measurements."

@@ -7,4 +7,6 @@ from dagron.engines.protocol import Features
 
 __all__ = ["FEATURES"]
 
-FEATURES = Features(kills=True, observes_memory=True, captures=True, batches=True, max_batches=MAX_BATCHES)
+FEATURES = Features(
+    kills=True, observes_memory=True, replaces=True, captures=True, batches=True, max_batches=MAX_BATCHES
+)

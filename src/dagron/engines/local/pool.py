@@ -15,6 +15,8 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.process import BaseProcess
+from typing import NamedTuple
 
 from dagron.crossing.parts import Part
 from dagron.engines.attempt import WorkerSetup
@@ -56,6 +58,38 @@ What a task has registered with `atexit` takes milliseconds, if anything; a hook
 """
 
 
+class _Batch(NamedTuple):
+    """A batch that a worker has.
+
+    Attributes:
+        number: Its number in the slot.
+        nodes: Its nodes; those behind the first `n_sent` stayed here, as the worker makes no more attempts.
+        n_sent: How many of them the worker has.
+        n_copies: How many copies came with it.
+        is_last: Whether its worker is to make no attempt after it.
+    """
+
+    number: int
+    nodes: list[int]
+    n_sent: int
+    n_copies: int
+    is_last: bool
+
+
+class _Leaving(NamedTuple):
+    """A worker that has made all its attempts.
+
+    Attributes:
+        process: The worker.
+        thread: That of its executor.
+        due: When it is killed, on `time.monotonic`.
+    """
+
+    process: BaseProcess
+    thread: threading.Thread | None
+    due: float
+
+
 class _Slot:
     def __init__(self, index: int) -> None:
         self.index = index
@@ -66,7 +100,9 @@ class _Slot:
         self.executor: ProcessPoolExecutor | None = None
         self.context: SlotContext | None = None
         self.channel: Channel | None = None
-        self.outstanding: deque[tuple[int, list[int], int]] = deque()  # batch, its nodes, copies that came with it
+        self.outstanding: deque[_Batch] = deque()
+        self.held: Sequence[Attempt] = ()  # a batch for the next worker, while this one is busy with its last
+        self.n_attempts = 0  # that the worker has made or has been sent
         self.copies: Sequence[tuple[str, bytes, bool]] = ()  # for the next batch
         self.n_copying = 0
         self.known: set[int] = set()
@@ -87,6 +123,7 @@ class ProcessPool:
         kill_grace_seconds: Between SIGTERM and SIGKILL, where an attempt is killed.
         n_threads: What libraries that use threads of their own may use in each worker; None to leave it to them.
         cpus: The processor of each slot; None to leave it to the system.
+        max_tasks: How many attempts a worker makes before another takes its place; None for any number.
 
     Raises:
         WorkerStartError: The server of the workers cannot be started.
@@ -102,12 +139,15 @@ class ProcessPool:
         kill_grace_seconds: float = 0.0,
         n_threads: int | None = None,
         cpus: Sequence[int] | None = None,
+        max_tasks: int | None = None,
     ) -> None:
         self.n_slots = n_slots
         self._setup = pickle.dumps(tuple(setup), 5)
         self._n_threads = n_threads
         self._cpus = cpus
         self._grace = kill_grace_seconds
+        self._max_tasks = max_tasks
+        self._leaving: list[_Leaving] = []
         self._owner = os.getpid()
         self._slots: list[_Slot] = []
         try:
@@ -137,7 +177,20 @@ class ProcessPool:
             WorkerStartError: Several workers in a row have died without having run anything.
         """
         state = self._slots[slot]
-        assert len(state.outstanding) < MAX_BATCHES, "each batch has a half of the board for itself"
+        assert len(state.outstanding) + bool(state.held) < MAX_BATCHES, "each batch has a half of the board for itself"
+        if state.n_attempts == self._max_tasks and state.outstanding:
+            state.held = attempts
+        else:
+            self._send(state, attempts)
+
+    def _send(self, state: _Slot, attempts: Sequence[Attempt]) -> None:
+        channel = state.channel or self._started(state)
+        nodes = [attempt.node for attempt in attempts]
+        is_last = False
+        if self._max_tasks is not None:
+            attempts = attempts[: self._max_tasks - state.n_attempts]
+            state.n_attempts += len(attempts)
+            is_last = state.n_attempts == self._max_tasks
         copies, state.copies = state.copies, ()
         state.n_batches += 1
         number = state.n_batches
@@ -153,9 +206,8 @@ class ProcessPool:
                         state.known.add(part.number)
                         new.append(part)
             batch.append((node, name, task, numbers, binding, inputs, limited))
-        payload = pickle.dumps((number, [tuple(part) for part in new], batch, copies), 5)
-        state.outstanding.append((number, [attempt.node for attempt in attempts], len(copies)))
-        channel = state.channel or self._started(state)
+        payload = pickle.dumps((number, [tuple(part) for part in new], batch, copies, is_last), 5)
+        state.outstanding.append(_Batch(number, nodes, len(batch), len(copies), is_last))
         if not channel.send(payload):
             self._poll.modify(channel.fd, select.POLLIN | select.POLLOUT)
 
@@ -174,6 +226,7 @@ class ProcessPool:
 
     def _start(self, slot: _Slot) -> Channel:
         slot.board.clear()
+        slot.n_attempts = 0
         slot.stderr_from = slot.stderr.size()
         slot.context = SlotContext(self._server, (slot.stdout.fd, slot.stderr.fd))
         channel = Channel()
@@ -203,6 +256,8 @@ class ProcessPool:
 
     def wait(self, timeout_seconds: float | None) -> list[Happened]:
         """Wait until something happened, at most this long, and return what did."""
+        if self._leaving:
+            self._see_off()
         if self._server.untold:
             spawned, self._server.untold = self._server.untold, {}
             return [Spawned(spawned, pid_namespace())]
@@ -248,17 +303,57 @@ class ProcessPool:
             if slot.n_returned == len(slot.outstanding):
                 self._tell_end(slot.index, slot.generation)
             return
-        expected, nodes, n_copies = slot.outstanding.popleft()
+        expected, nodes, n_sent, n_copies, is_last = slot.outstanding.popleft()
         assert expected == number, "a slot returns its batches in order"
         slot.idle_deaths = 0
         outcomes = _outcomes(slot, number)
         # Those that came with it are written next; those that came with the one before are written.
         n_copied, slot.n_copying = slot.n_copying, n_copies
+        if is_last:  # then those that came with it are written, too
+            n_copied, slot.n_copying = n_copied + n_copies, 0
         if copies_refused:
             n_copied = slot.n_copying = 0
         if n_copied or copies_refused:
             happened.append(Copied(slot.index, n_copied, copies_refused))
         happened.append(Returned(slot.index, outcomes, nodes[len(outcomes) :]))
+        if self._max_tasks is not None:
+            slot.n_attempts -= n_sent - len(outcomes)
+            if not slot.outstanding:
+                self._make_room(slot)
+
+    def _make_room(self, slot: _Slot) -> None:
+        """Retire a worker that has nothing more to do and has made all its attempts, and send what waited for that.
+
+        The next worker starts with the next batch. So none is started for nothing, and none beside an exclusive node.
+        """
+        if slot.n_attempts == self._max_tasks:
+            assert slot.executor is not None
+            assert slot.context is not None
+            assert slot.context.last is not None
+            slot.generation += 1  # its end is no news
+            due = time.monotonic() + _GOODBYE_SECONDS
+            self._leaving.append(_Leaving(slot.context.last, _manager_thread(slot.executor), due))
+            self._close_channel(slot)
+            slot.executor.shutdown(wait=False)
+            slot.executor = slot.context = None
+            slot.known.clear()
+            slot.n_attempts = 0
+        held, slot.held = slot.held, ()
+        if held:
+            self._send(slot, held)
+
+    def _see_off(self) -> None:
+        """Let go of retired workers that have ended, and kill those that take too long."""
+        now = time.monotonic()
+        staying = []
+        for leaving in self._leaving:
+            if leaving.process.is_alive():
+                if leaving.due <= now:
+                    leaving.process.kill()
+                staying.append(leaving)
+            elif leaving.thread is not None:
+                leaving.thread.join()
+        self._leaving = staying
 
     def _lost(self, slot: _Slot) -> Lost:
         """Bury the worker of a slot; the next batch gets a new one."""
@@ -270,13 +365,15 @@ class ProcessPool:
         outcomes: list[Outcome] = []
         late: list[int] = []
         unstarted: list[int] = []
-        for number, nodes, _ in slot.outstanding:
+        for number, nodes, *_ in slot.outstanding:
             done = _outcomes(slot, number)
             if slot.kill_requested:
                 late += [outcome.node for outcome in done if outcome.node not in slot.ended_before_kill]
                 done = [outcome for outcome in done if outcome.node in slot.ended_before_kill]
             outcomes += done
             unstarted += nodes[len(done) :]
+        unstarted += [attempt.node for attempt in slot.held]
+        slot.held = ()
         if late:
             # It came out of its task because it was being killed, or because a process that it waited for was.
             running = late[0]
@@ -348,7 +445,7 @@ class ProcessPool:
         state.kill_requested = True
         state.n_returned = 0
         state.ended_before_kill = {
-            outcome.node for number, _, _ in state.outstanding for outcome in _outcomes(state, number)
+            outcome.node for number, *_ in state.outstanding for outcome in _outcomes(state, number)
         }
         process = state.context.last if state.context is not None else None
         if process is not None and process.pid is not None:
@@ -386,15 +483,17 @@ class ProcessPool:
         # An idle worker is asked to end, so that what it registered with atexit runs; a busy one is killed.
         idle = [slot for slot in self._slots if slot.executor is not None and not slot.outstanding]
         threads = [_manager_thread(slot.executor) for slot in self._slots if slot.executor is not None]
+        threads += [leaving.thread for leaving in self._leaving]
         for slot in idle:
             assert slot.executor is not None
             self._close_channel(slot)
             slot.executor.shutdown(wait=False)
         deadline = time.monotonic() + _GOODBYE_SECONDS
-        for slot in idle:
-            if slot.context is not None and slot.context.last is not None:
-                slot.context.last.join(max(0.0, deadline - time.monotonic()))
+        ending = [slot.context.last for slot in idle if slot.context is not None and slot.context.last is not None]
+        for process in (*ending, *(leaving.process for leaving in self._leaving)):
+            process.join(max(0.0, deadline - time.monotonic()))
         self._server.stop()
+        self._leaving = []
         for slot in self._slots:
             slot.generation += 1
             if slot.executor is not None:
@@ -402,6 +501,7 @@ class ProcessPool:
                 slot.executor = None
             self._close_channel(slot)
             slot.outstanding.clear()
+            slot.held = ()
         for thread in threads:
             if thread is not None:
                 thread.join()

@@ -104,9 +104,12 @@ def serve() -> None:
     assert worker is not None
     try:
         while (payload := worker.channel.receive()) is not None:
-            batch, copies = _run_batch(worker, payload)
+            batch, copies, is_last = _run_batch(worker, payload)
+            if is_last:  # nobody asks this worker afterwards whether it could write them
+                worker.write(copies)
             worker.channel.report(batch, worker.copies_refused)
-            worker.write(copies)
+            if not is_last:
+                worker.write(copies)
     except BaseException:
         # What a task left behind, a timer say, raised it between two attempts. It must not leave this function: the
         # executor would pickle it, and a thread of the coordinator would unpickle what is the user's.
@@ -115,8 +118,8 @@ def serve() -> None:
         os._exit(1)
 
 
-def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, bytes, bool]]]:
-    batch, parts, attempts, copies = pickle.loads(payload)
+def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, bytes, bool]], bool]:
+    batch, parts, attempts, copies, is_last = pickle.loads(payload)
     board = worker.board
     board.batch_started(batch)
     for part in parts:
@@ -140,7 +143,7 @@ def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, by
         _, stdout_from, _, stderr_from = written
         board.add_outcome(batch, pack_outcome(outcome, None if silent else written))
     board.attempt_started(None)
-    return batch, copies
+    return batch, copies, is_last
 
 
 # --- outcomes on the board --------------------------------------------------------------------------------------------
