@@ -752,10 +752,18 @@ def test_the_defaults_of_a_run_are_those_of_the_executor():
 
 def test_a_misspelt_command_or_option_ends_with_2_and_what_may_be_meant():
     assert "No such command 'statsu'. Did you mean 'status'?" in command("statsu", expect=2).stderr
+
     ended = command("ls", "job.py", "--sotr", "size", expect=2)
     assert "--sort" in ended.stderr
     assert "Usage: dagron ls" in ended.stderr
     assert "Missing argument 'DIR'" in command("ls", expect=2).stderr
+
+
+def test_rerun_is_understood_as_invalidate_and_listed_nowhere(own):
+    asked = own("rerun", "job.py", "load", "--dry-run", "--json").stdout
+    assert asked == own("invalidate", "job.py", "load", "--dry-run", "--json").stdout
+    assert "load" in json.loads(asked)["nodes"]
+    assert "rerun" not in command("--help").stdout
 
 
 def completions(words):

@@ -26,7 +26,7 @@ def defined(path):
 
 def test_every_file_that_the_page_names_is_there():
     named = set(re.findall(r"`((?:\w+/)*[a-z_]+\.py)`", PAGE))
-    places = [PACKAGE, PACKAGE.parent.parent]
+    places = [PACKAGE, ROOT]
     assert named
     assert [name for name in named if not any((place / name).exists() for place in places)] == []
 

@@ -63,6 +63,9 @@ _SECTIONS = {
 
 _VERBS = {name: about for section in _SECTIONS.values() for name, about in section.items()}
 
+_ALSO_CALLED = {"rerun": "invalidate"}
+"""What people who come from other tools type for a command. Works, and is listed nowhere."""
+
 _COMPLETION = "_DAGRON_COMPLETE"
 """The variable by which a shell asks for completions."""
 
@@ -76,6 +79,7 @@ class _Verbs(click.Group):
         return list(_VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = _ALSO_CALLED.get(cmd_name, cmd_name)
         if cmd_name not in _VERBS:
             return None
         command = getattr(importlib.import_module(f"dagron.cli.verbs.{cmd_name}"), cmd_name)
@@ -85,7 +89,7 @@ class _Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _VERBS and not args[0].startswith("-"):
+        if args and args[0] not in (*_VERBS, *_ALSO_CALLED) and not args[0].startswith("-"):
             close = difflib.get_close_matches(args[0], _VERBS)
             hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
             ctx.fail(f"No such command {args[0]!r}.{hint}")
