@@ -1,5 +1,6 @@
 """How nodes of a checkpoint stand: one word for one state, while a run goes on and after its death."""
 
+import contextlib
 import csv
 import io
 import json
@@ -12,9 +13,12 @@ import textwrap
 import time
 from pathlib import Path
 
+import pytest
+
 import dagron
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.reading.history import read_history
+from dagron.checkpoint.reading.opening import read_ledger
 from dagron.cli.drawing import COLOURS
 from dagron.cli.terminal import STYLES
 from dagron.report.build import build_report
@@ -141,3 +145,26 @@ def test_every_state_has_a_colour_in_a_table_in_a_drawing_and_on_the_page():
     assert (page / "page.css").read_text().count("--state-") >= 2 * len(CHECKPOINT_STATUSES)
     (glyphs,) = re.findall(r"const GLYPHS = (\[.*\]);", (page / "graph.js").read_text())
     assert len(set(json.loads(glyphs))) == len(CHECKPOINT_STATUSES)
+
+
+@pytest.mark.parametrize(("fail_fast", "ended", "expected"), [
+    (True, False, "skipped"), (True, True, "skipped"), (False, False, "pending"), (False, True, "skipped"),
+])  # fmt: skip
+def test_what_an_interrupted_run_would_still_have_tried_is_not_skipped(tmp_path, fail_fast, ended, expected):
+    def interrupt(name, error):
+        if not ended:
+            raise KeyboardInterrupt
+
+    dag = dagron.DAG.builder().add_edge("bad", "takes").add_edge("bad", "after").build()
+    tasks = {"bad": lambda: 1 / 0, "takes": lambda bad: 1, "after": lambda: 2}
+    executor = dagron.CheckpointExecutor(
+        dag, tmp_path, dagron.ExecutionCallbacks(on_failure=interrupt), fail_fast, pool="inline", durability="process"
+    )
+    with contextlib.nullcontext() if ended else pytest.raises(KeyboardInterrupt):
+        executor.execute(tasks)
+    ledger = read_ledger(Directory(tmp_path))
+    assert (ledger.ended is not None) is ended
+    found = node_statuses(ledger, dag, goes_on=False)
+    assert found["bad"] == "failed"
+    assert found["takes"] == expected
+    assert found["after"] == ("completed" if ended and not fail_fast else expected)

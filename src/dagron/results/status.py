@@ -70,6 +70,9 @@ def node_statuses(
         running: What runs now.
         goes_on: Whether a run goes on, or may. It may still reach what is downstream of a node that failed: with
             `fail_fast=False`, or because a resume tries that node again.
+
+    Without `fail_fast` a run skips only the nodes that take a result that is not there, and no record says which these
+    are. So what such a run has not reached is PENDING until the run has ended.
     """
     found: dict[str, NodeStatus] = {}
     now = frozenset(running)
@@ -92,7 +95,8 @@ def node_statuses(
             found[name] = NodeStatus.STALE
         else:
             found[name] = NodeStatus.LOST if name in view.lost else NodeStatus.PENDING
-    if dag is not None and not goes_on and failed:
+    skips = view.run.fail_fast or view.ended is not None
+    if dag is not None and not goes_on and failed and skips:
         for node in dag.descendant_indices([dag.index_of(name) for name in failed]):
             name = dag.name_of(node)
             if found[name] is NodeStatus.PENDING:

@@ -93,7 +93,7 @@ class Options:
         self._check_pinning()
 
     def _check_key(self) -> None:
-        key = self.signing_key
+        key = self.key  # now, so that a later change of the environment changes nothing
         if key is not None and not (isinstance(key, bytes) and key):
             raise OptionError("signing_key", "...", "bytes, at least one")
 

@@ -135,7 +135,12 @@ def begin_run(store: CheckpointStore, dag: DAG, plan: RunPlan, options: Options,
     view = store.ledger
     structure = dag.structure_digest()
     commits = store.begin(
-        fresh=fresh, nodes=dag.nodes, structure=structure, edges=dag.parent_arrays, n_slots=options.n_slots
+        fresh=fresh,
+        nodes=dag.nodes,
+        structure=structure,
+        edges=dag.parent_arrays,
+        fail_fast=options.fail_fast,
+        n_slots=options.n_slots,
     )
     prepared = prepare(dag, plan, Earlier(view, commits, store.stale))
     if not prepared.is_same:

@@ -258,6 +258,7 @@ class RunStarted:
         host: The machine.
         boot: Differs after every start of that machine; empty where it has no such text.
         total: Nodes of the DAG.
+        fail_fast: Whether the run skips every descendant of a node that fails, not only those that take its result.
         slots: Slots of the run; 0 if it is not known.
         structure: `DAG.structure_digest()`, in hexadecimal, of the DAG that the commits were last compared with. Of a
             resume it is the DAG before, until INVALIDATED says what became of the commits.
@@ -274,6 +275,7 @@ class RunStarted:
     host: str = ""
     boot: str = ""
     total: int = 0
+    fail_fast: bool = True
     slots: int = 0
     structure: str = ""
     dag: str = ""

@@ -193,6 +193,7 @@ class CheckpointStore:
         nodes: Iterable[str],
         structure: bytes,
         edges: tuple[array[int], array[int]] | None = None,
+        fail_fast: bool = True,
         n_slots: int = 0,
     ) -> PackedCommits:
         """Recover the directory and begin a run.
@@ -202,6 +203,7 @@ class CheckpointStore:
             nodes: The names of the DAG.
             structure: `DAG.structure_digest()`.
             edges: `DAG.parent_arrays`, to be recorded; None records nothing.
+            fail_fast: Whether the run skips every descendant of a node that fails.
             n_slots: Slots of the run, for those who ask how well they were used; 0 if it is not known.
 
         Returns:
@@ -223,7 +225,7 @@ class CheckpointStore:
             sizes = self.directory.sizes()
             self._files = ResultFiles(self.directory, sizes)
             self._refuse_foreign(nodes)
-            run = self._run(len(nodes), n_slots, structure)
+            run = self._run(len(nodes), n_slots, structure, fail_fast=fail_fast)
             if fresh or old is None or old.cleared:
                 self._begin_fresh(nodes, run, dag)
             else:
@@ -257,7 +259,7 @@ class CheckpointStore:
             if foreign:
                 raise ForeignFilesError(str(self.directory.path), sorted(foreign))
 
-    def _run(self, total: int, n_slots: int, structure: bytes) -> RunStarted:
+    def _run(self, total: int, n_slots: int, structure: bytes, *, fail_fast: bool) -> RunStarted:
         return RunStarted(
             time.time(),
             fresh=True,
@@ -265,6 +267,7 @@ class CheckpointStore:
             host=platform.node(),
             boot=boot_id(),
             total=total,
+            fail_fast=fail_fast,
             slots=n_slots,
             structure=structure.hex(),
             dag=structure.hex(),
