@@ -49,7 +49,13 @@ Shape = tuple[Any, ...]
 
 _INITIALIZERS = ("__new__", "__init__", "__post_init__")
 _PICKLING = ("__getnewargs__", "__getnewargs_ex__", "__getstate__", "__reduce__", "__reduce_ex__", "__setstate__")
-_KINDS = {"enum": "an enum", "data": "a dataclass", "tuple": "a named tuple", "own": "a class with pickling of its own"}
+_KINDS = {
+    "enum": "an enum",
+    "data": "a dataclass",
+    "ordered": "a frozen dataclass with slots",
+    "tuple": "a named tuple",
+    "own": "a class with pickling of its own",
+}
 
 _STORE_ATTR = opmap["STORE_ATTR"]
 
@@ -86,8 +92,8 @@ def _own_shape(cls: type) -> tuple[str, tuple[str, ...]]:
     own = vars(cls)
     methods = [name for name in _PICKLING if isinstance(own.get(name), types.FunctionType)]
     if "__dataclass_fields__" in own:
-        # `dataclass(slots=True)` adds methods of its own for pickling.
-        return "data", tuple(field.name for field in dataclasses.fields(cls))
+        # Frozen ones with slots get methods that pickle values without their names.
+        return "ordered" if methods else "data", tuple(field.name for field in dataclasses.fields(cls))
     if isinstance(own.get("_fields"), tuple) and issubclass(cls, tuple):
         return "tuple", own["_fields"]
     if methods:
@@ -132,10 +138,10 @@ def difference(stored: Shape, found: Shape) -> str:
         return ""
     if stored[0] != found[0]:
         return f"it was {_KINDS.get(stored[0], 'a class')}, and is {_KINDS.get(found[0], 'a class')}"
-    what = {"data": "field", "tuple": "field", "own": "method"}.get(stored[0], "attribute")
+    what = {"data": "field", "ordered": "field", "tuple": "field", "own": "method"}.get(stored[0], "attribute")
     told = [f"the {what} {name!r} is gone" for name in stored[1] if name not in found[1]]
     told += [f"the {what} {name!r} is new" for name in found[1] if name not in stored[1]]
-    if not told and stored[1] != found[1]:
+    if not told and stored[1] != found[1] and stored[0] == "ordered":  # values of all others have their names
         told = [f"its {what}s were in the order {', '.join(stored[1])}"]
     if len(stored[2]) != len(found[2]) or [_name(base) for base in stored[2]] != [_name(base) for base in found[2]]:
         told.append(f"its bases were {', '.join(map(_name, stored[2]))}")

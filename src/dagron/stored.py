@@ -135,6 +135,13 @@ def of_script(module: str, path: str, shape: Shape | None) -> Any:
     return found
 
 
+def row(cls: Any, fields: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+    """Return a named tuple of the script, whatever the order of its fields is now."""
+    if cls._fields != fields:
+        values = tuple(map(dict(zip(fields, values, strict=True)).__getitem__, cls._fields))
+    return tuple.__new__(cls, values)
+
+
 def member(cls: Any, value: Any, names: tuple[tuple[str, Any], ...]) -> Any:
     """Return a member of an enum of the script, or one that is composed of several.
 
@@ -148,13 +155,23 @@ def member(cls: Any, value: Any, names: tuple[tuple[str, Any], ...]) -> Any:
     """
     if not isinstance(cls, enum.EnumMeta):
         return cls("|".join(name for name, _ in names), value) if isinstance(cls, type) else cls
+    check_members(cls, names)
+    return cls.__members__[names[0][0]] if len(names) == 1 and names[0][1] is value else cls(value)
+
+
+def check_members(cls: enum.EnumMeta, names: tuple[tuple[str, Any], ...]) -> None:
+    """Check that an enum has these members with these values.
+
+    Raises:
+        ClassChangedError: It has not.
+    """
+    members: Any = cls.__members__
     for name, stored in names:
-        found = cls.__members__.get(name)
+        found = members.get(name)
         if found is None:
             raise ClassChangedError(cls.__qualname__, f"the member {name!r} is gone")
         if not _same(found._value_, stored):
             raise ClassChangedError(cls.__qualname__, f"the member {name!r} was {stored!r}, and is {found._value_!r}")
-    return cls.__members__[names[0][0]] if len(names) == 1 and names[0][1] is value else cls(value)
 
 
 def _same(value: Any, stored: Any) -> bool:

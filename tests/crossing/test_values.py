@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 
 import pytest
 
 import dagron
+from dagron.checkpoint.files import Directory
+from dagron.checkpoint.reading.opening import read_ledger
+from dagron.crossing.changed import changed_results
 
 SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 
@@ -436,3 +440,120 @@ def test_all_kinds_are_the_same_in_a_worker_and_when_they_are_restored(script, t
     told = run(script, pool, tmp_path / "ckpt")
     assert {name: text for name, text in told["told"].items() if text} == {}
     assert told["restored"] > 50
+
+
+# --- a script that has changed ---------------------------------------------------------------------------------------
+
+JOB = """
+import dataclasses, enum, json, sys
+import dagron
+
+class Kind(enum.Enum):
+    {members}
+
+@dataclasses.dataclass
+class Point:
+    {fields}
+
+def make(i):
+    return Point(*range(len(dataclasses.fields(Point))))
+
+def kind():
+    return [Kind.A]
+
+def use(point, kind):
+    return repr(point)
+
+def big():
+    return [Point(*range(len(dataclasses.fields(Point)))), bytes(100_000)]
+
+flow = dagron.Flow()
+made = flow.map("make[{{}}]", make, range(2))
+flow.add("plain", lambda: [1, {{2: "x"}}])
+flow.add("big", big)
+flow.add("use", use, made[0], flow.add("kind", kind))
+if __name__ == "__main__":
+    result = flow.run("ckpt", resume=True, max_workers=1)
+    print(json.dumps({{"restored": result.restored, "use": result["use"].result}}))
+"""
+
+
+class TestAScriptThatHasChanged:
+    @pytest.fixture
+    def run_with(self, tmp_path):
+        def run_with(fields="x: int", members="A = 1"):
+            (tmp_path / "job.py").write_text(JOB.format(fields=fields, members=members))
+            done = subprocess.run(
+                [sys.executable, "job.py"],
+                env={**os.environ, "PYTHONPATH": SRC},
+                cwd=tmp_path,
+                capture_output=True,
+                text=True,
+            )
+            assert done.returncode == 0, done.stderr
+            return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+        return run_with
+
+    def test_what_made_instances_of_a_changed_class_runs_again_and_says_why(self, run_with, tmp_path):
+        assert run_with() == ({"restored": 0, "use": "Point(x=0)"}, "")
+        told, warned = run_with(fields="x: int\n    y: int")
+        assert told == {"restored": 2, "use": "Point(x=0, y=1)"}  # kind and plain
+        assert "'Point' of the script is not what it was" in warned
+        assert "the field 'y' is new; made again: 'make[0]', 'make[1]', 'big', and what was made of it" in warned
+        assert run_with(fields="x: int\n    y: int") == ({"restored": 6, "use": "Point(x=0, y=1)"}, "")
+
+    def test_a_dry_run_says_the_same(self, run_with, tmp_path):
+        run_with()
+        (tmp_path / "job.py").write_text(JOB.format(fields="y: int", members="A = 1"))
+        done = subprocess.run(
+            [sys.executable, "-m", "dagron", "run", "job.py", "-d", "ckpt", "--resume", "--dry-run", "--json"],
+            env={**os.environ, "PYTHONPATH": SRC},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "the field 'x' is gone; the field 'y' is new" in done.stdout
+        assert run_with(fields="y: int")[0]["restored"] == 2
+
+    def test_what_is_only_added_is_no_change(self, run_with):
+        run_with()
+        assert run_with(members="A = 1\n    B = 2") == ({"restored": 6, "use": "Point(x=0)"}, "")
+        told, warned = run_with(members="A = 2\n    B = 1")
+        assert told["restored"] == 4
+        assert "'Kind' of the script is not what it was" in warned
+        assert "the member 'A' was 1, and is 2" in warned
+
+    def test_a_resume_that_is_killed_before_it_has_compared_does_not_forget_to(self, run_with, tmp_path):
+        run_with()
+        (tmp_path / "job.py").write_text(JOB.format(fields="y: int", members="A = 1"))
+        died = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import os, runpy, dagron.runs.prepare as p; p.changed_results = lambda *a: os._exit(9); "
+                "runpy.run_path('job.py', run_name='__main__')",
+            ],
+            env={**os.environ, "PYTHONPATH": SRC},
+            cwd=tmp_path,
+            check=False,
+        )
+        assert died.returncode == 9
+        assert run_with(fields="y: int")[0] == {"restored": 2, "use": "Point(y=0)"}
+
+    def test_nothing_that_a_result_names_is_run_to_find_out(self, tmp_path):
+        class Boom:
+            def __reduce__(self):
+                return os.mkdir, (str(tmp_path / "ran"),)
+
+        data = pickle.dumps([Boom(), {1: Boom()}, (Boom(), b"x")], 5)
+        assert changed_results(["a"], lambda _: data) == {}
+        assert not (tmp_path / "ran").exists()
+
+    def test_a_run_says_with_what_it_was_made(self, run_with, tmp_path):
+        run_with()
+        run = read_ledger(Directory(tmp_path / "ckpt")).run
+        assert dict(run.versions)["python"] == ".".join(map(str, sys.version_info[:3]))
+        assert {"dagron", "cloudpickle"} < dict(run.versions).keys()
+        assert {"__main__:Point", "__main__:Kind", "__main__:make"} <= dict(run.definitions).keys()

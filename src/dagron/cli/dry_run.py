@@ -73,6 +73,9 @@ def forecast(job: Job, checkpoint_dir: str, options: Options, *, fresh: bool) ->
         TaskDefinitionError: As a run.
         CheckpointError: There is a checkpoint that cannot be read.
     """
+    from dagron.checkpoint.blobs import load_result
+    from dagron.checkpoint.format.digests import Digests
+    from dagron.checkpoint.reading.opening import signing_key
     from dagron.checkpoint.reading.packed import PackedCommits
     from dagron.cli.exit_codes import NoCheckpointError
     from dagron.cli.reading import directory_of, read_checkpoint
@@ -87,15 +90,25 @@ def forecast(job: Job, checkpoint_dir: str, options: Options, *, fresh: bool) ->
     except NoCheckpointError:
         view = None
     if view is not None:
-        earlier = Earlier(view, _present(view, directory_of(checkpoint_dir)), view.stale)
-    restore = prepare(dag, plan, earlier).restore
+        directory, digests, commits = directory_of(checkpoint_dir), Digests(signing_key()), view.commits
+        earlier = Earlier(
+            view,
+            _present(view, directory),
+            view.stale,
+            lambda name: load_result(directory, commits[name], digests),
+        )
+    prepared = prepare(dag, plan, earlier)
+    restore, changed = prepared.restore, prepared.changed
     kept = {*restore.restored, *restore.held}
     names = [dag.name_of(i) for i in dag.order if i not in kept]
     outdated = {dag.name_of(i) for i in restore.outdated}
     known = {} if view is None else {**view.stale, **view.commits}
     return Forecast(
         checkpoint_dir,
-        [ToRun(name, _reason(name, view, earlier.commits, outdated), _seconds(known, name)) for name in names],
+        [
+            ToRun(name, changed.get(name) or _reason(name, view, earlier.commits, outdated), _seconds(known, name))
+            for name in names
+        ],
         [dag.name_of(i) for i in restore.held],
         len(restore.restored),
     )

@@ -66,6 +66,7 @@ _MAKES_A_CLASS = {
 _MAKES_AN_INSTANCE = {"copyreg.__newobj__", "copyreg.__newobj_ex__", "copyreg._reconstructor"}
 _SETS_A_STATE = {_name_of(stored.set_attributes)}
 _MEMBER = _name_of(stored.member)
+_ROW = _name_of(stored.row)
 
 
 class StandIn:
@@ -130,9 +131,17 @@ def _made(what: str, args: tuple[Any, ...], more: tuple[Any, ...]) -> Any:
     if what in _SETS_A_STATE and len(args) == 2 and isinstance(args[0], StandIn):
         args[0].state = args[1]
         return args[0]
+    if what == _ROW and isinstance(args[0], _Named):
+        return _row(args[0].what, args[1], args[2])
     if what == _MEMBER and isinstance(args[0], _Named):
         return StandIn(args[0].what, args[1:2])
     return StandIn(what, (*args, *more))
+
+
+def _row(what: str, fields: Any, values: Any) -> StandIn:
+    found = StandIn(what, ())
+    found.state = dict(zip(fields, values, strict=False))
+    return found
 
 
 class _SafeUnpickler(pickle.Unpickler):

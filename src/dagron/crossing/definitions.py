@@ -26,15 +26,14 @@ from typing import Any
 import cloudpickle
 
 from dagron import stored
-from dagron.crossing.names import IDENTITIES, Names, module_found
+from dagron.crossing.names import IDENTITIES, Names, called, module_found
 from dagron.crossing.parts import annotations_of
-from dagron.shapes import BY_VALUE_MODULES, SCRIPT, SCRIPTS, operations
+from dagron.shapes import SCRIPT, SCRIPTS, operations
 
 __all__ = [
     "PROTOCOL",
     "DefinitionPickler",
     "all_names",
-    "called",
     "global_names",
     "has_state",
     "is_heap_type",
@@ -44,11 +43,6 @@ __all__ = [
 
 PROTOCOL = 5
 """The newest that every supported Python reads."""
-
-
-def called(module: str) -> str:
-    """Return what pickles call a module."""
-    return SCRIPT if module in BY_VALUE_MODULES or module == stored.process.target else module
 
 
 # --- code ------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import cloudpickle
 from dagron.shapes import BY_VALUE_MODULES, SCRIPT, SCRIPTS
 from dagron.stored import process
 
-__all__ = ["IDENTITIES", "Names", "module_found", "send_by_value", "sent_by_value", "travels"]
+__all__ = ["IDENTITIES", "Names", "called", "module_found", "send_by_value", "sent_by_value", "travels"]
 
 IDENTITIES = frozenset(
     {
@@ -106,7 +106,7 @@ class Names:
         if type(module) is str:
             path = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", None)
             if type(path) is str and "<locals>" not in path and module_found(module, path) is obj:
-                return (_called(module), path) if module in SCRIPTS else None
+                return (called(module), path) if module in SCRIPTS else None
         return self.of_variable(obj)
 
     def of_variable(self, obj: Any) -> tuple[str, str] | None:
@@ -114,7 +114,7 @@ class Names:
         for module in sorted(SCRIPTS):
             found = self._variables_of(module).get(id(obj))
             if found is not None and found[1] is obj:
-                return _called(module), found[0]
+                return called(module), found[0]
         return None
 
     def _variables_of(self, module: str) -> dict[int, tuple[str, Any]]:
@@ -133,5 +133,6 @@ class Names:
         return found
 
 
-def _called(module: str) -> str:
+def called(module: str) -> str:
+    """Return what pickles call a module."""
     return SCRIPT if module in BY_VALUE_MODULES or module == process.target else module

@@ -53,6 +53,17 @@ def _reduce_member(member: enum.Enum) -> Any:
     return stored.member, (cls, member._value_, ((member._name_, member._value_),))
 
 
+def _reduce_row(obj: Any) -> Any:
+    """Reduce a named tuple to values and their names, so that these may get another order."""
+    cls = type(obj)
+    plain = not reduces_itself(cls) and not getattr(obj, "__dict__", None)
+    return (stored.row, (cls, cls._fields, tuple(obj))) if plain else NotImplemented
+
+
+def _is_row(obj: Any) -> bool:
+    return isinstance(obj, tuple) and type(getattr(obj, "_fields", None)) is tuple
+
+
 class PlainPickler(pickle.Pickler):
     """Pickles a result; quick, and no match for functions without a name and whatever else plain pickle refuses."""
 
@@ -69,6 +80,8 @@ class PlainPickler(pickle.Pickler):
                 return _reduce_member(obj)
             if isinstance(obj, type):
                 return self._named(obj)
+            if _is_row(obj):
+                return _reduce_row(obj)
             reduces = self._reduces.get(kind)
             if reduces is None:
                 reduces = self._reduces[kind] = reduces_itself(kind) and kind not in copyreg.dispatch_table
@@ -106,6 +119,8 @@ class ResultPickler(DefinitionPickler):
             reduced = _reduce_member(obj)
             if reduced is not NotImplemented:
                 return reduced
+        elif type(obj).__module__ in SCRIPTS and _is_row(obj):
+            return _reduce_row(obj)
         return super().reducer_override(obj)
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from dagron import stored
 from dagron.crossing.binding import Head
-from dagron.crossing.definitions import PROTOCOL, DefinitionPickler, all_names, called, global_names, modules_below
-from dagron.crossing.names import Names, travels
+from dagron.crossing.definitions import PROTOCOL, DefinitionPickler, all_names, global_names, modules_below
+from dagron.crossing.names import Names, called, travels
 from dagron.errors import TaskNotPicklableError
 from dagron.shapes import BY_VALUE_MODULES, SCRIPT, SCRIPTS
 

@@ -6,9 +6,10 @@ import types
 from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from dagron.crossing.changed import shapes_now
 from dagron.crossing.sharing import PickledTasks, pickle_tasks
 from dagron.errors import MissingTaskError, NotCallableError, UnknownTaskError
 from dagron.graph.dag import DAG
@@ -29,12 +30,14 @@ class RunPlan:
         policies: What is asked for it.
         kinds: Equal for nodes whose callables have the same code: they are expected to take similar time.
         tasks: The pickled callable with the exceptions that are worth a retry.
+        definitions: What the script defines; see `changed.shapes_now`.
     """
 
     bindings: list[Binding]
     policies: list[Policy]
     kinds: array[int]
     tasks: PickledTasks
+    definitions: dict[str, str] = field(default_factory=dict)
 
     def consumes(self, dag: DAG, child: int, parent: int) -> bool:
         """Tell whether a child's task takes a parent's result."""
@@ -211,6 +214,7 @@ class _Found:
             list(map(self._policy_of.__getitem__, numbers)),
             array("I", map([signature.kind for signature in self.signatures].__getitem__, numbers)),
             PickledTasks(list(map(tasks.own.__getitem__, pickled_as)), list(map(tasks.parts.__getitem__, pickled_as))),
+            shapes_now(),
         )
 
 

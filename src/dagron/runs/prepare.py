@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from array import array
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.checkpoint.writing.store import CheckpointStore
+from dagron.crossing.changed import changed_results, versions
 from dagron.graph.dag import DAG
 from dagron.runs.options import Options
 from dagron.runs.restore import RestorePlan, plan_restore
@@ -40,11 +41,13 @@ class Earlier(NamedTuple):
         view: What the journal said; None if there is none, or if nothing of it counts.
         commits: Those whose results are there.
         stale: Nodes whose commits no longer apply, and that have not run again since.
+        load: Returns the bytes of a result; None if there is none.
     """
 
     view: Ledger | None
     commits: PackedCommits
     stale: Collection[str]
+    load: Callable[[str], bytes | memoryview] | None = None
 
     def recorded_seconds(self, dag: DAG) -> array[float] | None:
         """Return how long each node took when it last completed, NaN where that is not known; None if nowhere."""
@@ -69,6 +72,7 @@ class Prepared:
         is_same: Whether the commits were last compared with a DAG of the same structure. Where they were not, what
             `restore` says of them has to be recorded before anything is restored.
         recorded_seconds: How long each node took when it last completed, NaN where that is not known; None if nowhere.
+        changed: Why results cannot be loaded as what they were, by node.
     """
 
     dag: DAG
@@ -76,6 +80,7 @@ class Prepared:
     restore: RestorePlan
     is_same: bool
     recorded_seconds: array[float] | None
+    changed: Mapping[str, str]
 
     def state(self, options: Options, features: Features) -> RunState:
         """Return where the run stands at its beginning."""
@@ -103,12 +108,20 @@ def prepare(dag: DAG, plan: RunPlan, earlier: Earlier) -> Prepared:
         earlier: What the checkpoint has.
     """
     view, restore, is_same = earlier.view, RestorePlan(), True
+    changed: dict[str, str] = {}
     if earlier.commits:
         # After damage nothing may be taken for granted: what is missing may have been what mattered.
         is_same = view is not None and view.structure == dag.structure_digest().hex() and not view.damage
-        restore = plan_restore(dag, earlier.commits, earlier.stale, same_structure=is_same)
+        if earlier.load is not None and view is not None and dict(view.definitions) != plan.definitions:
+            changed = changed_results([name for name in dag.nodes if name in earlier.commits], earlier.load)
+            # Also if nothing has to be made again: the next resume is to compare with this script.
+            restore = plan_restore(dag, earlier.commits, earlier.stale, same_structure=is_same, changed=changed)
+            is_same = False
+        else:
+            restore = plan_restore(dag, earlier.commits, earlier.stale, same_structure=is_same)
     is_all_there = len(restore.restored) == len(dag)
-    return Prepared(dag, plan, restore, is_same, None if is_all_there else earlier.recorded_seconds(dag))
+    seconds = None if is_all_there else earlier.recorded_seconds(dag)
+    return Prepared(dag, plan, restore, is_same, seconds, changed)
 
 
 def begin_run(store: CheckpointStore, dag: DAG, plan: RunPlan, options: Options, *, fresh: bool) -> Prepared:
@@ -134,6 +147,7 @@ def begin_run(store: CheckpointStore, dag: DAG, plan: RunPlan, options: Options,
     end_leftovers(store)
     view = store.ledger
     structure = dag.structure_digest()
+    definitions = tuple(sorted(plan.definitions.items()))
     commits = store.begin(
         fresh=fresh,
         nodes=dag.nodes,
@@ -141,12 +155,24 @@ def begin_run(store: CheckpointStore, dag: DAG, plan: RunPlan, options: Options,
         edges=dag.parent_arrays,
         fail_fast=options.fail_fast,
         n_slots=options.n_slots,
+        definitions=definitions,
+        versions=versions(),
     )
-    prepared = prepare(dag, plan, Earlier(view, commits, store.stale))
+    prepared = prepare(dag, plan, Earlier(view, commits, store.stale, store.load))
     if not prepared.is_same:
         absent = [name for name in commits if name not in dag]
-        store.reconcile([dag.name_of(node) for node in prepared.restore.outdated], absent, structure)
+        outdated = [dag.name_of(node) for node in prepared.restore.outdated]
+        reason = "the script has changed what it is made of" if prepared.changed else "its set of parents changed"
+        store.reconcile(outdated, absent, structure, definitions, reason)
+    _warn_of_changes(prepared.changed)
     return prepared
+
+
+def _warn_of_changes(changed: Mapping[str, str]) -> None:
+    for reason in dict.fromkeys(changed.values()):
+        names = [name for name, other in changed.items() if other == reason]
+        shown = ", ".join(map(repr, names[:_NAMES_SHOWN])) + (" ..." if len(names) > _NAMES_SHOWN else "")
+        logger.warning("%s; made again: %s, and what was made of it", reason, shown)
 
 
 def end_leftovers(store: CheckpointStore) -> None:

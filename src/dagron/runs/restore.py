@@ -20,7 +20,8 @@ class RestorePlan:
         restored: Nodes that keep their results whatever happens.
         held: Nodes that keep their results unless a parent changes; with each, the parents that had failed when it ran.
         outdated: Nodes that have a commit and run again, because their set of parents changed or an ancestor's did, or
-            because a parent's result has changed while the DAG was without them.
+            because a parent's result has changed while the DAG was without them, or because what they hold or an
+            ancestor's holds is of a class that has changed.
     """
 
     restored: list[int] = field(default_factory=list)
@@ -28,7 +29,14 @@ class RestorePlan:
     outdated: list[int] = field(default_factory=list)
 
 
-def plan_restore(dag: DAG, commits: PackedCommits, stale: Collection[str], *, same_structure: bool) -> RestorePlan:
+def plan_restore(
+    dag: DAG,
+    commits: PackedCommits,
+    stale: Collection[str],
+    *,
+    same_structure: bool,
+    changed: Collection[str] = (),
+) -> RestorePlan:
     """Decide what a resume restores.
 
     Args:
@@ -36,6 +44,7 @@ def plan_restore(dag: DAG, commits: PackedCommits, stale: Collection[str], *, sa
         commits: The commits whose results are there.
         stale: Nodes whose commits are known to be no longer right and that have not run again since.
         same_structure: Whether nodes and edges are those of the last run, so that no set of parents need be compared.
+        changed: Nodes whose results the script cannot load as what they were.
 
     A node without a commit that a completed child took a result from has lost it. It runs again, and the child stays as
     it is: a parent that is recomputed only because its result was lost changes nothing.
@@ -43,7 +52,7 @@ def plan_restore(dag: DAG, commits: PackedCommits, stale: Collection[str], *, sa
     plan = RestorePlan()
     if not commits:
         return plan
-    if same_structure and not stale and not commits.ran_without_some():
+    if same_structure and not stale and not changed and not commits.ran_without_some():
         plan.restored = [i for i, name in enumerate(dag.nodes) if name in commits]
         return plan
     outdated: set[int] = set()
@@ -60,8 +69,13 @@ def plan_restore(dag: DAG, commits: PackedCommits, stale: Collection[str], *, sa
             if any(parent in unsure for parent in parents):
                 unsure.add(node)
         elif (
-            not same_structure
-            and (commit.fingerprint != dag.parents_fingerprint(node) or _took_another(commit, parents, dag, commits))
+            commit.name in changed
+            or (
+                not same_structure
+                and (
+                    commit.fingerprint != dag.parents_fingerprint(node) or _took_another(commit, parents, dag, commits)
+                )
+            )
         ) or any(name not in dag for name in commit.without):
             outdated.add(node)
             plan.outdated.append(node)

@@ -266,6 +266,9 @@ class RunStarted:
         durability: What survives, `"power"` or `"process"`.
         owns: If fresh, the files in the directory that are ours and belong to no commit.
         absent: If not, the completed and failed nodes that the DAG of this run does not have.
+        definitions: What the script defines, each name with a digest; of that script which the commits were last
+            compared with, as `structure`.
+        versions: Of Python and of what pickles, each with its name.
     """
 
     kind: ClassVar[Kind] = Kind.RUN_STARTED
@@ -282,6 +285,8 @@ class RunStarted:
     durability: str = ""
     owns: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
+    definitions: tuple[tuple[str, str], ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()
 
 
 NO_RUN = RunStarted(0.0, fresh=False)
@@ -335,6 +340,7 @@ class Invalidated:
         lost: The results are gone, rather than no longer right: their children stay as they are.
         structure: If this says how the commits compare with another DAG, its `DAG.structure_digest()`, in hexadecimal.
         absent: Then, the completed and failed nodes that it does not have.
+        definitions: Then, those of the script of that run; as of `RunStarted`.
     """
 
     kind: ClassVar[Kind] = Kind.INVALIDATED
@@ -344,6 +350,7 @@ class Invalidated:
     lost: bool = False
     structure: str = ""
     absent: tuple[str, ...] = ()
+    definitions: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ class Ledger:
         lost: The commits of nodes whose result was lost and has not been made again.
         cleared: The checkpoint is being deleted.
         structure: `DAG.structure_digest()`, in hexadecimal, of the DAG that the commits were last compared with.
+        definitions: What the script defined that they were last compared with; as of `RunStarted`.
         absent: Completed and failed nodes that the DAG of the last run does not have.
         recorded: The body of the last DAG_RECORDED; empty if there is none.
         printed: Where the PRINTED record of a completed node stands: its offset, and its sequence number.
@@ -94,6 +95,7 @@ class Ledger:
     lost: PackedCommits = field(default_factory=PackedCommits)
     cleared: bool = False
     structure: str = ""
+    definitions: tuple[tuple[str, str], ...] = ()
     absent: set[str] = field(default_factory=set)
     recorded: bytes = b""
     printed: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -170,6 +172,7 @@ class Ledger:
                 self.processes = {}
                 self.n_runs += 1
                 self.structure, self.absent = event.structure, set(event.absent)
+                self.definitions = event.definitions
                 if event.fresh:
                     self._forget(event.owns)
             case WorkersStarted():
@@ -198,6 +201,7 @@ class Ledger:
                 self.stale.move(name, self.lost)
         if event.structure:
             self.structure, self.absent = event.structure, set(event.absent)
+            self.definitions = event.definitions
 
     def _forget(self, owns: Iterable[str]) -> None:
         self.commits.clear()

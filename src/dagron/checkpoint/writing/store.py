@@ -59,6 +59,8 @@ __all__ = ["CheckpointStore", "Durability", "PendingCommit", "boot_id", "load_re
 
 logger = logging.getLogger("dagron.checkpoint")
 
+Texts = tuple[tuple[str, str], ...]
+
 Durability = Literal["power", "process"]
 
 
@@ -195,6 +197,8 @@ class CheckpointStore:
         edges: tuple[array[int], array[int]] | None = None,
         fail_fast: bool = True,
         n_slots: int = 0,
+        definitions: Texts = (),
+        versions: Texts = (),
     ) -> PackedCommits:
         """Recover the directory and begin a run.
 
@@ -205,6 +209,8 @@ class CheckpointStore:
             edges: `DAG.parent_arrays`, to be recorded; None records nothing.
             fail_fast: Whether the run skips every descendant of a node that fails.
             n_slots: Slots of the run, for those who ask how well they were used; 0 if it is not known.
+            definitions: As of `RunStarted`.
+            versions: As of `RunStarted`.
 
         Returns:
             The commits that can be restored: those whose bytes are there. They are those of the ledger, so what is
@@ -226,6 +232,7 @@ class CheckpointStore:
             self._files = ResultFiles(self.directory, sizes)
             self._refuse_foreign(nodes)
             run = self._run(len(nodes), n_slots, structure, fail_fast=fail_fast)
+            run = dataclasses.replace(run, definitions=definitions, versions=versions)
             if fresh or old is None or old.cleared:
                 self._begin_fresh(nodes, run, dag)
             else:
@@ -320,7 +327,9 @@ class CheckpointStore:
         if restarted:
             self.write_copies()
         # Still the old structure: the new one counts once `reconcile` has said what it makes of the commits.
-        again = dataclasses.replace(run, fresh=False, structure=old.structure, absent=absent)
+        again = dataclasses.replace(
+            run, fresh=False, structure=old.structure, definitions=old.definitions, absent=absent
+        )
         self._writing.say(*([dag] if dag else []), again)
         if self._power:
             # What a run without syncs, or one that was killed before its sync, has named.
@@ -420,20 +429,31 @@ class CheckpointStore:
         """Record processes of this run, process id and time of creation, so that the next one can end what is left."""
         self._say(WorkersStarted(time.time(), tuple(processes.items()), namespace), sync=False)
 
-    def reconcile(self, outdated: Sequence[str], absent: Sequence[str], structure: bytes) -> None:
-        """Say that the commits have been compared with a DAG.
+    def reconcile(
+        self,
+        outdated: Sequence[str],
+        absent: Sequence[str],
+        structure: bytes,
+        definitions: Texts = (),
+        reason: str = "its set of parents changed",
+    ) -> None:
+        """Say that the commits have been compared with a DAG and what its script defines.
 
         Args:
             outdated: Nodes whose commits do not apply to it.
             absent: Nodes that it does not have.
             structure: `DAG.structure_digest()`.
+            definitions: As of `RunStarted`.
+            reason: Why commits do not apply.
 
         On crash:
             Both are recorded or neither, and the next resume compares again.
         """
         absent = (*absent, *(self._ledger.failures.keys() - self._run_nodes))
-        why = "its set of parents changed"
-        self._say(Invalidated(time.time(), tuple(outdated), why, structure=structure.hex(), absent=absent))
+        said = Invalidated(
+            time.time(), tuple(outdated), reason, structure=structure.hex(), absent=absent, definitions=definitions
+        )
+        self._say(said)
 
     def invalidate(self, names: Sequence[str], reason: str, *, lost: bool = False) -> None:
         """Take the commits of nodes away, so that no later run restores them.
