@@ -22,6 +22,7 @@ from dagron.checkpoint.reading.opening import read_ledger
 from dagron.cli.drawing import COLOURS
 from dagron.cli.terminal import STYLES
 from dagron.report.build import build_report
+from dagron.report.render import render
 from dagron.results.status import CHECKPOINT_STATUSES, node_statuses
 
 # On a single slot nodes run in the order in which they were added, so the second run stops at `hold`.
@@ -142,9 +143,34 @@ def test_all_say_the_same_of_each_node_while_a_run_goes_on_and_after_its_death(t
 def test_every_state_has_a_colour_in_a_table_in_a_drawing_and_on_the_page():
     assert set(COLOURS) == set(CHECKPOINT_STATUSES) <= set(STYLES)
     page = Path(dagron.__file__).parent / "report" / "page"
-    assert (page / "page.css").read_text().count("--state-") >= 2 * len(CHECKPOINT_STATUSES)
-    (glyphs,) = re.findall(r"const GLYPHS = (\[.*\]);", (page / "graph.js").read_text())
-    assert len(set(json.loads(glyphs))) == len(CHECKPOINT_STATUSES)
+    css = (page / "page.css").read_text()
+    assert re.findall(r"--state-(\w+):", css) == [*CHECKPOINT_STATUSES, *CHECKPOINT_STATUSES]  # light and dark
+    (table,) = re.findall(r"const GLYPHS = \{(.*)\};", (page / "graph.js").read_text())
+    glyphs = dict(re.findall(r'(\w+): "(.)"', table))
+    assert list(glyphs) == list(CHECKPOINT_STATUSES)
+    assert len(set(glyphs.values())) == len(glyphs)
+
+
+def test_a_page_whose_states_have_another_order_draws_each_as_before(tmp_path, monkeypatch):
+    def looks(text):
+        """The classes and the names by which the page draws its states, in any order."""
+        return sorted(re.findall(r'class="(?:swatch )?(state-[^"]*)"', text)), sorted(
+            re.findall(r"\.state-\w+(?:\.hatched)? \{.*\}", text)
+        )
+
+    dag = dagron.DAG(["good", "bad"])
+    dagron.CheckpointExecutor(dag, tmp_path / "ckpt", pool="inline", durability="process").execute(
+        {"good": int, "bad": lambda: 1 / 0}
+    )
+    report = build_report(
+        read_history(Directory(tmp_path / "ckpt")), dag, directory="", version="", generated_unix=0.0, how="ended"
+    )
+    usual = render(report)
+    monkeypatch.setattr("dagron.report.render.CHECKPOINT_STATUSES", CHECKPOINT_STATUSES[::-1])
+    assert looks(render(report)) == looks(usual)
+    assert "state-failed hatched" in looks(usual)[0]
+    scripts = "".join(path.read_text() for path in (Path(dagron.__file__).parent / "report" / "page").glob("*.js"))
+    assert not re.findall(r"state-\$\{i\}|=== [12] \|\|", scripts)
 
 
 @pytest.mark.parametrize(("fail_fast", "ended", "expected"), [

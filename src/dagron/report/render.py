@@ -12,7 +12,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
@@ -62,7 +62,9 @@ def render(report: Report) -> str:
         when=_when,
     )
     scripts = _scripts()
-    css = environment.from_string(_read("page/page.css")).render(n_states=len(CHECKPOINT_STATUSES))
+    css = environment.from_string(_read("page/page.css")).render(
+        states=[status.value for status in CHECKPOINT_STATUSES]
+    )
     counts = report.counts()
     longest = sorted(range(len(report.critical)), key=lambda at: -report.critical[at].duration_seconds)[:MAX_STEPS]
     return environment.from_string(_read("page/page.html")).render(
@@ -75,8 +77,7 @@ def render(report: Report) -> str:
         data=Markup(_data(report)),
         counts=list(counts.items()),
         complete=counts[NodeStatus.COMPLETED] == report.total,
-        states=CHECKPOINT_STATUSES,
-        shares=_shares(list(counts.values())),
+        shares=_shares(counts),
         facts=_facts(report),
         columns=_COLUMNS,
         critical=[report.critical[at] for at in sorted(longest)],
@@ -119,13 +120,13 @@ def _how(report: Report) -> str:
     return f"{len(report.runs)} {'run' if len(report.runs) == 1 else 'runs'}, the last one {report.runs[-1].how}"
 
 
-def _shares(counts: Sequence[int]) -> list[tuple[float, float, int]]:
-    total = sum(counts) or 1
+def _shares(counts: Mapping[NodeStatus, int]) -> list[tuple[float, float, NodeStatus]]:
+    total = sum(counts.values()) or 1
     shares, x = [], 0.0
-    for number, count in enumerate(counts):
+    for status, count in counts.items():
         if count:
             width = max(5.0, 1000 * count / total)  # one failure among many thousand nodes is to be seen
-            shares.append((round(x, 2), round(width, 2), number))
+            shares.append((round(x, 2), round(width, 2), status))
             x += width
     return shares
 
@@ -158,6 +159,7 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
 def _data(report: Report) -> str:
     attempts, edges = report.attempts, report.edges
     fields: dict[str, Any] = {
+        "stateNames": [status.value for status in CHECKPOINT_STATUSES],
         "states": [status.label for status in CHECKPOINT_STATUSES],
         "runs": [
             {"wall": round(run.wall_seconds, 6), "slots": run.n_slots, "how": run.how, "started": run.started_unix}

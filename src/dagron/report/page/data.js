@@ -3,6 +3,10 @@
 window.report = (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const { nodes, attempts } = data;
+  // How a state is drawn goes by its name: its colour in the style sheet, its hatching here.
+  const stateClass = (i) => `state-${data.stateNames[i]}`;
+  const isHatched = (i) => data.stateNames[i] === "failed" || data.stateNames[i] === "timed_out";
+  const swatchClass = (i) => `swatch ${stateClass(i)}${isHatched(i) ? " hatched" : ""}`;
   const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
   const figures = (value) => (value >= 99.95 ? String(Math.round(value)) : String(Number(value.toPrecision(3))));
@@ -67,5 +71,5 @@ window.report = (() => {
     return { name: text(nodes.name[node]), figures: parts.join(" · ") };
   }
 
-  return { data, seconds, bytes, text, short, element, colourOfNode, labels, top, choose, onChoice, describe };
+  return { stateClass, isHatched, swatchClass, data, seconds, bytes, text, short, element, colourOfNode, labels, top, choose, onChoice, describe };
 })();

@@ -1,10 +1,11 @@
 // The graph: groups of nodes as boxes, never more than a screenful; opening one shows what it is made of.
 "use strict";
 (() => {
-  const { data, seconds, bytes, text, short, element, top, choose } = window.report;
+  const { data, seconds, bytes, text, short, element, top, choose, stateClass, isHatched, swatchClass } = window.report;
   const { nodes, attempts, states, group: root } = data;
   const n = nodes.name.length, MAX_NEIGHBOURS = 12, MAX_BENDS = 300, HEIGHT = 48;
-  const GLYPHS = ["✓", "✕", "◷", "▸", "↷", "↻", "∅", "○"];
+  const GLYPHS = { completed: "✓", failed: "✕", timed_out: "◷", running: "▸", skipped: "↷", stale: "↻", lost: "∅", pending: "○" };
+  const glyphOf = (state) => GLYPHS[data.stateNames[state]];
   const box = document.getElementById("graph-box"), path = document.getElementById("graph-path"), rows = document.getElementById("graph-rows");
   if (!n) { document.getElementById("graph").hidden = true; return; }
   const svgOf = (tag, attributes = {}, ...children) => {
@@ -168,8 +169,8 @@
   let zoom, svg, inner;
 
   function countsOf(item, facts) {
-    if (item.single) return `${GLYPHS[nodes.state[item.start]]} ${states[nodes.state[item.start]]} · ${seconds(facts.spent)}`;
-    return `${facts.byState.map((c, i) => (c ? `${GLYPHS[i]} ${c.toLocaleString("en")}` : "")).filter(Boolean).join("  ")} · ${seconds(facts.spent)}`;
+    if (item.single) return `${glyphOf(nodes.state[item.start])} ${states[nodes.state[item.start]]} · ${seconds(facts.spent)}`;
+    return `${facts.byState.map((c, i) => (c ? `${glyphOf(i)} ${c.toLocaleString("en")}` : "")).filter(Boolean).join("  ")} · ${seconds(facts.spent)}`;
   }
   function widthOf(item, facts) {
     const of = (font, shown) => { measure.font = `${font} system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif`; return measure.measureText(shown).width; };
@@ -187,8 +188,8 @@
     facts.byState.forEach((c, i) => {
       if (!c) return;
       const wide = ((item.width - 2) * c) / count;
-      g.append(svgOf("rect", { x: at, y: HEIGHT - 8, width: wide, height: 7, class: `state-${i}` }));
-      if (i === 1 || i === 2) g.append(svgOf("rect", { x: at, y: HEIGHT - 8, width: wide, height: 7, fill: `url(#hatch-${i})` }));
+      g.append(svgOf("rect", { x: at, y: HEIGHT - 8, width: wide, height: 7, class: stateClass(i) }));
+      if (isHatched(i)) g.append(svgOf("rect", { x: at, y: HEIGHT - 8, width: wide, height: 7, fill: `url(#hatch-${data.stateNames[i]})` }));
       at += wide;
     });
     g.append(
@@ -256,7 +257,7 @@
     inner = svgOf("g");
     svg = svgOf("svg", { role: "group", "aria-label": "Graph of the nodes" }, svgOf("defs", {},
       svgOf("marker", { id: "arrow", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse", orient: "auto" }, svgOf("path", { d: "M0,0L8,4L0,8z", class: "tip" })),
-      ...[45, -45].map((angle, i) => svgOf("pattern", { id: `hatch-${i + 1}`, width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: `rotate(${angle})` }, svgOf("rect", { width: 2, height: 5, class: "hatch" })))), inner);
+      ...[["failed", 45], ["timed_out", -45]].map(([name, angle]) => svgOf("pattern", { id: `hatch-${name}`, width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: `rotate(${angle})` }, svgOf("rect", { width: 2, height: 5, class: "hatch" })))), inner);
     const steps = criticalSteps(items);
     if (block) inner.append(svgOf("rect", { ...size.frame, rx: 8, class: "block" }));
     (block ? size.joint : edges).forEach((edge) => inner.append(drawEdge(edge, items, steps, down)));
@@ -305,7 +306,7 @@
     }));
   }
 
-  document.getElementById("graph-legend").append(...states.map((state, i) => element("li", {}, element("span", { class: `swatch state-${i}${i === 1 || i === 2 ? " hatched" : ""}` }), `${GLYPHS[i]} ${state}`)));
+  document.getElementById("graph-legend").append(...states.map((state, i) => element("li", {}, element("span", { class: swatchClass(i) }), `${glyphOf(i)} ${state}`)));
   document.getElementById("graph-in").addEventListener("click", () => d3.select(svg).call(zoom.scaleBy, 1.4));
   document.getElementById("graph-out").addEventListener("click", () => d3.select(svg).call(zoom.scaleBy, 1 / 1.4));
   document.getElementById("graph-fit").addEventListener("click", () => fit(size.width, size.height));

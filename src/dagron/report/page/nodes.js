@@ -20,7 +20,7 @@
     const at = nodes.last[i], slot = at < 0 ? "–" : attempts.slot[at] < 0 ? "main" : String(attempts.slot[at]);
     return element("tr", {},
       element("th", { scope: "row" }, element("button", { type: "button", onclick: () => choose(i, "table"), title: "show in the timeline" }, element("bdi", {}, text(nodes.name[i])))),
-      element("td", {}, element("span", { class: `swatch state-${nodes.state[i]}${nodes.state[i] === 1 || nodes.state[i] === 2 ? " hatched" : ""}` }), states[nodes.state[i]]),
+      element("td", {}, element("span", { class: window.report.swatchClass(nodes.state[i]) }), states[nodes.state[i]]),
       element("td", { class: "number" }, at < 0 ? "–" : String(attempts.run[at] + 1)), element("td", { class: "number" }, slot),
       number(i, "attempts", String), number(i, "duration", seconds), number(i, "cpu", seconds),
       number(i, "share", (share) => `${Math.round(100 * share)} %`), number(i, "rss", bytes), number(i, "size", bytes));

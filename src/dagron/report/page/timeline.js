@@ -10,7 +10,8 @@
 
   const box = document.getElementById("lanes"), canvas = box.querySelector("canvas"), tip = document.getElementById("tip");
   const details = document.getElementById("chosen"), runChoice = document.getElementById("run"), colouring = document.getElementById("colouring");
-  const LEFT = 64, AXIS = 34, STRIP = 52, GAP = 10, FAILED = 1;
+  const LEFT = 64, AXIS = 34, STRIP = 52, GAP = 10;
+  const COMPLETED = data.stateNames.indexOf("completed"), FAILED = data.stateNames.indexOf("failed");
 
   // --- where things are on the line of all runs ------------------------------------------------------------------------
   const ran = runs.reduce((sum, run) => sum + run.wall, 0) || 1;
@@ -63,7 +64,7 @@
     const css = getComputedStyle(document.documentElement), of = (name) => css.getPropertyValue(name).trim();
     colours = {
       text: of("--text"), faint: of("--faint"), line: of("--line"), surface: of("--surface"), accent: of("--accent"), strip: of("--strip"),
-      groups: labels.map((_, i) => of(`--group-${i}`)), states: data.states.map((_, i) => of(`--state-${i}`)),
+      groups: labels.map((_, i) => of(`--group-${i}`)), states: data.stateNames.map((name) => of(`--state-${name}`)),
     };
   };
   const STEPS = [60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 432000];
@@ -107,15 +108,15 @@
       let covered = -1; // attempts narrower than a pixel are drawn once for that pixel
       for (let i = first; i < lane.length && begin[lane[i]] < right; i += 1) {
         const at = lane[i], from = Math.max(LEFT, x(begin[at])), to = Math.min(width, x(end[at]));
-        if (to < LEFT || attempts.outcome[at] >= FAILED || to <= covered) continue;
-        g.fillStyle = byState ? colours.states[0] : colours.groups[colourOfNode[attempts.node[at]]];
+        if (to < LEFT || attempts.outcome[at] !== COMPLETED || to <= covered) continue;
+        g.fillStyle = byState ? colours.states[COMPLETED] : colours.groups[colourOfNode[attempts.node[at]]];
         const wide = Math.max(1, to - from - (to - from > 4 ? 1 : 0));
         g.fillRect(from, top, wide, tall);
         covered = Math.max(Math.floor(from) + 1, to);
       }
       for (let i = first; i < lane.length && begin[lane[i]] < right; i += 1) {
         const at = lane[i];
-        if (attempts.outcome[at] < FAILED) continue;
+        if (attempts.outcome[at] === COMPLETED) continue;
         // Failures stay wide enough to be seen at every scale, and differ in shape, not in colour alone.
         const from = Math.max(LEFT, x(begin[at]) - 1), wide = Math.max(4, Math.min(width, x(end[at])) - from);
         if (from + wide < LEFT) continue;
@@ -272,8 +273,8 @@
   function legend() {
     const used = new Set(attempts.node.map((node) => colourOfNode[node]));
     const swatch = (name, label) => element("li", {}, element("span", { class: `swatch ${name}` }), element("bdi", {}, label));
-    const outcomes = [...new Set(attempts.outcome)].filter((state) => state >= FAILED).map((state) => swatch(`state-${state} hatched`, data.states[state]));
-    const usual = colouring.value === "state" ? [swatch("state-0", data.states[0])] : labels.flatMap((label, i) => (used.has(i) ? [swatch(`group-${i}`, window.report.short(label, 40))] : []));
+    const outcomes = [...new Set(attempts.outcome)].filter((state) => state !== COMPLETED).map((state) => swatch(`${window.report.stateClass(state)} hatched`, data.states[state]));
+    const usual = colouring.value === "state" ? [swatch("state-completed", data.states[COMPLETED])] : labels.flatMap((label, i) => (used.has(i) ? [swatch(`group-${i}`, window.report.short(label, 40))] : []));
     document.getElementById("lane-legend").replaceChildren(...usual, ...outcomes);
   }
 
