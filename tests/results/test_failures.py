@@ -28,7 +28,8 @@ from dagron import (
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format.records import Failed
 from dagron.checkpoint.reading.opening import read_ledger
-from dagron.results.failures import folded, is_library, last_own_frame, shown_failure
+from dagron.results.failures import folded, last_own_frame, shown_failure
+from dagron.results.frames import is_library
 from dagron.tasks.binding import NO_INPUTS, Binding, bind
 from dagron.tasks.shown_inputs import named_inputs, shown_inputs, shown_value
 
@@ -100,7 +101,7 @@ class TestFolding:
         # Not where it is installed: below `site-packages` everything is a library.
         package = Path(dagron.__file__).parent
         shutil.copytree(package, tmp_path / "dagron", ignore=shutil.ignore_patterns("__pycache__", "vendor"))
-        code = f"import {folded.__module__} as f, sys; print(*map(f.is_library, sys.argv[1:]))"
+        code = f"import {is_library.__module__} as f, sys; print(*map(f.is_library, sys.argv[1:]))"
         files = sorted(map(str, (tmp_path / "dagron").rglob("*.py")))
         env = {**os.environ, "PYTHONPATH": str(tmp_path)}
         command = [sys.executable, "-c", code, *files]

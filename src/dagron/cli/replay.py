@@ -202,7 +202,7 @@ def _tell(error: BaseException, seconds: float) -> None:
 def _post_mortem(error: BaseException) -> None:
     from pdb import Pdb
 
-    from dagron.results.failures import is_library
+    from dagron.results.frames import is_library
 
     frames = error.__traceback__
     if frames is None:

@@ -1,78 +1,21 @@
 """How a failure is told: the text for people, from its FAILED record.
 
 A record has the whole traceback, because the last line of a library is sometimes what one needs. What is folded is
-decided here, when it is shown, by the paths in it.
+decided when it is shown, by the paths in it.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import dagron
 from dagron.checkpoint.format.records import Failed
+from dagron.results.frames import Frame, parsed
 from dagron.results.last_words import last_words
 from dagron.shown import shown_bytes, shown_seconds
 
-__all__ = ["Frame", "folded", "is_library", "last_frame", "last_own_frame", "shown_failure", "shown_origin"]
-
-_FRAME = re.compile(r'  File "(?P<path>.+)", line (?P<line>\d+), in (?P<function>.+)')
-# Where Python's own library and what is installed lie: a traceback may be from another machine, whose paths are not
-# known here. A folder of the user's may be named `site-packages`, too, but it does not lie in `lib/python3`.
-_LIBRARY = re.compile(r"/lib(?:64)?/(?:python|pypy)\d[^/]*/|^<frozen ")
-# The package's folder, wherever in it this module lies.
-_OURS = os.path.join(os.path.dirname(os.path.abspath(dagron.__file__)), "")
-_OWN_EXAMPLES = os.path.join(_OURS, "jobs", "")
+__all__ = ["folded", "last_frame", "last_own_frame", "shown_failure", "shown_origin"]
 
 _VERBS = {"timed_out": "took too long"}
-
-
-class Frame(NamedTuple):
-    """One frame of a traceback that is text.
-
-    Attributes:
-        path: The file.
-        line: The number of the line in it.
-        function: The function.
-        lines: The lines of the text: the frame, and the source under it.
-    """
-
-    path: str
-    line: int
-    function: str
-    lines: list[str]
-
-    @property
-    def is_library(self) -> bool:
-        """Whether the file is none of the user's: see `is_library`."""
-        return is_library(self.path)
-
-    @property
-    def source(self) -> str:
-        """The line of source; empty if it is not known."""
-        return self.lines[1].strip() if len(self.lines) > 1 else ""
-
-
-def is_library(path: str) -> bool:
-    """Tell whether a file is of the standard library, of something installed, or of this package."""
-    if path.startswith(_OURS):
-        return not path.startswith(_OWN_EXAMPLES)
-    return _LIBRARY.search(path) is not None
-
-
-def _parsed(text: str) -> list[str | Frame]:
-    parts: list[str | Frame] = []
-    for line in text.splitlines():
-        last = parts[-1] if parts else None
-        if (found := _FRAME.fullmatch(line)) is not None:
-            parts.append(Frame(found["path"], int(found["line"]), found["function"], [line]))
-        elif isinstance(last, Frame) and line.startswith(("    ", "  [Previous line repeated")):
-            last.lines.append(line)
-        else:
-            parts.append(line)
-    return parts
 
 
 def _told(frames: list[Frame]) -> list[str]:
@@ -106,7 +49,7 @@ def folded(text: str) -> str:
     """
     lines: list[str] = []
     frames: list[Frame] = []
-    for part in [*_parsed(text), ""]:
+    for part in [*parsed(text), ""]:
         if isinstance(part, Frame):
             frames.append(part)
         else:
@@ -119,13 +62,13 @@ def last_frame(text: str) -> Frame | None:
     """Return the frame that raised, of the last traceback of a text."""
     # Only the last one is looked for: ten thousand nodes may have failed.
     start = text.rfind('\n  File "') + 1
-    return next((part for part in _parsed(text[start:]) if isinstance(part, Frame)), None)
+    return next((part for part in parsed(text[start:]) if isinstance(part, Frame)), None)
 
 
 def last_own_frame(text: str) -> Frame | None:
     """Return the user's innermost frame in the last traceback of a text, or the innermost if none is theirs."""
     frames: list[Frame] = []
-    for part in _parsed(text):
+    for part in parsed(text):
         if isinstance(part, Frame):
             frames.append(part)
         elif part.startswith("Traceback "):

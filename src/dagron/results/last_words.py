@@ -7,11 +7,10 @@ in C, extension modules), and other libraries write below it.
 
 from __future__ import annotations
 
-import os
 import re
 from typing import NamedTuple
 
-import dagron
+from dagron.results.frames import is_ours, reported_path
 
 __all__ = ["last_words"]
 
@@ -29,16 +28,10 @@ _LINE_CHARACTERS = 300
 
 _FATAL = "Fatal Python error: "
 _STACK = re.compile(r"(Current thread 0x.*|Stack) \(most recent call first\):")
-_FRAME = re.compile(r'  File "(?P<path>.+)", line .+')
 _IN_REPORT = re.compile(
     r"|  .*|(Current thread|Thread) 0x.* \(most recent call first\):|Stack \(most recent call first\):"
     r"|Current thread's C stack trace \(most recent call first\):|Extension modules: .*|Python runtime state: .*"
 )
-
-_PACKAGE = os.path.join(os.path.dirname(os.path.abspath(dagron.__file__)), "")
-# As the report of a fatal error writes it.
-_OURS = _PACKAGE.encode("ascii", "backslashreplace").decode()
-_OUR_EXAMPLES = os.path.join(_OURS, "jobs", "")
 
 
 def last_words(text: str) -> list[str]:
@@ -107,8 +100,7 @@ def _shown(report: list[str]) -> list[str]:
 def _of_the_task(frames: list[str]) -> list[str]:
     """Leave out the frames that every task has below it, those of its worker."""
     for i, line in enumerate(frames):
-        path = found["path"] if (found := _FRAME.fullmatch(line)) else ""
-        if path.startswith(_OURS) and not path.startswith(_OUR_EXAMPLES):
+        if is_ours(reported_path(line)):
             return frames[:i] or frames
     return frames
 
