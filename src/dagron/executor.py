@@ -262,7 +262,7 @@ class CheckpointExecutor:
         from dagron.runs.conclusion import conclude
         from dagron.runs.coordinator import Coordinator
         from dagron.runs.plan import plan_run
-        from dagron.runs.prepare import begin_run, warn_of_limits
+        from dagron.runs.prepare import begin_run, check_limits
 
         check_system()
         check_timeout("run_timeout", run_timeout)
@@ -281,7 +281,7 @@ class CheckpointExecutor:
                 with interrupts.allowed():
                     plan = plan_run(dag, tasks, options)
                 features = self._features()
-                warn_of_limits(dag, plan, options, features)
+                check_limits(dag, plan, options, features)
                 prepared = begin_run(store, dag, plan, options, fresh=fresh)
                 state = prepared.state(options, features)
                 coordinator = Coordinator(

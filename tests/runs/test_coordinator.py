@@ -6,12 +6,15 @@ import ast
 from pathlib import Path
 
 import pytest
-from scripted import ScriptedRun
+from scripted import ScriptedPool, ScriptedRun
 
-from dagron import ExecutionCallbacks, Task, WorkerLostError
+from dagron import DAG, ExecutionCallbacks, Task, WorkerLostError
 from dagron.checkpoint.writing.store import CheckpointStore
-from dagron.errors import MemoryLimitExceededError, NodeTimeoutError
+from dagron.errors import MemoryLimitExceededError, NodeTimeoutError, OptionError
 from dagron.runs import coordinator
+from dagron.runs.options import Options
+from dagron.runs.plan import plan_run
+from dagron.runs.prepare import check_limits
 
 MIB = 2**20
 
@@ -75,8 +78,27 @@ class TestDecidesNothing:
             for node in ast.walk(tree)
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("state", "self._state")
         }
-        asked = {"attempts_of", "expected_seconds", "failing_as", "is_in_doubt", "parents_without_result"}
+        asked = {"attempts_of", "expected_seconds", "is_in_doubt", "parents_without_result"}
         assert used == asked | {"cancelled", "finished", "handle", "n_running", "wake_at"}
+
+
+class TestLimits:
+    def test_an_engine_that_cannot_keep_a_limit_refuses_it_and_names_the_nodes(self):
+        tasks = {"a": Task(one, timeout=1.5), "b": one, "c": Task(one, memory_limit=1000)}
+        dag = DAG(list(tasks))
+        plan = plan_run(dag, tasks, Options())
+        check_limits(dag, plan, Options(), ScriptedPool.features)
+        with pytest.raises(OptionError, match=r"^timeout=1\.5 \(nodes: 'a'\) .* cannot kill what runs$"):
+            check_limits(dag, plan, Options(), ScriptedPool.features._replace(kills=False))
+        with pytest.raises(OptionError, match=r"^memory_limit=1000 \(nodes: 'c'\) .* cannot see how much memory"):
+            check_limits(dag, plan, Options(), ScriptedPool.features._replace(observes_memory=False))
+        with pytest.raises(OptionError, match=r"^max_tasks_per_worker=3 .* cannot replace a worker$"):
+            check_limits(dag, plan, Options(max_tasks_per_worker=3), ScriptedPool.features._replace(replaces=False))
+
+    def test_an_engine_without_limits_to_keep_may_be_unable_to(self):
+        dag = DAG(["a"])
+        plan = plan_run(dag, {"a": one}, Options())
+        check_limits(dag, plan, Options(), ScriptedPool.features._replace(kills=False, observes_memory=False))
 
 
 class TestLosses:

@@ -23,7 +23,13 @@ class InlineEngine:
     """
 
     features = Features(
-        kills=False, observes_memory=False, replaces=False, captures=False, batches=False, max_batches=1
+        kills=False,
+        observes_memory=False,
+        replaces=False,
+        captures=False,
+        batches=False,
+        max_batches=1,
+        is_for_debugging=True,
     )
 
     def __init__(self, setup: WorkerSetup, around: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:

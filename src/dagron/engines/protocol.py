@@ -45,6 +45,8 @@ class Features(NamedTuple):
         captures: Whether what attempts print comes with their outcomes; else it goes where it goes.
         batches: Whether several attempts may go to a slot in one batch.
         max_batches: How many batches a slot may have at a time.
+        is_for_debugging: Whether a limit that the engine cannot keep is only warned of, so that whoever looks for a
+            fault need not change the tasks. Any other engine refuses it.
     """
 
     kills: bool
@@ -53,6 +55,7 @@ class Features(NamedTuple):
     captures: bool
     batches: bool
     max_batches: int
+    is_for_debugging: bool = False
 
 
 # --- attempts and their outcomes --------------------------------------------------------------------------------------

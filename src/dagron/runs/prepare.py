@@ -11,12 +11,14 @@ from array import array
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.crossing.changed import changed_results, versions
+from dagron.errors import OptionError
 from dagron.graph.dag import DAG
 from dagron.runs.options import Options
 from dagron.runs.restore import RestorePlan, plan_restore
@@ -26,12 +28,12 @@ if TYPE_CHECKING:
     from dagron.engines.protocol import Features
     from dagron.runs.plan import RunPlan
 
-__all__ = ["Earlier", "Prepared", "begin_run", "end_leftovers", "prepare", "warn_of_limits"]
+__all__ = ["Earlier", "Prepared", "begin_run", "check_limits", "end_leftovers", "prepare"]
 
 logger = logging.getLogger("dagron")
 
 _NAMES_SHOWN = 8
-"""Nodes that a warning names: as many as an error does."""
+"""Nodes that a warning or an error names: as many as a `TaskDefinitionError` does."""
 
 
 class Earlier(NamedTuple):
@@ -189,16 +191,34 @@ def end_leftovers(store: CheckpointStore) -> None:
         logger.warning("%s: killed processes that an earlier run had left: %s", store.directory.path, killed)
 
 
-def warn_of_limits(dag: DAG, plan: RunPlan, options: Options, features: Features) -> None:
-    """Warn of limits that the engine cannot keep. Not an error: whoever looks for a fault need not change the tasks."""
+def check_limits(dag: DAG, plan: RunPlan, options: Options, features: Features) -> None:
+    """Refuse limits that the engine cannot keep; an engine for debuggers only warns of them.
+
+    Args:
+        dag: The DAG.
+        plan: Of its tasks.
+        options: Of the run.
+        features: What the engine can do.
+
+    Raises:
+        OptionError: The run or a node has such a limit.
+    """
     if options.max_tasks_per_worker is not None and not features.replaces:
+        if not features.is_for_debugging:
+            expected = "None, as this engine cannot replace a worker"
+            raise OptionError("max_tasks_per_worker", repr(options.max_tasks_per_worker), expected)
         logger.warning("max_tasks_per_worker is not kept where there are no workers that could be replaced")
     different = set(plan.policies)
-    for option, is_kept in (("timeout", features.kills), ("memory_limit", features.observes_memory)):
+    sees = features.kills and features.observes_memory
+    for option, is_kept, cannot in (
+        ("timeout", features.kills, "kill what runs"),
+        ("memory_limit", sees, "see how much memory what runs has, and kill it"),
+    ):
         if is_kept or all(getattr(policy, option) is None for policy in different):
             continue
-        limited = [
-            dag.name_of(node) for node, policy in enumerate(plan.policies) if getattr(policy, option) is not None
-        ]
-        shown = ", ".join(map(repr, limited[:_NAMES_SHOWN])) + (" ..." if len(limited) > _NAMES_SHOWN else "")
+        limits = {dag.name_of(i): limit for i, policy in enumerate(plan.policies) if (limit := getattr(policy, option))}
+        shown = ", ".join(map(repr, islice(limits, _NAMES_SHOWN))) + (" ..." if len(limits) > _NAMES_SHOWN else "")
+        if not features.is_for_debugging:
+            limit = next(iter(limits.values()))
+            raise OptionError(option, f"{limit} (nodes: {shown})", f"None, as this engine cannot {cannot}")
         logger.warning("%s is not kept where nothing can be killed; of these nodes: %s", option, shown)
