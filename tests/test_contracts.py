@@ -311,6 +311,7 @@ class TestRooms:
         "runs.dispatch",
         "runs.durations",
         "runs.events",
+        "runs.phases",
         "runs.ready",
         "runs.restore",
         "runs.state",

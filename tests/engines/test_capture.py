@@ -20,7 +20,7 @@ from dagron.engines.local import capture
 from dagron.engines.local.board import Board
 from dagron.engines.local.capture import Capture
 from dagron.results.failures import shown_failure
-from dagron.runs import coordinator
+from dagron.runs import output
 from dagron.runs.output import last_lines
 
 
@@ -292,7 +292,7 @@ class TestRecorded:
         assert printed(ckpt, "a") == NO_OUTPUT
 
     def test_no_more_than_the_budget_of_a_run_is_recorded(self, ckpt, monkeypatch):
-        monkeypatch.setattr(coordinator, "_PRINTED_BUDGET_CHARACTERS", 100)
+        monkeypatch.setattr(output, "_BUDGET_CHARACTERS", 100)
         run(ckpt, {f"n{i}": lambda: print("x" * 40) for i in range(10)})
         assert len(read_ledger(Directory(ckpt)).printed) == 3
 

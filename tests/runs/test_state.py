@@ -45,10 +45,11 @@ from dagron.runs.events import (
     Started,
     TimeReached,
 )
+from dagron.runs.phases import TRANSITIONS, Phase
 from dagron.runs.policy import Policy
 from dagron.runs.ready import BATCH_SECONDS, MAX_BATCH_NODES, PLENTY, PLENTY_PREFETCH_SECONDS, PREFETCH_SECONDS
 from dagron.runs.restore import plan_restore
-from dagron.runs.state import TRANSITIONS, Phase, RunState
+from dagron.runs.state import RunState
 
 
 class FixedJitter(random.Random):
@@ -297,7 +298,7 @@ class TestCompleted:
         run.start()
         assert run.returned(0, raised(0)) == [CommitFailures((0,))]
         assert run.phases == ["COMMITTING"]
-        assert run.state.failing_as(0) == Phase.FAILED
+        assert run.state._failing[0] == Phase.FAILED
         assert not run.state.finished
         assert run.committed(0) == []
         assert run.phases == ["FAILED"]
@@ -399,7 +400,7 @@ class TestLostWorkers:
         run = Run(2, n_slots=1)
         run.start()
         assert run.lost(0, running=0) == [noted(0), CommitFailures((0,)), Dispatch(0, (1,))]
-        assert run.state.failing_as(0) == Phase.FAILED
+        assert run.state._failing[0] == Phase.FAILED
 
     def test_what_it_ran_is_tried_again(self):
         run = Run(1, policies={0: Policy(retries=1)})
@@ -484,7 +485,7 @@ class TestTimeouts:
             CommitFailures((0,)),
             Dispatch(0, (1,)),
         ]
-        assert run.state.failing_as(0) == Phase.TIMED_OUT
+        assert run.state._failing[0] == Phase.TIMED_OUT
         assert run.committed(0) == []
         assert run.phases == ["TIMED_OUT", "RUNNING"]
 
@@ -535,7 +536,7 @@ class TestTimeouts:
             CommitFailures((2,)),
             Dispatch(0, (3,)),
         ]
-        assert run.state.failing_as(2) == Phase.TIMED_OUT
+        assert run.state._failing[2] == Phase.TIMED_OUT
 
     def test_a_node_without_a_timeout_is_never_killed(self):
         run = Run(1)
@@ -609,7 +610,7 @@ class TestMemory:
             CommitFailures((0,)),
             Dispatch(0, (1,)),
         ]
-        assert run.state.failing_as(0) == Phase.FAILED
+        assert run.state._failing[0] == Phase.FAILED
 
     def test_it_is_tried_again_if_asked(self):
         run = self.one(retries=1, retry_delay=1.0)
@@ -1216,7 +1217,7 @@ def drawing():
 
 class TestTransitions:
     def test_the_diagram_of_the_module_is_the_table(self):
-        assert "".join(drawing()) in sys.modules[RunState.__module__].__doc__
+        assert "".join(drawing()) in sys.modules[Phase.__module__].__doc__
 
     def test_final_are_those_from_completed_on_and_no_others(self):
         assert {phase for phase in Phase if phase not in TRANSITIONS} == {p for p in Phase if p >= Phase.COMPLETED}

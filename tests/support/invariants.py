@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dagron.runs.state import TRANSITIONS, Phase, RunState
+from dagron.runs.phases import TRANSITIONS, Phase
+from dagron.runs.state import RunState
 
 
 def check_invariants(state: RunState) -> None:

@@ -12,7 +12,8 @@ from dagron.results.results import ExecutionResult, NodeResult, NodeResults
 from dagron.results.status import NodeStatus
 from dagron.results.trace import ExecutionTrace
 from dagron.runs.coordinator import Coordinator
-from dagron.runs.state import Phase, RunState
+from dagron.runs.phases import Phase
+from dagron.runs.state import RunState
 
 __all__ = ["conclude"]
 
@@ -37,12 +38,11 @@ def conclude(
         store: What loads the results.
         trace: The spans, or None.
     """
-    phase = state.phase
     restored = frozenset(state.restored)
 
     def make(name: str, node: int) -> NodeResult[Any]:
         result: NodeResult[Any] = NodeResult(
-            name, _STATUS[Phase(phase[node])], restored=node in restored, attempts=state.attempts[node]
+            name, _STATUS[state.phase_of(node)], restored=node in restored, attempts=state.attempts_of(node)
         )
         commit = store.commit_of(name)
         if result.status is NodeStatus.COMPLETED and commit is not None:
@@ -69,11 +69,11 @@ def conclude(
     names = {name: node for node, name in enumerate(dag.nodes)}
     return ExecutionResult(
         NodeResults(names, make),
-        succeeded=phase.count(Phase.COMPLETED),
-        failed=phase.count(Phase.FAILED),
-        skipped=phase.count(Phase.SKIPPED),
-        timed_out=phase.count(Phase.TIMED_OUT),
-        cancelled=phase.count(Phase.CANCELLED),
+        succeeded=state.count(Phase.COMPLETED),
+        failed=state.count(Phase.FAILED),
+        skipped=state.count(Phase.SKIPPED),
+        timed_out=state.count(Phase.TIMED_OUT),
+        cancelled=state.count(Phase.CANCELLED),
         restored=state.n_restored,
         trace=trace,
     )

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import errno
 import logging
-import pickle
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from dagron.callbacks import ExecutionCallbacks, call_back
+from dagron.callbacks import ExecutionCallbacks
 from dagron.checkpoint.format import records as fmt
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
 from dagron.engines.protocol import (
@@ -25,19 +24,19 @@ from dagron.engines.protocol import (
     Lost,
     Outcome,
     OutcomeKind,
-    Printed,
     Returned,
     Spawned,
     TakesCopies,
 )
 from dagron.errors import CheckpointDamagedError, CommitError, InternalError
 from dagron.graph.dag import DAG
-from dagron.results.trace import ExecutionTrace, Span
+from dagron.results.trace import ExecutionTrace
 from dagron.runs import events as ev
 from dagron.runs.interrupts import Interrupts
-from dagron.runs.losses import Failure, error_of_loss, text_of
+from dagron.runs.listeners import OUTPUT_SECONDS, Listeners
+from dagron.runs.losses import Failure, error_of_loss
 from dagron.runs.observing import Watch
-from dagron.runs.output import hand_on
+from dagron.runs.output import RecordedOutput
 from dagron.runs.plan import RunPlan
 from dagron.runs.state import RunState
 
@@ -51,9 +50,6 @@ _CANCEL_POLL_SECONDS = 0.05
 _TEND_SECONDS = 1.0
 """How long to wait at most where no engine runs: the metadata are written once a second."""
 
-_OUTPUT_SECONDS = 0.2
-"""How often what tasks print is handed on: a person who reads along takes it for at once."""
-
 _COPIES_PER_ATTEMPT = 2
 """How many copies go with an attempt: more than one, so that those that lag behind become fewer."""
 
@@ -65,9 +61,6 @@ There the time of this process is what is scarce: in a stencil of nodes of 1 ms 
 
 _LULL_SECONDS = 0.002
 """What has to pass without anything to do before copies are written here: longer than nodes of 1 ms leave it idle."""
-
-_PRINTED_BUDGET_CHARACTERS = 64 * 2**20
-"""How much of what completed nodes print is recorded in a run; a resume has to read all of the journal."""
 
 
 def _is_full(cause: BaseException | None) -> bool:
@@ -143,9 +136,9 @@ class Coordinator:
         self._start_pool = start_pool
         self._pool: Engine | None = None
         self._copier: TakesCopies | None = None
-        self._callbacks = callbacks
         self._watch = watch
-        self._trace = trace
+        self._listeners = Listeners(dag, store, callbacks, watch, trace, interrupts, clock, pass_output=pass_output)
+        self._recorded = RecordedOutput()
         self._clock = clock
         self._began = clock.monotonic()
         self._run_timeout = run_timeout
@@ -154,10 +147,6 @@ class Coordinator:
         self._interrupts = interrupts
         self._outcomes: dict[int, tuple[int, Outcome]] = {}  # of completed attempts, until they are committed
         self._losses: dict[int, Lost] = {}  # by the node in hand, until the state has said how that ended
-        self._output_due = 0.0
-        self._pass_output = pass_output
-        self._printed: dict[int, fmt.Output] = {}
-        self._printed_characters = 0
 
     def run(self) -> None:
         """Run until the state is finished. Blocks; callbacks run in this thread.
@@ -175,7 +164,7 @@ class Coordinator:
         """
         state = self._state
         try:
-            self._watch.tell("run_started", None, self._call)
+            self._listeners.tell("run_started")
             self._carry_out(state.handle(ev.Started(self._clock.monotonic())))
             while not state.finished:
                 self._interrupts.check()
@@ -191,10 +180,10 @@ class Coordinator:
             try:
                 if pool is not None:
                     pool.stop()
-                    self._hand_on_output(pool)
+                    self._listeners.hand_on_output(pool)
                     pool.close()
             finally:
-                self._watch.tell("run_ended", None, self._call)
+                self._listeners.tell("run_ended")
 
     def _step(self) -> None:
         state = self._state
@@ -217,20 +206,10 @@ class Coordinator:
             commands += state.handle(ev.TimeReached(now))
         commands += self._cancelled(now)
         self._carry_out(commands)
-        if now >= self._output_due and self._pool is not None:
-            self._hand_on_output(self._pool)
+        if now >= self._listeners.output_due and self._pool is not None:
+            self._listeners.hand_on_output(self._pool)
         if (due := self._watch.due) is not None and due <= now:
-            self._watch.tell("run_moved", self._pool, self._call)
-
-    def _hand_on_output(self, pool: Engine) -> None:
-        self._output_due = self._clock.monotonic() + _OUTPUT_SECONDS
-        for fd, data in pool.output():
-            if self._pass_output:
-                hand_on(fd, data)
-
-    def _call(self, function: Callable[..., object], *args: object) -> None:
-        with self._interrupts.allowed():
-            call_back(function, *args)
+            self._listeners.tell("run_moved", self._pool)
 
     def _wait(self) -> list[Happened]:
         pool = self._pool
@@ -243,7 +222,7 @@ class Coordinator:
             happened = pool.wait(0) if pool is not None else []
             if happened:
                 return happened
-        seconds = _TEND_SECONDS if pool is None else _OUTPUT_SECONDS
+        seconds = _TEND_SECONDS if pool is None else OUTPUT_SECONDS
         if self._cancel_event is not None:
             seconds = _CANCEL_POLL_SECONDS
         now = self._clock.monotonic()
@@ -289,7 +268,7 @@ class Coordinator:
         if completed:
             self._outcomes[node] = (slot, outcome)
             if outcome.printed != NOTHING_PRINTED:
-                self._take_printed(node, outcome.printed)
+                self._recorded.take(node, outcome.printed)
         elif outcome.kind == OutcomeKind.DISK:
             assert outcome.fault is not None
             what = f"the result of node {self._dag.name_of(node)!r}: {outcome.fault.message}"
@@ -298,25 +277,10 @@ class Coordinator:
             self.failures[node] = Failure(outcome, None, attempt, slot, outcome.printed)
             if outcome.kind == OutcomeKind.DAMAGED_INPUT:
                 self._forget_damaged(node)
-        if self._trace is not None:
-            self._trace.spans.append(
-                Span(
-                    self._dag.name_of(node),
-                    slot,
-                    attempt,
-                    end.name.lower(),
-                    figures,
-                    outcome.blob.size if outcome.blob is not None else 0,
-                )
-            )
-        self._watch.attempt_ended(node, figures.duration_seconds, completed=completed)
+        size = outcome.blob.size if outcome.blob is not None else 0
+        self._listeners.attempt_ended(node, slot, attempt, end, figures, size)
         retryable = outcome.fault is not None and outcome.fault.retryable
         return ev.AttemptEnded(node, completed, retryable, figures.duration_seconds)
-
-    def _take_printed(self, node: int, printed: Printed) -> None:
-        if self._printed_characters < _PRINTED_BUDGET_CHARACTERS:
-            output = self._printed[node] = text_of(printed)
-            self._printed_characters += len(output.stdout) + len(output.stderr)
 
     def _forget_damaged(self, node: int) -> None:
         """Record that an input of a node is damaged, so that the next resume makes it again."""
@@ -348,14 +312,13 @@ class Coordinator:
                     case ev.CommitFailures(nodes):
                         failed += nodes
                     case ev.Skip(nodes, _):
-                        self._watch.settled(nodes)
-                        self._each(self._callbacks.on_skip, nodes)
+                        self._listeners.skipped(nodes)
                     case ev.NoteLoss():
                         self._note_loss(command)
                     case ev.Retry(node):
-                        self._report_retry(node)
+                        self._listeners.retried(node, self.failures[node])
                     case ev.Restore(nodes):
-                        self._restored(nodes)
+                        self._listeners.restored(nodes)
                     case ev.Kill(slot):
                         # A grace would be time to take more.
                         self._workers().kill(slot, at_once=command.end == ev.End.OUT_OF_MEMORY)
@@ -370,9 +333,10 @@ class Coordinator:
             if completed or failed:
                 self._commit(completed)
                 self._record(failed)
-                self._watch.settled([*completed, *failed])
-                more += state.handle(ev.Committed([*completed, *failed], self._clock.monotonic()))
-                self._report(completed, failed)
+                committed = [*completed, *failed]
+                self._watch.settled(committed)
+                more += state.handle(ev.Committed(committed, self._clock.monotonic()))
+                self._listeners.committed(completed, failed, self.failures, self._pool)
             commands = more
 
     def _note_loss(self, loss: ev.NoteLoss) -> None:
@@ -381,14 +345,7 @@ class Coordinator:
         if loss.end != ev.End.PUT_BACK:
             error = error_of_loss(name, loss, self._plan.policies[node], lost)
             self.failures[node] = Failure(None, error, loss.attempt, lost.slot, lost.printed, lost, loss.end)
-        self._watch.attempt_ended(node, lost.figures.duration_seconds, completed=False)
-        if self._trace is not None:
-            self._trace.spans.append(Span(name, lost.slot, loss.attempt, loss.end.name.lower(), lost.figures))
-
-    def _report_retry(self, node: int) -> None:
-        if self._callbacks.on_retry is not None:
-            name, failure = self._dag.name_of(node), self.failures[node]
-            self._call(self._callbacks.on_retry, name, failure.attempt, failure.error(name))
+        self._listeners.attempt_ended(node, lost.slot, loss.attempt, loss.end, lost.figures)
 
     def _workers(self) -> Engine:
         if self._pool is None:
@@ -413,7 +370,7 @@ class Coordinator:
             attempts.append(Attempt(node, dag.name_of(node), own, parts, binding, inputs, limited))
         if plan.policies[nodes[0]].exclusive:
             store.write_copies()  # it is to run beside nothing of ours
-        self._each(self._callbacks.on_start, nodes)
+        self._listeners.started(nodes)
         pool = self._workers()
         # With short nodes the time of this process is what is scarce.
         if self._copier is not None and self._state.expected_seconds(slot) <= _SHORT_SECONDS:
@@ -447,7 +404,7 @@ class Coordinator:
                 doubtful.add(commit.name)
             if store.differs(commit, in_doubt=in_doubt):
                 changed.append(node)
-            printed = self._printed.pop(node, None) if self._printed else None
+            printed = self._recorded.pop(node)
             pending.append(PendingCommit(commit, blob.data, blob.temp_name, printed, blob.identity))
         if changed:
             # Before the commit: a kill between the two must not leave a child that took the old result.
@@ -479,45 +436,11 @@ class Coordinator:
     def _record(self, nodes: Sequence[int]) -> None:
         if not nodes:
             return
-        records = []
-        for node in nodes:
-            failure = self.failures[node]
-            failure.status = self._state.failing_as(node).name.lower()
-            records.append(failure.record(self._dag.name_of(node)))
-        self._store.fail(records)
-
-    def _report(self, completed: Sequence[int], failed: Sequence[int]) -> None:
-        callbacks = self._callbacks
-        if (callbacks.on_complete is not None or callbacks.on_failure is not None) and self._pool is not None:
-            self._hand_on_output(self._pool)  # what a node printed comes before what is said about it
-        if callbacks.on_complete is not None and completed:
-            self._store.write_copies()
-            for node in completed:
-                name = self._dag.name_of(node)
-                self._call(self._complete, name)
-        if callbacks.on_failure is not None:
-            for node in failed:
-                name = self._dag.name_of(node)
-                self._call(callbacks.on_failure, name, self.failures[node].error(name))
-
-    def _complete(self, name: str) -> None:
-        assert self._callbacks.on_complete is not None
-        self._callbacks.on_complete(name, pickle.loads(self._store.load(name)))
-
-    def _restored(self, nodes: Sequence[int]) -> None:
-        self._watch.settled(nodes)
-        self._each(self._callbacks.on_restore, nodes)
-        if self._trace is not None:
-            self._trace.add_restored(self._dag.name_of(node) for node in nodes)
-
-    def _each(self, callback: Callable[[str], object] | None, nodes: Sequence[int]) -> None:
-        if callback is not None:
-            for node in nodes:
-                self._call(callback, self._dag.name_of(node))
+        self._store.fail([self.failures[node].record(self._dag.name_of(node)) for node in nodes])
 
     def report_restored(self, nodes: Sequence[int]) -> None:
         """Tell the callbacks and the trace about nodes that were restored at once."""
-        self._restored(nodes)
+        self._listeners.restored(nodes)
 
     def _running_fields(self) -> list[dict[str, Any]]:
         return self._watch.running_fields(self._pool)

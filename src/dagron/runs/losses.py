@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dagron.checkpoint.format.records import Failed, Output
+from dagron.checkpoint.format.records import Failed
 from dagron.crossing.exceptions import load_exception
 from dagron.engines.protocol import NOTHING_PRINTED, Fault, Lost, Outcome, Printed
 from dagron.errors import MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
 from dagron.figures import Figures
 from dagron.results.failures import shown_origin
 from dagron.runs.events import End, NoteLoss
-from dagron.runs.output import last_lines, printed_text
+from dagron.runs.output import last_lines, recorded_output
+from dagron.runs.phases import phase_of_failure
 from dagron.runs.policy import Policy
 
-__all__ = ["Failure", "error_of_loss", "text_of"]
+__all__ = ["Failure", "error_of_loss"]
 
 
 class Failure:
@@ -25,7 +26,7 @@ class Failure:
         slot: The slot that made it.
         printed: The end of what it wrote.
         lost: If the worker is lost, what was lost with it.
-        end: How the attempt ended.
+        end: How the attempt ended, which decides the status of the record.
     """
 
     __slots__ = ("_error", "attempt", "end", "lost", "outcome", "output", "slot", "status", "stderr")
@@ -45,11 +46,11 @@ class Failure:
         self._error = error
         self.attempt = attempt
         self.slot = slot
-        self.output = text_of(printed)
+        self.output = recorded_output(printed)
         self.stderr = last_lines(printed.stderr)
         self.lost = lost._replace(printed=NOTHING_PRINTED) if lost is not None else None
         self.end = end
-        self.status = "failed"
+        self.status = phase_of_failure(end).name.lower()
 
     @property
     def figures(self) -> Figures:
@@ -116,11 +117,4 @@ def error_of_loss(node: str, loss: NoteLoss, policy: Policy, lost: Lost) -> Base
         return MemoryLimitExceededError(node, attempt, policy.memory_limit, loss.memory_bytes)
     return WorkerLostError(
         node, attempt, lost.exit_code, lost.figures.peak_rss_bytes or None, last_lines(lost.printed.stderr)
-    )
-
-
-def text_of(printed: Printed) -> Output:
-    """Return what an attempt wrote as a record has it."""
-    return Output(
-        printed_text(printed.stdout), printed_text(printed.stderr), printed.stdout_bytes, printed.stderr_bytes
     )

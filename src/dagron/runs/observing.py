@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from dagron.callbacks import RunningNode, RunObserver, RunSnapshot
 from dagron.graph.dag import DAG
 from dagron.runs.outlook import Outlook
-from dagron.runs.state import Phase, RunState
+from dagron.runs.phases import Phase
+from dagron.runs.state import RunState
 
 __all__ = ["Watch"]
 
@@ -115,7 +116,7 @@ class Watch:
 
     def snapshot(self, pool: Pool | None) -> RunSnapshot:
         """Return how far the run is."""
-        state, phase = self._state, self._state.phase
+        state = self._state
         running = self._running(pool)
         elapsed = time.monotonic() - self._began
         left = None
@@ -123,11 +124,11 @@ class Watch:
             left = self._outlook.seconds_left(elapsed, [(node, seconds) for node, _, seconds, _ in running])
         return RunSnapshot(
             len(self._dag),
-            phase.count(Phase.COMPLETED),
+            state.count(Phase.COMPLETED),
             state.n_restored,
-            phase.count(Phase.FAILED) + phase.count(Phase.TIMED_OUT),
-            phase.count(Phase.SKIPPED),
-            phase.count(Phase.CANCELLED),
+            state.count(Phase.FAILED) + state.count(Phase.TIMED_OUT),
+            state.count(Phase.SKIPPED),
+            state.count(Phase.CANCELLED),
             tuple(
                 RunningNode(self._dag.name_of(node), slot, seconds, memory) for node, slot, seconds, memory in running
             ),

@@ -1,4 +1,4 @@
-"""What tasks print, handed on to where this process prints."""
+"""What tasks print: handed on to where this process prints, and cut to what a record keeps."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import io
 import logging
 import sys
 
+from dagron.checkpoint.format.records import Output
+from dagron.engines.protocol import Printed
 from dagron.results.last_words import last_words
 
-__all__ = ["hand_on", "last_lines", "printed_text"]
+__all__ = ["RecordedOutput", "hand_on", "last_lines", "printed_text", "recorded_output"]
 
 logger = logging.getLogger("dagron")
 
-_MAX_PRINTED = 4096
+_MAX_CHARACTERS = 4096
+"""What a record keeps of one stream of an attempt: more than `last_words` gives."""
+
+_BUDGET_CHARACTERS = 64 * 2**20
+"""How much of what completed nodes print is recorded in a run; a resume has to read all of the journal."""
 
 _lost = False
 
@@ -47,14 +53,39 @@ def last_lines(data: bytes) -> str:
 
 
 def printed_text(data: bytes) -> str:
-    """Return the end of an output for the checkpoint: at most 4,096 characters, of a line written over the last state.
+    """Return the end of an output for the checkpoint: at most 4,096 characters; a line written over has its last state.
 
     What is no UTF-8 is escaped. If the end would not have the `last_words`, these are returned instead.
     """
     text = _text(data)
-    if len(text) > _MAX_PRINTED and (words := last_words(text)) != last_words(text[-_MAX_PRINTED:]):
+    if len(text) > _MAX_CHARACTERS and (words := last_words(text)) != last_words(text[-_MAX_CHARACTERS:]):
         return "\n".join(words)
-    return text[-_MAX_PRINTED:]
+    return text[-_MAX_CHARACTERS:]
+
+
+def recorded_output(printed: Printed) -> Output:
+    """Return what an attempt wrote, as a record has it."""
+    return Output(
+        printed_text(printed.stdout), printed_text(printed.stderr), printed.stdout_bytes, printed.stderr_bytes
+    )
+
+
+class RecordedOutput:
+    """What completed nodes have printed, from the end of the attempt to the commit, up to a budget for the run."""
+
+    def __init__(self) -> None:
+        self._outputs: dict[int, Output] = {}
+        self._characters = 0
+
+    def take(self, node: int, printed: Printed) -> None:
+        """Keep what a node printed, unless the budget of the run is spent."""
+        if self._characters < _BUDGET_CHARACTERS:
+            output = self._outputs[node] = recorded_output(printed)
+            self._characters += len(output.stdout) + len(output.stderr)
+
+    def pop(self, node: int) -> Output | None:
+        """Hand over what a node printed; None if nothing is kept."""
+        return self._outputs.pop(node, None) if self._outputs else None
 
 
 def _text(data: bytes) -> str:

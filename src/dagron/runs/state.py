@@ -8,24 +8,7 @@ Events and commands are the values of `events`. `RunState.handle` checks first a
 nothing has changed. The same events in the same order give the same commands. Which ready node goes to which slot is
 decided in `dispatch`, what its life is here.
 
-Life of a node, as in `TRANSITIONS`; what has no arrow is final::
-
-    WAITING ───┬▶ READY       its parents are settled
-               ├▶ COMPLETED   it keeps the result that it has
-               ├▶ SKIPPED     an ancestor has no result
-               └▶ CANCELLED   the run is cancelled
-    READY ─────┬▶ RUNNING     a slot gets it
-               └▶ CANCELLED   the run is cancelled
-    RUNNING ───┬▶ COMMITTING  it completed, or failed and gets no further attempt
-               ├▶ BACKOFF     it failed, and gets a further attempt
-               ├▶ READY       it is put back: it was not begun, or what ended it was not its own
-               ├▶ TIMED_OUT   the time of the run is over, and it was killed
-               └▶ CANCELLED   the run is cancelled, and it was killed or not begun
-    BACKOFF ───┬▶ READY       its delay is over
-               └▶ CANCELLED   the run is cancelled
-    COMMITTING ┬▶ COMPLETED   its result is in the checkpoint
-               ├▶ FAILED      its failure is in the checkpoint
-               └▶ TIMED_OUT   its failure is in the checkpoint, and was its timeout
+The life of a node is drawn in `phases`.
 
 Invariants, numbered as in the tests:
 
@@ -48,7 +31,6 @@ import math
 import random
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from enum import IntEnum
 from operator import itemgetter
 from typing import Protocol
 
@@ -76,55 +58,10 @@ from dagron.runs.events import (
     Started,
     TimeReached,
 )
+from dagron.runs.phases import Phase, phase_of_failure
 from dagron.runs.policy import Policy
 
-__all__ = ["TRANSITIONS", "Graph", "Phase", "RunState"]
-
-
-class Phase(IntEnum):
-    """Where a node stands. Those from COMPLETED on are final."""
-
-    WAITING = 0
-    READY = 1
-    RUNNING = 2
-    BACKOFF = 3
-    COMMITTING = 4
-    COMPLETED = 5
-    FAILED = 6
-    TIMED_OUT = 7
-    SKIPPED = 8
-    CANCELLED = 9
-
-
-TRANSITIONS: Mapping[Phase, Mapping[Phase, str]] = {
-    Phase.WAITING: {
-        Phase.READY: "its parents are settled",
-        Phase.COMPLETED: "it keeps the result that it has",
-        Phase.SKIPPED: "an ancestor has no result",
-        Phase.CANCELLED: "the run is cancelled",
-    },
-    Phase.READY: {
-        Phase.RUNNING: "a slot gets it",
-        Phase.CANCELLED: "the run is cancelled",
-    },
-    Phase.RUNNING: {
-        Phase.COMMITTING: "it completed, or failed and gets no further attempt",
-        Phase.BACKOFF: "it failed, and gets a further attempt",
-        Phase.READY: "it is put back: it was not begun, or what ended it was not its own",
-        Phase.TIMED_OUT: "the time of the run is over, and it was killed",
-        Phase.CANCELLED: "the run is cancelled, and it was killed or not begun",
-    },
-    Phase.BACKOFF: {
-        Phase.READY: "its delay is over",
-        Phase.CANCELLED: "the run is cancelled",
-    },
-    Phase.COMMITTING: {
-        Phase.COMPLETED: "its result is in the checkpoint",
-        Phase.FAILED: "its failure is in the checkpoint",
-        Phase.TIMED_OUT: "its failure is in the checkpoint, and was its timeout",
-    },
-}
-"""How a node gets from one phase to another, and why. What stands on no left side is final."""
+__all__ = ["Graph", "RunState"]
 
 
 class Graph(Protocol):
@@ -259,13 +196,17 @@ class RunState:
         """Nodes that keep a result of an earlier run."""
         return len(self.restored)
 
+    def phase_of(self, node: int) -> Phase:
+        """Return where a node stands."""
+        return Phase(self.phase[node])
+
+    def count(self, phase: Phase) -> int:
+        """Return how many nodes stand there. Cost: one pass over a byte for each node, in C."""
+        return self.phase.count(phase)
+
     def cause_of(self, node: int) -> int:
         """Return the node because of which a SKIPPED one was skipped."""
         return self._cause[node]
-
-    def failing_as(self, node: int) -> Phase:
-        """Return what a node becomes once its failure is committed."""
-        return self._failing[node]
 
     def expected_seconds(self, slot: int) -> float:
         """Return how long a slot is expected to be busy with all that it has; infinity if that is not known."""
@@ -368,7 +309,7 @@ class RunState:
             heapq.heappush(self._backoff, (now + delay, node))
         else:
             self.phase[node] = Phase.COMMITTING
-            self._failing[node] = Phase.TIMED_OUT if end == End.TIMED_OUT else Phase.FAILED
+            self._failing[node] = phase_of_failure(end)
             failed.append(node)
 
     def _on_committed(self, event: Committed, out: list[Command]) -> None:
