@@ -147,7 +147,7 @@ MUTATIONS = [
         "engines/local/worker.py",
         "board.attempt_started(attempt.node, time.monotonic(), stdout_from, stderr_from, rss_before)",
         "board.attempt_started(attempts[0][0], time.monotonic(), stdout_from, stderr_from, rss_before)",
-        "tests/engines/test_workers.py -k culprit",
+        "tests/engines/test_engines.py -k death_is_of_its_attempt",
     ),
     Mutation(
         "death",

@@ -689,15 +689,29 @@ def test_without_a_terminal_there_is_no_progress_unless_it_is_asked_for(cli, her
     assert "\x1b" not in err
 
 
-def test_on_a_terminal_the_bar_and_what_tasks_print_do_not_tear_each_other(cli):
-    text = """
+def test_on_a_terminal_the_bar_and_what_is_printed_do_not_tear_each_other(cli):
+    text = r"""
+import threading, time
+
 def talk():
     for i in range(50):
         print(f"line {i} of the task")
     print("to stderr", file=sys.stderr)
     os.system("echo from a child")
+    meet("begun", "said")
     return "the result"
 
+def meet(made, awaited):
+    open(os.path.join(HERE, made), "w").close()
+    while not os.path.exists(os.path.join(HERE, awaited)):
+        time.sleep(0.005)
+
+def thread_of_the_job():
+    meet("there", "begun")
+    os.write(2, b"past \x1b[5Asys.stderr\n")
+    open(os.path.join(HERE, "said"), "w").close()
+
+threading.Thread(target=thread_of_the_job, daemon=True).start()
 tasks = {"talk": talk}
 """
     ours, theirs = pty.openpty()
@@ -717,7 +731,7 @@ tasks = {"talk": talk}
     assert process.returncode == 0
     assert out == "the result\n"
     text = shown.decode()
-    for line in [*(f"line {i} of the task" for i in range(50)), "to stderr", "from a child"]:
+    for line in [*(f"line {i} of the task" for i in range(50)), "to stderr", "past sys.stderr", "from a child"]:
         assert f"{line}\r\n" in text
     assert "1/1 100%" in text
     assert "1 of 1 nodes completed" in text

@@ -463,6 +463,17 @@ def test_invalidate_of_an_interrupted_checkpoint_goes_on_behind_its_last_whole_r
     assert resumed() == set(COMPLETED) - {"report"}
 
 
+def test_invalidate_that_is_asked_to_end_ends_with_143_and_has_changed_nothing(own, monkeypatch):
+    def asked_to_end(*_):
+        assert callable(signal.getsignal(signal.SIGTERM)), "it would end this process"
+        signal.raise_signal(signal.SIGTERM)
+
+    before = Path("checkpoints/job/_journal").read_bytes()
+    monkeypatch.setattr("dagron.cli.verbs.invalidate.dag_for", asked_to_end)
+    assert own("invalidate", "job.py", "load", expect=143).stderr == "dagron: interrupted\n"
+    assert Path("checkpoints/job/_journal").read_bytes() == before
+
+
 def test_invalidate_says_so_if_the_checkpoint_is_cleared_after_it_was_read(own, monkeypatch):
     def dag_and_a_clearing(view, target):
         own("clear", "job.py", "--yes")
