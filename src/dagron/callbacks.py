@@ -93,10 +93,10 @@ class RunObserver(Protocol):
     """Someone who watches a run, such as a progress bar. Called in the thread of the run; must be quick."""
 
     def run_started(self, snapshot: RunSnapshot) -> None:
-        """The run began; what is restored at once is restored."""
+        """The run began. Results that are restored at once count as completed already."""
 
     def run_moved(self, snapshot: RunSnapshot) -> None:
-        """Some time passed: up to ten times a second, and less often if it takes more than 1 % of the time."""
+        """Some time passed: up to ten times a second, and less often if its share of the time gets above 0.8 %."""
 
     def run_ended(self, snapshot: RunSnapshot) -> None:
-        """The run is over, also if it ended with an error."""
+        """The run is over, be it with an error."""

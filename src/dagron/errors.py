@@ -102,6 +102,7 @@ __all__ = [
 ]
 
 _SHOWN = 8
+"""Names that a message lists; the others are counted. Never varied: a longer list is not read."""
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -342,7 +343,7 @@ class CheckpointDirectoryError(CheckpointError):
 
 
 class CheckpointExistsError(CheckpointError):
-    """There is a checkpoint, and nobody has said whether to go on from it or to give it up."""
+    """There is a checkpoint, and the caller has not said whether to go on from it or to give it up."""
 
     def __init__(self, path: str, n_completed: int) -> None:
         super().__init__(path, n_completed)
@@ -435,7 +436,7 @@ class CommitError(CheckpointError):
 
 
 class CheckpointGoneError(CommitError):
-    """The journal was removed or replaced while a run wrote to it: nobody would find what comes next."""
+    """The journal was removed or replaced while a run wrote to it: no resume would find what comes next."""
 
     def __str__(self) -> str:
         return (

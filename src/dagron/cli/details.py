@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import pprint
+import sys
 import time
 from dataclasses import dataclass
 
@@ -19,7 +22,10 @@ from dagron.shown import shown_bytes, shown_name, shown_seconds
 __all__ = ["NodeDetails", "details_of", "shown_details"]
 
 _MAX_NAMES = 12
+"""Parents or children that are named; `dagron show --json` has all."""
+
 _MAX_LINES = 20
+"""Lines of an output that are shown without `--full`: as many as the report of a failure has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +125,6 @@ def _value(where: str, view: Ledger, name: str, *, full: bool, unpickle: bool, p
 
 
 def _unpickled(data: bytes | memoryview) -> str:
-    import os
-    import pickle
-    import sys
-
     sys.path.insert(0, os.getcwd())  # as for the run that made it
     try:
         value = pickle.loads(data)

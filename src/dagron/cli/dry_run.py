@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Forecast", "ToRun", "forecast", "shown_forecast"]
 
 _MAX_NODES = 40
+"""Nodes that are listed: about a screen. `--json` has all."""
 
 
 @dataclass(frozen=True, slots=True)

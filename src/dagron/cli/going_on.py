@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dagron.cli.exit_codes import UsageError
@@ -16,8 +17,8 @@ __all__ = ["goes_on"]
 def goes_on(directory: str, *, resume: bool, fresh: bool, allow_untrusted: bool = False) -> bool:
     """Decide whether a run resumes, and make way for it if it does not.
 
-    Without a word about it, a checkpoint in which no node has completed is superseded. Of another one the user is asked
-    where there is a terminal; where there is none it is an error, as neither of the two can be meant in every case.
+    Without a word about it, a checkpoint in which no node has completed is superseded. If one has, the user is
+    asked where there is a terminal; elsewhere that is an error, as neither answer is right in every case.
 
     Args:
         directory: The checkpoint directory.
@@ -64,8 +65,6 @@ def _check_that_nobody_holds(directory: str, *, allow_untrusted: bool) -> None:
 
 
 def _asked(found: CheckpointStatus) -> bool:
-    from datetime import datetime
-
     from dagron.cli.question import ask, is_interactive
     from dagron.shown import shown_seconds
 

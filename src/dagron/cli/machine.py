@@ -21,14 +21,24 @@ from dagron.shown import shown_bytes, shown_seconds
 __all__ = ["Check", "examine"]
 
 _N_FLUSHES = 20
+"""Enough for a median, and less than half a second also on a slow disk."""
+
 _SLOW_FLUSH_SECONDS = 0.02
+"""A flush that takes longer is worth a word: a group of results takes two, and a disk that turns takes about 10 ms."""
+
 _MIN_FREE_BYTES = 2**30
+"""Memory and space below which there is a warning; never varied."""
+
 _MIN_DESCRIPTORS = 1024
+"""What Linux gives a process by default: enough for about a hundred workers."""
+
 _DISTRIBUTIONS = ("click", "cloudpickle", "filelock", "jinja2", "psutil", "rich")
 _OURS = "dagron-executor"
 _ANOTHERS = "dagron"
 """A distribution of this name is another project's, which installs a package `dagron`, too."""
+
 _MAX_FILES = 3
+"""Files of the other project that are named."""
 
 
 @dataclass(frozen=True, slots=True)

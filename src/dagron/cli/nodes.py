@@ -74,6 +74,7 @@ def matches(name: str, pattern: str) -> bool:
 
 def no_such_node(name: str, names: list[str]) -> str:
     """Return what to say of a name that no node has."""
+    # Comparing takes some 30 us a name; and a long text is rather pasted than typed.
     close = difflib.get_close_matches(name, names[:5000], n=3) if len(name) <= 50 else []
     hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
     return f"the checkpoint knows no node {name!r}{hint}"

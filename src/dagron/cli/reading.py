@@ -10,6 +10,7 @@ import platform
 from typing import TYPE_CHECKING, Literal
 
 from dagron.cli.exit_codes import NoCheckpointError, UsageError
+from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, CycleError
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
@@ -27,8 +28,11 @@ __all__ = [
 ]
 
 _CLOCK_SLACK_SECONDS = 60
-"""A process that is younger than the run by more than this has only inherited its pid. The creation time of a process
-is derived from the clock, which may have been set since, and is good to a second at best."""
+"""A process that is younger than the run by more than this has only inherited its pid.
+
+The creation time of a process is derived from the clock, which may have been set since, and is good to a second at
+best. A minute was never varied.
+"""
 
 
 def checkpoint_dir_of(where: str) -> str:
@@ -61,7 +65,6 @@ def read_checkpoint(where: str) -> Ledger:
         CheckpointError: There is one that cannot be read.
     """
     from dagron.checkpoint.reading.opening import read_ledger, signing_key
-    from dagron.errors import CheckpointDirectoryError
 
     try:
         view = read_ledger(directory_of(where), signing_key())
@@ -93,7 +96,6 @@ def recorded_dag(view: Ledger) -> DAG | None:
     """
     from dagron.checkpoint.format.names import JOURNAL
     from dagron.checkpoint.reading.opening import dag_of
-    from dagron.errors import CheckpointDamagedError, CycleError
     from dagron.graph.dag import DAG
 
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import tempfile
 import time
@@ -11,7 +12,6 @@ from traceback import walk_tb
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import dagron
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import signing_key
 from dagron.cli.ending import say
@@ -61,8 +61,6 @@ def prepared_call(where: str, view: Ledger, name: str, job: Job, *, allow_untrus
         TaskDefinitionError: The node has no task, or one that does not fit.
         CheckpointError: An input is not recorded or is damaged, or the checkpoint is not to be trusted.
     """
-    import pickle
-
     from dagron.checkpoint.blobs import load_result
     from dagron.checkpoint.format.digests import Digests
     from dagron.checkpoint.writing.claim import check_directory
@@ -154,7 +152,7 @@ def run_call(call: Call, view: Ledger, *, post_mortem: bool) -> ExitCode:
 
 
 def _compare(name: str, value: Any, view: Ledger) -> ExitCode:
-    """Pickle a result as a worker would, because that may be what had failed, and compare it with the recorded one."""
+    """Pickle a result as a worker would, as that may be what failed, and compare it with the recorded one."""
     from dagron.checkpoint.format.digests import Digests
     from dagron.crossing.results import dump_result
     from dagron.errors import ResultNotPicklableError
@@ -175,16 +173,12 @@ def _compare(name: str, value: Any, view: Ledger) -> ExitCode:
     return ExitCode.OK
 
 
-def _is_ours(frames: TracebackType) -> bool:
-    package = os.path.dirname(os.path.abspath(dagron.__file__))
-    path = frames.tb_frame.f_code.co_filename
-    return path.startswith(package + os.sep) and not path.startswith(os.path.join(package, "jobs"))
-
-
 def _own_frames(error: BaseException) -> TracebackType | None:
     """Return the traceback without the frames that are ours, down to the first one of the user's."""
+    from dagron.results.frames import is_ours
+
     frames = error.__traceback__
-    while frames is not None and frames.tb_next is not None and _is_ours(frames):
+    while frames is not None and frames.tb_next is not None and is_ours(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     return frames
 

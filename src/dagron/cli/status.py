@@ -11,7 +11,7 @@ from dagron.cli.exit_codes import NoCheckpointError
 from dagron.cli.nodes import Now, running_now
 from dagron.cli.reading import checkpoint_dir_of, directory_of, read_checkpoint, state_of_run
 from dagron.cli.terminal import shown_error, shown_time
-from dagron.shown import shown_bytes, shown_seconds
+from dagron.shown import bar_cells, glyphs_for, iso_time, shown_bytes, shown_name, shown_seconds
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format.records import Failed
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CheckpointStatus", "FailedNode", "checkpoint_status", "shown_status", "status_of"]
 
-_MAX_FAILURES = 20
-_MAX_RUNNING = 16
+_MAX_FAILURES, _MAX_RUNNING = 20, 16
+"""Nodes that are listed, together less than two screens; `--json` has all."""
+
 _BAR_WIDTH = 40
+"""Cells of the bar: half of a terminal of 80 columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,6 @@ def checkpoint_status(checkpoint_dir: str | os.PathLike[str]) -> CheckpointStatu
 
 def status_of(view: Ledger, where: str) -> CheckpointStatus:
     """Return how a checkpoint stands of which this was read."""
-    from dagron.shown import iso_time
-
     run, commits = view.run, view.commits.values()
     running = running_now(directory_of(where), view)
     again = {now.name for now in running}
@@ -128,8 +128,6 @@ def _failed_node(failed: Failed) -> FailedNode:
 
 def shown_status(status: CheckpointStatus, encoding: str | None, now_unix: float) -> str:
     """Return a status as text of several lines."""
-    from dagron.shown import bar_cells, glyphs_for, shown_name
-
     glyphs = glyphs_for(encoding)
     (full,) = bar_cells([status.completed], status.total, _BAR_WIDTH)
     percent = 100 * min(status.completed, status.total) // status.total if status.total else 100
@@ -171,15 +169,11 @@ def _shown_state(status: CheckpointStatus) -> str:
 
 
 def _shown_failure(failed: FailedNode) -> str:
-    from dagron.shown import shown_name
-
     attempts = f" (attempt {failed.attempts})" if failed.attempts > 1 else ""
     return f"{shown_name(failed.name)}{attempts}: {shown_error(failed.type, failed.message)}"
 
 
 def _shown_now(now: Now, now_unix: float) -> str:
-    from dagron.shown import shown_name
-
     memory = f", {shown_bytes(now.memory_bytes)}" if now.memory_bytes else ""
     return f"{shown_name(now.name)}: {shown_seconds(max(0.0, now_unix - now.started_unix))}{memory}"
 

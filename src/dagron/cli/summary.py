@@ -18,6 +18,7 @@ from dagron.shown import shown_name, shown_seconds, text_of
 __all__ = ["json_summary", "print_summary", "resume_command"]
 
 _MAX_FAILURES = 10
+"""Failed nodes that get a line at the end of a run; `dagron ls` has all."""
 
 
 def resume_command(program: str, arguments: Sequence[str]) -> str:

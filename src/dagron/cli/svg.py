@@ -27,6 +27,7 @@ _MARGIN = 16
 _LETTER = 7.2
 """Width of a letter of 12 pixels in a monospaced font, rounded up."""
 _MAX_LETTERS = 28
+"""Letters of a name; the title of a box has all of it."""
 
 
 def as_svg(drawing: Drawing) -> str:

@@ -40,7 +40,6 @@ def watch(where: str, interval_seconds: float, *, as_json: bool) -> ExitCode:
 
 
 def _next(where: str, view: Ledger, interval_seconds: float) -> Ledger:
-
     time.sleep(interval_seconds)
     found = read_on(view, directory_of(where), signing_key())
     return read_checkpoint(where) if found is None or found.cleared else found

@@ -26,11 +26,16 @@ _CELL_SECONDS = 0.5
 """Between two texts of a notebook, which keeps all of them until the page is loaded anew."""
 
 _CELL_WIDTH = 100
+"""Characters in a line of a notebook's cell, which does not tell its width. Never varied."""
+
 _MAX_ROWS = 16
+"""Slots that have a row of their own, so that the bar leaves room for what else is on a screen of 24 lines."""
 
 _NAME_WIDTH = 28
-_MIN_BAR_WIDTH = 8
-_MAX_BAR_WIDTH = 60
+"""Characters of a name in a line without a terminal: two or three names in 80."""
+
+_MIN_BAR_WIDTH, _MAX_BAR_WIDTH = 8, 60
+"""Cells of the bar. With fewer it tells nothing; more tell no more. Never varied."""
 
 
 def _shown_rate(per_second: float) -> str:

@@ -31,7 +31,7 @@ __all__ = ["WorkerSetup", "make_attempt"]
 
 
 class WorkerSetup(NamedTuple):
-    """What whoever makes attempts of a run knows all the time.
+    """What a worker knows of its run.
 
     Attributes:
         directory: Where results go.
@@ -147,7 +147,7 @@ def make_attempt(
 
 
 _OURS = frozenset(function.__code__ for function in (make_attempt, _called, Binding.call, CallWithHoles.__call__))
-"""What is between an attempt and its task, and no part of what a traceback is to show."""
+"""The code between an attempt and its task, whose frames a traceback leaves out."""
 
 
 def _fault(error: BaseException) -> Fault:

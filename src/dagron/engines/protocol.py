@@ -42,7 +42,7 @@ class Features(NamedTuple):
         kills: Whether an attempt that runs can be killed, as timeouts demand.
         observes_memory: Whether the memory of what runs can be seen, as memory limits demand.
         replaces: Whether what has made so many attempts is replaced, as `max_tasks_per_worker` demands.
-        captures: Whether what attempts print comes with their outcomes; else it goes where it goes.
+        captures: Whether what attempts print comes with their outcomes; else it goes to the streams of the engine.
         batches: Whether several attempts may go to a slot in one batch.
         max_batches: How many batches a slot may have at a time.
         is_for_debugging: Whether a limit that the engine cannot keep is only warned of, so that whoever looks for a
@@ -186,8 +186,8 @@ class Copied(NamedTuple):
 
     Attributes:
         slot: Where.
-        n: How many of them, the oldest first, were written since this was told last.
-        refused: Whether one could not be written; no more will be.
+        n: How many of the copies, the oldest first, were written since the last `Copied` of this slot.
+        refused: Whether a copy could not be written; the worker writes no more.
     """
 
     slot: int
@@ -313,7 +313,7 @@ class Engine(Protocol):
 class TakesCopies(Protocol):
     """An engine whose workers write copies of small results beside the attempts that they make.
 
-    Only where workers share the directory of the checkpoint, and the coordinator's time is what is scarce.
+    An engine is one only if its workers share the directory of the checkpoint, and the coordinator's time is scarce.
     """
 
     def give_copies(self, slot: int, copies: Sequence[tuple[str, bytes, bool]]) -> None:

@@ -13,10 +13,16 @@ from dagron.shown import without_middle
 __all__ = ["MAX_FAILURES", "MAX_NAMES", "MAX_TEXT", "failures_of"]
 
 MAX_FAILURES = 100
+"""Kinds of failures on the page, the most frequent; never varied."""
+
 MAX_NAMES = 50
+"""Nodes that are named for a kind of failure; the page counts the others."""
+
 _MAX_KIND = 200
+"""Characters of the type of an error, which may be any text."""
+
 MAX_TEXT = 20_000
-"""Characters of a traceback; a recursion without end has more. Its middle is left out."""
+"""Characters of a message, a traceback or an output. A recursion without end has more; its middle is left out."""
 
 
 def failures_of(history: History) -> list[Failure]:

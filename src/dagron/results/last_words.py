@@ -37,8 +37,8 @@ _IN_REPORT = re.compile(
 def last_words(text: str) -> list[str]:
     """Return the lines of `text` that tell why its writer ended: at most 4,000 characters in some 40 lines.
 
-    What is left out of a report of a fatal error, and between it and the last lines, is marked by dots. Of what this
-    returns it returns all.
+    What is left out of a report of a fatal error, and between it and the last lines, is marked by dots. A text
+    that this function has returned comes back whole.
     """
     lines = text.split("\n")
     found = _report(lines)

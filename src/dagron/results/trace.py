@@ -25,7 +25,7 @@ class Span:
         outcome: `completed`; `raised`; `lost`, if its worker died; `timed_out` or `out_of_memory`, if it was killed for
             a limit; `cancelled`; `put_back`, if its worker was killed for what was not its own, and the attempt does
             not count; or `restored`.
-        figures: What it took; of a restored node only when that was known.
+        figures: What the attempt took; a restored node has only the time at which it was known to be restored.
         result_bytes: Size of the pickled result.
     """
 

@@ -1,7 +1,7 @@
 """The loop of a run: tells the state what happened, and carries out what the state commands.
 
-The loop decides nothing, and is the only place that sees the state, the checkpoint and the engine. What it needs to
-know of a node comes with a command, or is one of the questions that `RunState` answers.
+The loop decides nothing. What it needs to know of a node comes with a command, or is one of the questions that
+`RunState` answers. Whoever is to be told of the run is told by `listeners`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ There the time of this process is what is scarce: in a stencil of nodes of 1 ms 
 """
 
 _LULL_SECONDS = 0.002
-"""What has to pass without anything to do before copies are written here: longer than nodes of 1 ms leave it idle."""
+"""How long nothing happens before copies are written here: longer than nodes of 1 ms leave this process idle."""
 
 
 def _is_full(cause: BaseException | None) -> bool:
@@ -97,7 +97,7 @@ class Coordinator:
         store: The checkpoint, begun.
         start_pool: Starts the workers; called only if there is something to run.
         callbacks: Of the user.
-        watch: Tells whoever watches.
+        watch: Tells the observer.
         trace: Takes the spans, or None.
         run_timeout: Seconds from now after which the run is cancelled, or None.
         cancel_event: Cancels the run when it is set, or None.
@@ -137,7 +137,9 @@ class Coordinator:
         self._pool: Engine | None = None
         self._copier: TakesCopies | None = None
         self._watch = watch
-        self._listeners = Listeners(dag, store, callbacks, watch, trace, interrupts, clock, pass_output=pass_output)
+        self._listeners = Listeners(
+            dag, store, callbacks, watch, trace, interrupts, clock.monotonic, pass_output=pass_output
+        )
         self._recorded = RecordedOutput()
         self._clock = clock
         self._began = clock.monotonic()
@@ -320,7 +322,7 @@ class Coordinator:
                     case ev.Restore(nodes):
                         self._listeners.restored(nodes)
                     case ev.Kill(slot):
-                        # A grace would be time to take more.
+                        # A grace would give the task time to take more memory.
                         self._workers().kill(slot, at_once=command.end == ev.End.OUT_OF_MEMORY)
                     case ev.Invalidate(nodes):
                         self._store.invalidate([self._dag.name_of(node) for node in nodes], "a parent's result changed")
@@ -369,7 +371,7 @@ class Coordinator:
             own, parts = plan.tasks.own[node], plan.tasks.parts[node]
             attempts.append(Attempt(node, dag.name_of(node), own, parts, binding, inputs, limited))
         if plan.policies[nodes[0]].exclusive:
-            store.write_copies()  # it is to run beside nothing of ours
+            store.write_copies()  # an exclusive node runs beside nothing of ours
         self._listeners.started(nodes)
         pool = self._workers()
         # With short nodes the time of this process is what is scarce.

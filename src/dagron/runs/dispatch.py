@@ -171,6 +171,7 @@ class Dispatcher:
 
     def committed(self, now: float) -> None:
         """Note that some of the nodes that were being committed are."""
+        # A mean of about the last five commits, so that one that is slow by chance does not hold slots back for long.
         self._commit_seconds += 0.2 * (now - self._commits_since - self._commit_seconds)
 
     def cancel(self) -> list[Kill]:

@@ -17,7 +17,7 @@ _NODE_SECONDS = 3e-6
 """About what finding the chains costs for each node and each edge."""
 
 _SHARE = 0.002
-"""The share of the expected time of the run that one look at all chains may cost."""
+"""The share of the expected time of the run that one look at all chains may cost. Never varied."""
 
 
 class Durations:

@@ -37,7 +37,7 @@ __all__ = [
 
 
 class End(IntEnum):
-    """How an attempt ended. A worker tells of the first two; of the others the state decides.
+    """How an attempt ended. A worker tells the first two; the state decides on the others.
 
     Attributes:
         COMPLETED: It has a result.

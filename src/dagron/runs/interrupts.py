@@ -23,8 +23,8 @@ _Handler = Callable[[int, FrameType | None], object]
 class Interrupts:
     """Holds signals back while it is entered.
 
-    Only in the main thread, where Python runs handlers, and only signals that have a handler in Python: what is ignored
-    stays ignored, and what ends the process does so at once. The handlers are as before afterwards.
+    It does so in the main thread only, where Python runs handlers, and only for signals that have a handler in Python.
+    A signal that is ignored stays ignored, and one that ends the process does so at once. The handlers are put back.
 
     Attributes:
         on_hold: Called when a signal is held back, to wake whoever waits; must be quick and safe in a signal handler.

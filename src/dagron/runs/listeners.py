@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 from dagron.callbacks import ExecutionCallbacks, call_back
 from dagron.checkpoint.writing.store import CheckpointStore
@@ -27,14 +26,6 @@ OUTPUT_SECONDS = 0.2
 """How often what tasks print is handed on: a person who reads along takes it for at once."""
 
 
-class Clock(Protocol):
-    """Time as a listener knows it."""
-
-    def monotonic(self) -> float:
-        """Return the seconds since some moment."""
-        ...
-
-
 class Listeners:
     """Those who are told of one run.
 
@@ -45,7 +36,7 @@ class Listeners:
         watch: Tells the observer.
         trace: Takes the spans, or None.
         interrupts: Lets signals through while a callback runs.
-        clock: Of the run.
+        now: The clock of the run.
         pass_output: Whether what tasks print is handed on.
 
     Attributes:
@@ -60,7 +51,7 @@ class Listeners:
         watch: Watch,
         trace: ExecutionTrace | None,
         interrupts: Interrupts,
-        clock: Clock,
+        now: Callable[[], float],
         *,
         pass_output: bool,
     ) -> None:
@@ -71,7 +62,7 @@ class Listeners:
         self._watch = watch
         self._trace = trace
         self._interrupts = interrupts
-        self._clock = clock
+        self._now = now
         self._pass_output = pass_output
 
     # --- the run ----------------------------------------------------------------------------------------------------
@@ -87,7 +78,7 @@ class Listeners:
 
     def hand_on_output(self, pool: Engine) -> None:
         """Hand on what tasks have printed since the last time."""
-        self.output_due = self._clock.monotonic() + OUTPUT_SECONDS
+        self.output_due = self._now() + OUTPUT_SECONDS
         for fd, data in pool.output():
             if self._pass_output:
                 hand_on(fd, data)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from dagron.callbacks import RunningNode, RunObserver, RunSnapshot
+from dagron.engines.protocol import Engine
 from dagron.graph.dag import DAG
 from dagron.runs.outlook import Outlook
 from dagron.runs.phases import Phase
@@ -15,45 +16,19 @@ from dagron.runs.state import RunState
 __all__ = ["Watch"]
 
 _OBSERVE_SECONDS = 0.1
-"""Between two looks of an observer, at least."""
+"""Between two looks of an observer, at least. Never varied: ten a second look fluent to a person."""
 
 _OBSERVE_SHARE = 0.008
-"""The share of the run that observing it may take. A bar with a row for each slot takes milliseconds to draw."""
+"""The share of the run that the observer may take. A bar with a row for each slot takes milliseconds to draw."""
 
-_MEMORY_SECONDS = 1.0
-_MEMORY_SHARE = 0.001
-"""Looking at the memory of a worker and what it has started takes about a millisecond."""
+_MEMORY_SECONDS, _MEMORY_SHARE = 1.0, 0.001
+"""Between two looks at the memory of all workers, at least, and the share of the run that they may take.
+
+A look at one worker and what it has started takes about a millisecond. Neither number was varied.
+"""
 
 _NO_LIMIT = 2**62
-
-
-class Observed(Protocol):
-    """What is needed to know of what a slot runs; see `dagron.engines.protocol.Observed`."""
-
-    @property
-    def node(self) -> int | None:
-        """The node, or None."""
-        ...
-
-    @property
-    def seconds(self) -> float:
-        """For how long."""
-        ...
-
-    @property
-    def memory_bytes(self) -> int:
-        """What the worker has with all below it, if that was looked at."""
-        ...
-
-
-class Pool(Protocol):
-    """What is needed of a pool; see `dagron.engines.protocol.Engine`."""
-
-    n_slots: int
-
-    def observe(self, slot: int, memory_limit: int | None = None) -> Observed:
-        """Return what a slot runs."""
-        ...
+"""A limit that no memory comes to, so that shared pages are not divided, which takes milliseconds more."""
 
 
 class Watch:
@@ -98,7 +73,7 @@ class Watch:
         """When the observer is to be told again, on `time.monotonic`; None if there is none."""
         return None if self._observer is None else self._due
 
-    def tell(self, what: str, pool: Pool | None, call: Callable[..., None]) -> None:
+    def tell(self, what: str, pool: Engine | None, call: Callable[..., None]) -> None:
         """Tell the observer how far the run is.
 
         Args:
@@ -114,7 +89,7 @@ class Watch:
         cost = time.thread_time() - began
         self._due = time.monotonic() + max(_OBSERVE_SECONDS, cost / _OBSERVE_SHARE)
 
-    def snapshot(self, pool: Pool | None) -> RunSnapshot:
+    def snapshot(self, pool: Engine | None) -> RunSnapshot:
         """Return how far the run is."""
         state = self._state
         running = self._running(pool)
@@ -136,7 +111,7 @@ class Watch:
             left,
         )
 
-    def running_fields(self, pool: Pool | None) -> list[dict[str, Any]]:
+    def running_fields(self, pool: Engine | None) -> list[dict[str, Any]]:
         """Return what runs now, for `_meta.json`."""
         now = time.time()
         return [
@@ -144,7 +119,7 @@ class Watch:
             for node, slot, seconds, memory in self._running(pool)
         ]
 
-    def _running(self, pool: Pool | None) -> Sequence[tuple[int, int, float, int]]:
+    def _running(self, pool: Engine | None) -> Sequence[tuple[int, int, float, int]]:
         if pool is None:
             return ()
         now = time.monotonic()

@@ -26,14 +26,14 @@ _lost = False
 def hand_on(fd: int, data: bytes) -> None:
     """Write what a worker wrote to its descriptor 1 or 2 to `sys.stdout` or `sys.stderr` of this process.
 
-    To these objects and not to the descriptors, so that it comes to the cell of a notebook, above a progress bar, into
-    what a test captures. Raises nothing: an output that is gone must not end a run.
+    The text goes to these objects and not to the descriptors, so that it comes to the cell of a notebook, above a
+    progress bar, and into what a test captures. Raises nothing: an output that is gone must not end a run.
     """
     global _lost
     stream = sys.stdout if fd == 1 else sys.stderr
     try:
         if type(stream) is io.TextIOWrapper:
-            # As it is, whatever its encoding.
+            # The bytes as they are, whatever the encoding of the stream.
             stream.flush()
             stream.buffer.write(data)
         elif stream is not None:

@@ -213,7 +213,7 @@ class RunState:
         return self._dispatcher.expected_seconds(slot)
 
     def attempts_of(self, node: int) -> int:
-        """Return how many attempts of a node count, with the one that runs; so of that one its number."""
+        """Return how many attempts of a node count. The one that runs counts, so this is its number."""
         return self.attempts[node]
 
     def is_in_doubt(self, node: int) -> bool:
@@ -221,7 +221,7 @@ class RunState:
         return bool(self._changed) and not self._changed.isdisjoint(self.graph.parent_indices(node))
 
     def parents_without_result(self, node: int) -> Sequence[int]:
-        """Return the parents of a node that was attempted which had no result when it was."""
+        """Return the parents of a node that had no result when the node was attempted."""
         if not self._is_some_missing:
             return ()
         return [parent for parent in self.graph.parent_indices(node) if self.phase[parent] != Phase.COMPLETED]

@@ -6,7 +6,7 @@ contradicts a promise, with the nodes and the counts.
 
 What one kill may cost follows from how work travels: a slot has at most `MAX_BATCHES` batches, a batch is committed
 when all of it has returned, and as many batches as a slot can have may just have returned and be on their way to the
-journal while the slot runs the next ones, which it is given first. So of each worker
+journal while the slot runs the next ones, which it is given first. So for each worker
 
 *   at most one attempt has begun and not ended;
 *   what is lost is the end of what it ran: results return in order, so nothing before a committed node is lost;
@@ -55,6 +55,7 @@ __all__ = [
 ]
 
 _MAX_NAMED = 5
+"""Nodes that a finding names; the others are counted."""
 
 
 class Finding(NamedTuple):

@@ -36,9 +36,11 @@ from dagron.testing.victim import Gone, Said, Victim, wait_until_gone
 __all__ = ["Campaign", "Options", "main", "plan_round", "run_campaign", "start_up_seconds", "work_directory"]
 
 GONE_SECONDS = 2.0
-"""How long a process of a killed run may live on."""
+"""How long a process of a killed run may live on: four looks of the server at its parent, of which one is enough."""
 
 _PATIENCE_SECONDS = 120.0
+"""After which a coordinator is taken to hang; a run takes seconds."""
+
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.0002, 0.3  # of the start-up of a resume
 _FOREIGN = {"notes.txt": b"mine", "_journal.old": b"mine, too", "sub/inner.pkl": b"and this", ".hidden": b""}
 _FOREIGN_RESULT = "foreign.pkl"

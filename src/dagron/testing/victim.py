@@ -25,7 +25,10 @@ MARKER = "DAGRON_CAMPAIGN"
 _SOURCE = Path(dagron.__file__).parent.parent
 _CODE = "import sys; from dagron.testing.job import main; main(sys.argv[1])"
 _POLL_SECONDS = 0.005
+"""Between two looks at all processes; never varied."""
+
 _EXIT_SECONDS = 30.0
+"""After which a coordinator that has said its last word is taken to hang."""
 
 Said = dict[str, Any]
 

@@ -32,7 +32,7 @@ _EPILOG = """Examples:
 """
 
 _MAX_NODES = 500
-"""No picture shows more; Mermaid itself stops at 500 edges."""
+"""Nodes that are drawn unless `--max-nodes` says more. Mermaid itself stops at 500 edges."""
 
 
 _FORMATS = {"mermaid": as_mermaid, "dot": as_dot, "svg": as_svg}

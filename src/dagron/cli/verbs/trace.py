@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,8 +54,6 @@ def trace(where: str, output: Path) -> ExitCode:
     It has the last attempt of every node, also if runs and resumes made them days apart. `dagron run --trace` writes
     all attempts of one run. Reads from outside, also while a run goes on.
     """
-    import json
-
     found = trace_of(read_checkpoint(where))
     write_file(output, json.dumps(found.to_chrome_trace()) + "\n")
     say(f"{len(found.spans)} attempts written to '{output}'; open it in https://ui.perfetto.dev")

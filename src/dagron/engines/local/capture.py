@@ -16,7 +16,7 @@ from collections.abc import Iterator
 __all__ = ["Capture", "memory_file", "position"]
 
 _TAIL_BYTES = 64 * 1024
-"""The last of what was written can be asked for, up to this much.
+"""How much of the end of a stream can be asked for.
 
 A record has 4,096 characters; a bar that is written over needs many more bytes than the one state that is kept of it.
 """
@@ -25,6 +25,7 @@ _RELEASE_BYTES = 1024 * 1024
 """So much may have been read, beside the tail, before its memory is given back: a system call for each 1 MiB."""
 
 _READ_BYTES = 1024 * 1024
+"""What is read at a time, which bounds the memory that this takes; never varied."""
 
 _KEEP_SIZE_AND_PUNCH_HOLE = 3  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE of fallocate(2)
 

@@ -12,7 +12,7 @@ from dagron.engines.local.processes import alive_below, created_at, is_alive
 __all__ = ["sweep"]
 
 _SECONDS = 2.0
-"""How long what is found is killed again and again; what hangs in the kernel stays."""
+"""How long what is found is killed again and again. Never varied: a kill takes milliseconds, and what hangs stays."""
 
 
 def sweep(processes: Mapping[int, float]) -> list[int]:

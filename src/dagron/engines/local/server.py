@@ -49,7 +49,7 @@ _POLL_SECONDS = 0.5
 """Between two looks at who the parent is: so that nothing is left two seconds after the coordinator's death."""
 
 _LAST_SECONDS = 10.0
-"""How long all that is left is killed again and again."""
+"""How long all that is left is killed again and again. Never varied: only what hangs in the kernel takes that long."""
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -198,9 +198,9 @@ class _Server:
         self.tell_ends()
 
     def tell_ends(self) -> None:
-        """Tell the coordinator which workers have ended; of one that was killed, once all it had started is gone, too.
+        """Tell the coordinator which workers have ended; the end of a killed one waits for what it had started.
 
-        So a further attempt does not meet what the last one left, and a run that ends does not cut its grace short.
+        So a further attempt does not meet what the last one left, and the end of a run does not cut a grace short.
         """
         if not self.ended:
             return
