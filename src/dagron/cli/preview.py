@@ -20,7 +20,7 @@ from typing import Any
 
 from dagron import shapes, stored
 
-__all__ = ["MAX_PREVIEW_BYTES", "StandIn", "load_safely", "preview", "shown_value"]
+__all__ = ["MAX_PREVIEW_BYTES", "StandIn", "preview", "shown_value"]
 
 MAX_PREVIEW_BYTES = 32 * 2**20
 """A larger pickle is not loaded unless --full asks for it: reading this much takes about a second."""
@@ -152,7 +152,7 @@ class _SafeUnpickler(pickle.Unpickler):
         return StandIn("persistent", (pid,))
 
 
-def load_safely(data: bytes | memoryview) -> Any:
+def _load_safely(data: bytes | memoryview) -> Any:
     """Return what a pickle holds, with stand-ins for all that would run code.
 
     Raises:
@@ -274,7 +274,7 @@ def shown_value(value: Any, *, full: bool = False, width: int = 100) -> str:
 def preview(data: bytes | memoryview, *, full: bool = False, plain: bool = False) -> str:
     """Return what a pickle holds as text, without running code that it names; with `plain`, a str as it is."""
     try:
-        value = load_safely(data)
+        value = _load_safely(data)
         return value if plain and isinstance(value, str) else shown_value(value, full=full)
     except ValueError as error:
         return f"<cannot be shown without running its code: {error}>"

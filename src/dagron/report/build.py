@@ -15,12 +15,12 @@ from dagron.report.grouping import group_nodes
 from dagron.report.model import Attempt, CriticalStep, Edges, Node, Report, Run
 from dagron.results.status import NodeStatus, node_statuses
 
-__all__ = ["MAX_ATTEMPTS", "MAX_EDGES", "build_report"]
+__all__ = ["MAX_ATTEMPTS", "build_report"]
 
 MAX_ATTEMPTS = 200_000
 """Attempts in the page, which take about 60 bytes each. If there are more, those that failed and the longest stay."""
 
-MAX_EDGES = 1_000_000
+_MAX_EDGES = 1_000_000
 """Edges in the page, about 6 bytes each."""
 
 
@@ -223,7 +223,7 @@ def _notices(
 
 
 def _keep_within_limits(report: Report) -> None:
-    if report.edges is not None and len(report.edges.parents) > MAX_EDGES:
+    if report.edges is not None and len(report.edges.parents) > _MAX_EDGES:
         report.notices.append(f"The DAG has {len(report.edges.parents):,} edges, too many for a page: none is shown.")
         report.edges = None
     if len(report.attempts) > MAX_ATTEMPTS:

@@ -10,9 +10,9 @@ from dagron.report.model import Failure
 from dagron.results.failures import last_frame
 from dagron.shown import without_middle
 
-__all__ = ["MAX_FAILURES", "MAX_NAMES", "MAX_TEXT", "failures_of"]
+__all__ = ["MAX_NAMES", "MAX_TEXT", "failures_of"]
 
-MAX_FAILURES = 100
+_MAX_FAILURES = 100
 """Kinds of failures on the page, the most frequent; never varied."""
 
 MAX_NAMES = 50
@@ -49,7 +49,7 @@ def failures_of(history: History) -> list[Failure]:
         failure.n_nodes += 1
         if len(failure.nodes) < MAX_NAMES:
             failure.nodes.append(failed.name)
-    return sorted(alike.values(), key=lambda failure: (failure.resolved, -failure.n_nodes))[:MAX_FAILURES]
+    return sorted(alike.values(), key=lambda failure: (failure.resolved, -failure.n_nodes))[:_MAX_FAILURES]
 
 
 def _last_of_each(history: History) -> Iterator[tuple[int, Failed, bool]]:

@@ -24,9 +24,9 @@ from dagron.report.model import CriticalStep, Group, Report
 from dagron.results.status import CHECKPOINT_STATUSES, NodeStatus
 from dagron.shown import shown_bytes, shown_seconds
 
-__all__ = ["MAX_STEPS", "render"]
+__all__ = ["render"]
 
-MAX_STEPS = 100
+_MAX_STEPS = 100
 """Nodes of the critical path that are listed."""
 
 _LIBRARIES = ("dispatch", "timer", "color", "ease", "interpolate", "selection", "transition", "drag", "zoom", "array")
@@ -66,7 +66,7 @@ def render(report: Report) -> str:
         states=[status.value for status in CHECKPOINT_STATUSES]
     )
     counts = report.counts()
-    longest = sorted(range(len(report.critical)), key=lambda at: -report.critical[at].duration_seconds)[:MAX_STEPS]
+    longest = sorted(range(len(report.critical)), key=lambda at: -report.critical[at].duration_seconds)[:_MAX_STEPS]
     return environment.from_string(_read("page/page.html")).render(
         report=report,
         directory=_NOT_FOR_A_LINE.sub(_escaped, report.directory),

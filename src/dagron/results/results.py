@@ -1,4 +1,4 @@
-"""What a run gives back: statuses, results of nodes, and what is known about a checkpoint."""
+"""What a run gives back: how it and its nodes ended, their results, and what is known about a checkpoint."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ def conclude(
     Args:
         dag: The DAG.
         state: Where the run stands: at its end.
-        coordinator: What knows of the failures.
-        store: What loads the results.
+        coordinator: Knows the failures.
+        store: Loads the results.
         trace: The spans, or None.
     """
     restored = frozenset(state.restored)

@@ -111,6 +111,8 @@ class RunState:
         pending: Parents of each WAITING node that are not settled.
         unsettled: Nodes that are not final.
         committing: Nodes that are COMMITTING.
+        cancelled: Whether nothing more is to be started.
+        timed_out: Whether that is because the run took too long.
         stopped: Nodes that a cancelled run did not finish.
         restored: Nodes that keep a result of an earlier run.
     """

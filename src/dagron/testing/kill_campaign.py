@@ -33,7 +33,7 @@ from dagron.testing.job import Order, build_job, expected_end
 from dagron.testing.report import Phase, Report
 from dagron.testing.victim import Gone, Said, Victim, wait_until_gone
 
-__all__ = ["Campaign", "Options", "main", "plan_round", "run_campaign", "start_up_seconds", "work_directory"]
+__all__ = ["Campaign", "Options", "main", "plan_round", "run_campaign", "start_up_seconds"]
 
 GONE_SECONDS = 2.0
 """How long a process of a killed run may live on: four looks of the server at its parent, of which one is enough."""
@@ -368,7 +368,7 @@ def _durability_of(durability: str, number: int) -> Durability:
     return "power" if durability == "power" else "process"
 
 
-def work_directory(path: str | None) -> Path:
+def _work_directory(path: str | None) -> Path:
     """Return an empty directory to work in, made if it is not there; a temporary one for None.
 
     Raises:
@@ -396,7 +396,7 @@ def run_campaign(options: Options, say: Say = lambda line: None) -> Report:
     Raises:
         OSError: It cannot work in that directory.
     """
-    work = work_directory(options.directory)
+    work = _work_directory(options.directory)
     temporary = options.directory is None
     try:
         report = Campaign(options, work, say).run()
@@ -463,7 +463,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("it needs Linux: elsewhere what a task has detached may outlive a killed coordinator")
     if given.directory is not None:
         try:
-            work_directory(given.directory)
+            _work_directory(given.directory)
         except OSError as error:
             parser.error(f"argument --directory: {error}")
     seed = random.SystemRandom().randrange(2**32) if given.seed is None else given.seed

@@ -18,7 +18,7 @@ from dagron.cli.exit_codes import ExitCode
 from dagron.cli.nodes import NodeFigures, node_figures, running_now
 from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
 
-__all__ = ["as_csv", "export"]
+__all__ = ["export"]
 
 _EPILOG = """Columns:
 
@@ -38,7 +38,7 @@ Examples:
 _FORMATS = ("csv", "json")
 
 
-def as_csv(nodes: Sequence[NodeFigures]) -> str:
+def _as_csv(nodes: Sequence[NodeFigures]) -> str:
     """Return figures as CSV with a line of titles."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -59,6 +59,6 @@ def export(where: str, output: Path | None, chosen: str | None) -> ExitCode:
     view = read_checkpoint(where)
     nodes = list(node_figures(view, recorded_dag(view), running_now(directory_of(where), view), time.time()))
     chosen = chosen or ("json" if output is not None and output.suffix == ".json" else "csv")
-    text = as_csv(nodes) if chosen == "csv" else json.dumps([asdict(node) for node in nodes], indent=1) + "\n"
+    text = _as_csv(nodes) if chosen == "csv" else json.dumps([asdict(node) for node in nodes], indent=1) + "\n"
     write_file(output, text)
     return ExitCode.OK

@@ -18,7 +18,7 @@ from dagron.shown import shown_name
 if TYPE_CHECKING:
     from dagron.graph.dag import DAG
 
-__all__ = ["invalidate", "to_invalidate"]
+__all__ = ["invalidate"]
 
 _MAX_NAMES = 20
 """Names that are printed; --json has all."""
@@ -40,7 +40,7 @@ Examples:
 """
 
 
-def to_invalidate(view: Ledger, dag: DAG | None, patterns: Sequence[str], *, descendants: bool) -> list[str]:
+def _to_invalidate(view: Ledger, dag: DAG | None, patterns: Sequence[str], *, descendants: bool) -> list[str]:
     """Return the completed nodes that match, with their completed descendants, in the order of the DAG.
 
     Args:
@@ -96,14 +96,14 @@ def invalidate(
     view = read_checkpoint(where)
     dag = None if if_changed else dag_for(view, dag_from)
     if dry_run:
-        names = to_invalidate(view, dag, nodes, descendants=not if_changed)
+        names = _to_invalidate(view, dag, nodes, descendants=not if_changed)
     else:
         store = CheckpointStore(directory_of(where).path, signing_key=signing_key(), allow_untrusted=allow_untrusted)
         try:
             store.open()
             if store.ledger is None or store.ledger.cleared:
                 raise NoCheckpointError(checkpoint_dir_of(where))
-            names = to_invalidate(store.ledger, dag, nodes, descendants=not if_changed)
+            names = _to_invalidate(store.ledger, dag, nodes, descendants=not if_changed)
             if names:
                 store.invalidate_between_runs(names, "asked for by hand")
         finally:

@@ -21,7 +21,7 @@ from dagron.cli.reading import (
 )
 from dagron.shown import shown_bytes
 
-__all__ = ["report", "report_page"]
+__all__ = ["report"]
 
 _EPILOG = """Examples:
 
@@ -32,7 +32,7 @@ _EPILOG = """Examples:
 """
 
 
-def report_page(where: str, dag_from: str | None = None) -> str:
+def _report_page(where: str, dag_from: str | None = None) -> str:
     """Return the page about a checkpoint, whose DAG is that of a file or module, else the one that it recorded.
 
     Raises:
@@ -82,7 +82,7 @@ def report(where: str, output: Path, dag_from: str | None) -> ExitCode:
     One file, which opens in a browser without a network. Reads from outside, also while a run goes on; changes
     nothing, and loads no result.
     """
-    page = report_page(where, dag_from)
+    page = _report_page(where, dag_from)
     write_file(output, page)
     say(f"wrote '{output}', {shown_bytes(len(page.encode()))}; open it in a browser")
     return ExitCode.OK

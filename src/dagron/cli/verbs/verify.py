@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from dagron.checkpoint.reading.opening import signing_key
 from dagron.checkpoint.reading.verify import Finding
+from dagron.checkpoint.reading.verify import verify as findings_in
 from dagron.cli.command import json_option, verb, where_argument
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode
@@ -39,8 +40,6 @@ def verify(where: str, as_json: bool) -> ExitCode:
     Reads from outside, changes nothing and loads no result. What is damaged costs its node and nothing else: the next
     resume runs it again. While a run goes on, what it replaces meanwhile may be reported as damaged.
     """
-    from dagron.checkpoint.reading.verify import verify as findings_in
-
     stop_on_signals()
     view = read_checkpoint(where)
     found = [finding for finding in findings_in(directory_of(where), view, signing_key()) if finding is not None]

@@ -1,6 +1,6 @@
 """A small piece of memory that a slot's worker writes and the coordinator reads, also after the worker's death.
 
-Layout: a head, then two halves of `HALF_BYTES`. A batch uses the half of its number's parity, so that the coordinator
+Layout: a head, then two halves of `_HALF_BYTES`. A batch uses the half of its number's parity, so that the coordinator
 reads one while the worker fills the other; a slot has at most `MAX_BATCHES` batches. In a half, outcomes follow
 one another, each behind its length. The worker writes an outcome first and counts it afterwards, so what is counted is
 whole, whenever the worker dies.
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from dagron.engines.local.capture import memory_file
 
-__all__ = ["HALF_BYTES", "MAX_BATCHES", "MAX_OUTCOME_BYTES", "Board", "Running"]
+__all__ = ["MAX_BATCHES", "MAX_OUTCOME_BYTES", "Board", "Running"]
 
-HALF_BYTES = 1024 * 1024
+_HALF_BYTES = 1024 * 1024
 """Room for the 256 outcomes of a full batch with 3 KiB each, or for five of the largest.
 
 Pages that nothing is written to cost nothing.
@@ -38,7 +38,7 @@ _LENGTH = struct.Struct("<I")
 MAX_BATCHES = len(_COUNT_AT)
 """Batches that a slot may have at a time: each has a half for itself until the coordinator has read it."""
 
-_SIZE = _HEAD_BYTES + MAX_BATCHES * HALF_BYTES
+_SIZE = _HEAD_BYTES + MAX_BATCHES * _HALF_BYTES
 
 
 class Running(NamedTuple):
@@ -106,13 +106,13 @@ class Board:
     def has_room(self, batch: int) -> bool:
         """Tell whether any outcome fits."""
         _, _, used = _COUNT.unpack_from(self._memory, _COUNT_AT[batch & 1])
-        return int(used) + _LENGTH.size + MAX_OUTCOME_BYTES <= HALF_BYTES
+        return int(used) + _LENGTH.size + MAX_OUTCOME_BYTES <= _HALF_BYTES
 
     def add_outcome(self, batch: int, outcome: bytes) -> None:
         """Append an outcome to the half of a batch, which must have room."""
         at = _COUNT_AT[batch & 1]
         _, n, used = _COUNT.unpack_from(self._memory, at)
-        start = _HEAD_BYTES + (batch & 1) * HALF_BYTES + used
+        start = _HEAD_BYTES + (batch & 1) * _HALF_BYTES + used
         _LENGTH.pack_into(self._memory, start, len(outcome))
         start += _LENGTH.size
         self._memory[start : start + len(outcome)] = outcome
@@ -131,7 +131,7 @@ class Board:
         if found != batch:
             return []
         outcomes = []
-        at = _HEAD_BYTES + (batch & 1) * HALF_BYTES
+        at = _HEAD_BYTES + (batch & 1) * _HALF_BYTES
         for _ in range(n):
             (length,) = _LENGTH.unpack_from(self._memory, at)
             at += _LENGTH.size
