@@ -170,6 +170,20 @@ MUTATIONS = [
         "        pass\n",
         "tests/engines/test_engines.py -k waits_for_the_next_worker",
     ),
+    Mutation(
+        "death",
+        "engines/local/pool.py",
+        "        if slot.board.was_in_init and exit_code is not None and not slot.kill_requested:\n",
+        "        if False:\n",
+        "tests/engines/test_engines.py -k TestInit",
+    ),
+    Mutation(
+        "death",
+        "engines/local/worker.py",
+        "    worker.board.in_init(now=True)\n",
+        "    pass\n",
+        "tests/engines/test_engines.py -k ends_its_worker",
+    ),
     # --- limits
     Mutation(
         "limits",

@@ -47,6 +47,7 @@ from dagron.errors import (
     UnknownNodeError,
     UnknownTaskError,
     UnstableNameError,
+    WorkerInitError,
     WorkerLostError,
     WorkerStartError,
 )
@@ -122,6 +123,7 @@ __all__ = [
     "UnknownNodeError",
     "UnknownTaskError",
     "UnstableNameError",
+    "WorkerInitError",
     "WorkerLostError",
     "WorkerStartError",
 ]

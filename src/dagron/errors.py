@@ -43,6 +43,7 @@
     │   └── NodeCancelledError
     ├── NodesFailedError (ExceptionGroup)    the author of the tasks; raised by `ExecutionResult.raise_for_failures`
     ├── WorkerStartError                     the operator of the machine
+    │   └── WorkerInitError                  the author of the `worker_init`
     └── InternalError                        us: please report it
 
 Every class passes its fields to `super().__init__`, so every error survives pickling with its type, its fields and its
@@ -97,6 +98,7 @@ __all__ = [
     "UnknownNodeError",
     "UnknownTaskError",
     "UnstableNameError",
+    "WorkerInitError",
     "WorkerLostError",
     "WorkerStartError",
 ]
@@ -715,6 +717,30 @@ class WorkerStartError(DagronError):
 
     def __str__(self) -> str:
         return f"could not start a worker process: {self.reason}"
+
+
+class WorkerInitError(WorkerStartError):
+    """The `worker_init` of the run failed. The run has ended, no node is blamed, and what was recorded is kept.
+
+    Attributes:
+        exit_code: How the worker ended, as in `multiprocessing`, if that is how it failed; None if it raised.
+        traceback_text: The traceback, if it raised.
+    """
+
+    def __init__(self, reason: str, exit_code: int | None = None, traceback_text: str = "") -> None:
+        DagronError.__init__(self, reason, exit_code, traceback_text)
+        self.reason = reason
+        self.exit_code = exit_code
+        self.traceback_text = traceback_text
+
+    def __str__(self) -> str:
+        if self.exit_code is None:
+            return f"worker_init failed: {self.reason}"
+        hint = "; the machine may have run out of memory" if self.exit_code == -9 else ""
+        text = f"worker_init failed: its worker {_exit_text(self.exit_code)}{hint}"
+        if self.reason:
+            text += "; the last lines that it wrote to stderr:\n" + textwrap.indent(self.reason, "    ")
+        return text
 
 
 class InternalError(DagronError):

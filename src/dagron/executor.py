@@ -26,7 +26,7 @@ from dagron.tasks.options import Task, check_timeout
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format.digests import Digests
-    from dagron.engines.protocol import Engine, Features
+    from dagron.engines.protocol import Engine, Features, WorkerInit
     from dagron.runs.coordinator import CancelEvent
     from dagron.runs.observing import Watch
     from dagron.runs.prepare import Prepared
@@ -78,6 +78,9 @@ class CheckpointExecutor:
             it is recorded in the checkpoint in any case, except with `pool="inline"`.
         max_tasks_per_worker: After so many attempts a worker is replaced by a new one, for libraries that leak. With
             `pool="inline"` a warning says that it is not kept. Default: a worker lives as long as the run.
+        worker_init: A callable without arguments that each worker calls once, before its first node; with
+            `pool="inline"` this process does. Bind arguments with `functools.partial`. No node's time or limit contains
+            it. If it fails, the run ends with `WorkerInitError`.
 
     Raises:
         OptionError: An option has a value that it cannot have.
@@ -107,6 +110,7 @@ class CheckpointExecutor:
         progress: bool | RunObserver = False,
         pass_output: bool = True,
         max_tasks_per_worker: int | None = None,
+        worker_init: Callable[[], object] | None = None,
     ) -> None:
         if not isinstance(dag, DAG):
             raise OptionError("dag", repr(dag)[:80], "a dagron.DAG; build one with DAG.builder()")
@@ -136,6 +140,7 @@ class CheckpointExecutor:
             progress=progress,
             pass_output=pass_output,
             max_tasks_per_worker=max_tasks_per_worker,
+            worker_init=worker_init,
         )
 
     def __repr__(self) -> str:
@@ -162,7 +167,7 @@ class CheckpointExecutor:
             TaskDefinitionError: The tasks do not fit the DAG. Nothing was run or changed.
             CheckpointError: The directory cannot be used, and nothing was run or changed; or, as `CommitError`, the
                 disk refused a write in mid-run.
-            WorkerStartError: No worker can be started.
+            WorkerStartError: No worker can be started, or `worker_init` failed.
             KeyboardInterrupt: From the user. Nothing is left running, and `resume` goes on from there.
 
         Guarantees:
@@ -280,6 +285,7 @@ class CheckpointExecutor:
                     pool()
                 with interrupts.allowed():
                     plan = plan_run(dag, tasks, options)
+                pool.init = plan.init
                 features = self._features()
                 check_limits(dag, plan, options, features)
                 prepared = begin_run(store, dag, plan, options, fresh=fresh)
@@ -354,15 +360,23 @@ class CheckpointExecutor:
 
 
 class _LazyPool:
-    """Starts the pool when it is first asked for it."""
+    """Starts the pool when it is first asked for it.
+
+    Attributes:
+        init: What each worker calls before its first attempt; None for nothing. Known when the tasks are pickled.
+    """
 
     def __init__(self, start: Callable[[], Engine]) -> None:
         self._start = start
         self._pool: Engine | None = None
+        self.init: WorkerInit | None = None
 
     def __call__(self) -> Engine:
         if self._pool is None:
             self._pool = self._start()
+        if self.init is not None:
+            self._pool.prepare(self.init)
+            self.init = None
         return self._pool
 
     def close(self) -> None:

@@ -19,7 +19,14 @@ import psutil
 import pytest
 from waiting import wait_for
 
-from dagron import DAG, CheckpointDamagedError, CheckpointExecutor, ResultNotPicklableError, WorkerStartError
+from dagron import (
+    DAG,
+    CheckpointDamagedError,
+    CheckpointExecutor,
+    ResultNotPicklableError,
+    WorkerInitError,
+    WorkerStartError,
+)
 from dagron.checkpoint.blobs import BlobFile
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.storage import Storage
@@ -39,6 +46,7 @@ from dagron.engines.protocol import (
     Returned,
     Spawned,
     TakesCopies,
+    WorkerInit,
 )
 from dagron.figures import NO_FIGURES
 from dagron.tasks.binding import NO_INPUTS, Binding
@@ -318,6 +326,115 @@ class TestEnds:
         engine.close()
 
 
+class TestInit:
+    """What is called in each worker before its first attempt."""
+
+    VARIABLE = "DAGRON_TEST_INIT"
+
+    @pytest.fixture(autouse=True)
+    def unset(self, monkeypatch):
+        monkeypatch.setenv(self.VARIABLE, "")
+
+    def init(self, fn):
+        return WorkerInit(cloudpickle.dumps((fn, ())), ())
+
+    def noted(self):
+        def note(name=self.VARIABLE):
+            os.environ[name] += "x"
+
+        return self.init(note)
+
+    def looks(self, node):
+        return attempt(node, lambda name=self.VARIABLE: os.environ[name])
+
+    def test_it_is_called_once_in_each_worker_and_before_the_first_attempt(self, engine):
+        engine.prepare(self.noted())
+        for slot in range(engine.n_slots):
+            for node in range(3):
+                engine.submit(slot, [self.looks(node)])
+                assert values(ends(engine, 1)[0]) == {node: "x"}
+
+    def test_it_is_called_in_the_worker_that_takes_the_place_of_a_killed_one(self, engine):
+        engine.prepare(self.noted())
+        for node in range(3):
+            engine.submit(0, [self.looks(node)])
+            assert values(ends(engine, 1)[0]) == {node: "x"}
+            engine.kill(0)
+            assert isinstance(ends(engine, 1)[0], Lost)
+
+    @pytest.mark.parametrize("how", [ValueError("no model"), SystemExit(3), GeneratorExit()])
+    def test_that_it_raises_is_an_error_with_its_traceback(self, engine, how):
+        def fails():
+            raise how
+
+        engine.prepare(self.init(fails))
+        engine.submit(0, [attempt(0, int)])
+        with pytest.raises(WorkerInitError) as caught:
+            ends(engine, 1)
+        assert str(caught.value).startswith(f"worker_init failed: {type(how).__name__}")
+        assert str(how) in str(caught.value)
+        assert caught.value.traceback_text.splitlines()[1].endswith("in fails")
+        assert caught.value.exit_code is None
+
+    def test_that_it_cannot_be_unpickled_is_such_an_error(self, engine):
+        engine.prepare(WorkerInit(b"cnowhere\nnothing\n.", ()))
+        engine.submit(0, [attempt(0, int)])
+        with pytest.raises(WorkerInitError, match="ModuleNotFoundError: No module named 'nowhere'"):
+            ends(engine, 1)
+
+    def test_it_is_part_of_no_attempt(self, engine):
+        def takes_its_time():
+            print("loading")
+            deadline = time.process_time() + 0.2
+            while time.process_time() < deadline:
+                pass
+
+        engine.prepare(self.init(takes_its_time))
+        engine.submit(0, [attempt(0, int)])
+        (outcome,) = ends(engine, 1)[0].outcomes
+        assert outcome.figures.duration_seconds < 0.2
+        assert outcome.figures.cpu_seconds < 0.2
+        assert outcome.printed is NOTHING_PRINTED
+        if engine.features.captures:
+            assert [*engine.output()] == [(1, b"loading\n")]
+
+    @pytest.mark.parametrize(
+        ("how", "exit_code", "text"),
+        [
+            (lambda: os._exit(3), 3, "exited with code 3"),
+            (lambda: os.kill(os.getpid(), signal.SIGSEGV), -11, r"was killed by signal 11 \(SIGSEGV\)"),
+        ],
+    )
+    def test_that_it_ends_its_worker_is_told_at_once_with_what_it_said(self, engine, how, exit_code, text):
+        if not engine.features.kills:
+            pytest.skip("it would be the death of this process")
+
+        def dies():
+            os.write(2, b"no licence\n")
+            how()
+
+        engine.prepare(self.init(dies))
+        engine.submit(0, [attempt(0, int)])
+        with pytest.raises(WorkerInitError, match=f"its worker {text}; the last lines(?s:.)*no licence") as caught:
+            ends(engine, 1)
+        assert caught.value.exit_code == exit_code
+
+    def test_while_it_goes_on_nothing_runs_and_a_kill_is_a_loss_without_blame(self, engine, ckpt):
+        if not engine.features.kills:
+            pytest.skip("it would go on in this thread")
+        engine.prepare(
+            self.init(lambda ready=str(ckpt / "ready"): (open(ready, "w").close(), print("hangs"), time.sleep(600)))
+        )
+        engine.submit(0, [attempt(0, int), attempt(1, int)])
+        wait_for((ckpt / "ready").exists)
+        assert engine.observe(0, 1) == Observed()
+        if engine.features.captures:
+            assert wait_for(lambda: [*engine.output()]) == [(1, b"hangs\n")]
+        engine.kill(0)
+        (lost,) = ends(engine, 1)
+        assert (lost.running, lost.unstarted, lost.outcomes) == (None, [0, 1], [])
+
+
 class TestSystem:
     @pytest.mark.parametrize("pool", ["process", "inline"])
     def test_where_nothing_can_be_forked_a_run_says_so_before_it_begins(self, ckpt, monkeypatch, pool):
@@ -523,6 +640,15 @@ class TestReplacedWorkers:
         (pid,) = values(ends(pool, 1)[0]).values()
         wait_for(lambda: pool.wait(0.01) == [] and not psutil.pid_exists(pid))
         wait_for(lambda: pool.wait(0.01) == [] and not pool._leaving)
+
+    def test_each_is_prepared_and_none_is_that_was_not_needed(self, make, ckpt):
+        def notes(directory=str(ckpt)):
+            open(f"{directory}/init-{os.getpid()}", "w").close()
+
+        pool = make(2)
+        pool.prepare(WorkerInit(cloudpickle.dumps((notes, ())), ()))
+        made = self.pids(pool, [1] * 4)
+        assert {path.name for path in ckpt.glob("init-*")} == {f"init-{pid}" for pid in made.values()}
 
     def test_a_kill_takes_what_waits_for_the_next_worker_with_it(self, make, ckpt):
         pool = make(1)

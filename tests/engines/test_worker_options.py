@@ -1,13 +1,33 @@
-"""What is asked for the workers of a run as such: how many attempts each makes."""
+"""What is asked for the workers of a run as such: what each does first, and how many attempts it makes."""
 
 import logging
 import os
 import signal
+import subprocess
+import sys
+import threading
+import time
 from collections import Counter
+from functools import partial
 
+import psutil
 import pytest
+from waiting import wait_for
 
-from dagron import DAG, CheckpointExecutor, Flow, NodeStatus, Task
+from dagron import (
+    DAG,
+    CheckpointExecutor,
+    DagronError,
+    ExecutionCallbacks,
+    Flow,
+    NodeStatus,
+    OptionError,
+    Task,
+    WorkerInitError,
+    WorkerStartError,
+)
+
+VARIABLE = "DAGRON_TEST_WORKER_INIT"
 
 
 def independent(n):
@@ -61,3 +81,231 @@ class TestMaxTasksPerWorker:
             result = flow.run(ckpt, pool="inline", max_tasks_per_worker=1)
         assert {result.value(node) for node in nodes} == {os.getpid()}
         assert "max_tasks_per_worker is not kept" in caplog.text
+
+
+def note(text):
+    os.environ[VARIABLE] = os.environ.get(VARIABLE, "") + text
+
+
+def noted():
+    return os.environ.get(VARIABLE), os.getpid()
+
+
+class TestWorkerInit:
+    @pytest.fixture(autouse=True)
+    def unset(self, monkeypatch):
+        monkeypatch.delenv(VARIABLE, raising=False)
+
+    @pytest.mark.parametrize("pool", ["process", "inline"])
+    def test_each_worker_calls_it_once_before_its_first_node(self, ckpt, pool):
+        executor = CheckpointExecutor(
+            independent(8), ckpt, max_workers=2, pool=pool, worker_init=partial(note, "x"), enable_tracing=True
+        )
+        result = executor.execute(dict.fromkeys(independent(8).nodes, noted))
+        assert {node.result[0] for node in result.node_results.values()} == {"x"}
+        assert (VARIABLE in os.environ) == (pool == "inline")
+        assert len(result.trace.spans) == 8
+
+    def test_also_those_that_take_the_place_of_others(self, ckpt, tmp_path):
+        def dies_at_first(mark=tmp_path / "mark"):
+            if not mark.exists():
+                mark.touch()
+                os._exit(1)
+            return noted()
+
+        tasks = dict.fromkeys(independent(8).nodes, noted) | {"n3": Task(dies_at_first, retries=1, retry_delay=0)}
+        executor = CheckpointExecutor(
+            independent(8), ckpt, max_workers=1, max_tasks_per_worker=2, worker_init=partial(note, "x")
+        )
+        results = executor.execute(tasks).node_results.values()
+        assert {node.result[0] for node in results} == {"x"}
+        assert len({node.result[1] for node in results}) >= 4
+
+    def test_a_global_of_the_script_that_it_sets_is_there_for_tasks(self, tmp_path):
+        (tmp_path / "job.py").write_text(JOB)
+        ended = run_job(tmp_path, "--worker-init", "setup", "--show", "task")
+        assert (ended.returncode, ended.stdout) == (0, "the model\n"), ended.stderr
+        assert "loading" in ended.stderr
+
+    def test_the_command_line_tells_why_it_failed_once_and_goes_on_without_it(self, tmp_path):
+        (tmp_path / "job.py").write_text(JOB)
+        ended = run_job(tmp_path, "--worker-init", "fails", "--show", "task")
+        assert ended.returncode == 4
+        assert ended.stderr.count("ValueError: no model") == 2, "in the traceback, and in the message"
+        assert "error: worker_init failed: ValueError: no model" in ended.stderr
+        assert "in fails" in ended.stderr
+        ended = run_job(tmp_path, "--resume", "--show", "other")
+        assert (ended.returncode, ended.stdout) == (1, "other\n"), "the task that needs it fails, and no other"
+
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [("nothing", "not defined"), ("needs", "without arguments"), ("later", "plain function"), ("flow", "callable")],
+    )
+    def test_the_command_line_refuses_what_cannot_be_called(self, tmp_path, name, expected):
+        (tmp_path / "job.py").write_text(JOB)
+        ended = run_job(tmp_path, "--worker-init", name)
+        assert ended.returncode == 2
+        assert f"`{name}` in 'job.py'" in ended.stderr
+        assert expected in ended.stderr
+        assert not (tmp_path / "checkpoints").exists()
+
+    def test_debug_calls_it_first(self, tmp_path):
+        (tmp_path / "job.py").write_text(JOB)
+        run_job(tmp_path, "--worker-init", "setup")
+        for name, code, text in (("setup", 0, "the result is the recorded one"), ("fails", 1, "no model")):
+            command = [sys.executable, "-m", "dagron", "debug", "job.py", "task", "--worker-init", name]
+            ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+            assert ended.returncode == code
+            assert text in ended.stderr
+
+    @pytest.mark.parametrize("pool", ["process", "inline"])
+    def test_that_it_fails_ends_the_run_and_blames_no_node(self, ckpt, pool):
+        def fails():
+            raise ValueError("no model")
+
+        failed = []
+        executor = CheckpointExecutor(
+            independent(8),
+            ckpt,
+            ExecutionCallbacks(on_failure=lambda *args: failed.append(args)),
+            max_workers=2,
+            pool=pool,
+            worker_init=fails,
+        )
+        tasks = dict.fromkeys(independent(8).nodes, int)
+        with pytest.raises(WorkerInitError, match=r"^worker_init failed: ValueError: no model$") as caught:
+            executor.execute(tasks)
+        assert isinstance(caught.value, WorkerStartError)
+        assert "in fails" in str(caught.value.__cause__) or pool == "inline"
+        assert failed == []
+        info = executor.checkpoint_info()
+        assert not info.completed_nodes
+        assert not info.failed_nodes
+        assert CheckpointExecutor(independent(8), ckpt).resume(tasks).succeeded == 8
+
+    def test_that_it_fails_in_a_later_worker_keeps_what_is_recorded(self, ckpt, tmp_path):
+        def fails_from_the_third_on(directory=tmp_path):
+            (directory / f"init-{os.getpid()}").touch()
+            if len([*directory.glob("init-*")]) > 2:
+                raise ValueError
+
+        executor = CheckpointExecutor(
+            independent(5), ckpt, max_workers=1, max_tasks_per_worker=2, worker_init=fails_from_the_third_on
+        )
+        tasks = dict.fromkeys(independent(5).nodes, int)
+        with pytest.raises(WorkerInitError):
+            executor.execute(tasks)
+        ran = []
+        executor = CheckpointExecutor(independent(5), ckpt, ExecutionCallbacks(on_start=ran.append))
+        assert executor.resume(tasks).succeeded == 5
+        assert len(ran) == 1
+
+    def test_it_counts_for_no_timeout(self, ckpt):
+        executor = CheckpointExecutor(
+            independent(1), ckpt, max_workers=1, timeout=0.2, worker_init=partial(time.sleep, 0.5)
+        )
+        result = executor.execute({"n0": int})
+        assert (result["n0"].status, result["n0"].attempts) == (NodeStatus.COMPLETED, 1)
+        assert result["n0"].duration_seconds < 0.2
+
+    @pytest.mark.parametrize("how", ["run_timeout", "cancel_event"])
+    def test_a_run_can_be_stopped_while_it_hangs(self, ckpt, tmp_path, how):
+        ready, cancel = tmp_path / "ready", threading.Event()
+
+        def hangs(ready=str(ready)):
+            open(ready, "w").close()
+            time.sleep(600)
+
+        executor = CheckpointExecutor(independent(2), ckpt, max_workers=1, kill_grace_seconds=0.0, worker_init=hangs)
+        if how == "run_timeout":
+            result = executor.execute({"n0": int, "n1": int}, run_timeout=1.0)
+        else:
+            waiter = threading.Thread(target=lambda: (wait_for(ready.exists), cancel.set()))
+            waiter.start()
+            result = executor.execute({"n0": int, "n1": int}, cancel_event=cancel)
+            waiter.join()
+        assert {node.status for node in result.node_results.values()} == {NodeStatus.CANCELLED}
+
+    @pytest.mark.parametrize(
+        ("init", "expected"),
+        [
+            (3, "a callable without arguments"),
+            (note, "missing a required argument: 'text'.*partial"),
+            (partial(print, threading.Lock()), "what can be pickled at .*lock"),
+        ],
+    )
+    def test_what_cannot_be_called_or_sent_is_refused_before_anything_runs(self, ckpt, init, expected):
+        with pytest.raises(OptionError, match=f"^worker_init=.*{expected}"):
+            CheckpointExecutor(independent(1), ckpt, worker_init=init).execute({"n0": int})
+        assert not ckpt.exists()
+
+    def test_so_is_one_that_does_nothing_when_it_is_called(self, ckpt):
+        async def later():
+            pass
+
+        def yields():
+            yield
+
+        for init, kind in ((later, "coroutine"), (yields, "generator"), (partial(yields), "generator")):
+            with pytest.raises(OptionError, match=f"^worker_init=.*only returns a {kind}"):
+                CheckpointExecutor(independent(1), ckpt, worker_init=init)
+
+    def test_so_is_one_with_a_handle(self, ckpt):
+        flow = Flow()
+        node = flow.add("a", int)
+        with pytest.raises(OptionError, match=r"worker_init=.*holds no handle of a node"):
+            flow.run(ckpt, worker_init=partial(print, node))
+
+    def test_a_task_that_cannot_be_pickled_is_still_what_is_told_of(self, ckpt):
+        with pytest.raises(DagronError, match="the task of node 'n0' cannot be pickled"):
+            CheckpointExecutor(independent(1), ckpt, worker_init=int).execute({"n0": partial(print, threading.Lock())})
+
+    def test_nothing_is_left_if_the_coordinator_is_killed_while_it_goes_on(self, tmp_path):
+        (tmp_path / "job.py").write_text(JOB)
+        command = [sys.executable, "-m", "dagron", "run", "job.py", "--worker-init", "hangs", "-w", "2"]
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as run:
+            pids = wait_for(lambda: [int(p.suffix[1:]) for p in tmp_path.glob("hangs.*")])
+            run.kill()
+        wait_for(lambda: not any(map(psutil.pid_exists, pids)))
+        ended = run_job(tmp_path, "--resume", "--worker-init", "setup", "--show", "task")
+        assert (ended.returncode, ended.stdout) == (0, "the model\n"), ended.stderr
+
+
+JOB = """
+import os, pathlib, time
+from dagron import Flow
+
+model = None
+
+def setup():
+    global model
+    print("loading")
+    model = "the model"
+
+def fails():
+    raise ValueError("no model")
+
+def hangs():
+    pathlib.Path(f"hangs.{os.getpid()}").touch()
+    time.sleep(600)
+
+def needs(argument):
+    pass
+
+async def later():
+    pass
+
+def task():
+    if model is None:
+        raise RuntimeError("it was not set up")
+    return model
+
+flow = Flow()
+flow.add("task", task)
+flow.add("other", lambda: "other")
+"""
+
+
+def run_job(directory, *arguments):
+    command = [sys.executable, "-m", "dagron", "run", "job.py", *arguments]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)

@@ -33,6 +33,7 @@ FLAGS = {
     "progress": "--progress",
     "pass_output": "--pass-output",
     "max_tasks_per_worker": "--max-tasks-per-worker",
+    "worker_init": "--worker-init",
 }
 
 WITHOUT_A_FLAG = {
@@ -56,6 +57,7 @@ class TestOneList:
             "durability": "process", "pool": "inline", "retries": 4, "retry_delay": 0.25, "retry_on": (OSError,),
             "timeout": 5.0, "memory_limit": "6 GB", "pin_cpus": False, "kill_grace_seconds": 7.0, "signing_key": b"8",
             "allow_untrusted": True, "progress": True, "pass_output": False, "max_tasks_per_worker": 9,
+            "worker_init": print,
         }  # fmt: skip
         assert values.keys() == FIELDS.keys()
         executor = CheckpointExecutor(dagron.DAG([]), tmp_path, **values)

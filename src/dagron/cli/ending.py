@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from dagron.cli.exit_codes import ExitCode, OutputError, UsageError, exit_code_of
-from dagron.errors import DagronError, InternalError
+from dagron.errors import DagronError, InternalError, WorkerInitError
 
 __all__ = ["Stopped", "exit_code_of_stop", "exit_code_of_work", "put", "say", "stop_on_signals", "write_file"]
 
@@ -103,7 +103,7 @@ def exit_code_of_work(work: Callable[[], ExitCode]) -> ExitCode:
         say("interrupted")
         return exit_code_of_stop(error)
     except DagronError as error:
-        if isinstance(error, UsageError) and error.traceback_text:
+        if isinstance(error, (UsageError, WorkerInitError)) and error.traceback_text:
             print(error.traceback_text, end="", file=sys.stderr)
         if isinstance(error, InternalError):
             traceback.print_exc()

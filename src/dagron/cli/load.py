@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 from dagron.cli.exit_codes import UsageError
 from dagron.cli.target import is_file_target, split_target
-from dagron.errors import GraphError, TaskDefinitionError
+from dagron.errors import GraphError, OptionError, TaskDefinitionError
 from dagron.flow import Flow
 from dagron.graph.dag import DAG
 from dagron.shapes import FILE_MODULE, SCRIPTS
 from dagron.stored import process
 
-__all__ = ["Job", "load_job"]
+__all__ = ["Job", "load_function", "load_job"]
 
 
 class Job(NamedTuple):
@@ -55,6 +55,28 @@ def load_job(target: str) -> Job:
     what = f"is of type {type(found).__name__}" if hasattr(module, attribute) else "is not defined"
     wanted = "a dagron.Flow, a mapping of node names to callables, or a dagron.DAG beside `tasks`"
     raise UsageError(f"`{attribute}` in {source!r} {what}; what a colon names has to be {wanted}")
+
+
+def load_function(target: str, name: str) -> Callable[[], object]:
+    """Return a function of the file or module of a target that has been loaded.
+
+    Raises:
+        UsageError: It has none of this name, or what it has cannot be called without arguments.
+    """
+    from dagron.tasks.binding import check_plain_call
+
+    source, _ = split_target(target)
+    found: Any = sys.modules[FILE_MODULE if is_file_target(source) else source]
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        raise UsageError(f"`{name}` in {source!r} is not defined; it has to be a function without arguments")
+    try:
+        check_plain_call(name, found)
+    except OptionError as error:
+        raise UsageError(f"`{name}` in {source!r} has to be {error.expected}") from error
+    function: Callable[[], object] = found
+    return function
 
 
 def _load_file(target: str) -> types.ModuleType:

@@ -7,6 +7,7 @@ import pickle
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from dagron.cli.load import Job
     from dagron.tasks.binding import Binding
 
-__all__ = ["Call", "announce", "prepared_call", "run_call"]
+__all__ = ["Call", "announce", "call_init", "prepared_call", "run_call"]
 
 
 class Call(NamedTuple):
@@ -119,6 +120,26 @@ def _recorded_end(view: Ledger, name: str) -> str:
     if commit is None:
         return "nothing; it has not run"
     return f"it completed in {shown_seconds(commit.figures.duration_seconds)}"
+
+
+def call_init(init: Callable[[], object], *, post_mortem: bool) -> bool:
+    """Call what each worker of a run calls first, and return whether that went well; else it has been told.
+
+    Args:
+        init: What is to be called.
+        post_mortem: Open the debugger if it fails.
+    """
+    started = time.perf_counter()
+    try:
+        init()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        _tell(error, time.perf_counter() - started)
+        if post_mortem:
+            _post_mortem(error)
+        return False
+    return True
 
 
 def run_call(call: Call, view: Ledger, *, post_mortem: bool) -> ExitCode:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pprint
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ class RunRequest:
     resume: bool
     fresh: bool
     options: ExecutorOptions
+    worker_init: str | None
     run_timeout: float | None
     show: tuple[str, ...]
     trace: Path | None
@@ -49,7 +50,7 @@ def run_target(request: RunRequest) -> ExitCode:
     Raises:
         DagronError: As `exit_code_of` has it.
     """
-    from dagron.cli.load import load_job
+    from dagron.cli.load import load_function, load_job
     from dagron.cli.output import stdout_kept_for_results
 
     stop_on_signals()
@@ -57,6 +58,9 @@ def run_target(request: RunRequest) -> ExitCode:
     with stdout_kept_for_results():
         try:
             job = load_job(request.target)
+            if request.worker_init is not None:
+                init = load_function(request.target, request.worker_init)
+                request = replace(request, options={**request.options, "worker_init": init})
         except KeyboardInterrupt as error:
             say("interrupted; nothing was run")
             return exit_code_of_stop(error)

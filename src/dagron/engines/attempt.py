@@ -22,12 +22,12 @@ from dagron.crossing.exceptions import describe_exception, dump_exception
 from dagron.crossing.results import dump_result
 from dagron.engines.protocol import Attempt, Fault, Outcome, OutcomeKind
 from dagron.engines.streams import flush_streams
-from dagron.errors import CheckpointDamagedError, ResultNotPicklableError
+from dagron.errors import CheckpointDamagedError, ResultNotPicklableError, WorkerInitError
 from dagron.figures import Figures
 from dagron.tasks.arguments import CallWithHoles
-from dagron.tasks.binding import Binding
+from dagron.tasks.binding import NO_INPUTS, Binding
 
-__all__ = ["WorkerSetup", "make_attempt"]
+__all__ = ["WorkerSetup", "call_init", "make_attempt"]
 
 
 class WorkerSetup(NamedTuple):
@@ -146,7 +146,29 @@ def make_attempt(
     return Outcome(attempt.node, kind, figures, blob, fault)
 
 
-_OURS = frozenset(function.__code__ for function in (make_attempt, _called, Binding.call, CallWithHoles.__call__))
+def call_init(load: Callable[[], tuple[Any, Any]], *, interruptible: bool = False) -> None:
+    """Call what is to be called in a worker before its first attempt.
+
+    Args:
+        load: Returns it, as the first of a pair.
+        interruptible: As for `make_attempt`.
+
+    Raises:
+        WorkerInitError: It raised, or could not be loaded.
+        KeyboardInterrupt: If `interruptible`.
+    """
+    try:
+        _called(NO_INPUTS, load()[0], [])
+    except BaseException as error:
+        if interruptible and isinstance(error, KeyboardInterrupt):
+            raise
+        type_name, message, text = describe_exception(error, _OURS)
+        raise WorkerInitError(f"{type_name}: {message}" if message else type_name, None, text) from error
+
+
+_OURS = frozenset(
+    function.__code__ for function in (make_attempt, call_init, _called, Binding.call, CallWithHoles.__call__)
+)
 """The code between an attempt and its task, whose frames a traceback leaves out."""
 
 

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from dagron.crossing.parts import ReceivedParts
-from dagron.engines.attempt import WorkerSetup, make_attempt
-from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Features, Happened, Lost, Observed, Returned
+from dagron.crossing.parts import Own, Part, ReceivedParts
+from dagron.engines.attempt import WorkerSetup, call_init, make_attempt
+from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Features, Happened, Lost, Observed, Returned, WorkerInit
 from dagron.figures import NO_FIGURES
 
 __all__ = ["InlineEngine"]
@@ -38,6 +38,11 @@ class InlineEngine:
         self._around = around
         self._batches: deque[Sequence[Attempt]] = deque()
         self._lost: list[Happened] = []
+        self._init: WorkerInit | None = None
+
+    def prepare(self, init: WorkerInit) -> None:
+        """Call something once in this thread before the first attempt."""
+        self._init = init
 
     def submit(self, slot: int, attempts: Sequence[Attempt]) -> None:
         """Keep a batch for the next `wait`: what is done must not wait for the end of what comes next."""
@@ -48,6 +53,7 @@ class InlineEngine:
 
         Raises:
             KeyboardInterrupt: From the user, as anywhere in this thread.
+            WorkerInitError: What was to be called first failed.
         """
         if self._lost:
             lost, self._lost = self._lost, []
@@ -56,8 +62,14 @@ class InlineEngine:
             return []  # nothing can happen, however long it is waited for
         batch = self._batches.popleft()
         with self._around():
+            self._call_init()
             outcomes = [make_attempt(attempt, _load_task, self._setup, interruptible=True) for attempt in batch]
         return [Returned(0, outcomes, [])]
+
+    def _call_init(self) -> None:
+        init, self._init = self._init, None
+        if init is not None:
+            call_init(lambda: _loaded(*init), interruptible=True)
 
     def wake(self) -> None:
         """Do nothing: `wait` has nothing to wait for."""
@@ -87,8 +99,12 @@ class InlineEngine:
 
 
 def _load_task(attempt: Attempt) -> tuple[object, object]:
+    return _loaded(attempt.task, attempt.parts)
+
+
+def _loaded(own: Own, parts: tuple[Part, ...]) -> tuple[object, object]:
     loaded = ReceivedParts(binds=False)
-    for part in attempt.parts:
+    for part in parts:
         loaded.add(*part)
-    task: tuple[object, object] = loaded.load(attempt.task, tuple(part.number for part in attempt.parts))
+    task: tuple[object, object] = loaded.load(own, tuple(part.number for part in parts))
     return task

@@ -32,6 +32,7 @@ __all__ = [
     "Returned",
     "Spawned",
     "TakesCopies",
+    "WorkerInit",
 ]
 
 
@@ -95,6 +96,18 @@ class Attempt(NamedTuple):
     binding: Binding
     inputs: tuple[bytes | BlobFile, ...]
     memory_limited: bool = False
+
+
+class WorkerInit(NamedTuple):
+    """What is to be called in each worker before its first attempt.
+
+    Attributes:
+        task: As in `Attempt`.
+        parts: As in `Attempt`.
+    """
+
+    task: Own
+    parts: tuple[Any, ...]
 
 
 class Printed(NamedTuple):
@@ -248,6 +261,13 @@ class Engine(Protocol):
 
     features: Features
     n_slots: int
+
+    def prepare(self, init: WorkerInit) -> None:
+        """Call something in each worker before its first attempt. Asked for before the first `submit`, if at all.
+
+        It is part of no attempt. If it fails, a `wait` raises `WorkerInitError`.
+        """
+        ...
 
     def submit(self, slot: int, attempts: Sequence[Attempt]) -> None:
         """Make attempts one after another in a slot, behind what it has already. Does not wait for them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, TypedDict
@@ -12,7 +13,15 @@ from dagron.checkpoint.reading.opening import signing_key as key_of_environment
 from dagron.checkpoint.writing.store import Durability
 from dagron.engines.local.cores import available_cpus, can_pin
 from dagron.errors import OptionError
-from dagron.tasks.options import check_count, check_exceptions, check_flag, check_seconds, check_timeout, parse_bytes
+from dagron.tasks.binding import check_plain_call
+from dagron.tasks.options import (
+    check_count,
+    check_exceptions,
+    check_flag,
+    check_seconds,
+    check_timeout,
+    parse_bytes,
+)
 
 __all__ = ["ExecutorOptions", "Options"]
 
@@ -40,6 +49,7 @@ class ExecutorOptions(TypedDict, total=False):
     progress: bool | RunObserver
     pass_output: bool
     max_tasks_per_worker: int | None
+    worker_init: Callable[[], object] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +81,7 @@ class Options:
     progress: bool | RunObserver = False
     pass_output: bool = True
     max_tasks_per_worker: int | None = None
+    worker_init: Callable[[], object] | None = None
 
     def __post_init__(self) -> None:
         if self.callbacks is not None and not isinstance(self.callbacks, ExecutionCallbacks):
@@ -79,6 +90,8 @@ class Options:
             check_count("max_workers", self.max_workers, least=1)
         if self.max_tasks_per_worker is not None:
             check_count("max_tasks_per_worker", self.max_tasks_per_worker, least=1)
+        if self.worker_init is not None:
+            check_plain_call("worker_init", self.worker_init)
         if self.durability not in ("power", "process"):
             raise OptionError("durability", repr(self.durability), "'power' or 'process'")
         if self.pool not in ("process", "inline"):

@@ -11,7 +11,15 @@ from typing import Any
 
 from dagron.crossing.changed import shapes_now
 from dagron.crossing.sharing import PickledTasks, pickle_tasks
-from dagron.errors import MissingTaskError, NotCallableError, UnknownTaskError
+from dagron.engines.protocol import WorkerInit
+from dagron.errors import (
+    HandleError,
+    MissingTaskError,
+    NotCallableError,
+    OptionError,
+    TaskNotPicklableError,
+    UnknownTaskError,
+)
 from dagron.graph.dag import DAG
 from dagron.runs.options import Options
 from dagron.runs.policy import Policy
@@ -19,6 +27,13 @@ from dagron.tasks.binding import NO_INPUTS, Binding, Parameters, bind, parameter
 from dagron.tasks.options import Task, parse_bytes
 
 __all__ = ["RunPlan", "bind_node", "plan_run"]
+
+
+_INIT = ""
+"""Where `worker_init` is pickled, the name of its node, which none can have."""
+
+_IN_SEVERAL = 2
+"""How many nodes have a task that is sent as a whole; how many more makes no difference."""
 
 
 @dataclass(slots=True)
@@ -31,6 +46,7 @@ class RunPlan:
         kinds: Equal for nodes whose callables have the same code: they are expected to take similar time.
         tasks: The pickled callable with the exceptions that are worth a retry.
         definitions: What the script defines; see `changed.shapes_now`.
+        init: What each worker calls before its first attempt; None for nothing.
     """
 
     bindings: list[Binding]
@@ -38,6 +54,7 @@ class RunPlan:
     kinds: array[int]
     tasks: PickledTasks
     definitions: dict[str, str] = field(default_factory=dict)
+    init: WorkerInit | None = None
 
     def consumes(self, dag: DAG, child: int, parent: int) -> bool:
         """Tell whether a child's task takes a parent's result."""
@@ -60,6 +77,7 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], opti
         NotRunByCallError: A task is a coroutine function or a generator function.
         MissingInputError: A task requires a parameter that no parent provides.
         TaskNotPicklableError: A task cannot be pickled.
+        OptionError: `worker_init` cannot be pickled.
     """
     missing = [name for name in dag.nodes if name not in tasks]
     if missing:
@@ -141,6 +159,7 @@ class _Found:
         self._policy_of: list[Policy] = []
         self._pickled_as: list[int] = []
         self._retry_on_default = options.retry_on
+        self._worker_init = options.worker_init
         self._default_policy = Policy(
             options.retries,
             options.retry_delay,
@@ -208,14 +227,38 @@ class _Found:
         """
         pickled_as = list(map(self._pickled_as.__getitem__, numbers))
         n_nodes = Counter(pickled_as)
-        tasks = pickle_tasks(self._names, self._callables, self._retry_on, [n_nodes[i] for i in range(len(n_nodes))])
+        counts = [n_nodes[i] for i in range(len(n_nodes))]
+        tasks, init = self._pickled_tasks(counts) if self._worker_init is None else self._pickled_with_init(counts)
         return RunPlan(
             bindings,
             list(map(self._policy_of.__getitem__, numbers)),
             array("I", map([signature.kind for signature in self.signatures].__getitem__, numbers)),
             PickledTasks(list(map(tasks.own.__getitem__, pickled_as)), list(map(tasks.parts.__getitem__, pickled_as))),
             shapes_now(),
+            init,
         )
+
+    def _pickled_tasks(self, n_nodes: list[int]) -> tuple[PickledTasks, None]:
+        return pickle_tasks(self._names, self._callables, self._retry_on, n_nodes), None
+
+    def _pickled_with_init(self, n_nodes: list[int]) -> tuple[PickledTasks, WorkerInit]:
+        """Pickle `worker_init` with the tasks, as one of several workers: so the two agree on what names mean."""
+        init = self._worker_init
+        shown = repr(init)[:80]
+        try:
+            tasks = pickle_tasks(
+                [*self._names, _INIT], [*self._callables, init], [*self._retry_on, ()], [*n_nodes, _IN_SEVERAL]
+            )
+        except TaskNotPicklableError as error:
+            if error.node != _INIT:
+                raise
+            where = f" at {error.path}" if error.path else ""
+            raise OptionError("worker_init", shown, f"what can be pickled{where}: {error.reason}") from error
+        except HandleError as error:
+            if f"the task of node {_INIT!r} " not in error.reason:
+                raise
+            raise OptionError("worker_init", shown, "a callable that holds no handle of a node") from error
+        return tasks, WorkerInit(tasks.own.pop(), tasks.parts.pop())
 
 
 def _policy(task: Task[Any], default: Policy) -> Policy:

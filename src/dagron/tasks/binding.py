@@ -9,7 +9,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dagron.errors import MissingInputError, NotCallableError, NotRunByCallError
+from dagron.errors import MissingInputError, NotCallableError, NotRunByCallError, OptionError
 from dagron.tasks.options import Task
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Binding",
     "Parameters",
     "bind",
+    "check_plain_call",
     "inferred_parents",
     "parameters_of",
     "refuse_deferred",
@@ -104,6 +105,29 @@ def signature_of(fn: Callable[..., Any]) -> inspect.Signature:
 
         return inspect.signature(fn, annotation_format=annotationlib.Format.STRING)
     return inspect.signature(fn)
+
+
+def check_plain_call(option: str, value: object) -> None:
+    """Check an option that is to be called without arguments, and to have done its work then.
+
+    Raises:
+        OptionError: It is no callable, a coroutine function or a generator function, or requires arguments.
+    """
+    shown = repr(value)[:80]
+    if not callable(value):
+        raise OptionError(option, shown, "a callable without arguments")
+    try:
+        refuse_deferred("", value)
+    except NotRunByCallError as error:
+        raise OptionError(option, shown, f"a plain function: a call of it only returns a {error.kind}") from None
+    try:
+        signature = signature_of(value)
+    except (ValueError, TypeError):
+        return  # it cannot be known, as with some built-ins
+    try:
+        signature.bind()
+    except TypeError as error:
+        raise OptionError(option, shown, f"a callable without arguments ({error}); bind them with partial") from None
 
 
 def parameters_of(fn: Callable[..., Any]) -> Parameters:

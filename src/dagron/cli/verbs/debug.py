@@ -7,7 +7,7 @@ import os
 from dagron.cli.command import argument, node_argument, option, untrusted_option, verb, where_argument
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.reading import read_checkpoint
-from dagron.cli.replay import announce, prepared_call, run_call
+from dagron.cli.replay import announce, call_init, prepared_call, run_call
 
 __all__ = ["debug"]
 
@@ -15,7 +15,7 @@ _EPILOG = """Exit codes:
 
 \b
     0  the node completed
-    1  it failed: its task raised, or its result cannot be pickled
+    1  it failed: its task raised, or its result cannot be pickled; or the function of --worker-init raised
     2  there is no such node, or the file or module of the job is wrong; nothing was run
     3  there is no checkpoint, it cannot be read, or it lacks a result that the node takes; nothing was run
 
@@ -38,15 +38,20 @@ Examples:
     required=False,
 )
 @option("--pdb", is_flag=True, help="If it fails, open the debugger in the innermost frame of yours.")
+@option(
+    "--worker-init", metavar="NAME", help="A function of TARGET's file or module to call first, as `dagron run` has it."
+)
 @untrusted_option
-def debug(where: str, node: str, target: str | None, pdb: bool, allow_untrusted: bool) -> ExitCode:
+def debug(
+    where: str, node: str, target: str | None, pdb: bool, worker_init: str | None, allow_untrusted: bool
+) -> ExitCode:
     """Run a node again in this process, with its recorded inputs; compare the result with a recorded one.
 
     The code is that of the file as it is now, so an edit can be tried; `breakpoint()` in it works. The checkpoint is
     only read: whatever comes out, the next resume does what it would have done. What the task prints goes to where this
     command prints. The inputs are unpickled, which runs code that they name.
     """
-    from dagron.cli.load import load_job
+    from dagron.cli.load import load_function, load_job
 
     view = read_checkpoint(where)
     source = target
@@ -55,6 +60,8 @@ def debug(where: str, node: str, target: str | None, pdb: bool, allow_untrusted:
             raise UsageError(f"pass the file or module of the job, too: dagron debug {where} {node} FILE.py")
         source = where
     job = load_job(source)
+    if worker_init is not None and not call_init(load_function(source, worker_init), post_mortem=pdb):
+        return ExitCode.NODES
     call = prepared_call(where, view, node, job, allow_untrusted=allow_untrusted)
     announce(call, view, where)
     return run_call(call, view, post_mortem=pdb)

@@ -78,6 +78,12 @@ _OUTPUT = "Output"
     section=_WORKERS,
     help="Replace a worker after so many attempts, for libraries that leak.",
 )
+@option(
+    "--worker-init",
+    metavar="NAME",
+    section=_WORKERS,
+    help="A function of TARGET's file or module that each worker calls once, before its first node.",
+)
 @option("--inline", is_flag=True, section=_WORKERS, help="Run the tasks one by one in this process, for debuggers.")
 @option(
     "--pin-cpus", is_flag=True, section=_WORKERS, help="Bind each worker to a processor of its own, for measurements."
@@ -165,6 +171,7 @@ def run(
     checkpoint_dir: str | None,
     resume: bool,
     fresh: bool,
+    worker_init: str | None,
     inline: bool,
     run_timeout: float | None,
     show: tuple[str, ...],
@@ -195,6 +202,7 @@ def run(
             "ExecutorOptions",
             {**options, "enable_tracing": trace is not None, "pool": "inline" if inline else "process"},
         ),
+        worker_init=worker_init,
         run_timeout=run_timeout,
         show=show,
         trace=trace,

@@ -34,6 +34,9 @@ _HEAD_BYTES = 128
 _RUNNING = struct.Struct("<QdQQQ")  # the node and 1, 0 for none; the rest as in `Running`
 _COUNT = struct.Struct("<QII")  # batch, outcomes, bytes used
 _COUNT_AT = (48, 64)  # behind `_RUNNING`, one for each half
+_INIT_AT = 80
+"""A byte: whether the worker is in its `worker_init`."""
+
 _LENGTH = struct.Struct("<I")
 MAX_BATCHES = len(_COUNT_AT)
 """Batches that a slot may have at a time: each has a half for itself until the coordinator has read it."""
@@ -99,6 +102,14 @@ class Board:
         number = 0 if node is None else node + 1
         _RUNNING.pack_into(self._memory, 0, number, began, stdout_from, stderr_from, rss_before_bytes)
 
+    def in_init(self, *, now: bool) -> None:
+        """Note whether the worker is in its `worker_init` from now on."""
+        self._memory[_INIT_AT] = now
+
+    def add_init_fault(self, fault: bytes) -> None:
+        """Note why `worker_init` failed; it takes the place of an outcome of no batch."""
+        self.add_outcome(0, fault)
+
     def batch_started(self, batch: int) -> None:
         """Make the half of a batch empty."""
         _COUNT.pack_into(self._memory, _COUNT_AT[batch & 1], batch, 0, 0)
@@ -124,6 +135,15 @@ class Board:
         """Return what runs, or ran when the worker died."""
         number, *more = _RUNNING.unpack_from(self._memory, 0)
         return Running(number - 1 if number else None, *more)
+
+    @property
+    def was_in_init(self) -> bool:
+        """Whether the worker was in its `worker_init`."""
+        return bool(self._memory[_INIT_AT])
+
+    def init_fault(self) -> bytes | None:
+        """Return why `worker_init` failed, None if that is not known."""
+        return next(iter(self.outcomes(0)), None)
 
     def outcomes(self, batch: int) -> list[bytes]:
         """Return the outcomes of a batch so far."""

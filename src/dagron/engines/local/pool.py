@@ -38,8 +38,9 @@ from dagron.engines.protocol import (
     Printed,
     Returned,
     Spawned,
+    WorkerInit,
 )
-from dagron.errors import WorkerStartError
+from dagron.errors import RemoteTraceback, WorkerInitError, WorkerStartError
 from dagron.figures import NO_FIGURES, Figures
 
 __all__ = ["ProcessPool"]
@@ -148,6 +149,7 @@ class ProcessPool:
         self._grace = kill_grace_seconds
         self._max_tasks = max_tasks
         self._leaving: list[_Leaving] = []
+        self._init: WorkerInit | None = None
         self._owner = os.getpid()
         self._slots: list[_Slot] = []
         try:
@@ -165,6 +167,10 @@ class ProcessPool:
         self._by_fd: dict[int, _Slot] = {}
         self._server = Server()
         self._gone: list[Server] = []  # killed ones, of which threads may know
+
+    def prepare(self, init: WorkerInit) -> None:
+        """Call something in each worker before its first attempt."""
+        self._init = init
 
     def give_copies(self, slot: int, copies: Sequence[tuple[str, bytes, bool]]) -> None:
         """Let the worker of a slot write copies behind the batch that the slot is given next."""
@@ -184,7 +190,7 @@ class ProcessPool:
             self._send(state, attempts)
 
     def _send(self, state: _Slot, attempts: Sequence[Attempt]) -> None:
-        channel = state.channel or self._started(state)
+        channel = state.channel or self._ready(state)
         nodes = [attempt.node for attempt in attempts]
         is_last = False
         if self._max_tasks is not None:
@@ -211,6 +217,15 @@ class ProcessPool:
         if not channel.send(payload):
             self._poll.modify(channel.fd, select.POLLIN | select.POLLOUT)
 
+    def _ready(self, slot: _Slot) -> Channel:
+        """Start the worker of a slot, send it what it is to call first, and return the way to it."""
+        channel = self._started(slot)
+        if self._init is not None:
+            own, parts = self._init
+            slot.known.update(part.number for part in parts)
+            channel.send(pickle.dumps((own, [part.number for part in parts], [tuple(part) for part in parts]), 5))
+        return channel
+
     def _started(self, slot: _Slot) -> Channel:
         """Start the worker of a slot and the one call of its executor, and return the way to it."""
         try:
@@ -236,7 +251,7 @@ class ProcessPool:
                 1,
                 mp_context=slot.context,
                 initializer=start_worker,
-                initargs=(self._setup, self._n_threads, cpu, slot.board, channel),
+                initargs=(self._setup, self._n_threads, cpu, slot.board, channel, self._init is not None),
             )
             call = slot.executor.submit(serve)
         except BaseException:
@@ -360,6 +375,8 @@ class ProcessPool:
         process = slot.context.last if slot.context is not None else None
         pid = process.pid or 0 if process is not None else 0
         exit_code, peak = self._bury(slot)
+        if slot.board.was_in_init and exit_code is not None and not slot.kill_requested:
+            raise _init_error(slot, exit_code)
         at_end = slot.board.running()
         running = at_end.node
         outcomes: list[Outcome] = []
@@ -538,6 +555,16 @@ def _printed(slot: _Slot, stdout_from: int, stdout_to: int | None, stderr_from: 
         n_stdout,
         n_stderr,
     )
+
+
+def _init_error(slot: _Slot, exit_code: int) -> WorkerInitError:
+    packed = slot.board.init_fault()
+    if packed is None:
+        said = slot.stderr.between(slot.stderr_from).decode(errors="backslashreplace").strip()
+        return WorkerInitError(said, exit_code)
+    error = WorkerInitError(*pickle.loads(packed))
+    error.__cause__ = RemoteTraceback(error.traceback_text)
+    return error
 
 
 def _outcomes(slot: _Slot, batch: int) -> list[Outcome]:

@@ -16,7 +16,7 @@ from dagron.checkpoint.blobs import Blob
 from dagron.checkpoint.files import write_copy
 from dagron.crossing.binding import become_script
 from dagron.crossing.parts import ReceivedParts
-from dagron.engines.attempt import WorkerSetup, make_attempt
+from dagron.engines.attempt import WorkerSetup, call_init, make_attempt
 from dagron.engines.local.board import Board
 from dagron.engines.local.capture import position
 from dagron.engines.local.channel import Channel, WorkerEnd
@@ -24,6 +24,7 @@ from dagron.engines.local.cores import limit_threads, pin
 from dagron.engines.local.processes import resident_bytes
 from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Fault, Outcome
 from dagron.engines.streams import flush_streams
+from dagron.errors import WorkerInitError
 from dagron.figures import Figures
 
 __all__ = ["pack_outcome", "serve", "start_worker", "unpack_outcome"]
@@ -45,6 +46,7 @@ class _Worker:
         self.streams = os.dup(1), os.dup(2)
         self.has_run = False
         self.copies_refused = False
+        self.has_init = False
 
     def load_task(self, attempt: Attempt) -> tuple[Any, Any]:
         task: tuple[Any, Any] = self.parts.load(attempt.task, attempt.parts)
@@ -65,7 +67,12 @@ _worker: _Worker | None = None
 
 
 def start_worker(
-    packed: bytes, n_threads: int | None, cpu: int | None, board: Board, channel: Channel | WorkerEnd
+    packed: bytes,
+    n_threads: int | None,
+    cpu: int | None,
+    board: Board,
+    channel: Channel | WorkerEnd,
+    has_init: bool,
 ) -> None:
     """Make this process the worker of a slot; the initializer of its executor.
 
@@ -75,6 +82,7 @@ def start_worker(
         cpu: The processor to run on; None to leave it to the system.
         board: That of the slot.
         channel: That of the slot.
+        has_init: Whether the first that comes over the channel is what is to be called before the first attempt.
     """
     global _worker
     from multiprocessing import forkserver
@@ -93,6 +101,7 @@ def start_worker(
     become_script()
     assert isinstance(channel, WorkerEnd)
     _worker = _Worker(setup, board, channel)
+    _worker.has_init = has_init
 
 
 def serve() -> None:
@@ -102,6 +111,8 @@ def serve() -> None:
     """
     worker = _worker
     assert worker is not None
+    if worker.has_init and not _call_init(worker):
+        os._exit(1)
     try:
         while (payload := worker.channel.receive()) is not None:
             batch, copies, is_last = _run_batch(worker, payload)
@@ -116,6 +127,31 @@ def serve() -> None:
         traceback.print_exc()
         flush_streams()
         os._exit(1)
+
+
+def _call_init(worker: _Worker) -> bool:
+    """Call what comes over the channel, and return whether a batch may follow; if not, the board has the reason."""
+    payload = worker.channel.receive()
+    if payload is None:
+        return True
+    worker.board.in_init(now=True)
+    try:
+        call_init(lambda: _received(worker, payload))
+    except WorkerInitError as error:
+        worker.board.add_init_fault(pickle.dumps(error.args, 5))
+        return False
+    finally:
+        flush_streams()
+    worker.board.in_init(now=False)
+    return True
+
+
+def _received(worker: _Worker, payload: bytes) -> tuple[Any, Any]:
+    own, numbers, parts = pickle.loads(payload)
+    for part in parts:
+        worker.parts.add(*part)
+    task: tuple[Any, Any] = worker.parts.load(own, numbers)
+    return task
 
 
 def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, bytes, bool]], bool]:
