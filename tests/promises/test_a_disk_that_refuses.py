@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import pytest
-from places import SRC
+from places import SRC, SUPPORT
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
@@ -362,7 +362,7 @@ def in_a_process_of_its_own(function, *arguments):
     script = "import json, runpy, sys; f, *a = json.loads(sys.argv[2]); run = runpy.run_path(sys.argv[1])[f]"
     command = [sys.executable, "-c", f"{script}; print(json.dumps(run(*a)))", __file__]
     command.append(json.dumps([function, *arguments], default=str))
-    env = {**os.environ, "PYTHONPATH": SRC}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((SRC, SUPPORT))}
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr

@@ -322,7 +322,7 @@ class TestAllHostileNamesTogether:
         names = ["../victim\n", "\ud800\0", "x" * 100_000, "😀" * 40_000]
         dag = DAG.builder().add_nodes(names).build()
         executor = CheckpointExecutor(dag, world.ckpt, max_workers=1, durability="process")
-        result = executor.execute(dict.fromkeys(names, lambda: (yield)))
+        result = executor.execute(dict.fromkeys(names, lambda: (i for i in ())))
         for name in names:
             assert name[:1000] in str(result[name].error) or repr(name)[1:1000] in str(result[name].error)
             assert "generator" in str(result[name].error)

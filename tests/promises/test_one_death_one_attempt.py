@@ -31,7 +31,7 @@ from typing import NamedTuple
 import cloudpickle
 import psutil
 import pytest
-from places import SRC
+from places import SRC, SUPPORT
 from waiting import wait_for
 
 import dagron
@@ -777,8 +777,8 @@ def test_a_part_of_the_matrix_looks_the_same_in_a_plain_script(tmp_path, context
         textwrap.dedent(
             f"""
             import json, sys
-            sys.path.insert(0, {os.path.dirname(__file__)!r})
-            import test_worker_death as matrix
+            sys.path[:0] = {[os.path.dirname(__file__), SUPPORT]!r}
+            import {Path(__file__).stem} as matrix
             matrix.note({str(log)!r}, "script")
             """
         )
