@@ -27,9 +27,9 @@ def _flush() -> None:
 
 @contextmanager
 def stdout_kept_for_results() -> Iterator[None]:
-    """Send what this process and its workers write to standard output to standard error instead, until the end.
+    """Send what this process writes to standard output, what tasks print among it, to standard error until the end.
 
-    By file descriptor, because it is inherited by workers, and by what tasks start.
+    The descriptor is led away and not `sys.stdout` alone, so that this holds for C code and for child processes, too.
     """
     try:
         kept = os.dup(1)
@@ -49,8 +49,9 @@ def stdout_kept_for_results() -> Iterator[None]:
 class TaskOutput:
     """While it is entered, what is written to standard output and error is shown above a live bar.
 
-    Without this, lines of a task would land in the middle of the bar and tear it. The way is a pseudo terminal and not
-    a pipe, so that tasks go on to write line by line, and nothing that a killed one has written is lost in its buffer.
+    Without this, what comes past `sys.stdout` and `sys.stderr` would land in the middle of the bar and tear it: lines
+    of C code, of threads of the job and of child processes. What tasks print goes the same way. It is a pseudo terminal
+    and not a pipe, so that whoever looks whether there is a terminal goes on to write line by line and in colours.
 
     Where the platform has no pseudo terminals nothing changes.
 
@@ -103,7 +104,7 @@ class TaskOutput:
                 os.close(kept)
             self._kept = None
             # Nobody has the other end any more, so the thread reads the last byte and then the end of the file. If a
-            # process that escaped its worker holds that end, the thread is left to itself.
+            # process that was started meanwhile, by a callback say, holds that end, the thread is left to itself.
             self._thread.join(_DRAIN_SECONDS)
         self._terminal.close()
 

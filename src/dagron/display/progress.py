@@ -86,8 +86,8 @@ class ProgressBar(RunObserver):
     the same as text below the cell. Elsewhere: a line at the start, one at the end, and between them one for every five
     seconds in which something changed.
 
-    What callbacks print appears above the bar. What workers print goes straight to the terminal and tears the bar; the
-    command line leads it around.
+    What callbacks and tasks print appears above the bar. What comes to the terminal past `sys.stdout` and `sys.stderr`,
+    as from a process that a callback starts, tears the bar; the command line leads it around.
 
     Args:
         console: Where to write, if not to standard error; its `is_terminal` decides between the two.
