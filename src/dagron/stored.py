@@ -97,10 +97,16 @@ def lookup(module: str, path: str) -> Any:
 
 def name_here(module: str) -> str:
     """Return what a module of the script is called in this process."""
-    if module != SCRIPT:
-        return module
-    found = next((name for name in (FILE_MODULE, process.target) if name in sys.modules), SCRIPT)
-    return sys.modules[found].__name__  # in a worker all of them are one module
+    # In a worker all of the script's are one module.
+    return module_here(module).__name__ if module == SCRIPT else module
+
+
+def module_here(name: str) -> types.ModuleType:
+    """Return a module of this process, the script's if that is meant."""
+    if name == SCRIPT:
+        name = next((other for other in (FILE_MODULE, process.target) if other in sys.modules), SCRIPT)
+    found = sys.modules.get(name)
+    return importlib.import_module(name) if found is None else found
 
 
 def script_value(module: str, path: str) -> Any:
@@ -227,9 +233,7 @@ def new_function(
         cells: The places of the variables that it has from the functions around it.
     """
     if isinstance(namespace, str):
-        name_of_module = name_here(namespace)
-        module = sys.modules.get(name_of_module)
-        namespace = vars(importlib.import_module(name_of_module) if module is None else module)
+        namespace = vars(module_here(namespace))
     return types.FunctionType(code, namespace, name, None, cells)
 
 
@@ -424,7 +428,7 @@ def set_attributes(obj: Any, attributes: dict[str, Any]) -> None:
 
 def module(name: str) -> types.ModuleType:
     """Return a module of the script."""
-    return sys.modules[name_here(name)]
+    return module_here(name)
 
 
 def cached(function: Any, maxsize: int | None, typed: bool) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
 import subprocess
@@ -557,3 +558,64 @@ class TestAScriptThatHasChanged:
         assert dict(run.versions)["python"] == ".".join(map(str, sys.version_info[:3]))
         assert {"dagron", "cloudpickle"} < dict(run.versions).keys()
         assert {"__main__:Point", "__main__:Kind", "__main__:make"} <= dict(run.definitions).keys()
+
+
+# --- what tasks start ------------------------------------------------------------------------------------------------
+
+NESTED = """
+import concurrent.futures, dataclasses, enum, json, multiprocessing
+import dagron
+
+OFFSET = 5
+
+class Kind(enum.Enum):
+    A = 1
+
+@dataclasses.dataclass(frozen=True)
+class P:
+    x: int
+    kind: Kind = Kind.A
+
+def helper(p):
+    return P(p.x * p.x + OFFSET, p.kind)
+
+def square(p):
+    assert p.kind is Kind.A
+    return helper(p)
+
+def inner(method):
+    with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
+        found = list(pool.map(square, [P(1), P(2)]))
+    return {P(6), P(9)} == set(found), [one.kind is Kind.A for one in found]
+
+def with_joblib():
+    import joblib
+    return [one.x for one in joblib.Parallel(2)(joblib.delayed(square)(P(i)) for i in (1, 2))]
+
+flow = dagron.Flow()
+for method in multiprocessing.get_all_start_methods():
+    flow.add(method, inner, method)
+if JOBLIB:
+    flow.add("joblib", with_joblib)
+if __name__ == "__main__":
+    result = flow.run("ckpt", max_workers=1)
+    print(json.dumps({name: repr(node.error or node.result) for name, node in result.node_results.items()}))
+"""
+
+
+@pytest.mark.parametrize("joblib", [False, True])
+@pytest.mark.parametrize("how", ["python", "dagron run"])
+def test_pools_inside_of_tasks_find_what_the_script_defines(tmp_path, how, joblib):
+    if joblib:
+        pytest.importorskip("joblib")
+    (tmp_path / "job.py").write_text(NESTED.replace("JOBLIB", str(joblib)))
+    command = ["job.py"] if how == "python" else ["-m", "dagron", "run", "job.py", "-d", "ckpt"]
+    done = subprocess.run(
+        [sys.executable, *command], env={**os.environ, "PYTHONPATH": SRC}, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    if how == "python":
+        told = json.loads(done.stdout)
+        assert told.pop("joblib", "[6, 9]") == "[6, 9]"
+        assert set(told.values()) == {"(True, [True, True])"}
+        assert set(told) == set(multiprocessing.get_all_start_methods())

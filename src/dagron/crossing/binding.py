@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from dagron import stored
 from dagron.shapes import FILE_MODULE, SCRIPT, SCRIPTS
 
-__all__ = ["TABLE", "Head", "become_script", "bind"]
+__all__ = ["TABLE", "Head", "become_script", "bind", "inherit"]
 
 TABLE = -2
 """The number of the part that is the table."""
@@ -84,7 +84,7 @@ def become_script() -> None:
 
 def bind(data: bytes) -> None:
     """Give the script's names their meaning in this process."""
-    head_data, definitions = pickle.loads(data)
+    head_data, needed, others = pickle.loads(data)
     head = Head(*head_data)
     stored.process.missing = head.missing
     stored.process.target = head.target
@@ -101,16 +101,42 @@ def bind(data: bytes) -> None:
             importlib.import_module(name)
         except ImportError:
             pass  # the code that uses it may never run, or make it first
-    unpickler = pickle.Unpickler(io.BytesIO(definitions))
+    file = _File(needed)
+    unpickler = pickle.Unpickler(file)
     _bind_next(unpickler)
+    file.stream = io.BytesIO(others)
     stored.process.more = lambda: _bind_next(unpickler)
+
+
+class _File:
+    """Two pickles that have one memo, of which the first can be let go."""
+
+    def __init__(self, data: bytes) -> None:
+        self.stream = io.BytesIO(data)
+
+    def read(self, size: int, /) -> bytes:
+        return self.stream.read(size)
+
+    def readline(self) -> bytes:
+        return self.stream.readline()
+
+
+inherited = b""
+"""In a process that a task has started: the table that its worker made."""
+
+
+def inherit(data: bytes) -> None:
+    """Keep a table for when the process that a task starts is ready for it. Named by what the worker sends there."""
+    global inherited
+    inherited = data
 
 
 def _bind_next(unpickler: pickle.Unpickler) -> None:
     """Bind definitions up to the end of those that tasks need, or to the end of all."""
     module, name, value = unpickler.load()
     while module is not None:
-        vars(sys.modules[module])[name] = value
+        # `__main__` itself is another module in a process that a task has started; it asks this one.
+        vars(sys.modules[FILE_MODULE if module == SCRIPT else module])[name] = value
         module, name, value = unpickler.load()
     for cls, reducer in value:
         copyreg.pickle(cls, reducer)

@@ -21,7 +21,7 @@ from dagron.crossing.names import Names, called, travels
 from dagron.errors import TaskNotPicklableError
 from dagron.shapes import BY_VALUE_MODULES, SCRIPT, SCRIPTS
 
-__all__ = ["Table"]
+__all__ = ["Table", "script_here"]
 
 _ATTRIBUTES = ("__file__", "__package__", "__path__")
 _MAX_REASON = 500
@@ -84,6 +84,11 @@ class Table:
             is_new = True
         if is_new:
             self._look_into(found)
+
+    def need_if_possible(self, module: str, name: str) -> None:
+        """Take note of a name that is not known to be used; what cannot be pickled is left out."""
+        self.for_tasks = False
+        self.need(module, name)
 
     def need_code(self, module: str, code: types.CodeType) -> None:
         """Take note that code of a module of the script will run."""
@@ -153,18 +158,18 @@ class Table:
         self._need_definitions()
         if not self._values and not stored.process.target:
             return b""
-        definitions = self._definitions()
+        needed, others = self._definitions()
         modules: dict[str, dict[str, Any]] = {SCRIPT: {}}
         for module, _ in self._values:
             if module != SCRIPT:
                 here = vars(sys.modules[module])
                 modules[module] = {name: here[name] for name in _ATTRIBUTES if name in here}
         head = Head(stored.process.target, modules, tuple(self._imports), self._missing)
-        return pickle.dumps((tuple(head), definitions), PROTOCOL)
+        return pickle.dumps((tuple(head), needed, others), PROTOCOL)
 
-    def _definitions(self) -> bytes:
+    def _definitions(self) -> tuple[bytes, bytes]:
         n_names = -1
-        data = b""
+        data = b"", b""
         while len(self._values) > n_names:  # more are found while they are pickled
             n_names = len(self._values)
             try:
@@ -175,8 +180,11 @@ class Table:
                 n_names = -1
         return data
 
-    def _pickled(self, values: dict[_Name, Any]) -> bytes:
-        """Return definitions, one after the other, as one may need another: functions, classes, data."""
+    def _pickled(self, values: dict[_Name, Any]) -> tuple[bytes, bytes]:
+        """Return definitions, one after the other, as one may need another: functions, classes, data.
+
+        Those that tasks need first, then the others.
+        """
         out = io.BytesIO()
         pickler = _TablePickler(out, self)
         # Each is bound as soon as it is there, and all have one memo.
@@ -189,13 +197,15 @@ class Table:
             if getattr(reducer, "__module__", None) in SCRIPTS
         ]
         pickler.dump((None, None, reducers))
+        n_needed = out.tell()
         # What no task is known to use waits in the worker for whoever asks for it: it may name modules that take long
         # to import.
         others = {key: value for key, value in values.items() if key not in self._for_tasks}
         for (module, name), value in sorted(others.items(), key=lambda item: _rank(item[1])):
             pickler.dump((module, name, value))
         pickler.dump((None, None, []))
-        return out.getvalue()
+        data = out.getvalue()
+        return data[:n_needed], data[n_needed:]
 
     def _left_out(self) -> bool:
         """Leave out what cannot be pickled, and tell whether there was something."""
@@ -209,6 +219,18 @@ class Table:
                 self._missing[key[1]] = f"{type(error).__name__}: {error}"[:_MAX_REASON]
                 del self._values[key]
         return len(self._missing) > n_missing
+
+
+def script_here() -> bytes:
+    """Return the table of a worker's script as it is now, for a process that a task starts."""
+    stored.have_more()
+    table = Table()
+    for module in sorted(SCRIPTS - {stored.process.target}):
+        if module in sys.modules:
+            for name in list(vars(sys.modules[module])):
+                if not name.startswith("__") or name == "__file__":
+                    table.need_if_possible(called(module), name)
+    return table.dumped()
 
 
 _NOTHING = types.SimpleNamespace()

@@ -21,6 +21,7 @@ from dagron.engines.local.board import Board
 from dagron.engines.local.capture import position
 from dagron.engines.local.channel import Channel, WorkerEnd
 from dagron.engines.local.cores import limit_threads, pin
+from dagron.engines.local.nested import hand_down_script
 from dagron.engines.local.processes import resident_bytes
 from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Fault, Outcome
 from dagron.engines.streams import flush_streams
@@ -99,6 +100,7 @@ def start_worker(
     # A task that asks for a forkserver gets one of its own, instead of a share in another process's.
     forkserver._forkserver = forkserver.ForkServer()
     become_script()
+    hand_down_script()
     assert isinstance(channel, WorkerEnd)
     _worker = _Worker(setup, board, channel)
     _worker.has_init = has_init
