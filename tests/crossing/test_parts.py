@@ -210,6 +210,67 @@ class TestWhatATaskSees:
         assert all(fn() for fn in arrived)
 
 
+class TestWhatPartsHaveInCommon:
+    """Whether a node is alone or one of many, what it holds is one object where it is one in the script."""
+
+    @pytest.mark.parametrize("n", [1, 2, N])
+    def test_what_is_inside_of_a_part_and_held_by_itself(self, n):
+        inner = [1]
+        big = {"inner": inner, "data": BIG}
+        arrived, n_bytes = shipped(*[lambda i=i: big["inner"] is inner for i in range(n)])
+        assert all(fn() for fn in arrived)
+        assert n_bytes < len(BIG) + 1000 * N
+
+    @pytest.mark.parametrize("n", [1, 3])
+    def test_what_is_inside_of_a_part_and_of_what_is_the_tasks_own(self, n):
+        inner = [1]
+        big = {"inner": inner, "data": bytes(5000)}
+
+        def make(i):
+            mine = [i, inner]
+            return lambda: mine[1] is big["inner"]
+
+        assert all(fn() for fn in shipped(*map(make, range(n)))[0])
+
+    @pytest.mark.parametrize("n", [1, 2, N])
+    def test_what_is_inside_of_two_parts(self, n):
+        inner = [1]
+        first, second = [inner, BIG], [BIG[1:], inner]
+        made = [functools.partial(lambda i, a, b: a[0] is b[1], i, first, second) for i in range(n)]
+        arrived, n_bytes = shipped(*made)
+        assert all(fn() for fn in arrived)
+        assert n_bytes < 2 * len(BIG) + 1000 * N
+
+    @pytest.mark.parametrize("n", [1, 3])
+    def test_a_variable_that_two_functions_share(self, n):
+        def make(i):
+            count = 0
+
+            def add():
+                nonlocal count
+                count += 1
+
+            def task():
+                add()
+                return count
+
+            return task
+
+        assert [fn() for fn in shipped(*map(make, range(n)))[0]] == [1] * n
+
+    @pytest.mark.parametrize("n", [1, 3])
+    def test_a_sentinel_that_is_a_global_variable_and_an_argument(self, n):
+        arrived, _ = shipped(*[functools.partial(is_sentinel, i, SENTINEL) for i in range(n)])
+        assert all(fn() for fn in arrived)
+
+
+SENTINEL = object()
+
+
+def is_sentinel(i, value):
+    return value is SENTINEL
+
+
 class Number(int):
     pass
 
