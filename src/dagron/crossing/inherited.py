@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+__all__: list[str] = []
+
 if __name__ == "__mp_main__":
     from dagron.crossing import binding
 
