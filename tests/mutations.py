@@ -92,7 +92,7 @@ MUTATIONS = [
     ),
     Mutation(
         "redone",
-        "checkpoint/writing/store.py",
+        "checkpoint/writing/beginning.py",
         "        recovery.look(old)\n",
         "        recovery.look(old)\n        old.commits.clear()\n",
         "tests/checkpoint/test_store.py -k TestReopening",
@@ -310,7 +310,7 @@ MUTATIONS = [
     # --- one writer
     Mutation(
         "writer",
-        "checkpoint/writing/store.py",
+        "checkpoint/writing/hold.py",
         "        if not taken:\n",
         "        if False:\n",
         "tests/checkpoint/test_store.py -k TestOneWriter",

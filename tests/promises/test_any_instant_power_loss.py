@@ -30,7 +30,7 @@ from dagron.checkpoint.files import TempFile
 from dagron.checkpoint.format.names import JOURNAL, META
 from dagron.checkpoint.format.records import Commit, Failed
 from dagron.checkpoint.format.storage import Storage
-from dagron.checkpoint.writing import store
+from dagron.checkpoint.writing import hold, store
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
 from dagron.figures import Figures
 
@@ -134,7 +134,7 @@ def machine(boot, recorder=None):
         patched.setattr(store.time, "time", lambda: 1_000_000.25)
         patched.setattr(store.os, "getpid", lambda: 4242)
         patched.setattr(files.secrets, "token_hex", lambda n: f"{next(_numbers):0{2 * n}x}")
-        patched.setattr(store, "DirectoryLock", NoLock)
+        patched.setattr(hold, "DirectoryLock", NoLock)
         if recorder is not None:
             patched.setattr(files, "os", recorder)
             patched.setattr(TempFile, "discard", discard)

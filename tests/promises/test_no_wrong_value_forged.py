@@ -21,8 +21,9 @@ from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import HEADER_SIZE, MARKER, RecordWriter, decode_header
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
 from dagron.checkpoint.format.records import Kind, encode_commit
+from dagron.checkpoint.reading.boot import boot_id
 from dagron.checkpoint.reading.opening import read_ledger
-from dagron.checkpoint.writing.store import CheckpointStore, boot_id
+from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.cli.status import checkpoint_status, shown_status
 from dagron.figures import Figures
 

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 from dagron.shown import shown_name, shown_seconds
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.files import Directory
     from dagron.checkpoint.format.records import Commit
     from dagron.checkpoint.reading.ledger import Ledger
-    from dagron.checkpoint.reading.packed import PackedCommits
     from dagron.cli.load import Job
     from dagron.graph.dag import DAG
     from dagron.runs.options import Options
@@ -78,8 +76,10 @@ def forecast(job: Job, checkpoint_dir: str, options: Options, *, fresh: bool) ->
     from dagron.checkpoint.format.digests import Digests
     from dagron.checkpoint.reading.opening import signing_key
     from dagron.checkpoint.reading.packed import PackedCommits
+    from dagron.checkpoint.reading.present import present_commits
     from dagron.cli.exit_codes import NoCheckpointError
     from dagron.cli.reading import directory_of, read_checkpoint
+    from dagron.errors import CheckpointDirectoryError
     from dagron.runs.plan import plan_run
     from dagron.runs.prepare import Earlier, prepare
 
@@ -92,9 +92,13 @@ def forecast(job: Job, checkpoint_dir: str, options: Options, *, fresh: bool) ->
         view = None
     if view is not None:
         directory, digests, commits = directory_of(checkpoint_dir), Digests(signing_key()), view.commits
+        try:
+            sizes = directory.sizes()
+        except OSError as error:
+            raise CheckpointDirectoryError(checkpoint_dir, error.strerror or str(error)) from error
         earlier = Earlier(
             view,
-            _present(view, directory),
+            present_commits(view, sizes),
             view.stale,
             lambda name: load_result(directory, commits[name], digests),
         )
@@ -113,22 +117,6 @@ def forecast(job: Job, checkpoint_dir: str, options: Options, *, fresh: bool) ->
         [dag.name_of(i) for i in restore.held],
         len(restore.restored),
     )
-
-
-def _present(view: Ledger, directory: Directory) -> PackedCommits:
-    from dagron.checkpoint.format.storage import Storage
-
-    try:
-        sizes = directory.sizes()
-    except OSError:
-        sizes = {}
-    lost = [
-        name
-        for name in view.commits.special
-        if (commit := view.commits[name]).storage == Storage.FILE
-        and commit.size not in (sizes.get(commit.file_name), sizes.get(commit.temp_name))
-    ]
-    return view.commits.without(lost)
 
 
 def _seconds(known: Mapping[str, Commit], name: str) -> float:

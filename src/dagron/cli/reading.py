@@ -125,7 +125,7 @@ def state_of_run(run: RunStarted) -> Literal["running", "interrupted", "unknown"
     """Tell whether the process of a run that has not said that it ended is still there."""
     import psutil
 
-    from dagron.checkpoint.writing.store import boot_id
+    from dagron.checkpoint.reading.boot import boot_id
 
     if run.host != platform.node():
         return "unknown"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 from dagron.checkpoint.blobs import blob_file, load_result, read_blob
 from dagron.checkpoint.files import Directory
@@ -11,6 +12,7 @@ from dagron.checkpoint.format.names import plain_file_name
 from dagron.checkpoint.format.records import Commit
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.reading.ledger import Ledger
+from dagron.checkpoint.reading.present import places_of
 from dagron.checkpoint.writing.copies import Copy
 from dagron.checkpoint.writing.result_files import ResultFiles
 from dagron.errors import CheckpointDamagedError
@@ -38,7 +40,7 @@ class Recovery:
     """
 
     def __init__(
-        self, directory: Directory, files: ResultFiles, digests: Digests, sizes: dict[str, int], *, restarted: bool
+        self, directory: Directory, files: ResultFiles, digests: Digests, sizes: Mapping[str, int], *, restarted: bool
     ) -> None:
         self.lost: list[str] = []
         self.missing: list[Copy] = []
@@ -65,13 +67,13 @@ class Recovery:
             self._look_at(commit, lagging=ledger.is_lagging(commit), verify=verify)
 
     def _look_at(self, commit: Commit, *, lagging: bool, verify: bool) -> None:
-        file_name, sizes = commit.file_name, self._sizes
-        if commit.temp_name in sizes and not self._is_damaged(commit, commit.temp_name):
-            # Recorded and not yet renamed; what has the final name is an older result.
-            self._files.publish(commit.temp_name, file_name)
-            sizes[file_name] = sizes.pop(commit.temp_name)
-        if sizes.get(file_name) == commit.size and not lagging and not (verify and self._is_damaged(commit, file_name)):
-            return
+        file_name = commit.file_name
+        for name in places_of(commit, self._sizes):
+            if name == commit.temp_name and not self._is_damaged(commit, name):
+                self._files.publish(name, file_name)
+                return
+            if name == file_name and not lagging and not (verify and self._is_damaged(commit, name)):
+                return
         if commit.storage == Storage.INLINE:
             try:
                 load_result(self._directory, commit, self._digests)

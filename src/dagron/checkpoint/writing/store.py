@@ -1,8 +1,9 @@
-"""The writer of a checkpoint: take the directory, recover it, begin a run, end it, clear.
+"""The writer of a checkpoint: it takes the directory, begins a run, commits, ends the run, clears.
 
-Decides nothing about nodes: it is told what to commit and what no longer applies. Never unpickles. What it says goes
-through `JournalWriter` into the journal and the ledger; the bytes of results, their files and their copies have objects
-of their own beside it.
+The writer decides nothing about nodes: it is told what to commit and what no longer applies. It never unpickles. What
+it says goes through `JournalWriter` into the journal and the ledger. The lock (`hold`), the beginning of a run with its
+recovery (`beginning`), the bytes of results (`results`), their files (`result_files`) and their copies (`copying`) have
+modules of their own.
 """
 
 from __future__ import annotations
@@ -14,14 +15,13 @@ import platform
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dagron.checkpoint.blobs import BlobFile, load_result
-from dagron.checkpoint.files import Directory, DirectoryLock, is_temporary
+from dagron.checkpoint.blobs import BlobFile
+from dagron.checkpoint.files import Directory, is_temporary
 from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.format.names import JOURNAL, LOCK, META, SUFFIX, FileNames, plain_file_name
+from dagron.checkpoint.format.names import plain_file_name
 from dagron.checkpoint.format.records import (
     Commit,
     Failed,
@@ -33,43 +33,28 @@ from dagron.checkpoint.format.records import (
     WorkersStarted,
 )
 from dagron.checkpoint.format.storage import Storage
-from dagron.checkpoint.format.structure import digest_of, encode_dag
-from dagron.checkpoint.reading.damaged import is_recognized
+from dagron.checkpoint.format.structure import encode_dag
+from dagron.checkpoint.reading.boot import boot_id
 from dagron.checkpoint.reading.ledger import Ledger
-from dagron.checkpoint.reading.opening import check_journal, read_ledger
 from dagron.checkpoint.reading.packed import PackedCommits
-from dagron.checkpoint.writing.claim import check_directory, check_lock_file, holder_of
+from dagron.checkpoint.writing.beginning import Beginning
 from dagron.checkpoint.writing.clearing import clear
 from dagron.checkpoint.writing.copies import Copy
 from dagron.checkpoint.writing.copying import CopyWriter
+from dagron.checkpoint.writing.hold import Hold
 from dagron.checkpoint.writing.journal import JournalWriter, Said, refusal
-from dagron.checkpoint.writing.recovery import Recovery
 from dagron.checkpoint.writing.result_files import ResultFiles
 from dagron.checkpoint.writing.results import Results
 from dagron.checkpoint.writing.snapshot import write_snapshot
-from dagron.errors import (
-    CheckpointDamagedError,
-    CheckpointDirectoryError,
-    CheckpointLockedError,
-    CommitError,
-    ForeignFilesError,
-)
+from dagron.errors import CommitError
 
-__all__ = ["CheckpointStore", "Durability", "PendingCommit", "boot_id", "load_result"]
+__all__ = ["CheckpointStore", "Durability", "PendingCommit"]
 
 logger = logging.getLogger("dagron.checkpoint")
 
 Texts = tuple[tuple[str, str], ...]
 
 Durability = Literal["power", "process"]
-
-
-def boot_id() -> str:
-    """Return a text that differs after every start of this machine; empty where the platform has none."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
 
 
 class PendingCommit(NamedTuple):
@@ -124,13 +109,11 @@ class CheckpointStore:
         self._key = signing_key
         self._power = durability == "power"
         self._durability = durability
-        self._allow_untrusted = allow_untrusted
-        self._lock = DirectoryLock(path / LOCK)
-        self._owner = os.getpid()
+        self._hold = Hold(self.directory, signing_key, allow_untrusted=allow_untrusted, durable=self._power)
         self._journal: JournalWriter | None = None
         self._files = ResultFiles(self.directory, ())
         self._snapshot_due = 0.0
-        self._run_nodes: frozenset[str] = frozenset()
+        self._nodes: Sequence[str] = ()
 
     # --- taking the directory ---------------------------------------------------------------------------------
 
@@ -154,37 +137,7 @@ class CheckpointStore:
         On crash:
             The kernel releases the lock; an empty directory or an empty lock file may be left.
         """
-        path = self.directory.path
-        check_directory(self.directory, allow_untrusted=self._allow_untrusted)
-        try:
-            check_journal(self.directory, self._key)  # before the lock file is made
-        except CheckpointDamagedError as error:
-            if not accept_damage:
-                raise
-            if not is_recognized(self.directory):
-                reason = f"nothing says which files are those of a checkpoint; delete {JOURNAL} and {META} by hand"
-                raise CheckpointDamagedError(error.path, error.offset, reason) from error
-        check_lock_file(self.directory)
-        try:
-            self.directory.create(durable=self._power)
-            taken = self._lock.acquire()
-        except OSError as error:
-            raise CheckpointDirectoryError(str(path), error.strerror or str(error)) from error
-        if not taken:
-            raise CheckpointLockedError(str(path), *holder_of(self.directory, self._key))
-        try:
-            self.ledger = self._read(accept_damage)
-        except BaseException:
-            self._let_go()
-            raise
-
-    def _read(self, accept_damage: bool) -> Ledger | None:
-        try:
-            return read_ledger(self.directory, self._key)
-        except CheckpointDamagedError:
-            if not accept_damage:
-                raise
-            return None
+        self.ledger = self._hold.take(accept_damage=accept_damage)
 
     # --- beginning and ending a run ---------------------------------------------------------------------------
 
@@ -224,47 +177,28 @@ class CheckpointStore:
         On crash:
             The old checkpoint or the new, empty one.
         """
-        nodes = list(nodes)
+        self._nodes = nodes = list(nodes)
         old = self.ledger
+        run = self._run(len(nodes), n_slots, structure, fail_fast=fail_fast)
+        run = dataclasses.replace(run, definitions=definitions, versions=versions)
         dag = encode_dag(structure, nodes, *edges) if edges is not None else b""
         try:
             sizes = self.directory.sizes()
             self._files = ResultFiles(self.directory, sizes)
-            self._refuse_foreign(nodes)
-            run = self._run(len(nodes), n_slots, structure, fail_fast=fail_fast)
-            run = dataclasses.replace(run, definitions=definitions, versions=versions)
+            beginning = Beginning(self.directory, self.digests, self._files, nodes, run, dag, durable=self._power)
+            beginning.refuse_foreign(old)
             if fresh or old is None or old.cleared:
-                self._begin_fresh(nodes, run, dag)
+                self._go_on(beginning.fresh(old))
             else:
-                self._begin_again(old, nodes, sizes, run, b"" if digest_of(old.recorded) == structure else dag)
+                self._go_on(JournalWriter(self.directory, old, self.digests, durable=self._power))
+                beginning.again(self._writing, self._copies, sizes)
+            self._write_snapshot()
             # Not before: the old checkpoint may need one of them until it is superseded or recovered.
             self.directory.remove_all(filter(is_temporary, sizes))
             self._recovered = True
         except OSError as error:
             raise self._commit_error(error) from error
         return self._writing.ledger.commits
-
-    def _refuse_foreign(self, nodes: Sequence[str]) -> None:
-        """Refuse to write over files that the journal does not know.
-
-        Only if it is whole up to the end of a run, and no loss of power can have made it so: else it may have forgotten
-        what it knew.
-        """
-        old = self.ledger
-        if old is None or old.ended is None or old.damage or old.valid_size != old.size:
-            return
-        if old.run.boot != boot_id():
-            return
-        # Nearly all are the plain files of commits. (What has a % may be the plain file of another name.)
-        known, special, end = old.commits.names, old.commits.special, -len(SUFFIX)
-        unknown = {
-            file for file in self._files.present if (name := file[:end]) not in known or name in special or "%" in name
-        }
-        if unknown and (unknown := unknown - old.files):
-            names = FileNames(nodes)
-            foreign = unknown.intersection(map(names.file_name, nodes))
-            if foreign:
-                raise ForeignFilesError(str(self.directory.path), sorted(foreign))
 
     def _run(self, total: int, n_slots: int, structure: bytes, *, fail_fast: bool) -> RunStarted:
         return RunStarted(
@@ -280,61 +214,6 @@ class CheckpointStore:
             dag=structure.hex(),
             durability=self._durability,
         )
-
-    def _begin_fresh(self, nodes: Sequence[str], run: RunStarted, dag: bytes) -> None:
-        owned = self.ledger.files & self._files.present if self.ledger is not None else set()
-        said: list[Said] = [dataclasses.replace(run, owns=tuple(sorted(owned)))]
-        if dag:
-            said.append(dag)
-        self._go_on(JournalWriter.begin(self.directory, self.digests, said, durable=self._power))
-        self._files.names = FileNames(nodes)
-        self._files.note_left_over(owned)
-        self._write_snapshot()
-
-    def _begin_again(
-        self, old: Ledger, nodes: Sequence[str], sizes: dict[str, int], run: RunStarted, dag: bytes
-    ) -> None:
-        for damage in old.damage:
-            what = f"{damage.size} bytes at offset {damage.offset} are damaged"
-            if not damage.size:
-                what = f"records are missing at offset {damage.offset}"
-            logger.warning("%s: %s; the nodes recorded there run again", self.directory.path_to(JOURNAL), what)
-        # A file in lower case that is plain needs no mention.
-        recorded = {
-            name: known.file_of(name)
-            for known in (old.stale, old.commits)
-            for name in known
-            if name in known.special or name != name.lower()
-        }
-        self._files.names = FileNames(dict.fromkeys(chain(nodes, old.stale, old.commits)), recorded)
-        self._run_nodes = frozenset(nodes)
-        absent = tuple(name for name in (*old.commits, *old.failures) if name not in self._run_nodes)
-        self._go_on(JournalWriter(self.directory, old, self.digests, durable=self._power))
-        # A run that was killed may have left records without their sync, or ended because that failed. No file may get
-        # its name before its record, and nothing may be restored that is not on the disk.
-        if self._power and old.ended is None:
-            self._writing.renew(old.run_offset)
-        self._writing.sync()
-        restarted = old.run.boot != run.boot
-        recovery = Recovery(self.directory, self._files, self.digests, sizes, restarted=restarted)
-        recovery.look(old)
-        for copy in recovery.missing:
-            self._copies.add(copy)
-        self._files.note_left_over(old.owned & self._files.present)
-        # Both before the record that lets the next look, after a kill in here, be less thorough than this one.
-        if recovery.lost:
-            self.invalidate(sorted(recovery.lost), "the result is lost", lost=True)
-        if restarted:
-            self.write_copies()
-        # Still the old structure: the new one counts once `reconcile` has said what it makes of the commits.
-        again = dataclasses.replace(
-            run, fresh=False, structure=old.structure, definitions=old.definitions, absent=absent
-        )
-        self._writing.say(*([dag] if dag else []), again)
-        if self._power:
-            # What a run without syncs, or one that was killed before its sync, has named.
-            self.directory.sync()
-        self._write_snapshot()
 
     def _go_on(self, journal: JournalWriter) -> None:
         self._journal = journal
@@ -449,7 +328,7 @@ class CheckpointStore:
         On crash:
             Both are recorded or neither, and the next resume compares again.
         """
-        absent = (*absent, *(self._ledger.failures.keys() - self._run_nodes))
+        absent = (*absent, *(self._ledger.failures.keys() - frozenset(self._nodes)))
         said = Invalidated(
             time.time(), tuple(outdated), reason, structure=structure.hex(), absent=absent, definitions=definitions
         )
@@ -666,19 +545,12 @@ class CheckpointStore:
         except OSError as error:
             raise self._commit_error(error) from error
         finally:
-            self._let_go()
-
-    def _let_go(self) -> None:
-        try:
-            self._lock.release()
-        except OSError as error:
-            path = self.directory.path / LOCK
-            logger.warning("%s: %s; it is free at the latest when this process ends", path, refusal(error))
+            self._hold.release()
 
     @property
     def is_forked(self) -> bool:
         """Whether this is a process that somebody forked in a callback, and that has come back out of it."""
-        return os.getpid() != self._owner
+        return self._hold.is_forked
 
     def clear(self) -> None:
         """Delete the files of the checkpoint, and no others: see `clearing`. After `open`, instead of `begin`."""
