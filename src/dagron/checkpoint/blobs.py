@@ -39,18 +39,27 @@ __all__ = [
 ]
 
 INLINE_MAX_BYTES = 16 * 1024
-"""Results up to this size ride in the journal; larger ones get a file, written by the worker.
+"""Results up to this size are in the journal; a larger one gets a file, which the worker writes.
 
-Below it, what costs is the number of files and system calls; above it, copying the bytes through the coordinator.
+Never varied. It trades files and system calls, of which a smaller limit makes more, for bytes that are copied through
+the coordinator, of which a larger limit makes more.
 """
 
 _MAX_VERIFIED = 256
+"""Files whose digest is remembered. Never varied: an entry takes some 300 bytes, and a file that was forgotten is
+digested once more."""
 
 
 class Blob(NamedTuple):
-    """A pickled result: `data` holds it if it is INLINE, `temp_name` names the file that does if it is FILE.
+    """A pickled result.
 
-    `identity` is that of the file, as in `ReadFile`.
+    Attributes:
+        storage: Where its bytes are.
+        size: How many there are.
+        digest: Their digest.
+        data: The bytes, if the storage is INLINE; else empty.
+        temp_name: The name of the file that has them, if the storage is FILE; else empty.
+        identity: That of the file, as in `ReadFile`.
     """
 
     storage: int
@@ -187,7 +196,7 @@ class VerifiedFiles:
         return self._digests.get(identity) == digest
 
     def add(self, identity: tuple[int, ...], digest: bytes) -> None:
-        """Note what was found; of files beyond `_MAX_VERIFIED` the first one is forgotten."""
+        """Note what was found, and forget the first file where there would be more than `_MAX_VERIFIED`."""
         if len(self._digests) >= _MAX_VERIFIED:
             del self._digests[next(iter(self._digests))]
         self._digests[identity] = digest
@@ -198,11 +207,11 @@ def read_blob(
 ) -> bytes | mmap.mmap:
     """Return the bytes of a result file after comparing their size and digest.
 
-    The digest is not compared where the file is as a worker of this run has left it, nor again where `verified` has it;
-    with a key it always is.
+    With a key the digest is always compared. Without one it is not compared if the file is as a worker of this run has
+    left it, nor a second time if `verified` has the file.
 
-    Large files are mapped privately rather than read, so that their buffers need not be copied (`out_of_band`); not
-    with a key, because a mapping can still change after the check.
+    A large file is mapped privately, so that its buffers need not be copied (`out_of_band`). With a key it is read,
+    because a mapping can still change after the check.
 
     Raises:
         CheckpointDamagedError: The file is missing or its bytes are not those that were committed.

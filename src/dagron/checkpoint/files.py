@@ -46,6 +46,7 @@ _NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a FIFO in the place of a file must n
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW
 _FILE_MODE = 0o600
 _RENEW_BYTES = 1024 * 1024
+"""Bytes that are read and written again at once. Never varied: it happens once, after a run that was killed."""
 _DIRECTORY_MODE = 0o700
 
 

@@ -1,8 +1,8 @@
 """Large buffers in a pickled result: where they stand, so that a reader can map them instead of copying them.
 
-A result file stays a plain pickle. What PEP 574 calls in-band buffers of `MIN_BYTES` or more, such as the elements of a
-numpy array, are aligned in it by opcodes without effect, and a table of them follows behind the pickle's STOP, where no
-unpickler looks:
+A result file stays a plain pickle. Its large buffers (`MIN_BYTES` or more; in-band, in the words of PEP 574), such as
+the elements of a numpy array, are aligned by opcodes without effect. A table of them follows the pickle's STOP, where
+no unpickler looks:
 
     for each buffer:  u64 offset of its opcode, u64 offset of its bytes, u64 number of bytes
     then:             u64 number of buffers, 8 bytes `MAGIC`
@@ -24,7 +24,9 @@ MIN_BYTES = 64 * 1024
 
 MAGIC = b"\x89dagbuf\n"
 
-_ALIGNMENT = 64  # a cache line, and what numpy gives its own arrays
+_ALIGNMENT = 64
+"""A cache line, and the widest vector registers."""
+
 _ENTRY = struct.Struct("<QQQ")
 _END = struct.Struct("<Q8s")
 
@@ -34,7 +36,7 @@ _READONLY = pickle.NEXT_BUFFER + pickle.READONLY_BUFFER
 
 
 def _padding(n: int) -> bytes:
-    """Return opcodes of `n` bytes that push something and pop it again. There are none of 1 byte: then it is 65."""
+    """Return opcodes of `n` bytes that push something and pop it again; of 65 bytes for 1, as no opcode does both."""
     if n == 1:
         n += _ALIGNMENT
     odd = n % 2
@@ -50,7 +52,7 @@ class BufferTable:
         self._opcode_at = -1
 
     def expect(self, buffer: pickle.PickleBuffer) -> bool:
-        """The pickler's `buffer_callback`. Leaves every buffer in-band."""
+        """Note that this buffer comes next, and leave it in-band; the pickler's `buffer_callback`."""
         with memoryview(buffer) as view:
             self._expected = view.nbytes if view.nbytes >= MIN_BYTES else 0
         self._opcode_at = -1

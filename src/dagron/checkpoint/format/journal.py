@@ -1,7 +1,7 @@
 r"""The bytes of the journal: the specification, and the code that writes and reads them. Opens nothing.
 
-The journal, `_journal`, is the truth about a checkpoint; every other file is a view of it or holds a large result that
-it names. It is append-only: a header, then records. All integers are little-endian.
+The journal, `_journal`, is the truth about a checkpoint; every other file is a copy of what it says or holds a large
+result that it names. It is append-only: a header, then records. All integers are little-endian.
 
 Header (48 bytes)::
 
@@ -74,7 +74,7 @@ __all__ = [
 FORMAT_VERSION = 1
 """The only one that is read."""
 MAGIC = b"dagron\x1a\n"
-"""With the end of text files of DOS, so that nobody's terminal shows the rest."""
+"""The byte 0x1a ends a text file of DOS, so that nobody's terminal shows the rest."""
 _MAGIC_OF_VERSION_0 = b"dagronJ\n"
 MARKER = b"\xb7DG\xc3"
 
@@ -85,7 +85,7 @@ RECORD_SIZE = _RECORD.size + CHECK_SIZE
 _KEYED = 1
 
 _WINDOW = 1 << 20
-"""Bytes that a reader asks for at once."""
+"""Bytes that a reader asks for at once. Never varied: more would take memory, less more system calls."""
 
 
 class Header(NamedTuple):
@@ -114,6 +114,13 @@ class Damage:
     offset: int
     size: int
 
+    @property
+    def what(self) -> str:
+        """What there is to say of it, in half a sentence."""
+        if not self.size:
+            return f"records are missing at offset {self.offset}"
+        return f"{self.size} bytes at offset {self.offset} are damaged"
+
 
 def encode_header(checkpoint_id: bytes, digests: Digests) -> bytes:
     """Return the header of a new journal."""
@@ -125,7 +132,7 @@ def decode_header(data: bytes, digests: Digests) -> Header:
     """Read the header of a journal.
 
     Raises:
-        ValueError: It is no header, or its check fails. Of another version than ours only the version is looked at,
+        ValueError: It is no header, or its check fails. In a header of another version only the version is read,
             because what follows it is not ours to judge.
     """
     if data[:8] == _MAGIC_OF_VERSION_0:
@@ -188,10 +195,10 @@ def scan(
         size: Size of the journal. What is appended meanwhile is not looked at.
         checkpoint_id: From the header.
         digests: Those of the checkpoint.
-        offset: Where to begin: behind a record that was found before.
-        sequence: The number of that record.
+        offset: Where to begin: at the end of the header, or of a record that was found before.
+        sequence: The number of that record; 0 if there is none.
 
-    The end of the last record is where the torn tail, if any, begins.
+    A torn tail, if there is one, begins where the last record ends.
     """
     seed = digests.new(checkpoint_id)
     base, window = offset, b""
@@ -232,7 +239,7 @@ def scan(
         return tuple.__new__(Record, (kind, found, offset, body, start + body_size, payload_size))
 
     def whole_at(offset: int, body_size: int) -> bool:
-        # Sizes are believed only once the check agrees: nobody's memory is taken for what a damaged one says.
+        # A size is believed only once the check agrees: a damaged one may not take the memory of whoever reads it.
         head = read_at(offset, RECORD_SIZE)
         check = seed.copy()
         check.update(head[: _RECORD.size])

@@ -1,7 +1,7 @@
 """What a record of the journal says: a value for each kind, and the bytes of its body. Opens nothing.
 
-All integers are little-endian. JSON is UTF-8 without escapes; surrogates that are alone are passed, so that any name
-survives.
+All integers are little-endian. JSON is UTF-8 without escapes, and lone surrogates are let through, so that any
+name survives.
 
 Body of COMMITTED, a `Commit`::
 
@@ -190,7 +190,7 @@ def encode_commit(commit: Commit) -> bytes:
 
 
 def glance_at_commit(body: bytes) -> tuple[str, float, bool]:
-    """Return what every reader wants of the body of a COMMITTED record, at a third of the price of all of it.
+    """Return what every reader wants of the body of a COMMITTED record, in a third of the time of `decode_commit`.
 
     Returns:
         The node, when its attempt ended, and whether the commit is special: its result is in a file, or there is
@@ -244,7 +244,7 @@ class Output(NamedTuple):
 
 
 NO_OUTPUT = Output()
-"""Of an attempt that wrote nothing."""
+"""That of an attempt that wrote nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,12 +260,12 @@ class RunStarted:
         total: Nodes of the DAG.
         fail_fast: Whether the run skips every descendant of a node that fails, not only those that take its result.
         slots: Slots of the run; 0 if it is not known.
-        structure: `DAG.structure_digest()`, in hexadecimal, of the DAG that the commits were last compared with. Of a
-            resume it is the DAG before, until INVALIDATED says what became of the commits.
-        dag: That of the DAG of this run.
+        structure: `DAG.structure_digest()`, in hexadecimal, of the DAG that the commits were last compared with. A
+            resume records that of the run before; INVALIDATED then says what became of the commits.
+        dag: `DAG.structure_digest()`, in hexadecimal, of the DAG of this run.
         durability: What survives, `"power"` or `"process"`.
         owns: If fresh, the files in the directory that are ours and belong to no commit.
-        absent: If not, the completed and failed nodes that the DAG of this run does not have.
+        absent: If not fresh, the completed and failed nodes that the DAG of this run does not have.
         definitions: What the script defines, each name with a digest; of that script which the commits were last
             compared with, as `structure`.
         versions: Of Python and of what pickles, each with its name.
@@ -304,7 +304,7 @@ class Failed:
         outcome: How the last attempt ended, `raised`, `lost`, `timed_out` or `out_of_memory`.
         type: The type of the error.
         message: Its text.
-        traceback: Its traceback; empty if there is none, as of a worker that died.
+        traceback: Its traceback; empty if there is none, as when a worker died.
         attempts: Attempts made, the last one included.
         slot: The slot that made the last one; -1 if it is not known.
         pid: The process that made it; 0 if it is not known.
@@ -521,7 +521,7 @@ _CHECKED: dict[str, Callable[[Any], Any]] = {
     "Figures": _figures,
     "Output": _output,
 }
-"""By the type of a field as its class has it, what makes the field of a JSON value or refuses that."""
+"""What makes a field of a JSON value, or refuses it, by the type of the field as its class has it."""
 
 _EVENTS = (RunStarted, Failed, Invalidated, RunEnded, Cleared, CopiesWritten, WorkersStarted, Printed)
 _CLASSES: dict[int, Callable[..., Event]] = {cls.kind: cls for cls in _EVENTS}
@@ -530,4 +530,4 @@ _FIELDS = {
     int(cls.kind): {field.name: (_CHECKED[str(field.type)], field.default) for field in dataclasses.fields(cls)}
     for cls in _EVENTS
 }
-"""Of each kind and each field, what checks it and its default."""
+"""What checks a field, and its default, by kind and name."""

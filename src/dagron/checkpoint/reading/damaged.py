@@ -14,7 +14,8 @@ from dagron.errors import CheckpointDamagedError
 __all__ = ["files_of_damaged", "is_recognized"]
 
 _META_MAX_BYTES = 2**28
-"""More than `_meta.json` of some million nodes has. A file may claim any size and have no bytes."""
+"""A longer `_meta.json` is not read, as a file may claim any size and have no bytes. That of a million nodes has a
+tenth of this."""
 
 
 def is_recognized(directory: Directory) -> bool:
@@ -44,8 +45,8 @@ def _meta_of(directory: Directory) -> tuple[bytes, set[str]] | None:
 def files_of_damaged(directory: Directory, key: bytes | None) -> set[str]:
     """Return the files of a checkpoint whose journal is missing or begins with damage, as far as they can be known.
 
-    `_meta.json` says which files there were when it was written, and what the records behind a damaged header are
-    checked with.
+    `_meta.json` says which files there were when it was written. It also has the id of the checkpoint, with which the
+    records that follow a damaged header are checked.
     """
     meta = _meta_of(directory)
     if meta is None:

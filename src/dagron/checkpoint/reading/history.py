@@ -50,8 +50,8 @@ class History:
 
     Attributes:
         ledger: How it stands after the last record.
-        runs: Its runs since the last fresh `execute`, in order. What stands in the journal before the record of the
-            first of them, because that one is damaged, belongs to `NO_RUN`.
+        runs: Its runs since the last fresh `execute`, in order. If the RUN_STARTED of the first one is damaged, its
+            records belong to `NO_RUN`.
     """
 
     ledger: Ledger
@@ -80,7 +80,7 @@ class _Reader:
                 self._of_run(ended.at).ended = ended
 
     def _of_run(self, at: float) -> RunHistory:
-        """Return the run that goes on, which has a record of this time."""
+        """Return the last run so far, to which a record of this time belongs."""
         if not self.runs:
             self.runs.append(RunHistory(NO_RUN))
         run = self.runs[-1]
@@ -89,7 +89,7 @@ class _Reader:
 
 
 def read_history(directory: Directory, key: bytes | None = None) -> History | None:
-    """Read the journal of a checkpoint with all that it remembers. Takes memory for every commit ever made.
+    """Read the journal of a checkpoint with all that it remembers. Every commit ever made takes memory.
 
     Args:
         directory: The checkpoint directory; it may be missing.

@@ -57,19 +57,19 @@ class Ledger:
         ended: The RUN_ENDED that belongs to it, if there is one.
         n_runs: Runs on this checkpoint.
         run_offset: Where the record of the last RUN_STARTED begins in the journal.
-        processes: The workers and servers of the last run, if it has not ended: process id and when it was created, as
-            the machine `run.boot` counts.
+        processes: The workers and servers of the last run, if it has not ended: process id and time of creation, as in
+            `WorkersStarted`.
         namespace: The namespace of these process ids.
-        owned: Files that we have written and that belong to no commit any more; they may be reused or deleted.
+        owned: Files that we have written and that belong to no commit any more; a run may reuse or delete them.
         removed: Files of stale commits that a run deleted at its end.
-        lagging_from: Of INLINE results in records with this number or a higher one, the `.pkl` copy may be missing or
-            that of an older result; see `is_lagging`.
+        lagging_from: If the record of an INLINE result has this number or a higher one, its `.pkl` copy may be missing
+            or that of an older result; see `is_lagging`.
         stale: Commits that no longer apply although nothing has replaced them yet.
         lost: The commits of nodes whose result was lost and has not been made again.
         cleared: The checkpoint is being deleted.
         structure: `DAG.structure_digest()`, in hexadecimal, of the DAG that the commits were last compared with.
         definitions: What the script defined that they were last compared with; as of `RunStarted`.
-        absent: Completed and failed nodes that the DAG of the last run does not have.
+        absent: Completed and failed nodes that the DAG of the last run did not have when it was compared with them.
         recorded: The body of the last DAG_RECORDED; empty if there is none.
         printed: Where the PRINTED record of a completed node stands: its offset, and its sequence number.
         damage: Stretches of the journal that hold no valid record.
@@ -106,11 +106,11 @@ class Ledger:
     updated_unix: float = 0.0
 
     def apply(self, record: Record) -> None:
-        """Take a record in, which comes behind all that were applied before.
+        """Take in a record that follows all those that were applied before.
 
         Raises:
-            ValueError: It makes no sense; so do other errors of Python that come of nonsense. What this object then
-                says is unspecified.
+            ValueError: The record makes no sense. Nonsense may raise other errors of Python, too. What the ledger says
+                afterwards is unspecified.
         """
         kind, sequence, _, body, payload_offset, payload_size = record
         if kind == _COMMITTED:
@@ -223,7 +223,7 @@ class Ledger:
 
     @property
     def left_over(self) -> set[str]:
-        """The files that are ours and of no commit, whether they exist or not."""
+        """The files that are ours and belong to no commit, whether they exist or not."""
         return (self.owned | (self.stale.files() - self.removed)) - self.commits.files()
 
     @property
@@ -244,10 +244,10 @@ def _check_names(commit: Commit) -> None:
 
 
 def checked_file_name(name: str) -> str:
-    """Return a recorded file name if it is one that we could have made.
+    """Return a recorded file name if we could have made it.
 
     Raises:
-        ValueError: It is not: whoever planted it may not make us touch anything outside of the directory.
+        ValueError: We could not: whoever planted the name may not make us touch anything outside of the directory.
     """
     if not name.endswith(SUFFIX) or os.path.basename(name) != name or "\0" in name:
         raise ValueError(f"{name!r} is no name of a result file")

@@ -58,8 +58,8 @@ def _open_journal(directory: Directory, key: bytes | None) -> tuple[ReadFile, He
 
 
 def _found(directory: Directory) -> ReadFile | None:
-    # A writer makes the journal before `_meta.json`, and removes it after. So both may come between our two looks;
-    # several times in a row they do not.
+    # A writer makes the journal before `_meta.json`, and removes it after. So either may happen between our two looks,
+    # but hardly three times in a row.
     for _ in range(3):
         try:
             return directory.open_to_read(JOURNAL)
@@ -113,10 +113,11 @@ def read_ledger(
 
 
 def read_on(ledger: Ledger, directory: Directory, key: bytes | None = None) -> Ledger | None:
-    """Read what was appended to a journal since it was read; as `read_ledger`, but at the cost of what is new.
+    """Read what was appended to a journal since it was read: as `read_ledger` does, at the cost of what is new.
 
     Returns:
-        The same ledger, brought up to date; another one if the journal was replaced meanwhile; None if it is gone.
+        The same ledger, brought up to date; another one if the journal was replaced meanwhile; None if the checkpoint
+        is gone.
     """
     opened = _open_journal(directory, key)
     if opened is None:
@@ -172,7 +173,7 @@ def read_into(
             RecursionError,
             struct.error,
         ) as error:
-            # Its check agrees, so these bytes were written so: by a fault of ours or by someone with the key.
+            # The check agrees, so these bytes were written so: by a fault of ours or by somebody with the key.
             reason = f"a valid record makes no sense: {error!r}"
             raise CheckpointDamagedError(directory.path_to(JOURNAL), item.offset, reason) from error
     return ledger

@@ -1,7 +1,7 @@
 """The commits of a checkpoint in memory: each as the bytes of its record, decoded when it is looked at. Opens nothing.
 
 As a tuple a commit takes some 600 bytes in a dozen objects, and the garbage collector visits it again and again; as
-bytes it takes 200 in one object, which is never visited. Of a million commits nearly all are only passed over.
+bytes it takes 200 in one object, which is never visited. Nearly all of a million commits are only passed over.
 """
 
 from __future__ import annotations
@@ -57,16 +57,15 @@ class PackedCommits(Mapping[str, Commit]):
         self.special.discard(name)
         return _unpack(packed)
 
-    def move(self, name: str, to: PackedCommits) -> bool:
-        """Move the commit of a node, and return whether it had one."""
+    def move(self, name: str, to: PackedCommits) -> None:
+        """Move the commit of a node, if it has one."""
         packed = self._packed.pop(name, None)
         if packed is None:
-            return False
+            return
         to._packed[name] = packed
         if name in self.special:
             self.special.remove(name)
             to.special.add(name)
-        return True
 
     def clear(self) -> None:
         """Remove all."""
@@ -110,7 +109,7 @@ class PackedCommits(Mapping[str, Commit]):
         return 0 if packed is None else int(_SEQUENCE.unpack_from(packed)[0])
 
     def inline(self) -> Iterator[tuple[str, int, int]]:
-        """Yield, of those that are not special, the node, the number of the record, and the size of the result."""
+        """Yield the node, the number of the record and the size of the result of each commit that is not special."""
         special, unpack = self.special, _SEQUENCE_AND_SIZE.unpack_from
         for name, packed in self._packed.items():
             if name not in special:
@@ -122,7 +121,7 @@ class PackedCommits(Mapping[str, Commit]):
         return array("d", [math.nan if (packed := get(name)) is None else unpack(packed)[0] for name in names])
 
     def ran_without_some(self) -> bool:
-        """Tell whether a node had run while a parent of it had failed."""
+        """Tell whether a node ran although a parent of it had failed."""
         return any(self[name].without for name in self.special)
 
     def file_of(self, name: str) -> str:

@@ -25,7 +25,7 @@ class Finding:
         node: The node concerned; empty if it is the journal itself.
         file: The file.
         reason: What is wrong with it.
-        costs: Whether a result is lost by it. Without, the next resume repairs it.
+        costs: Whether it costs a result. If not, the next resume repairs it.
     """
 
     node: str
@@ -38,14 +38,11 @@ def verify(directory: Directory, ledger: Ledger, key: bytes | None) -> Iterator[
     """Compare every digest of a checkpoint.
 
     Yields:
-        For each commit, in order, what was found, or None if all is well; before them, for each damaged stretch of the
-        journal, what it may have cost.
+        What each damaged stretch of the journal may have cost; then, for each commit in order, what was found, or None
+        if all is well.
     """
     for damage in ledger.damage:
-        reason = f"{damage.size} bytes at offset {damage.offset} are damaged"
-        if not damage.size:
-            reason = f"records are missing at offset {damage.offset}"
-        yield Finding("", JOURNAL, f"{reason}; the nodes recorded there run again", True)
+        yield Finding("", JOURNAL, f"{damage.what}; the nodes recorded there run again", True)
     digests = Digests(key)
     for commit in ledger.commits.values():
         yield _verify_commit(directory, ledger, commit, digests)

@@ -145,10 +145,7 @@ class Beginning:
 
 def _warn_of_damage(ledger: Ledger, directory: Directory) -> None:
     for damage in ledger.damage:
-        what = f"{damage.size} bytes at offset {damage.offset} are damaged"
-        if not damage.size:
-            what = f"records are missing at offset {damage.offset}"
-        logger.warning("%s: %s; the nodes recorded there run again", directory.path_to(JOURNAL), what)
+        logger.warning("%s: %s; the nodes recorded there run again", directory.path_to(JOURNAL), damage.what)
 
 
 def _file_names(nodes: Sequence[str], old: Ledger) -> FileNames:

@@ -69,12 +69,12 @@ def _check_owner(directory: Directory) -> None:
 
 
 def check_lock_file(directory: Directory) -> None:
-    """Check that what has the name of the lock file is none of somebody else's.
+    """Check that no file of somebody else has the name of the lock file.
 
     Raises:
         ForeignFilesError: It is not empty.
     """
-    # Ours is empty; taking it for a lock would make another one empty.
+    # Our lock file is empty, and locking another file would make that one empty, too.
     try:
         with directory.open_to_read(LOCK) as file:
             if not file.size:

@@ -1,4 +1,4 @@
-"""The `.pkl` copies of small results that a run writes behind its journal, here or in its workers."""
+"""Writes the `.pkl` copies of small results, which lag behind the journal, and has workers write some of them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dagron.checkpoint.writing.result_files import ResultFiles
 __all__ = ["CopyWriter"]
 
 _BUDGET_BYTES = 4 * 2**20
-"""Bytes of small results whose `.pkl` may lag behind the journal before a commit writes them itself: a thousandth of a
-small machine's memory."""
+"""Bytes of small results whose `.pkl` may lag behind the journal; beyond them a commit writes all copies itself. Never
+varied: a thousandth of a small machine's memory."""
 
 _AT_ONCE = 8
-"""Copies that are written, 10 to 25 us each, before it is asked whether something else is to be done."""
+"""Copies that are written, at 10 to 25 us each, before the run looks whether there is something better to do."""
 
 _TO_RECORD = 1000
-"""Copies that are written, or a second passes, before it is recorded which are left: a resume writes them again, which
-takes it 25 ms."""
+"""Copies that are written before a record says which ones are left, if a second has not passed before. After a kill a
+resume writes so many again, in 25 ms."""
 
 
 class CopyWriter:
@@ -47,7 +47,7 @@ class CopyWriter:
 
     @property
     def is_over_budget(self) -> bool:
-        """Whether too many lag behind."""
+        """Whether copies of too many bytes lag behind."""
         return self._queue.n_bytes > _BUDGET_BYTES
 
     def add(self, copy: Copy) -> None:
@@ -55,13 +55,13 @@ class CopyWriter:
         self._queue.add(copy)
 
     def write_all(self) -> None:
-        """Write all that lag behind, and record that."""
+        """Write all copies that lag behind, and record that."""
         if self._queue:
             self._write(self._queue.take_all())
         self.record()
 
     def write_some(self) -> bool:
-        """Write a few, oldest first, and return whether there may be more."""
+        """Write a few copies, oldest first, and return whether there may be more."""
         copies = self._queue.take(_AT_ONCE)
         if copies:
             self._write(copies)
@@ -75,7 +75,7 @@ class CopyWriter:
         self._note(len(copies))
 
     def give(self, slot: int, n: int) -> list[tuple[str, bytes, bool]]:
-        """Give up to `n` copies to the worker of a slot: what `Directory.write_copy` takes of each."""
+        """Give up to `n` copies to the worker of a slot, each as the arguments of `Directory.write_copy`."""
         given = []
         for _, commit, data in self._queue.give(slot, n):
             assert data is not None
@@ -92,7 +92,7 @@ class CopyWriter:
         self._queue.take_back(slot)
 
     def take_back_overdue(self) -> None:
-        """Take back what slots have had for long; see `Copies.take_back_overdue`."""
+        """Take back the copies that slots have had for long; see `Copies.take_back_overdue`."""
         self._queue.take_back_overdue()
 
     def _note(self, n: int) -> None:

@@ -1,4 +1,4 @@
-"""The journal as its writer has it: what is appended is taken into the ledger, as every reader will take it."""
+"""The journal as its writer has it: the ledger takes in what is appended, as that of every reader will."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dagron.checkpoint.format.records import Commit, Event, Kind, encode_commit,
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.errors import CheckpointGoneError
 
-__all__ = ["JournalWriter", "Said", "open_journal", "refusal"]
+__all__ = ["JournalWriter", "Said", "refusal"]
 
 _COMMITTED = int(Kind.COMMITTED)
 """As a plain number, which packs in half of the time of an enum."""
@@ -31,12 +31,12 @@ class JournalWriter:
         directory: The checkpoint directory.
         ledger: What the journal says so far.
         digests: Those of the checkpoint.
-        durable: Whether what is synced has to survive a loss of power; else nothing is.
+        durable: Whether what is synced has to survive a loss of power. If not, nothing is synced.
 
     Attributes:
         ledger: What the journal says.
-        refused: Whether the disk has refused something. For good: what comes after a record that is not there, or not
-            on the disk, must not be there either.
+        refused: Whether the disk has refused something. It stays so: after a record that is missing, or is not on the
+            disk, no other may follow.
     """
 
     def __init__(self, directory: Directory, ledger: Ledger, digests: Digests, *, durable: bool) -> None:
@@ -45,7 +45,7 @@ class JournalWriter:
         self._directory = directory
         self._durable = durable
         self._records = RecordWriter(ledger.checkpoint_id, digests, ledger.sequence)
-        self._file = open_journal(directory, ledger, durable=durable)
+        self._file = _open_journal(directory, ledger, durable=durable)
 
     @classmethod
     def begin(cls, directory: Directory, digests: Digests, said: Iterable[Said], *, durable: bool) -> Self:
@@ -139,8 +139,8 @@ def _encoded(records: RecordWriter, said: Iterable[Said], offset: int) -> tuple[
     return chunks, made
 
 
-def open_journal(directory: Directory, ledger: Ledger, *, durable: bool) -> AppendFile:
-    """Open a journal that was read, to go on behind its last valid record; what stands there is cut off."""
+def _open_journal(directory: Directory, ledger: Ledger, *, durable: bool) -> AppendFile:
+    """Open a journal that was read, for appending to its last valid record; what follows that one is cut off."""
     if directory.n_names(JOURNAL) > 1:
         # A backup made of hard links is to stay as it is.
         with directory.open_to_read(JOURNAL) as file:
@@ -150,7 +150,7 @@ def open_journal(directory: Directory, ledger: Ledger, *, durable: bool) -> Appe
 
 
 def refusal(error: OSError) -> str:
-    """Return what the system said, behind the name of the file if it has named one; of a rename, the name to be."""
+    """Return what the system said, after the name of the file if it has named one: the new name, of a rename."""
     what = error.strerror or str(error)
     name = error.filename if error.filename2 is None else error.filename2
     if name is not None:

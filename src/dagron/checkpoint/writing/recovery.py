@@ -30,9 +30,9 @@ class Recovery:
         files: The files of results in it.
         digests: How results are digested.
         sizes: What the directory has, by name.
-        restarted: Whether the machine was started again since that run. A file may have its size and not its bytes
-            then: a copy of a small result, which is never synced, also if the run had ended. What was left when the
-            machine went on is whole: nothing but a kill has interrupted it.
+        restarted: Whether the machine was started again since that run. A file may then have its size and not its
+            bytes; a copy of a small result, which is never synced, also if the run had ended. If the machine went on,
+            a file of the right size is whole, because nothing but a kill can have interrupted the run.
 
     Attributes:
         lost: The completed nodes whose result is nowhere.

@@ -15,15 +15,15 @@ class ResultFiles:
 
     Args:
         directory: The checkpoint directory.
-        sizes: What it has, by name, as `Directory.sizes`.
+        names: The names of what it has.
 
     Attributes:
         present: The `.pkl` files that are there.
-        names: The file names of nodes.
+        names: Which file each node has.
     """
 
-    def __init__(self, directory: Directory, sizes: Iterable[str]) -> None:
-        self.present = {name for name in sizes if name.endswith(SUFFIX)}
+    def __init__(self, directory: Directory, names: Iterable[str]) -> None:
+        self.present = {name for name in names if name.endswith(SUFFIX)}
         self.names = FileNames(())
         self._directory = directory
         self._twins: dict[str, str] = {}

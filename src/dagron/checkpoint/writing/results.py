@@ -1,4 +1,4 @@
-"""The results of a run for who reads them: children, callbacks, the caller. The recent small ones are in memory."""
+"""Reads committed results for children, callbacks and the caller. Small ones that were used last are in memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dagron.errors import CheckpointDamagedError
 __all__ = ["Results"]
 
 _BUDGET_BYTES = 64 * 2**20
-"""Bytes of small results in memory: those of 500,000 nodes that return a number. What is read again instead costs an
-open, a read and a digest, about 15 us."""
+"""Bytes of small results in memory: those of 500,000 nodes that return a number. Never varied: a result beyond them is
+read again, for an open, a read and a digest, about 15 us."""
 
 _ENTRY_BYTES = 120
 """About what an entry of a dict, a tuple and the head of a bytes object add to a result."""
 
 
 class Results:
-    """What is committed, to be read.
+    """Reads what is committed.
 
     Args:
         directory: The checkpoint directory.
@@ -81,8 +81,8 @@ class Results:
     def source(self, name: str) -> bytes | BlobFile:
         """Return a result for a worker: its bytes if it is small, else the file that has them.
 
-        Of a small result that is damaged in all of its places, and of any that this run has found damaged, it is the
-        file, too: its reader finds the damage.
+        A small result that is damaged in all of its places comes as a file, too, and so does any result that this run
+        has found lost: whoever reads the file finds the damage.
         """
         commits = self._ledger.commits
         sequence = commits.sequence_of(name)

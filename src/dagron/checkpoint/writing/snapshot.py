@@ -1,4 +1,8 @@
-"""`_meta.json`: how a checkpoint stands, for people and scripts. Nothing is read back from it but what was damaged."""
+"""`_meta.json`: how a checkpoint stands, for people and scripts.
+
+No run goes by it. The command line reads what runs now, and the clearing of a checkpoint whose journal is missing or
+begins with damage reads which files there are.
+"""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class PendingCommit(NamedTuple):
         data: The pickled result if its storage is INLINE.
         temp_name: The finished temporary file if its storage is FILE.
         printed: What the attempt wrote to its standard streams; None if nothing.
-        identity: That of the temporary file when its bytes had been written and digested; empty if nobody says so.
+        identity: That of the temporary file when its bytes had been written and digested; empty if it is not known.
     """
 
     commit: Commit
@@ -166,8 +166,8 @@ class CheckpointStore:
             versions: As of `RunStarted`.
 
         Returns:
-            The commits that can be restored: those whose bytes are there. They are those of the ledger, so what is
-            invalidated is in them no more.
+            The commits that can be restored: those whose bytes are there. They are the ledger's own, so a commit that
+            is invalidated afterwards is no longer among them.
 
         Guarantees:
             A fresh journal replaces the old one in one step; old result files stay until they are written over or
@@ -368,14 +368,14 @@ class CheckpointStore:
             raise self._commit_error(error) from error
 
     def copies_for(self, slot: int, n: int) -> list[tuple[str, bytes, bool]]:
-        """Give copies to the worker of a slot: up to `n` of what `Directory.write_copy` takes."""
+        """Give up to `n` copies to the worker of a slot, each as the arguments of `Directory.write_copy`."""
         try:
             return self._copies.give(slot, n)
         except OSError as error:
             raise self._commit_error(error) from error
 
     def copied(self, slot: int, n: int) -> None:
-        """Note that a worker has written the first `n` copies of what its slot was given."""
+        """Note that a worker has written the first `n` copies that its slot was given."""
         try:
             self._copies.written(slot, n)
         except OSError as error:
