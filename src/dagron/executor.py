@@ -210,15 +210,15 @@ class CheckpointExecutor:
         Raises:
             CheckpointError: There is a checkpoint that cannot be read.
         """
-        view = read_ledger(Directory(self._path), self._options.key)
-        if view is None or view.cleared:
+        ledger = read_ledger(Directory(self._path), self._options.key)
+        if ledger is None or ledger.cleared:
             return None
         return CheckpointInfo(
             self.checkpoint_dir,
-            view.completed,
-            view.failed,
-            view.run.total,
-            iso_time(view.updated_unix),
+            ledger.completed,
+            ledger.failed,
+            ledger.run.total,
+            iso_time(ledger.updated_unix),
         )
 
     def clear_checkpoint(self) -> None:

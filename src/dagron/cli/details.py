@@ -79,20 +79,20 @@ def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool
         UsageError: There is no such node.
         CheckpointDamagedError: Its result is damaged.
     """
-    view = read_checkpoint(where)
-    dag = recorded_dag(view)
+    ledger = read_checkpoint(where)
+    dag = recorded_dag(ledger)
     directory = directory_of(where)
-    nodes = {node.name: node for node in node_figures(view, dag, running_now(directory, view), time.time())}
+    nodes = {node.name: node for node in node_figures(ledger, dag, running_now(directory, ledger), time.time())}
     figures = nodes.get(name)
     if figures is None:
         raise UsageError(no_such_node(name, list(nodes)))
     parents = children = None
     if dag is not None:
         parents, children = dag.parents(name), dag.children(name)
-    failure = view.failures.get(name)
+    failure = ledger.failures.get(name)
     # A result that was taken away is no result of an attempt that has failed since.
-    commit = view.commits.get(name) or (None if failure else view.stale.get(name))
-    printed = printed_by(view, directory, name, signing_key())
+    commit = ledger.commits.get(name) or (None if failure else ledger.stale.get(name))
+    printed = printed_by(ledger, directory, name, signing_key())
     return NodeDetails(
         figures,
         parents,
@@ -100,7 +100,7 @@ def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool
         file=str(directory.path / commit.file_name) if commit is not None else "",
         digest=commit.digest.hex() if commit is not None else "",
         digest_algorithm=Digests(signing_key()).name if commit is not None else "",
-        value=_value(where, view, name, full=full, unpickle=unpickle, plain=plain),
+        value=_value(where, ledger, name, full=full, unpickle=unpickle, plain=plain),
         traceback=failure.traceback if failure is not None else "",
         pid=failure.pid if failure is not None else 0,
         inputs=[*failure.inputs] if failure is not None else [],
@@ -111,11 +111,11 @@ def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool
     )
 
 
-def _value(where: str, view: Ledger, name: str, *, full: bool, unpickle: bool, plain: bool) -> str:
+def _value(where: str, ledger: Ledger, name: str, *, full: bool, unpickle: bool, plain: bool) -> str:
     from dagron.checkpoint.blobs import load_result
     from dagron.cli.preview import MAX_PREVIEW_BYTES, preview
 
-    commit = view.commits.get(name)
+    commit = ledger.commits.get(name)
     if commit is None:
         return ""
     if commit.size > MAX_PREVIEW_BYTES and not (full or unpickle):

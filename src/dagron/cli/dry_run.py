@@ -87,19 +87,19 @@ def forecast(job: Job, checkpoint_dir: str, options: Options, *, fresh: bool) ->
     plan = plan_run(dag, job.tasks, options)
     earlier = Earlier(None, PackedCommits(), {})
     try:
-        view = None if fresh else read_checkpoint(checkpoint_dir)
+        ledger = None if fresh else read_checkpoint(checkpoint_dir)
     except NoCheckpointError:
-        view = None
-    if view is not None:
-        directory, digests, commits = directory_of(checkpoint_dir), Digests(signing_key()), view.commits
+        ledger = None
+    if ledger is not None:
+        directory, digests, commits = directory_of(checkpoint_dir), Digests(signing_key()), ledger.commits
         try:
             sizes = directory.sizes()
         except OSError as error:
             raise CheckpointDirectoryError(checkpoint_dir, error.strerror or str(error)) from error
         earlier = Earlier(
-            view,
-            present_commits(view, sizes),
-            view.stale,
+            ledger,
+            present_commits(ledger, sizes),
+            ledger.stale,
             lambda name: load_result(directory, commits[name], digests),
         )
     prepared = prepare(dag, plan, earlier)
@@ -107,11 +107,11 @@ def forecast(job: Job, checkpoint_dir: str, options: Options, *, fresh: bool) ->
     kept = {*restore.restored, *restore.held}
     names = [dag.name_of(i) for i in dag.order if i not in kept]
     outdated = {dag.name_of(i) for i in restore.outdated}
-    known = {} if view is None else {**view.stale, **view.commits}
+    known = {} if ledger is None else {**ledger.stale, **ledger.commits}
     return Forecast(
         checkpoint_dir,
         [
-            ToRun(name, changed.get(name) or _reason(name, view, earlier.commits, outdated), _seconds(known, name))
+            ToRun(name, changed.get(name) or _reason(name, ledger, earlier.commits, outdated), _seconds(known, name))
             for name in names
         ],
         [dag.name_of(i) for i in restore.held],
@@ -123,16 +123,16 @@ def _seconds(known: Mapping[str, Commit], name: str) -> float:
     return known[name].figures.duration_seconds if name in known else math.nan
 
 
-def _reason(name: str, view: Ledger | None, commits: Mapping[str, Commit], outdated: set[str]) -> str:
-    if view is None:
+def _reason(name: str, ledger: Ledger | None, commits: Mapping[str, Commit], outdated: set[str]) -> str:
+    if ledger is None:
         return ""
     if name in outdated:
         return "its parents changed"
-    if name in view.failures:
-        return "failed" if view.failures[name].status != "timed_out" else "timed out"
-    if name in view.stale:
+    if name in ledger.failures:
+        return "failed" if ledger.failures[name].status != "timed_out" else "timed out"
+    if name in ledger.stale:
         return "taken away"
-    if name in view.lost or (name in view.commits and name not in commits):
+    if name in ledger.lost or (name in ledger.commits and name not in commits):
         return "result lost"
     return "not run yet"
 

@@ -80,22 +80,22 @@ def no_such_node(name: str, names: list[str]) -> str:
     return f"the checkpoint knows no node {name!r}{hint}"
 
 
-def goes_on(view: Ledger) -> bool:
+def goes_on(ledger: Ledger) -> bool:
     """Tell whether the last run goes on, or may do so on another machine."""
     from dagron.cli.reading import state_of_run
 
-    return view.ended is None and state_of_run(view.run) in ("running", "unknown")
+    return ledger.ended is None and state_of_run(ledger.run) in ("running", "unknown")
 
 
-def running_now(directory: Directory, view: Ledger) -> list[Now]:
+def running_now(directory: Directory, ledger: Ledger) -> list[Now]:
     """Return what a run that goes on has said it runs. Nothing if it does not go on, or has not said anything."""
     from dagron.checkpoint.format.names import META
 
-    if not goes_on(view):
+    if not goes_on(ledger):
         return []
     try:
         meta = json.loads(directory.read(META))
-        if meta["checkpoint_id"] != view.checkpoint_id.hex() or meta["run"]["pid"] != view.run.pid:
+        if meta["checkpoint_id"] != ledger.checkpoint_id.hex() or meta["run"]["pid"] != ledger.run.pid:
             return []  # of another run
         items = [
             Now(str(item["node"]), int(item["slot"]), float(item["started_unix"]), int(item["memory_bytes"]))
@@ -103,28 +103,28 @@ def running_now(directory: Directory, view: Ledger) -> list[Now]:
         ]
     except (OSError, ValueError, LookupError, TypeError):
         return []
-    return [item for item in items if item.name not in view.commits and not _failed_since(view, item)]
+    return [item for item in items if item.name not in ledger.commits and not _failed_since(ledger, item)]
 
 
-def _failed_since(view: Ledger, item: Now) -> bool:
+def _failed_since(ledger: Ledger, item: Now) -> bool:
     # A node that failed in an earlier run is tried again; what fails now may have been said to run a moment ago.
-    failure = view.failures.get(item.name)
+    failure = ledger.failures.get(item.name)
     return failure is not None and failure.at >= item.started_unix
 
 
-def node_figures(view: Ledger, dag: DAG | None, running: list[Now], now_unix: float) -> Iterator[NodeFigures]:
+def node_figures(ledger: Ledger, dag: DAG | None, running: list[Now], now_unix: float) -> Iterator[NodeFigures]:
     """Yield the figures of every node.
 
     Args:
-        view: What the journal says.
+        ledger: What the journal says.
         dag: The DAG of the last run; its order is that of the figures. None if it is not known: then there are only
             the nodes that the journal has something to say about, in the order of their last records.
         running: What runs now.
         now_unix: The time now.
     """
     now = {item.name: item for item in running}
-    kept = {NodeStatus.COMPLETED: view.commits, NodeStatus.STALE: view.stale, NodeStatus.LOST: view.lost}
-    for name, status in node_statuses(view, dag, now, goes_on=goes_on(view)).items():
+    kept = {NodeStatus.COMPLETED: ledger.commits, NodeStatus.STALE: ledger.stale, NodeStatus.LOST: ledger.lost}
+    for name, status in node_statuses(ledger, dag, now, goes_on=goes_on(ledger)).items():
         if status in kept:
             yield _of_commit(kept[status][name], status)
         elif status is NodeStatus.RUNNING:
@@ -138,7 +138,7 @@ def node_figures(view: Ledger, dag: DAG | None, running: list[Now], now_unix: fl
                 peak_rss_bytes=item.memory_bytes,
             )
         elif status in (NodeStatus.FAILED, NodeStatus.TIMED_OUT):
-            yield _of_failure(status, view.failures[name])
+            yield _of_failure(status, ledger.failures[name])
         else:
             yield NodeFigures(name, status)
 

@@ -67,12 +67,12 @@ def read_checkpoint(where: str) -> Ledger:
     from dagron.checkpoint.reading.opening import read_ledger, signing_key
 
     try:
-        view = read_ledger(directory_of(where), signing_key())
+        ledger = read_ledger(directory_of(where), signing_key())
     except (OSError, ValueError) as error:  # a path that no system call takes
         raise CheckpointDirectoryError(where, getattr(error, "strerror", None) or str(error)) from error
-    if view is None or view.cleared:
+    if ledger is None or ledger.cleared:
         raise NoCheckpointError(checkpoint_dir_of(where), _checkpoints_below(where))
-    return view
+    return ledger
 
 
 def _checkpoints_below(where: str) -> list[str]:
@@ -88,7 +88,7 @@ def _checkpoints_below(where: str) -> list[str]:
     return found
 
 
-def recorded_dag(view: Ledger) -> DAG | None:
+def recorded_dag(ledger: Ledger) -> DAG | None:
     """Return the DAG of the last run, or None if the checkpoint does not say.
 
     Raises:
@@ -99,13 +99,13 @@ def recorded_dag(view: Ledger) -> DAG | None:
     from dagron.graph.dag import DAG
 
     try:
-        found = dag_of(view)
+        found = dag_of(ledger)
         return None if found is None else DAG.from_arrays(*found)
     except (ValueError, CycleError) as error:
         raise CheckpointDamagedError(JOURNAL, 0, f"a valid record makes no sense: {error}") from error
 
 
-def dag_for(view: Ledger, target: str | None) -> DAG:
+def dag_for(ledger: Ledger, target: str | None) -> DAG:
     """Return the DAG of a target, or else that of the last run.
 
     Raises:
@@ -115,7 +115,7 @@ def dag_for(view: Ledger, target: str | None) -> DAG:
         from dagron.cli.load import load_job
 
         return load_job(target).dag
-    dag = recorded_dag(view)
+    dag = recorded_dag(ledger)
     if dag is None:
         raise UsageError("this checkpoint has no record of its DAG; pass --dag with the file or module of the job")
     return dag

@@ -47,12 +47,12 @@ class Call(NamedTuple):
     notes: list[str]
 
 
-def prepared_call(where: str, view: Ledger, name: str, job: Job, *, allow_untrusted: bool = False) -> Call:
+def prepared_call(where: str, ledger: Ledger, name: str, job: Job, *, allow_untrusted: bool = False) -> Call:
     """Load the recorded inputs of a node. Unpickling them runs code that they name.
 
     Args:
         where: The checkpoint.
-        view: What its journal says.
+        ledger: What its journal says.
         name: The node.
         job: The DAG and the tasks as they are now.
         allow_untrusted: Accept a checkpoint that another user owns or that everyone may write.
@@ -78,26 +78,26 @@ def prepared_call(where: str, view: Ledger, name: str, job: Job, *, allow_untrus
     inputs: list[Any] = []
     notes: list[str] = []
     for position in binding.consumed:
-        commit = _recorded(view, parents[position], notes)
+        commit = _recorded(ledger, parents[position], notes)
         inputs.append(pickle.loads(load_result(directory, commit, Digests(signing_key()))))
     return Call(name, fn, binding, inputs, notes)
 
 
-def _recorded(view: Ledger, parent: str, notes: list[str]) -> Commit:
+def _recorded(ledger: Ledger, parent: str, notes: list[str]) -> Commit:
     from dagron.errors import ResultUnavailableError
 
-    commit = view.commits.get(parent)
+    commit = ledger.commits.get(parent)
     if commit is not None:
         return commit
-    commit = view.stale.get(parent)
+    commit = ledger.stale.get(parent)
     if commit is not None:
         notes.append(f"the result of {shown_name(parent)} no longer applies; a resume would make it again first")
         return commit
-    how = "it failed" if parent in view.failures else "it has not completed"
+    how = "it failed" if parent in ledger.failures else "it has not completed"
     raise ResultUnavailableError(parent, f"{how} in this checkpoint, so there is nothing to call the node with")
 
 
-def announce(call: Call, view: Ledger, where: str) -> None:
+def announce(call: Call, ledger: Ledger, where: str) -> None:
     """Say on standard error which node is about to run, with which inputs, and how it ended before."""
     from dagron.tasks.shown_inputs import shown_inputs
 
@@ -109,14 +109,14 @@ def announce(call: Call, view: Ledger, where: str) -> None:
         say(f"  {shown_name(name)} = {shown_name(text)}" if name != "..." else f"  ... and {text}")
     for note in call.notes:
         say(f"note: {note}")
-    say(f"recorded: {_recorded_end(view, call.node)}")
+    say(f"recorded: {_recorded_end(ledger, call.node)}")
 
 
-def _recorded_end(view: Ledger, name: str) -> str:
-    commit = view.commits.get(name)
-    if commit is None and (failure := view.failures.get(name)) is not None:
+def _recorded_end(ledger: Ledger, name: str) -> str:
+    commit = ledger.commits.get(name)
+    if commit is None and (failure := ledger.failures.get(name)) is not None:
         return f"it failed with {shown_error(failure.type, failure.message)}"
-    commit = commit or view.stale.get(name)
+    commit = commit or ledger.stale.get(name)
     if commit is None:
         return "nothing; it has not run"
     return f"it completed in {shown_seconds(commit.figures.duration_seconds)}"
@@ -142,12 +142,12 @@ def call_init(init: Callable[[], object], *, post_mortem: bool) -> bool:
     return True
 
 
-def run_call(call: Call, view: Ledger, *, post_mortem: bool) -> ExitCode:
+def run_call(call: Call, ledger: Ledger, *, post_mortem: bool) -> ExitCode:
     """Run a node, compare its result with the recorded one, and tell what came of it.
 
     Args:
         call: The node and its inputs.
-        view: What the checkpoint has.
+        ledger: What the checkpoint has.
         post_mortem: Open the debugger if the node fails.
     """
     from bdb import BdbQuit
@@ -169,10 +169,10 @@ def run_call(call: Call, view: Ledger, *, post_mortem: bool) -> ExitCode:
         return ExitCode.NODES
     seconds = time.perf_counter() - started
     say(f"completed in {shown_seconds(seconds)}: {shown_name(shown_value(value))}")
-    return _compare(call.node, value, view)
+    return _compare(call.node, value, ledger)
 
 
-def _compare(name: str, value: Any, view: Ledger) -> ExitCode:
+def _compare(name: str, value: Any, ledger: Ledger) -> ExitCode:
     """Pickle a result as a worker would, as that may be what failed, and compare it with the recorded one."""
     from dagron.checkpoint.format.digests import Digests
     from dagron.crossing.results import dump_result
@@ -184,7 +184,7 @@ def _compare(name: str, value: Any, view: Ledger) -> ExitCode:
         except ResultNotPicklableError as error:
             say(f"error: {error}")
             return ExitCode.NODES
-    commit = view.commits.get(name) or view.stale.get(name)
+    commit = ledger.commits.get(name) or ledger.stale.get(name)
     if commit is None:
         say("a resume would record this result")
     elif commit.digest == blob.digest:

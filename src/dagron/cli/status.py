@@ -94,27 +94,27 @@ def checkpoint_status(checkpoint_dir: str | os.PathLike[str]) -> CheckpointStatu
         return None
 
 
-def status_of(view: Ledger, where: str) -> CheckpointStatus:
+def status_of(ledger: Ledger, where: str) -> CheckpointStatus:
     """Return how a checkpoint stands of which this was read."""
-    run, commits = view.run, view.commits.values()
-    running = running_now(directory_of(where), view)
+    run, commits = ledger.run, ledger.commits.values()
+    running = running_now(directory_of(where), ledger)
     again = {now.name for now in running}
     return CheckpointStatus(
         checkpoint_dir=checkpoint_dir_of(where),
-        state="finished" if view.ended is not None else state_of_run(run),
+        state="finished" if ledger.ended is not None else state_of_run(run),
         pid=run.pid,
         host=run.host,
         since=iso_time(run.at),
         total=run.total,
-        completed=len(view.completed),
-        failed=[_failed_node(view.failures[name]) for name in view.failed if name not in again],
-        runs=view.n_runs,
-        updated=iso_time(view.updated_unix),
+        completed=len(ledger.completed),
+        failed=[_failed_node(ledger.failures[name]) for name in ledger.failed if name not in again],
+        runs=ledger.n_runs,
+        updated=iso_time(ledger.updated_unix),
         durability=run.durability,
         cpu_seconds=sum(commit.figures.cpu_seconds for commit in commits),
         wall_seconds=sum(commit.figures.duration_seconds for commit in commits),
         result_bytes=sum(commit.size for commit in commits),
-        n_damaged=len(view.damage),
+        n_damaged=len(ledger.damage),
         running=running,
     )
 

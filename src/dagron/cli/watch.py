@@ -31,17 +31,17 @@ def watch(where: str, interval_seconds: float, *, as_json: bool) -> ExitCode:
         CheckpointError: It cannot be read.
     """
     stop_on_signals()
-    view = read_checkpoint(where)
+    ledger = read_checkpoint(where)
     if as_json:
-        return _watch_json(where, view, interval_seconds)
+        return _watch_json(where, ledger, interval_seconds)
     if sys.stdout is not None and sys.stdout.isatty():
-        return _watch_live(where, view, interval_seconds)
-    return _watch_lines(where, view, interval_seconds)
+        return _watch_live(where, ledger, interval_seconds)
+    return _watch_lines(where, ledger, interval_seconds)
 
 
-def _next(where: str, view: Ledger, interval_seconds: float) -> Ledger:
+def _next(where: str, ledger: Ledger, interval_seconds: float) -> Ledger:
     time.sleep(interval_seconds)
-    found = read_on(view, directory_of(where), signing_key())
+    found = read_on(ledger, directory_of(where), signing_key())
     return read_checkpoint(where) if found is None or found.cleared else found
 
 
@@ -54,16 +54,16 @@ def _code(status: CheckpointStatus) -> ExitCode:
     return ExitCode.OK if status.completed >= status.total else ExitCode.NODES
 
 
-def _watch_json(where: str, view: Ledger, interval_seconds: float) -> ExitCode:
+def _watch_json(where: str, ledger: Ledger, interval_seconds: float) -> ExitCode:
     while True:
-        status = status_of(view, where)
+        status = status_of(ledger, where)
         put(json.dumps(asdict(status)))
         if not _goes_on(status):
             return _code(status)
-        view = _next(where, view, interval_seconds)
+        ledger = _next(where, ledger, interval_seconds)
 
 
-def _watch_live(where: str, view: Ledger, interval_seconds: float) -> ExitCode:
+def _watch_live(where: str, ledger: Ledger, interval_seconds: float) -> ExitCode:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -71,18 +71,18 @@ def _watch_live(where: str, view: Ledger, interval_seconds: float) -> ExitCode:
     encoding = sys.stdout.encoding  # what takes its place meanwhile has none
     with Live(console=Console(), auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            status = status_of(view, where)
+            status = status_of(ledger, where)
             text = shown_status(status, encoding, time.time())
             live.update(Text.from_ansi(text, no_wrap=True, overflow="ellipsis"), refresh=True)
             if not _goes_on(status):
                 return _code(status)
-            view = _next(where, view, interval_seconds)
+            ledger = _next(where, ledger, interval_seconds)
 
 
-def _watch_lines(where: str, view: Ledger, interval_seconds: float) -> ExitCode:
+def _watch_lines(where: str, ledger: Ledger, interval_seconds: float) -> ExitCode:
     told, told_at = "", 0.0
     while True:
-        status = status_of(view, where)
+        status = status_of(ledger, where)
         failed = f", {len(status.failed)} failed" if status.failed else ""
         line = f"{status.completed}/{status.total} nodes done{failed}, {len(status.running)} running"
         ended = not _goes_on(status)
@@ -91,4 +91,4 @@ def _watch_lines(where: str, view: Ledger, interval_seconds: float) -> ExitCode:
             put(f"{line}; {status.state}" if ended else line)
         if ended:
             return _code(status)
-        view = _next(where, view, interval_seconds)
+        ledger = _next(where, ledger, interval_seconds)

@@ -45,10 +45,10 @@ def build_report(
         how: How the last run stands, if it has not ended: `running`, `interrupted` or `running or interrupted`.
         running: What runs now.
     """
-    view = history.ledger
-    total = view.run.total
-    known = dag if dag is not None and _fits(dag, view) else None
-    statuses = node_statuses(view, known, running, goes_on=view.ended is None and how != "interrupted")
+    ledger = history.ledger
+    total = ledger.run.total
+    known = dag if dag is not None and _fits(dag, ledger) else None
+    statuses = node_statuses(ledger, known, running, goes_on=ledger.ended is None and how != "interrupted")
     names = list(statuses)
     levels = _levels(known) if known is not None else None
     order, group = group_nodes(names, levels)
@@ -82,8 +82,8 @@ def build_report(
     return report
 
 
-def _fits(dag: DAG, view: Ledger) -> bool:
-    return all(name in dag for name in (*view.completed, *view.failed))
+def _fits(dag: DAG, ledger: Ledger) -> bool:
+    return all(name in dag for name in (*ledger.completed, *ledger.failed))
 
 
 def _levels(dag: DAG) -> array[int]:
@@ -202,21 +202,21 @@ def _edges(dag: DAG, order: list[int], positions: array[int]) -> Edges:
 def _notices(
     history: History, dag: DAG | None, known: DAG | None, n_known: int, attempts: Sequence[Attempt]
 ) -> list[str]:
-    view = history.ledger
+    ledger = history.ledger
     notices = []
     if dag is None:
         notices.append(
             "The edges of the DAG are not known here, so there is no critical path and nothing between the boxes: "
             "pass the file or module of the job with `--dag`."
         )
-        if view.run.total > n_known:
+        if ledger.run.total > n_known:
             notices.append("Nodes that never ran are counted, and not listed: their names are not recorded.")
     elif known is None:
         notices.append(
             "The given DAG lacks nodes of the checkpoint, so it is another one, and its edges are not shown."
         )
-    if view.damage:
-        notices.append(f"{len(view.damage)} stretches of the journal are damaged; what stood there is missing here.")
+    if ledger.damage:
+        notices.append(f"{len(ledger.damage)} stretches of the journal are damaged; what stood there is missing here.")
     if any(attempt.attempts > 1 for attempt in attempts):
         notices.append("A node that was retried is shown with its last attempt of each run: no other is recorded.")
     return notices

@@ -53,12 +53,12 @@ def failures_of(history: History) -> list[Failure]:
 
 
 def _last_of_each(history: History) -> Iterator[tuple[int, Failed, bool]]:
-    view = history.ledger
+    ledger = history.ledger
     last = {failed.name: (run, failed) for run, past in enumerate(history.runs) for failed in past.failures}
     for name, (run, failed) in last.items():
-        if name in view.absent:
+        if name in ledger.absent:
             continue
-        if name in view.failures:
+        if name in ledger.failures:
             yield run, failed, False
-        elif name in view.commits:
+        elif name in ledger.commits:
             yield run, failed, True

@@ -59,12 +59,12 @@ CHECKPOINT_STATUSES = tuple(status for status in NodeStatus if status is not Nod
 
 
 def node_statuses(
-    view: Ledger, dag: DAG | None, running: Iterable[str] = (), *, goes_on: bool
+    ledger: Ledger, dag: DAG | None, running: Iterable[str] = (), *, goes_on: bool
 ) -> dict[str, NodeStatus]:
     """Return how each node of a checkpoint stands. Everything that shows nodes of a checkpoint asks here.
 
     Args:
-        view: What the journal says.
+        ledger: What the journal says.
         dag: The DAG of the last run; its order is that of the nodes. None if it is not known: then there are only the
             nodes that the journal has something to say about, in the order of their last records.
         running: What runs now.
@@ -77,25 +77,25 @@ def node_statuses(
     found: dict[str, NodeStatus] = {}
     now = frozenset(running)
     if dag is None:
-        known = dict.fromkeys([*view.commits, *view.failures, *view.stale, *view.lost, *now])
-        names = [name for name in known if name not in view.absent]
+        known = dict.fromkeys([*ledger.commits, *ledger.failures, *ledger.stale, *ledger.lost, *now])
+        names = [name for name in known if name not in ledger.absent]
     else:
         names = list(dag.nodes)
     failed = []
     for name in names:
-        if name in view.commits:
+        if name in ledger.commits:
             found[name] = NodeStatus.COMPLETED
         elif name in now:
             found[name] = NodeStatus.RUNNING
-        elif (failure := view.failures.get(name)) is not None:
+        elif (failure := ledger.failures.get(name)) is not None:
             timed_out = failure.status == NodeStatus.TIMED_OUT
             found[name] = NodeStatus.TIMED_OUT if timed_out else NodeStatus.FAILED
             failed.append(name)
-        elif name in view.stale:
+        elif name in ledger.stale:
             found[name] = NodeStatus.STALE
         else:
-            found[name] = NodeStatus.LOST if name in view.lost else NodeStatus.PENDING
-    skips = view.run.fail_fast or view.ended is not None
+            found[name] = NodeStatus.LOST if name in ledger.lost else NodeStatus.PENDING
+    skips = ledger.run.fail_fast or ledger.ended is not None
     if dag is not None and not goes_on and failed and skips:
         for node in dag.descendant_indices([dag.index_of(name) for name in failed]):
             name = dag.name_of(node)

@@ -40,26 +40,26 @@ class Earlier(NamedTuple):
     """What earlier runs have left in a checkpoint.
 
     Attributes:
-        view: What the journal said; None if there is none, or if nothing of it counts.
+        ledger: What the journal said; None if there is none, or if nothing of it counts.
         commits: Those whose results are there.
         stale: Nodes whose commits no longer apply, and that have not run again since.
         load: Returns the bytes of a result; None if there is none.
     """
 
-    view: Ledger | None
+    ledger: Ledger | None
     commits: PackedCommits
     stale: Collection[str]
     load: Callable[[str], bytes | memoryview] | None = None
 
     def recorded_seconds(self, dag: DAG) -> array[float] | None:
         """Return how long each node took when it last completed, NaN where that is not known; None if nowhere."""
-        view = self.view
-        if view is None or not (view.commits or view.stale):
+        ledger = self.ledger
+        if ledger is None or not (ledger.commits or ledger.stale):
             return None
-        seconds = view.commits.seconds(dag.nodes)
-        for name in view.stale:
+        seconds = ledger.commits.seconds(dag.nodes)
+        for name in ledger.stale:
             if name in dag and math.isnan(seconds[node := dag.index_of(name)]):
-                seconds[node] = view.stale[name].figures.duration_seconds
+                seconds[node] = ledger.stale[name].figures.duration_seconds
         return seconds
 
 
@@ -109,12 +109,12 @@ def prepare(dag: DAG, plan: RunPlan, earlier: Earlier) -> Prepared:
         plan: Of its tasks.
         earlier: What the checkpoint has.
     """
-    view, restore, is_same = earlier.view, RestorePlan(), True
+    ledger, restore, is_same = earlier.ledger, RestorePlan(), True
     changed: dict[str, str] = {}
     if earlier.commits:
         # After damage nothing may be taken for granted: what is missing may have been what mattered.
-        is_same = view is not None and view.structure == dag.structure_digest().hex() and not view.damage
-        if earlier.load is not None and view is not None and dict(view.definitions) != plan.definitions:
+        is_same = ledger is not None and ledger.structure == dag.structure_digest().hex() and not ledger.damage
+        if earlier.load is not None and ledger is not None and dict(ledger.definitions) != plan.definitions:
             changed = changed_results([name for name in dag.nodes if name in earlier.commits], earlier.load)
             # Also if nothing has to be made again: the next resume is to compare with this script.
             restore = plan_restore(dag, earlier.commits, earlier.stale, same_structure=is_same, changed=changed)
@@ -147,7 +147,7 @@ def begin_run(store: CheckpointStore, dag: DAG, plan: RunPlan, options: Options,
     """
     store.open()
     end_leftovers(store)
-    view = store.ledger
+    ledger = store.ledger
     structure = dag.structure_digest()
     definitions = tuple(sorted(plan.definitions.items()))
     commits = store.begin(
@@ -160,7 +160,7 @@ def begin_run(store: CheckpointStore, dag: DAG, plan: RunPlan, options: Options,
         definitions=definitions,
         versions=versions(),
     )
-    prepared = prepare(dag, plan, Earlier(view, commits, store.stale, store.load))
+    prepared = prepare(dag, plan, Earlier(ledger, commits, store.stale, store.load))
     if not prepared.is_same:
         absent = [name for name in commits if name not in dag]
         outdated = [dag.name_of(node) for node in prepared.restore.outdated]

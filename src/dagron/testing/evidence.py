@@ -135,13 +135,13 @@ class Look:
 def look(directory: Path) -> Look:
     """Return what a checkpoint holds now. Raises nothing that is its fault."""
     try:
-        view = read_ledger(Directory(directory))
+        ledger = read_ledger(Directory(directory))
     except DagronError as error:
         return Look(problem=repr(error))
-    if view is None:
+    if ledger is None:
         return Look()
-    problem = f"damaged: {view.damage}" if view.damage else ""
-    return Look(view.checkpoint_id, dict(view.commits), view.cleared, problem)
+    problem = f"damaged: {ledger.damage}" if ledger.damage else ""
+    return Look(ledger.checkpoint_id, dict(ledger.commits), ledger.cleared, problem)
 
 
 # --- a run -----------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def debug(
     """
     from dagron.cli.load import load_function, load_job
 
-    view = read_checkpoint(where)
+    ledger = read_checkpoint(where)
     source = target
     if source is None:
         if os.path.isdir(where):
@@ -62,6 +62,6 @@ def debug(
     job = load_job(source)
     if worker_init is not None and not call_init(load_function(source, worker_init), post_mortem=pdb):
         return ExitCode.NODES
-    call = prepared_call(where, view, node, job, allow_untrusted=allow_untrusted)
-    announce(call, view, where)
-    return run_call(call, view, post_mortem=pdb)
+    call = prepared_call(where, ledger, node, job, allow_untrusted=allow_untrusted)
+    announce(call, ledger, where)
+    return run_call(call, ledger, post_mortem=pdb)

@@ -56,8 +56,8 @@ def export(where: str, output: Path | None, chosen: str | None) -> ExitCode:
 
     Reads from outside, also while a run goes on. Seconds and bytes throughout.
     """
-    view = read_checkpoint(where)
-    nodes = list(node_figures(view, recorded_dag(view), running_now(directory_of(where), view), time.time()))
+    ledger = read_checkpoint(where)
+    nodes = list(node_figures(ledger, recorded_dag(ledger), running_now(directory_of(where), ledger), time.time()))
     chosen = chosen or ("json" if output is not None and output.suffix == ".json" else "csv")
     text = _as_csv(nodes) if chosen == "csv" else json.dumps([asdict(node) for node in nodes], indent=1) + "\n"
     write_file(output, text)

@@ -41,7 +41,7 @@ _OF_SUFFIX = {".svg": "svg", ".dot": "dot", ".gv": "dot"}
 
 def _dag_and_states(where: str, dag_from: str | None) -> tuple[DAG, dict[str, NodeStatus]]:
     try:
-        view = read_checkpoint(where)
+        ledger = read_checkpoint(where)
     except NoCheckpointError:
         target = dag_from or where
         if os.path.isdir(target):
@@ -49,8 +49,8 @@ def _dag_and_states(where: str, dag_from: str | None) -> tuple[DAG, dict[str, No
         from dagron.cli.load import load_job
 
         return load_job(target).dag, {}  # it has not run yet
-    dag = dag_for(view, dag_from)
-    figures = node_figures(view, dag, running_now(directory_of(where), view), time.time())
+    dag = dag_for(ledger, dag_from)
+    figures = node_figures(ledger, dag, running_now(directory_of(where), ledger), time.time())
     return dag, {node.name: node.state for node in figures}
 
 

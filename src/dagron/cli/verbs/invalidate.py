@@ -40,11 +40,11 @@ Examples:
 """
 
 
-def _to_invalidate(view: Ledger, dag: DAG | None, patterns: Sequence[str], *, descendants: bool) -> list[str]:
+def _to_invalidate(ledger: Ledger, dag: DAG | None, patterns: Sequence[str], *, descendants: bool) -> list[str]:
     """Return the completed nodes that match, with their completed descendants, in the order of the DAG.
 
     Args:
-        view: What the journal says.
+        ledger: What the journal says.
         dag: The DAG; needed for descendants only.
         patterns: See `matches`.
         descendants: Whether the descendants of these nodes are taken, too.
@@ -52,7 +52,7 @@ def _to_invalidate(view: Ledger, dag: DAG | None, patterns: Sequence[str], *, de
     Raises:
         UsageError: A pattern matches no node.
     """
-    names = list(dag.nodes) if dag is not None else [*view.commits, *view.failures, *view.stale]
+    names = list(dag.nodes) if dag is not None else [*ledger.commits, *ledger.failures, *ledger.stale]
     chosen: set[str] = set()
     for pattern in patterns:
         found = [name for name in names if matches(name, pattern)]
@@ -61,7 +61,7 @@ def _to_invalidate(view: Ledger, dag: DAG | None, patterns: Sequence[str], *, de
         chosen.update(found)
     if descendants and dag is not None:
         chosen.update(dag.name_of(i) for i in dag.descendant_indices([dag.index_of(name) for name in chosen]))
-    return [name for name in names if name in chosen and name in view.commits]
+    return [name for name in names if name in chosen and name in ledger.commits]
 
 
 @verb(_EPILOG)
@@ -93,10 +93,10 @@ def invalidate(
     from dagron.checkpoint.writing.store import CheckpointStore
 
     stop_on_signals()
-    view = read_checkpoint(where)
-    dag = None if if_changed else dag_for(view, dag_from)
+    ledger = read_checkpoint(where)
+    dag = None if if_changed else dag_for(ledger, dag_from)
     if dry_run:
-        names = _to_invalidate(view, dag, nodes, descendants=not if_changed)
+        names = _to_invalidate(ledger, dag, nodes, descendants=not if_changed)
     else:
         store = CheckpointStore(directory_of(where).path, signing_key=signing_key(), allow_untrusted=allow_untrusted)
         try:

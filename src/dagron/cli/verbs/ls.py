@@ -72,9 +72,9 @@ def ls(
 
     Reads from outside, also while a run goes on. Exit code 0, also if there is nothing to list.
     """
-    view = read_checkpoint(where)
-    dag = recorded_dag(view)
-    nodes = list(node_figures(view, dag, running_now(directory_of(where), view), time.time()))
+    ledger = read_checkpoint(where)
+    dag = recorded_dag(ledger)
+    nodes = list(node_figures(ledger, dag, running_now(directory_of(where), ledger), time.time()))
     chosen = selected(nodes, patterns, states, SortKey(sort), reverse=reverse, limit=limit)
     if as_json:
         put(json.dumps([asdict(node) for node in chosen], indent=1))

@@ -27,20 +27,20 @@ _EPILOG = """Examples:
 """
 
 
-def trace_of(view: Ledger) -> ExecutionTrace:
+def trace_of(ledger: Ledger) -> ExecutionTrace:
     """Return a trace of the last attempts of all nodes that have ended, whichever run made them."""
     from dagron.results.trace import ExecutionTrace, Span
 
     spans = [
         Span(commit.name, max(0, commit.slot), commit.attempts, "completed", commit.figures, commit.size)
-        for commit in view.commits.values()
+        for commit in ledger.commits.values()
     ]
     spans += [
         Span(failed.name, max(0, failed.slot), failed.attempts, failed.outcome, failed.figures)
-        for failed in view.failures.values()
+        for failed in ledger.failures.values()
         if failed.figures.started_unix
     ]
-    start = min((span.started_unix for span in spans), default=view.run.at)
+    start = min((span.started_unix for span in spans), default=ledger.run.at)
     n_slots = max((span.slot for span in spans), default=0) + 1
     return ExecutionTrace(n_slots, start, spans)
 

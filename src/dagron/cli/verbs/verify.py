@@ -41,9 +41,9 @@ def verify(where: str, as_json: bool) -> ExitCode:
     resume runs it again. While a run goes on, what it replaces meanwhile may be reported as damaged.
     """
     stop_on_signals()
-    view = read_checkpoint(where)
-    found = [finding for finding in findings_in(directory_of(where), view, signing_key()) if finding is not None]
-    n, size = len(view.commits), sum(commit.size for commit in view.commits.values())
+    ledger = read_checkpoint(where)
+    found = [finding for finding in findings_in(directory_of(where), ledger, signing_key()) if finding is not None]
+    n, size = len(ledger.commits), sum(commit.size for commit in ledger.commits.values())
     if as_json:
         fields = {"n_results": n, "result_bytes": size, "findings": [asdict(finding) for finding in found]}
         put(json.dumps({"checkpoint_dir": checkpoint_dir_of(where), **fields}, indent=1))
