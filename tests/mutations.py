@@ -434,7 +434,7 @@ MUTATIONS = [
     ),
     Mutation(
         "value",
-        "checkpoint/writing/store.py",
+        "checkpoint/writing/beginning.py",
         "structure=old.structure, definitions=old.definitions, absent",
         "structure=old.structure, absent",
         "tests/crossing/test_values.py -k killed_before",

@@ -131,13 +131,11 @@ class Beginning:
         said: list[Said] = []
         if self._dag and digest_of(old.recorded).hex() != self._run.dag:
             said.append(self._dag)
-        # Still the old structure: the new one counts once `reconcile` has said what it makes of the commits.
-        said.append(
-            dataclasses.replace(
-                self._run, fresh=False, structure=old.structure, definitions=old.definitions, absent=absent
-            )
+        # Still the old structure and definitions: the new ones count once `reconcile` has said what becomes of commits.
+        run = dataclasses.replace(
+            self._run, fresh=False, structure=old.structure, definitions=old.definitions, absent=absent
         )
-        journal.say(*said)
+        journal.say(*said, run)
         if self._durable:
             # What a run without syncs, or one that was killed before its sync, has named.
             self._directory.sync()
