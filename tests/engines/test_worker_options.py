@@ -260,12 +260,14 @@ class TestWorkerInit:
         with pytest.raises(DagronError, match="the task of node 'n0' cannot be pickled"):
             CheckpointExecutor(independent(1), ckpt, worker_init=int).execute({"n0": partial(print, threading.Lock())})
 
-    def test_nothing_is_left_if_the_coordinator_is_killed_while_it_goes_on(self, tmp_path):
+    @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+    def test_nothing_is_left_if_the_coordinator_is_ended_while_it_goes_on(self, tmp_path, how):
         (tmp_path / "job.py").write_text(JOB)
         command = [sys.executable, "-m", "dagron", "run", "job.py", "--worker-init", "hangs", "-w", "2"]
         with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as run:
             pids = wait_for(lambda: [int(p.suffix[1:]) for p in tmp_path.glob("hangs.*")])
-            run.kill()
+            run.send_signal(how)
+        assert run.returncode == (-9 if how == signal.SIGKILL else 130)
         wait_for(lambda: not any(map(psutil.pid_exists, pids)))
         ended = run_job(tmp_path, "--resume", "--worker-init", "setup", "--show", "task")
         assert (ended.returncode, ended.stdout) == (0, "the model\n"), ended.stderr
