@@ -1,4 +1,4 @@
-"""`CheckpointExecutor`: the public face. Checks what it is given, wires the parts together, hands back the result."""
+"""`CheckpointExecutor`, the public face: it checks what it is given, wires a run together, and returns the result."""
 
 from __future__ import annotations
 

@@ -82,9 +82,9 @@ class Flow:
         self._callables: dict[object, _Callable] = {}
         self._dag: DAG | None = None
 
-    # A type checker sees that arguments, or the results that they stand for, fit the first two parameters. What is
-    # given by keyword, behind these two, and to a `Task` is checked by `add` itself. For one type variable alone and
-    # for a handle of it there are overloads of their own: with a union of the two, a lambda's parameter has no type.
+    # A type checker sees that arguments, or the results that they stand for, fit the first two parameters. `add` itself
+    # checks what is given by keyword, after these two, and to a `Task`. A type variable and a handle of it have
+    # overloads of their own, because with a union of the two a lambda's parameter would have no type.
     # fmt: off
     @overload
     def add(self, name: str, fn: Task[T], /, *args: Any, **kwargs: Any) -> Node[T]: ...
@@ -327,7 +327,7 @@ class _Callable:
     """What is known about a callable, and which calls are known to fit it."""
 
     def __init__(self, fn: Callable[..., Any]) -> None:
-        self._fn = fn  # kept, or its id might become another's
+        self._fn = fn  # kept, or its id might become that of another object
         self._fitting: set[object] = set()
         self._signature: inspect.Signature | None = None
         try:

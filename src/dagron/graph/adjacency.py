@@ -33,7 +33,7 @@ class Adjacency(NamedTuple):
         return array("I", [end - start for start, end in pairwise(self.offsets)])
 
     def reached(self, seeds: Iterable[int]) -> list[int]:
-        """Return all nodes that some seed leads to, in breadth-first order."""
+        """Return all nodes to which some seed leads, in breadth-first order."""
         queue = list(seeds)
         n_seeds = len(queue)
         seen: set[int] = set()
@@ -47,8 +47,8 @@ class Adjacency(NamedTuple):
 
 def grouped(n_nodes: int, keys: array[int], values: array[int]) -> Adjacency:
     """Group `values` by `keys` with a counting sort, which keeps their order within each group."""
-    # Arrays (of 4 bytes an item on every platform of CPython) also for what is only counted: in a list each number is
-    # an object elsewhere in memory, and reaching for it nearly doubles the time of the loops.
+    # What is only counted is in arrays, too (4 bytes an item on every platform of CPython): in a list each number is an
+    # object elsewhere in memory, and reaching for it nearly doubles the time of the loops.
     counts = array("I", bytes(4 * n_nodes))
     for key in keys:
         counts[key] += 1
@@ -66,7 +66,7 @@ def grouped(n_nodes: int, keys: array[int], values: array[int]) -> Adjacency:
 
 
 def drop_repeated(by_child: Adjacency, sources: array[int], targets: array[int]) -> bool:
-    """Remove from `sources` and `targets` every edge that came before; return whether there were any."""
+    """Remove from `sources` and `targets` every edge that was there before; return whether there were any."""
     # The children concerned come first: a set of all edges would be the largest thing in memory by far.
     flat = by_child.flat
     spans = enumerate(pairwise(by_child.offsets))

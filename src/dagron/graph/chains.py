@@ -10,7 +10,7 @@ __all__ = ["Graph", "remaining_seconds"]
 
 
 class Graph(Protocol):
-    """What is needed of a DAG; see `dagron.graph.dag.DAG`."""
+    """What is used of a DAG; see `dagron.graph.dag.DAG`."""
 
     def __len__(self) -> int: ...
 

@@ -46,7 +46,7 @@ _FINGERPRINT_SIZE = 16
 
 @final
 class DAGBuilder:
-    """Collects nodes and edges; `build` checks them and makes the `DAG`.
+    """Collects nodes and edges; `build` checks them and makes a `DAG`.
 
     Every method but `build` returns the builder, so calls chain. A call that raises leaves the builder as it was,
     except that `add_nodes` and `add_edges` keep what came before the item that they reject.
@@ -398,7 +398,7 @@ class DAG:
         return hash((self._names, *map(bytes, self._by_child)))
 
     def __reduce__(self) -> tuple[Callable[..., DAG], tuple[Any, ...]]:
-        # Only what defines the graph: fewer bytes, and a pickle that does not know how a DAG looks inside.
+        # Only what defines the graph, so the pickle is small and does not know how a DAG looks inside.
         return _restored, (self._names, self._sources(), self._targets)
 
     def _sources(self) -> array[int]:

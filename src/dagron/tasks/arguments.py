@@ -1,12 +1,12 @@
 """The arguments of a node: handles found in them, and results put where these stood.
 
-`ArgumentReader` belongs to the process that writes a flow, `CallWithHoles` is what a worker calls. A handle is found as
+`ArgumentReader` belongs to the process that writes a flow; `CallWithHoles` is what a worker calls. A handle is found as
 an argument and, at any depth, in lists, tuples, named tuples, the values of dicts and the fields of dataclasses. It is
-refused where a result could not take its place, or only late and with luck: as a key, in a set (results that are equal
-would become one, and one that cannot be hashed would be told after hours), in a closure, a partial or an attribute.
+refused where a result could not take its place, or only late and with luck: as a key, in a set (equal results would
+become one, and a result that cannot be hashed would be noticed after hours), in a closure, a partial or an attribute.
 
 Lists, dicts and sets are copied when they are read, so what the caller does with them afterwards changes no argument.
-Other objects are the caller's, and are pickled when a run starts.
+Other objects stay the caller's, and are pickled when a run starts.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _ATOMS = frozenset({str, int, float, bool, bytes, type(None), complex})
 _CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
 
 _MAX_COPIES = 10_000
-"""A list that many nodes have is copied once, so that it also crosses once. Copies of so many lists are remembered;
-more would keep lists alive that the caller has long dropped."""
+"""A list that many nodes have is copied once, so that it also crosses once. The copies of so many lists are remembered.
+Never varied: more would keep more lists alive that the caller has long dropped."""
 
 _NOWHERE = (
     "where no result can take its place; give it to `add` or `map` as an argument, "
@@ -45,14 +45,14 @@ class Hole(NamedTuple):
     """Stands where the result of a parent goes.
 
     Attributes:
-        position: That of the parent among the parents of the node.
+        position: The position of the parent among the parents of the node.
     """
 
     position: int
 
 
 class Holed(NamedTuple):
-    """An argument that has holes somewhere inside; others need not be looked at."""
+    """An argument that has holes somewhere inside. Other arguments need not be looked at."""
 
     value: Any
 
@@ -60,7 +60,7 @@ class Holed(NamedTuple):
 class CallWithHoles(functools.partial[Any]):
     """A callable with its arguments, some of them holes; called with the results of all parents, in their order.
 
-    A partial, so that what looks into partials for a function or for large arguments looks into this, too.
+    It is a partial, so that whoever looks into partials for a function or for large arguments looks into it, too.
     """
 
     __signature__ = inspect.Signature([inspect.Parameter("results", inspect.Parameter.VAR_POSITIONAL)])
@@ -98,7 +98,7 @@ def _filled(value: Any, results: Sequence[Any]) -> Any:
 
 
 def _rebuilt(value: Any, items: list[Any]) -> Any:
-    """Return a container like `value` with other items; itself if all of them are the same."""
+    """Return a container like `value` with these items; `value` itself if it has them already."""
     kind = type(value)
     if kind is dict:
         return dict(zip(value, items, strict=True)) if _differ(value.values(), items) else value
@@ -204,7 +204,7 @@ class ArgumentReader:
         return [self._read(value, parents) for value in values]
 
     def _copied(self, value: Any, new: Any, holed_since: int | None = None) -> Any:
-        """Return the copy of a container that another node has already, if it is the same; else the new one."""
+        """Return the copy of a container that another node has already, if that is the same; else `new`."""
         if holed_since is not None and self._n_holes > holed_since:
             return new
         known = self._copies.get(id(value))
@@ -217,7 +217,7 @@ class ArgumentReader:
 
 
 def _same(old: Any, new: Any) -> bool:
-    # By identity: to compare items might take long, or ask them what they cannot tell.
+    # By identity: comparing items might take long, and some cannot be compared.
     if len(old) != len(new) or _differ(old, new):
         return False
     return type(old) is not dict or not _differ(old.values(), new.values())

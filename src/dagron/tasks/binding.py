@@ -56,7 +56,7 @@ class Binding(NamedTuple):
         return fn(*args, **kwargs)
 
     def arguments(self, fn: Callable[..., Any], inputs: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Return what `call` calls `fn` with."""
+        """Return the arguments with which `call` calls `fn`."""
         values = iter(inputs)
         args = [next(values) if isinstance(p, int) else signature_of(fn).parameters[p].default for p in self.positional]
         return args, {name: next(values) for name, _ in self.keywords}
@@ -67,6 +67,8 @@ NO_INPUTS = Binding()
 Parameters = Mapping[str, inspect.Parameter]
 
 _NO_PARAMETERS: Parameters = {}
+
+_STARS = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 
 
 _DEFERRED = {
@@ -94,7 +96,7 @@ def refuse_deferred(node: str, fn: Any) -> None:
 def signature_of(fn: Callable[..., Any]) -> inspect.Signature:
     """Return the signature of a callable; its annotations are texts where Python evaluates them late.
 
-    Evaluated they would raise whatever a name raises that exists for type checkers only.
+    Evaluating them would raise an error where a name exists for type checkers only.
 
     Raises:
         ValueError: It cannot be known, as with some built-ins.
@@ -134,7 +136,7 @@ def parameters_of(fn: Callable[..., Any]) -> Parameters:
     """Return the parameters of a callable; none if its signature cannot be known, as with some built-ins."""
     if isinstance(fn, types.FunctionType) and not fn.__dict__:
         code = fn.__code__
-        if not code.co_argcount and not code.co_kwonlyargcount and not code.co_flags & 0x0C:
+        if not code.co_argcount and not code.co_kwonlyargcount and not code.co_flags & _STARS:
             return _NO_PARAMETERS  # the common case, twenty times as fast as asking for the signature
     try:
         return signature_of(fn).parameters
@@ -204,7 +206,7 @@ def bind(
             if name in by_name:
                 keywords.append((name, position[name]))
         elif parameter.kind is parameter.POSITIONAL_ONLY or spreads:
-            # A later argument is given by position, so the default before it has to be, too.
+            # A later argument is given by position, so the default before it has to be given, too.
             positional.append(position[name] if name in by_name else name)
         elif name in by_name:
             keywords.append((name, position[name]))

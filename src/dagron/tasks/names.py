@@ -20,11 +20,12 @@ from dagron.tasks.handle import Node
 __all__ = ["MAX_LABEL_CHARS", "Named", "checked_name", "namer"]
 
 MAX_LABEL_CHARS = 100
-"""A longer text is cut, and told from others by its digest: names stand in every record, message and progress line."""
+"""A longer text is cut, and told from others by its digest. Never varied: names stand in every record, message and
+progress line, and a digest cannot be read."""
 
 _INDEX = "index"
 
-# What str() shows in full, and in the same way tomorrow. Numbers of numpy are among them.
+# What `str` shows in full, and in the same way tomorrow. The numbers of numpy are among them.
 _SHOWN = (numbers.Number, enum.Enum, datetime.date, datetime.time, datetime.timedelta, uuid.UUID, type(None))
 
 _ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]{6,}[>,]")

@@ -17,16 +17,17 @@ from dagron.tasks.binding import Binding, signature_of
 
 __all__ = ["named_inputs", "shown_inputs", "shown_value"]
 
+# None of these was ever varied. A report of a failure is to fit on a page, and its record is to stay small.
 _MAX_INPUTS = 20
 _MAX_NAME = 60
 _MAX_VALUE = 200
 _MAX_ALL = 4000
-"""Characters of all texts of a task together. A record and the worker's board have to hold them."""
+"""Characters of all texts of a task together."""
 
 _MAX_ITEMS = 6
 _MAX_DEPTH = 3
 _MAX_LENGTH = 1000
-"""A longer object with a `__repr__` of its own is shown by its length alone: that method might take minutes."""
+"""A longer object with a `__repr__` of its own is shown by its length alone, because that method might take minutes."""
 
 _BRACKETS: dict[type, tuple[str, str]] = {
     list: ("[", "]"),
@@ -39,8 +40,8 @@ _BRACKETS: dict[type, tuple[str, str]] = {
 def named_inputs(binding: Binding, fn: Callable[..., Any], inputs: Sequence[Any]) -> list[tuple[str, Any]]:
     """Return the arguments with which a task is called, with the names of its parameters.
 
-    Those that a `partial` or a flow has fixed are among them. Arguments of `*args` are numbered; where no signature can
-    be had, as with some built-ins, all positional ones are.
+    The arguments that a `partial` or a flow has fixed are among them. Those of `*args` are numbered; where there is no
+    signature, as with some built-ins, all positional arguments are.
 
     Args:
         binding: How the callable takes its inputs.
