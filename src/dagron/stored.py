@@ -270,13 +270,21 @@ _classes: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
 """Classes that have no name in the script, by the digest of their definition."""
 
 
+_key_of: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+
 _filled: weakref.WeakSet[type] = weakref.WeakSet()
 
 
 def known_class(key: str, cls: type) -> None:
     """Let the class of this process be the one that pickles with this key mean."""
-    if _classes.setdefault(key, cls) is cls:
-        _filled.add(cls)
+    _classes[key] = cls  # the newest: a notebook may have made one again
+    _key_of[cls] = key
+    _filled.add(cls)
+
+
+def known_key(cls: type) -> str | None:
+    """Return the key of a class without a name that was pickled or unpickled here; None if it never was."""
+    return _key_of.get(cls)
 
 
 def _of_library(meta: type) -> Any:
@@ -332,6 +340,7 @@ def new_class(
             found = _of_library(meta).__new__(meta, name, bases, namespace)
         if key:
             _classes[key] = found
+            _key_of[found] = key
     return found
 
 
@@ -409,6 +418,7 @@ def new_enum(
             type.__delattr__(found, own)
     if key:
         _classes[key] = made
+        _key_of[made] = key
     return made
 
 

@@ -619,3 +619,70 @@ def test_pools_inside_of_tasks_find_what_the_script_defines(tmp_path, how, jobli
         assert told.pop("joblib", "[6, 9]") == "[6, 9]"
         assert set(told.values()) == {"(True, [True, True])"}
         assert set(told) == set(multiprocessing.get_all_start_methods())
+
+
+# --- classes without a name ------------------------------------------------------------------------------------------
+
+UNNAMED = """
+import dataclasses, json
+import dagron
+
+@dataclasses.dataclass
+class Data:
+    x: int
+Old = Data
+make_old = lambda c=Data: c(1)
+
+@dataclasses.dataclass
+class Data:
+    y: int
+make_new = lambda c=Data: c(2)
+
+in_a_loop = []
+for i in range(3):
+    class Loop:
+        k = i
+    in_a_loop.append(Loop)
+
+def build():
+    class Local:
+        def __init__(self, v):
+            self.v = v
+        def __eq__(self, other):
+            return type(self) is type(other) and self.v == other.v
+        def __hash__(self):
+            return self.v
+    return Local, lambda: Local(1), lambda xs: [len(set(xs)), all(isinstance(x, Local) for x in xs)]
+
+Local, make, check = build()
+flow = dagron.Flow()
+old, new = flow.add("old", make_old), flow.add("new", make_new)
+told = flow.add("told", lambda a, b: [type(a) is Old, type(b) is Data, a.x, b.y], old, new)
+loops = flow.map("loop[{}]", lambda i: in_a_loop[i](), range(3))
+ks = flow.add("ks", lambda found: [one.k for one in found], loops)
+made = [flow.add(f"made[{i}]", make) for i in range(3)]
+checked = flow.add("checked", check, made)
+if __name__ == "__main__":
+    result = flow.run("ckpt", resume=True, max_workers=2)
+    print(json.dumps([
+        result.restored, result.value(told), type(result.value(old)) is Old, type(result.value(new)) is Data,
+        result.value(ks), [type(result.value(node)) is cls for node, cls in zip(loops, in_a_loop)],
+        result.value(checked), [type(result.value(node)) is Local for node in made],
+    ]))
+"""
+
+
+def test_classes_without_a_name_or_with_one_name_stay_apart_and_themselves(tmp_path):
+    (tmp_path / "job.py").write_text(UNNAMED)
+    for restored in (0, 11):
+        done = subprocess.run(
+            [sys.executable, "job.py"],
+            env={**os.environ, "PYTHONPATH": SRC},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        expected = [[True, True, 1, 2], True, True, [0, 1, 2], [True] * 3, [1, True], [True] * 3]
+        assert found == [restored, *expected]

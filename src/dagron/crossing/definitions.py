@@ -17,7 +17,6 @@ import marshal
 import sys
 import types
 import typing
-import weakref
 from collections.abc import Iterator
 from contextvars import Context, ContextVar
 from opcode import opmap
@@ -148,8 +147,6 @@ _METACLASSES = (type, abc.ABCMeta, enum.EnumMeta, typing._ProtocolMeta, type(_So
 _dispatching: Any = functools.singledispatch(id)
 _DISPATCH_CODE = _dispatching.__code__
 
-_keys: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
-
 
 def is_heap_type(cls: type) -> bool:
     """Tell whether a class was made by Python code."""
@@ -218,7 +215,7 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def key_of(self, cls: type) -> str:
         """Return what tells a class without a name from others; empty for a class with a name."""
-        key = _keys.get(cls)
+        key = stored.known_key(cls)
         if key is None:
             if self.names.of(cls) is not None:
                 return ""
@@ -226,7 +223,6 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             writer = types.SimpleNamespace(write=lambda data: pieces.append(bytes(data)))
             KeyPickler(writer, PROTOCOL, names=self.names).dump(cls)
             key = hashlib.blake2b(b"".join(pieces), digest_size=16).hexdigest()
-            _keys[cls] = key
             stored.known_class(key, cls)
         return key
 

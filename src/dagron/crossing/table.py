@@ -45,6 +45,11 @@ class _TablePickler(DefinitionPickler):
     def needs(self, module: str, code: types.CodeType) -> None:
         self._table.need_code(module, code)
 
+    def reference(self, module: str, path: str, obj: Any) -> Any:
+        # Here is where it is defined; but it has to be bound to its name, too, also if no code names it.
+        self._table.need(module, path.partition(".")[0])
+        return None
+
 
 class Table:
     """The names that are needed, and what they mean.
@@ -170,8 +175,8 @@ class Table:
     def _definitions(self) -> tuple[bytes, bytes]:
         n_names = -1
         data = b"", b""
-        while len(self._values) > n_names:  # more are found while they are pickled
-            n_names = len(self._values)
+        while len(self._values) + len(self._for_tasks) > n_names:  # more are found while they are pickled
+            n_names = len(self._values) + len(self._for_tasks)
             try:
                 data = self._pickled(self._values)
             except Exception:
@@ -189,8 +194,12 @@ class Table:
         pickler = _TablePickler(out, self)
         # Each is bound as soon as it is there, and all have one memo.
         needed = {key: value for key, value in values.items() if key in self._for_tasks}
-        for (module, name), value in sorted(needed.items(), key=lambda item: _rank(item[1])):
-            pickler.dump((module, name, value))
+        self.for_tasks = True
+        try:
+            for (module, name), value in sorted(needed.items(), key=lambda item: _rank(item[1])):
+                pickler.dump((module, name, value))
+        finally:
+            self.for_tasks = False
         reducers = [
             (cls, reducer)
             for cls, reducer in copyreg.dispatch_table.items()
