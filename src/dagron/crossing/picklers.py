@@ -71,6 +71,7 @@ class PlainPickler(pickle.Pickler):
         super().__init__(file, protocol, buffer_callback=buffer_callback)
         self._names: Names | None = None
         self._reduces: dict[type, bool] = {}
+        self._slotted: set[type] = set()  # instances have a state; to look at each takes as long as to pickle it
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce what the script defines in a way of our own, or leave an object to pickle."""
@@ -85,7 +86,9 @@ class PlainPickler(pickle.Pickler):
             reduces = self._reduces.get(kind)
             if reduces is None:
                 reduces = self._reduces[kind] = reduces_itself(kind) and kind not in copyreg.dispatch_table
-            if reduces or not (getattr(obj, "__dict__", None) or has_state(obj)):
+                if any(isinstance(held, types.MemberDescriptorType) for c in kind.__mro__ for held in vars(c).values()):
+                    self._slotted.add(kind)
+            if reduces or (kind not in self._slotted and not (getattr(obj, "__dict__", None) or has_state(obj))):
                 raise pickle.PicklingError("it may have a name")
             return NotImplemented
         if isinstance(obj, type):
