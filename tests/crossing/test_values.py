@@ -543,6 +543,23 @@ class TestAScriptThatHasChanged:
         assert died.returncode == 9
         assert run_with(fields="y: int")[0] == {"restored": 2, "use": "Point(y=0)"}
 
+    def test_a_name_that_is_new_is_looked_for_in_no_result_and_is_recorded(self, run_with, tmp_path):
+        def resumed(source):
+            (tmp_path / "job.py").write_text(source)
+            code = (
+                "import os, runpy, dagron.runs.prepare as p; p.changed_results = lambda *a: os._exit(9); "
+                "runpy.run_path('job.py', run_name='__main__')"
+            )
+            env = {**os.environ, "PYTHONPATH": SRC}
+            return subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, check=False).returncode
+
+        run_with()
+        source = JOB.format(fields="x: int", members="A = 1")
+        added = source.replace("def use(", "class Added:\n    pass\n\ndef use(")
+        assert resumed(added) == 0
+        assert "__main__:Added" in dict(read_ledger(Directory(tmp_path / "ckpt")).definitions)
+        assert resumed(source) == 9  # which results may hold
+
     def test_nothing_that_a_result_names_is_run_to_find_out(self, tmp_path):
         class Boom:
             def __reduce__(self):

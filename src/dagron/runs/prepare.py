@@ -115,7 +115,9 @@ def prepare(dag: DAG, plan: RunPlan, earlier: Earlier) -> Prepared:
         # After damage nothing may be taken for granted: what is missing may have been what mattered.
         is_same = ledger is not None and ledger.structure == dag.structure_digest().hex() and not ledger.damage
         if earlier.load is not None and ledger is not None and dict(ledger.definitions) != plan.definitions:
-            changed = changed_results([name for name in dag.nodes if name in earlier.commits], earlier.load)
+            # A name that is new in the script is in no result yet, so looking into all of them would find nothing.
+            if any(plan.definitions.get(name) != digest for name, digest in ledger.definitions):
+                changed = changed_results([name for name in dag.nodes if name in earlier.commits], earlier.load)
             # Also if nothing has to be made again: the next resume is to compare with this script.
             restore = plan_restore(dag, earlier.commits, earlier.stale, same_structure=is_same, changed=changed)
             is_same = False

@@ -79,7 +79,8 @@ class CopyWriter:
         given = []
         for _, commit, data in self._queue.give(slot, n):
             assert data is not None
-            given.append((commit.file_name, data, self._files.expect(commit.file_name)))
+            file_name = commit.file_name
+            given.append((file_name, data, self._files.expect(file_name)))
         return given
 
     def written(self, slot: int, n: int) -> None:
