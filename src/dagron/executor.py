@@ -240,7 +240,7 @@ class CheckpointExecutor:
             pass  # `clear` knows enough to delete it
         if not directory.exists(JOURNAL) and not directory.exists(META):
             return
-        from dagron.runs.prepare import end_leftovers
+        from dagron.runs.leftovers import end_leftovers
 
         store = self._store()
         try:

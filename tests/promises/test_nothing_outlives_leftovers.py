@@ -129,7 +129,7 @@ class TestRuns:
 
     @pytest.mark.parametrize("how", ["resume", "execute", "clear_checkpoint"])
     def test_whatever_comes_next_ends_what_is_left_first_and_says_so(self, tmp_path, how, caplog):
-        """Fails if `Coordinator._dispatch` does not record the processes, or `_end_leftovers` is not called."""
+        """Fails if `Coordinator._dispatch` does not record the processes, or `end_leftovers` is not called."""
         left = self.killed_with_its_server(tmp_path)
 
         def task():

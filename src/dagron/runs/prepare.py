@@ -20,6 +20,7 @@ from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.crossing.changed import changed_results, versions
 from dagron.errors import OptionError
 from dagron.graph.dag import DAG
+from dagron.runs.leftovers import end_leftovers
 from dagron.runs.options import Options
 from dagron.runs.restore import RestorePlan, plan_restore
 from dagron.runs.state import RunState
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from dagron.engines.protocol import Features
     from dagron.runs.plan import RunPlan
 
-__all__ = ["Earlier", "Prepared", "begin_run", "check_limits", "end_leftovers", "prepare"]
+__all__ = ["Earlier", "Prepared", "begin_run", "check_limits", "prepare"]
 
 logger = logging.getLogger("dagron")
 
@@ -177,20 +178,6 @@ def _warn_of_changes(changed: Mapping[str, str]) -> None:
         names = [name for name, other in changed.items() if other == reason]
         shown = ", ".join(map(repr, names[:_NAMES_SHOWN])) + (" ..." if len(names) > _NAMES_SHOWN else "")
         logger.warning("%s; made again: %s, and what was made of it", reason, shown)
-
-
-def end_leftovers(store: CheckpointStore) -> None:
-    """End what a run has left whose own guard was killed with it, or it would go on beside this one.
-
-    Args:
-        store: The checkpoint, open.
-    """
-    from dagron.engines.local.leftovers import sweep
-    from dagron.engines.local.processes import pid_namespace
-
-    killed = sweep(leftovers) if (leftovers := store.leftovers(pid_namespace())) else []
-    if killed:
-        logger.warning("%s: killed processes that an earlier run had left: %s", store.directory.path, killed)
 
 
 def check_limits(dag: DAG, plan: RunPlan, options: Options, features: Features) -> None:
