@@ -112,11 +112,12 @@ GOLDEN_RUN_STARTED = bytes.fromhex(
     "7b226174223a20312e352c20226672657368223a20747275652c20226f776e73223a205b5d7d"
 )
 GOLDEN_COMMITTED_INLINE = bytes.fromhex(
-    "b74447c3" "02000000" "75000000" "05000000" "0200000000000000"  # 117 bytes of body, 5 of payload
-    "3c9ee4cefa286e9910680fc05f60eb56"
+    "b74447c3" "02000000" "85000000" "05000000" "0200000000000000"  # 133 bytes of body, 5 of payload
+    "c26ddcbd683e60276e6ffe12e6cee024"
     "00" "00" "0300" "02000000"         # INLINE, padding, slot 3, 2 attempts
     "0500000000000000"                  # 5 bytes
     "cae054c50efb360d70b15439b6c8fa00df1127236a1247f0198c992062370981"  # digest of the payload
+    "00000000000000000000000000000000"  # no digest of the value
     "c8c9cacbcccdcecfd0d1d2d3d4d5d6d7"  # fingerprint
     "0000000000000000"                  # never another result
     "000000000000f03f"                  # started at 1.0
@@ -128,11 +129,12 @@ GOLDEN_COMMITTED_INLINE = bytes.fromhex(
     "80054b2a2e"                        # payload: pickle.dumps(42, 5)
 )
 GOLDEN_COMMITTED_FILE = bytes.fromhex(
-    "b74447c3" "02000000" "b9000000" "00000000" "0300000000000000"
-    "7627c9b887763a316f8a812766303086"
+    "b74447c3" "02000000" "c9000000" "00000000" "0300000000000000"
+    "f03734638328f6c77d8a482bdbfdab72"
     "01" "00" "ffff" "01000000"         # FILE, padding, slot -1, 1 attempt
     "40420f0000000000"                  # a million bytes
     "6465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7f80818283"
+    "dcdddedfe0e1e2e3e4e5e6e7e8e9eaeb"  # digest of the value
     "c8c9cacbcccdcecfd0d1d2d3d4d5d6d7"
     "0100000000000000"                  # another one since record 1
     "0000000000000040" "0000000000000840" "0000000000001040" "000000000000f83f" "0000000002000000"
@@ -185,6 +187,7 @@ COMMITTED_B = Commit(
     "B.pkl",
     "_dagron-0.tmp",
     1,
+    value_digest=bytes(range(220, 236)),
 )
 
 

@@ -95,11 +95,12 @@ FAILED = Outcome(3, OutcomeKind.RAISED, FIGURES, fault=FAULT)
         COMPLETED,
         COMPLETED._replace(blob=BLOB._replace(data=b"", size=0)),
         COMPLETED._replace(blob=FILE),
+        COMPLETED._replace(blob=BLOB._replace(value_digest=b"v" * 16)),
         FAILED,
         FAILED._replace(fault=FAULT._replace(inputs=(("x", "1"),), pid=4)),
         FAILED._replace(kind=OutcomeKind.DISK, figures=Figures(), fault=Fault("OSError", "no space", "")),
     ],
-    ids=["inline", "empty", "file", "failed", "failed with inputs", "disk"],
+    ids=["inline", "empty", "file", "with a digest of the value", "failed", "failed with inputs", "disk"],
 )
 def test_an_outcome_is_the_same_behind_the_board(outcome, written):
     assert unpack_outcome(pack_outcome(outcome, written)) == (outcome, written)

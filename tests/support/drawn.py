@@ -29,4 +29,5 @@ commits = st.builds(
     temp_name=st.sampled_from(["", "_dagron-0.tmp"]),
     since=st.integers(0, 2**64 - 1),
     sequence=st.just(0),
+    value_digest=st.binary(min_size=16, max_size=16),
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dagron.checkpoint.files import ReadFile, TempFile
 from dagron.checkpoint.format.buffers import BufferTable
-from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.digests import NO_VALUE_DIGEST, Digests
 from dagron.checkpoint.format.names import JOURNAL
 from dagron.checkpoint.format.storage import Storage
 from dagron.errors import CheckpointDamagedError
@@ -60,6 +60,7 @@ class Blob(NamedTuple):
         data: The bytes, if the storage is INLINE; else empty.
         temp_name: The name of the file that has them, if the storage is FILE; else empty.
         identity: That of the file, as in `ReadFile`.
+        value_digest: The canonical digest of the value; `NO_VALUE_DIGEST` if it has none.
     """
 
     storage: int
@@ -68,6 +69,7 @@ class Blob(NamedTuple):
     data: bytes
     temp_name: str
     identity: tuple[int, ...] = ()
+    value_digest: bytes = NO_VALUE_DIGEST
 
 
 class BlobFile(NamedTuple):

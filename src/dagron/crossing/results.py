@@ -6,10 +6,11 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink
-from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.digests import NO_VALUE_DIGEST, Digests
 from dagron.checkpoint.format.storage import Storage
 from dagron.crossing.culprits import find_culprit
 from dagron.crossing.picklers import PROTOCOL, PlainPickler, ResultPickler
+from dagron.crossing.values import value_digest
 from dagron.errors import ResultNotPicklableError
 
 if TYPE_CHECKING:
@@ -38,21 +39,27 @@ def dump_result(
         data = pickle.dumps(value, PROTOCOL)
         if len(data) <= INLINE_MAX_BYTES:
             return Blob(Storage.INLINE, len(data), digests.of(data), data, "")
-    for pickler in (PlainPickler, ResultPickler):
+    for kind in (PlainPickler, ResultPickler):
         sink = ResultSink(directory, digests, durable=durable)
         try:
-            pickler(sink, PROTOCOL, buffer_callback=sink.expect).dump(value)
-            return sink.finish()
+            pickler = kind(sink, PROTOCOL, buffer_callback=sink.expect)
+            pickler.dump(value)
+            blob = sink.finish()
+            break
         except BaseException as error:
             sink.discard()
             if sink.refusal is not None:
                 raise sink.refusal from None
-            if pickler is ResultPickler:
+            if kind is ResultPickler:
                 if isinstance(error, KeyboardInterrupt):
                     raise
                 path, reason = find_culprit(value, error, ResultPickler)
                 raise ResultNotPicklableError(node, path, reason) from error
-    raise AssertionError("unreachable")
+    if blob.storage == Storage.INLINE:
+        digest = value_digest(value, digests, pickler)
+        if digest is not NO_VALUE_DIGEST:
+            return blob._replace(value_digest=digest)
+    return blob
 
 
 def _is_small(value: Any) -> bool:

@@ -400,6 +400,7 @@ class Coordinator:
                 dag.parents_fingerprint(node),
                 outcome.figures,
                 tuple(dag.name_of(parent) for parent in state.parents_without_result(node)),
+                value_digest=blob.value_digest,
             )
             in_doubt = state.is_in_doubt(node)
             if in_doubt:

@@ -11,13 +11,16 @@ import mmap
 
 from blake3 import blake3
 
-__all__ = ["CHECK_SIZE", "DIGEST_SIZE", "Digests"]
+__all__ = ["CHECK_SIZE", "DIGEST_SIZE", "NO_VALUE_DIGEST", "Digests"]
 
 DIGEST_SIZE = 32
 """What BLAKE3 gives unless it is asked for more."""
 
 CHECK_SIZE = 16
 """A check is the first half of a digest: 128 bits, which nobody hits by chance or by trying. Each record has one."""
+
+NO_VALUE_DIGEST = bytes(CHECK_SIZE)
+"""Says that a result has no canonical digest: its bytes decide whether another one equals it."""
 
 _CONTEXT = "dagron checkpoint 2026-11-29 signing key"
 """What the key of the digests is derived with; part of the format."""

@@ -12,15 +12,16 @@ Body of COMMITTED, a `Commit`::
          4     4  attempts
          8     8  size of the pickled result
         16    32  digest of the pickled result
-        48    16  fingerprint, `DAG.parents_fingerprint` of the node
-        64     8  since, the number of the record with which the result became what it is; 0 if it was never another
-        72     8  started_unix, a double
-        80     8  duration_seconds, a double
-        88     8  cpu_seconds, a double
-        96     8  system_seconds, a double
-       104     8  peak_rss_bytes
-       112     4  name_size
-       116        the name in UTF-8, name_size bytes
+        48    16  value_digest, the canonical digest of the value; zero if it has none, and then the bytes decide
+        64    16  fingerprint, `DAG.parents_fingerprint` of the node
+        80     8  since, the number of the record with which the result became what it is; 0 if it was never another
+        88     8  started_unix, a double
+        96     8  duration_seconds, a double
+       104     8  cpu_seconds, a double
+       112     8  system_seconds, a double
+       120     8  peak_rss_bytes
+       128     4  name_size
+       132        the name in UTF-8, name_size bytes
                   then nothing, or a JSON object with `without`, `file` and `temp`, each left out if there is none
 
 The offsets follow from `_LAYOUT`; a test compares this table with it.
@@ -43,6 +44,7 @@ from enum import IntEnum
 from operator import index
 from typing import Any, ClassVar, NamedTuple
 
+from dagron.checkpoint.format.digests import NO_VALUE_DIGEST
 from dagron.checkpoint.format.names import plain_file_name
 from dagron.checkpoint.format.storage import Storage
 from dagron.figures import NO_FIGURES, Figures
@@ -95,6 +97,7 @@ _LAYOUT = {
     "attempts": "I",
     "size": "Q",
     "digest": "32s",
+    "value_digest": "16s",
     "fingerprint": "16s",
     "since": "Q",
     "started_unix": "d",
@@ -138,6 +141,7 @@ class Commit(NamedTuple):
             A child whose record is older has taken another result. A result that was lost and made again keeps its
             number, so that its children stay as they are.
         sequence: The number of this record. Known from its frame.
+        value_digest: The canonical digest of the value; `NO_VALUE_DIGEST` if it has none.
     """
 
     name: str
@@ -154,11 +158,16 @@ class Commit(NamedTuple):
     temp_name: str = ""
     since: int = 0
     sequence: int = 0
+    value_digest: bytes = NO_VALUE_DIGEST
 
     @property
     def is_special(self) -> bool:
         """Whether the result is in a FILE, or the record says more than the fixed fields."""
         return self.storage != _INLINE or bool(self.without or self.special_name or self.temp_name)
+
+    def has_equal_result(self, digest: bytes, value_digest: bytes) -> bool:
+        """Tell whether a result with these digests equals this one: the same bytes, or the same value."""
+        return digest == self.digest or value_digest == self.value_digest != NO_VALUE_DIGEST
 
     @property
     def file_name(self) -> str:
@@ -176,6 +185,7 @@ def encode_commit(commit: Commit) -> bytes:
             commit.attempts,
             commit.size,
             commit.digest,
+            commit.value_digest,
             commit.fingerprint,
             commit.since,
             *commit.figures,
@@ -206,7 +216,9 @@ def glance_at_commit(body: bytes) -> tuple[str, float, bool]:
 
 def decode_commit(body: bytes, payload_offset: int, sequence: int) -> Commit:
     """Read the body of a COMMITTED record with this number, whose payload stands there."""
-    storage, slot, attempts, size, digest, fingerprint, since, *figures, length = _COMMIT.unpack_from(body)
+    storage, slot, attempts, size, digest, value_digest, fingerprint, since, *figures, length = _COMMIT.unpack_from(
+        body
+    )
     end = _COMMIT.size + length
     without: tuple[str, ...] = ()
     special = temp = ""
@@ -228,6 +240,7 @@ def decode_commit(body: bytes, payload_offset: int, sequence: int) -> Commit:
         temp,
         since,
         sequence,
+        value_digest,
     )
 
 

@@ -435,7 +435,7 @@ class CheckpointStore:
         old = ledger.stale.get(commit.name) or ledger.commits.get(commit.name)
         if old is None and in_doubt:
             old = ledger.lost.get(commit.name)
-        return old is not None and old.digest != commit.digest
+        return old is not None and not old.has_equal_result(commit.digest, commit.value_digest)
 
     @property
     def stale(self) -> Collection[str]:
