@@ -40,6 +40,27 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation(
+        "nothing",
+        "crossing/values.py",
+        "return _node(kind.__name__, *sorted(parts))",
+        "return _node(kind.__name__, *parts)",
+        "tests/crossing/test_value_digests.py -k hash_seed",
+    ),
+    Mutation(
+        "stale",
+        "crossing/values.py",
+        'return _node("again", number)',
+        "pass",
+        "tests/crossing/test_value_digests.py -k is_there_twice",
+    ),
+    Mutation(
+        "nothing",
+        "checkpoint/format/records.py",
+        "digest == self.digest or value_digest == self.value_digest != NO_VALUE_DIGEST",
+        "digest == self.digest",
+        "tests/crossing/test_value_digests.py -k keeps_its_own",
+    ),
+    Mutation(
         "memory",
         "checkpoint/files.py",
         "access=mmap.ACCESS_COPY",

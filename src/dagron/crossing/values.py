@@ -2,9 +2,9 @@
 
 The bytes of a pickle depend on more than the value: sets come in the order of their hashes, and a text that occurs
 twice is a reference the second time, but only if it is one object. So a small result gets a second digest, over a walk
-that sees neither. Types, the order of dicts, the signs of zeros and the bits of floats count. That a mutable object occurs
-twice counts, too, as a task can tell `[a, a]` from `[a, copy(a)]` by changing one; for what cannot change it does not.
-Objects are what pickling reduces them to.
+that sees neither. Types, the order of dicts, the signs of zeros and the bits of floats count. That a mutable object
+occurs twice counts, too, as a task can tell `[a, a]` from `[a, copy(a)]` by changing one; for what cannot change it
+does not. Objects are what pickling reduces them to.
 
 No digest is no fault: then the bytes of the pickle decide.
 """
@@ -15,6 +15,7 @@ import copyreg
 import marshal
 import pickle
 import types
+import weakref
 from collections.abc import Collection
 from typing import Any
 
@@ -69,10 +70,17 @@ def _pickles_canonically(value: Any) -> bool:
         items = [*value, *value.values()]
     else:
         return kind in _ATOMS
-    if _NUMBERS.issuperset(map(type, items)):
+    kinds = set(map(type, items)) - _NUMBERS
+    if not kinds:
         return True
-    texts = [item for item in items if type(item) not in _NUMBERS]
-    return _TEXTS.issuperset(map(type, texts)) and len(set(texts)) == len(texts)
+    if not kinds <= _TEXTS:
+        return False
+    texts = [item for item in items if type(item) in _TEXTS]
+    return len(set(texts)) == len(texts)
+
+
+_traits: weakref.WeakKeyDictionary[type, tuple[bool, bool]] = weakref.WeakKeyDictionary()
+"""Whether a type is plain, and whether its instances cannot change."""
 
 
 class _Walk:
@@ -163,7 +171,11 @@ class _Walk:
         self._spend(0)
         found = self._kinds.get(kind)
         if found is None:
-            found = self._kinds[kind] = self.encode(kind) if _is_plain(kind) else b"", _cannot_change(kind)
+            traits = _traits.get(kind)
+            if traits is None:
+                traits = _traits[kind] = _is_plain(kind), _cannot_change(kind)
+            is_plain = traits[0] and kind not in copyreg.dispatch_table
+            found = self._kinds[kind] = self.encode(kind) if is_plain else b"", traits[1]
         named, cannot_change = found
         state = vars(value) if named else None
         # The attributes are what the reduction comes to, and take a third of the time.
@@ -221,7 +233,6 @@ def _is_plain(kind: Any) -> bool:
         and not hasattr(kind, "__getnewargs__")
         and not hasattr(kind, "__getnewargs_ex__")
         and not issubclass(kind, (list, dict, type, types.FunctionType))
-        and kind not in copyreg.dispatch_table
         and kind.__dictoffset__ != 0
         and not any(type(held) is types.MemberDescriptorType for c in kind.__mro__ for held in vars(c).values())
     )
