@@ -186,7 +186,7 @@ class _Walk:
         return encoded
 
     def _reduced(self, value: Any) -> bytes:
-        reduced = self._reduce(value)
+        kind, reduced = type(value), self._reduce(value)
         if reduced is NotImplemented:  # a class or a function that is pickled by its name
             return _node("name", value.__module__, value.__qualname__)
         if isinstance(reduced, str):
@@ -198,7 +198,7 @@ class _Walk:
         return _node(
             "object",
             self.encode(function),
-            self._set(set, arguments[0]) if _is_set(type(value)) else self._items("tuple", arguments),
+            self._set(set, arguments[0]) if function is kind and _is_set(kind) else self._items("tuple", arguments),
             self._state(state),
             self._items("list", [] if items is None else list(items)),
             self._items("list", [] if pairs is None else list(pairs)),
@@ -240,7 +240,8 @@ def _is_plain(kind: Any) -> bool:
 
 def _is_set(kind: Any) -> bool:
     """Tell whether instances of a type are reduced to a list of what is in them, in the order of a set."""
-    return kind.__reduce__ is set.__reduce__ or kind.__reduce__ is frozenset.__reduce__
+    own = kind.__reduce__
+    return kind.__reduce_ex__ is object.__reduce_ex__ and (own is set.__reduce__ or own is frozenset.__reduce__)
 
 
 def _cannot_change(kind: type) -> bool:
