@@ -407,6 +407,13 @@ MUTATIONS = [
     Mutation(
         "value",
         "stored.py",
+        "            raise ClassChangedError(path, changed)\n    return found\n",
+        "            raise ClassChangedError(path, changed)\n    return stand_in(path, shape)\n",
+        "tests/promises/test_nothing_is_redone.py -k json_is_all",
+    ),
+    Mutation(
+        "value",
+        "stored.py",
         "    check_members(cls, names)\n",
         "",
         "tests/crossing/test_stored.py -k members_of_an_enum",
