@@ -434,6 +434,13 @@ MUTATIONS = [
     ),
     Mutation(
         "value",
+        "crossing/names.py",
+        "module_found(module, path) is obj:\n                return",
+        "True:\n                return",
+        "tests/crossing/test_values_drawn.py -k test_values",
+    ),
+    Mutation(
+        "value",
         "crossing/sharing.py",
         "                if not self._are_unlike(own.used, own.told_apart()):\n",
         "                if True:\n",
