@@ -428,6 +428,13 @@ MUTATIONS = [
     Mutation(
         "value",
         "stored.py",
+        "            raise ClassChangedError(path, changed)\n    return found\n",
+        "            raise ClassChangedError(path, changed)\n    return stand_in(path, shape)\n",
+        "tests/promises/test_nothing_is_redone.py -k json_is_all",
+    ),
+    Mutation(
+        "value",
+        "stored.py",
         "    check_members(cls, names)\n",
         "",
         "tests/crossing/test_stored.py -k members_of_an_enum",
@@ -445,6 +452,13 @@ MUTATIONS = [
         "module_found(module, path) is obj:\n                return",
         "True:\n                return",
         "tests/crossing/test_values.py -k kinds_are_the_same",
+    ),
+    Mutation(
+        "value",
+        "crossing/names.py",
+        "module_found(module, path) is obj:\n                return",
+        "True:\n                return",
+        "tests/crossing/test_values_drawn.py -k test_values",
     ),
     Mutation(
         "value",

@@ -135,6 +135,40 @@ class TestCommand:
         assert out.endswith("NOT every check held\n")
         assert (work / "checkpoint" / JOURNAL).exists()
 
+    @linux_only
+    def test_a_class_that_a_resume_takes_for_another_is_exit_code_1(self, tmp_path, monkeypatch):
+        (tmp_path / "sitecustomize.py").write_text(TWO_CLASSES)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        options = Options(kills=20, seed=3, share=200, durability="process", directory=str(tmp_path / "work"))
+        report = run_campaign(options)
+        assert not report.ok
+        assert "in the coordinator: differs: class of 0" in text(report)
+        assert all("resume" in finding["during"] for finding in report.findings)
+
+
+TWO_CLASSES = """
+import functools, os, sys
+
+if any('["resume"' in argument for argument in sys.orig_argv):
+    os.environ["TWO_CLASSES"] = "1"  # in its workers, too
+if "TWO_CLASSES" in os.environ:
+    from dagron import stored
+
+    original = stored.of_script
+
+    @functools.cache
+    def twin(cls):
+        return type(cls.__name__, (cls,), {"__slots__": ()})
+
+    @functools.wraps(original)
+    def of_script(*args):
+        found = original(*args)
+        return twin(found) if isinstance(found, type) and found.__name__ == "Point" else found
+
+    stored.of_script = of_script
+"""
+"""A run that resumes, whose results have a `Point` that is no more the script's."""
+
 
 class TestPlan:
     def test_the_same_seed_draws_the_same_plan_and_another_one_another(self):
@@ -161,7 +195,8 @@ class TestJob:
         assert dag.leaves() == ["final"]
         assert "report" in dag.parents("final")
         nasty = {name.partition(":")[0] for name in dag.parents("final")} - {"report"}
-        assert nasty == {"family", "gil", LONG.rstrip(":"), "short"}
+        assert nasty == {"family", "gil", LONG.rstrip(":"), "short", "same"}
+        assert {name for i in range(3) for name in dag.parents(f"same:{i}")} == {f"made:{i}" for i in range(6)}
 
     def test_the_last_result_is_known_beforehand_and_tells_one_salt_from_another(self):
         _, tasks = build_job(200, "unused", 7)

@@ -6,6 +6,7 @@ It is the job that ships with the package, on a part of the files, joined by nod
       ├──▶ family:0   gil:0   long:…   short:…          ─────────▶
       │                 weights ─▶ family:1   gil:1      ─────────▶
       │                                       report ─▶ family:2  ▶
+      └──▶ made:0   weights ─▶ made:1   report ─▶ made:2   (made) ─▶ same:0   same:1   same:2  ▶
 
 *   `family` starts a child in a session of its own, and a daemon that was forked twice, ignores SIGTERM and has nothing
     of ours in its environment; then it works on. Both live until somebody ends them.
@@ -13,16 +14,22 @@ It is the job that ships with the package, on a part of the files, joined by nod
 *   `long` nodes always make a batch of their own: see `evidence` for why. Their results are large, so that there are
     files which a kill can catch between the journal and their names.
 *   `short` nodes return at once, so that they are sent and committed by the batch.
+*   `made` nodes return classes, members of enums, a singleton, and sets of instances, all of classes that this script
+    defines. `same` nodes compare them by identity with what they make themselves, and the coordinator does in the end.
+    A kill parts those that made a value from those that look at it: one class taken for two shows in `final`.
 
 `final` takes whatever nobody else takes, so that a wrong result shows wherever it is.
 
-Each start and each end of a task leaves a line in a log outside of the checkpoint. `main` is what the coordinator's
-process runs; it says over a pipe when it is about to call the executor, and how that ended.
+Each start and each end of a task leaves a line in a log outside of the checkpoint. The coordinator's process runs this
+module as its script, so that what it defines is the script's in every process of the run; `main` says over a pipe when
+it is about to call the executor, and how that ended.
 """
 
 from __future__ import annotations
 
 import ctypes
+import dataclasses
+import enum
 import functools
 import hashlib
 import inspect
@@ -31,6 +38,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -47,11 +55,13 @@ __all__ = ["LONG", "Noted", "Order", "build_job", "expected_end", "main", "note"
 LONG = "long:"
 """How the names of the nodes begin that always make a batch of their own."""
 
+_PARENTS = ("scan", "weights", "report")
 _N_LONG = 16
 _N_SHORT = 100
 _LONG_SECONDS = 0.025
 _GIL_MICROSECONDS = 100_000
 _FAMILY_SECONDS = 0.05
+_N_MADE = 6
 _FOR_EVER = "600"
 
 # A child that nobody waits for says so when it is collected; these are meant to be left behind.
@@ -172,7 +182,95 @@ def take_no_time(*, number: int, salt: int) -> str:
 def conclude(report: str, *others: str) -> str:
     """Return the report and a digest of all else; takes every result that nobody else takes."""
     digest = hashlib.blake2b(repr(others).encode(), digest_size=16).hexdigest()
-    return f"{report}{len(others)} more: blake2b {digest}\n"
+    differing = "".join(f"{other}\n" for other in others if other.startswith(_DIFFERS))
+    return f"{report}{len(others)} more: blake2b {digest}\n{differing}"
+
+
+# --- values whose identity counts ------------------------------------------------------------------------------------
+
+
+class Grade(enum.Enum):
+    """Members with attributes, and one with two names."""
+
+    LOW = (1, "low")
+    HIGH = (2, "high")
+    TOP = (2, "high")
+
+    def __init__(self, rank: int, word: str) -> None:
+        self.rank, self.word = rank, word
+
+
+class Access(enum.Flag):
+    """Members that are composed of others."""
+
+    READ = enum.auto()
+    WRITE = enum.auto()
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Point:
+    """Equal and hashed by its fields, if its class is the same."""
+
+    x: int
+    y: int
+
+
+class Row(NamedTuple):
+    """A row with a member of an enum."""
+
+    number: int
+    grade: Grade
+
+
+class _Nothing:
+    def __reduce__(self) -> str:
+        return "NOTHING"
+
+
+NOTHING = _Nothing()
+"""A singleton that is pickled by its name."""
+
+_SAME = "same"
+_DIFFERS = "differs: "
+
+
+def make_value(number: int) -> dict[str, Any]:
+    """Return values of classes of the script."""
+    return {
+        "number": number,
+        "class": Point,
+        "function": make_value,
+        "nothing": NOTHING,
+        "grade": Grade.HIGH,
+        "access": Access.READ | Access.WRITE,
+        "point": Point(number, 1),
+        "points": {Point(number, i) for i in range(3)},
+        "grades": {Grade.LOW: Point(0, number), Grade.HIGH: Point(1, number)},
+        "row": Row(number, Grade.LOW),
+    }
+
+
+def differences(made: dict[str, Any]) -> list[str]:
+    """Return in what a value differs from what is made here, wherever it was made."""
+    own = make_value(made["number"])
+    found = [key for key in ("class", "function", "nothing", "grade", "access") if made[key] is not own[key]]
+    if len({made["point"], own["point"]}) != 1 or max(made["point"], Point(-1, 0)) is not made["point"]:
+        found.append("point")
+    if len(made["points"] | own["points"]) != len(own["points"]):
+        found.append("points")
+    if made["grades"] != own["grades"] or made["grades"].get(Grade.TOP) != own["grades"][Grade.HIGH]:
+        found.append("grades")
+    if type(made["row"]) is not Row or made["row"].grade is not Grade.LOW:
+        found.append("row")
+    return [f"{key} of {made['number']}" for key in found]
+
+
+def compare(*made: dict[str, Any]) -> str:
+    """Compare values with one another and with those made here, by identity."""
+    found = [difference for value in made for difference in differences(value)]
+    if len({type(value["point"]) for value in made}) != 1:
+        found.append("classes of points")
+    return f"{_DIFFERS}{', '.join(found)}" if found else _SAME
 
 
 class _Nasty(NamedTuple):
@@ -183,15 +281,14 @@ class _Nasty(NamedTuple):
 
 
 def _nasty_nodes(log: str, salt: int) -> list[_Nasty]:
-    parents = ("scan", "weights", "report")
     family = functools.partial(start_family, log=log)
-    nodes = [_Nasty(f"family:{i}", parent, family, "family") for i, parent in enumerate(parents)]
-    nodes += [_Nasty(f"gil:{i}", parent, hold_the_gil, "gil") for i, parent in enumerate(parents[:2])]
+    nodes = [_Nasty(f"family:{i}", parent, family, "family") for i, parent in enumerate(_PARENTS)]
+    nodes += [_Nasty(f"gil:{i}", parent, hold_the_gil, "gil") for i, parent in enumerate(_PARENTS[:2])]
     long, large = functools.partial(take_long, salt=salt), _large(salt)
-    nodes += [_Nasty(f"{LONG}{i}", parents[i % 2], long, large) for i in range(_N_LONG)]
+    nodes += [_Nasty(f"{LONG}{i}", _PARENTS[i % 2], long, large) for i in range(_N_LONG)]
     for i in range(_N_SHORT):
         short = functools.partial(take_no_time, number=i, salt=salt)
-        nodes.append(_Nasty(f"short:{i}", parents[i % 2], short, f"short {i} {salt}"))
+        nodes.append(_Nasty(f"short:{i}", _PARENTS[i % 2], short, f"short {i} {salt}"))
     return nodes
 
 
@@ -203,12 +300,22 @@ def build_job(share: int, log: str, salt: int) -> tuple[DAG, dict[str, Noted]]:
     for nasty in _nasty_nodes(log, salt):
         builder.add_edge(nasty.parent, nasty.node).add_edge(nasty.node, "final")
         tasks[nasty.node] = nasty.task
+    for i in range(_N_MADE):
+        builder.add_edge(_PARENTS[i % 3], f"made:{i}")
+        tasks[f"made:{i}"] = functools.partial(make_value, i)
+    for i in range(3):
+        # The later ones take what the earlier ones took, too, which a resume has restored by then.
+        for j in range(_N_MADE):
+            if j % 3 <= i:
+                builder.add_edge(f"made:{j}", f"same:{i}")
+        builder.add_edge(f"same:{i}", "final")
+        tasks[f"same:{i}"] = compare
     return builder.build(), {node: Noted(task, node, log) for node, task in tasks.items()}
 
 
 def expected_end(report: str, salt: int) -> str:
     """Return what `final` has to return where `report` returns this."""
-    return conclude(report, *(nasty.result for nasty in _nasty_nodes("", salt)))
+    return conclude(report, *(nasty.result for nasty in _nasty_nodes("", salt)), *[_SAME] * 3)
 
 
 # --- the coordinator -------------------------------------------------------------------------------------------------
@@ -243,6 +350,9 @@ def _run(order: Order) -> dict[str, Any]:
     result = call(tasks)
     seconds = time.monotonic() - began
     errors = [f"{name}: {node.error!r}" for name, node in result.node_results.items() if node.error is not None]
+    if not errors:
+        here = compare(*(result[f"made:{i}"].result for i in range(_N_MADE)))
+        errors += [f"in the coordinator: {here}"] * (here != _SAME)
     return {
         "seconds": seconds,
         "error": "; ".join(errors[:3]),
@@ -276,3 +386,7 @@ def main(argument: str) -> None:
     except Exception:
         fields = {"error": traceback.format_exc()}
     _say(order, "end", warnings=warned.messages, **fields)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

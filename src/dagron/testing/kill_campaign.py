@@ -168,6 +168,7 @@ class Campaign:
         if said.get("error"):
             self._found([Finding("it runs", str(said["error"]))])
             return
+        self._found(evidence.check_outcome(said, expected_end(said["report"], 0), 0))
         self._report, self._run_seconds = said["report"], said["seconds"]
         said = self._undisturbed_call("clear", self._undisturbed)
         self._clear_seconds = said.get("seconds", 0.0)

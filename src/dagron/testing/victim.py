@@ -23,7 +23,7 @@ MARKER = "DAGRON_CAMPAIGN"
 """In the environment of every process of a run: a text that no other run has."""
 
 _SOURCE = Path(dagron.__file__).parent.parent
-_CODE = "import sys; from dagron.testing.job import main; main(sys.argv[1])"
+_JOB = "dagron.testing.job"
 _POLL_SECONDS = 0.005
 """Between two looks at all processes; never varied."""
 
@@ -56,7 +56,7 @@ class Victim:
         path = os.pathsep.join(filter(None, [str(_SOURCE), os.environ.get("PYTHONPATH", "")]))
         env = {**os.environ, "PYTHONPATH": path, MARKER: marker}
         env.pop("DAGRON_SIGNING_KEY", None)  # the campaign reads the checkpoint without one
-        command = [sys.executable, "-c", _CODE, json.dumps(order._replace(pipe=theirs))]
+        command = [sys.executable, "-m", _JOB, json.dumps(order._replace(pipe=theirs))]
         try:
             with open(stderr, "ab") as complaints:
                 self._process = subprocess.Popen(
