@@ -125,8 +125,8 @@ def test_the_figures_of_a_node_tell_user_from_system_time(tmp_path):
     for how in ("execute", "resume"):  # measured, then as recorded
         result = run(how)
         user, system = result["n0"], result["n1"]
-        assert user.user_seconds > 0.08
-        assert user.system_seconds < user.user_seconds
+        assert user.cpu_seconds > 0.08
+        assert user.system_seconds < user.user_seconds  # how much less, is the machine's matter
         assert system.system_seconds > 0.08
         assert system.cpu_seconds == pytest.approx(system.user_seconds + system.system_seconds)
         assert system.ended_unix == system.started_unix + system.duration_seconds

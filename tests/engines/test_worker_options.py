@@ -263,7 +263,9 @@ class TestWorkerInit:
     @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
     def test_nothing_is_left_if_the_coordinator_is_ended_while_it_goes_on(self, tmp_path, how):
         (tmp_path / "job.py").write_text(JOB)
-        command = [sys.executable, "-m", "dagron", "run", "job.py", "--worker-init", "hangs", "-w", "2"]
+        # A shell has SIGINT ignored in what it runs in the background, and these tests with it.
+        code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import dagron.__main__"
+        command = [sys.executable, "-c", code, "run", "job.py", "--worker-init", "hangs", "-w", "2"]
         with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as run:
             pids = wait_for(lambda: [int(p.suffix[1:]) for p in tmp_path.glob("hangs.*")])
             run.send_signal(how)
