@@ -12,8 +12,6 @@ from run_log import RunLog
 from tracing import Traced, strace_problem, trace_this_process
 from waiting import is_dead
 
-from dagron.shapes import SCRIPTS
-
 # The tests are the same in every run: the examples come from the test's own source, none from what an earlier run has
 # found, and how long an example takes is the machine's matter.
 _ALWAYS = {"database": None, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -84,14 +82,6 @@ def no_module_of_a_test_is_left(tmp_path_factory):
     for name in sys.modules.keys() - before:
         if (getattr(sys.modules[name], "__file__", None) or "").startswith(written):
             del sys.modules[name]
-
-
-@pytest.fixture(autouse=True)
-def no_module_of_a_test_stays_a_script():
-    """What a run in this process has taken for the user's script would be in the records of all runs that follow."""
-    before = set(SCRIPTS)
-    yield
-    SCRIPTS.intersection_update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -490,6 +490,13 @@ MUTATIONS = [
     ),
     Mutation(
         "value",
+        "crossing/names.py",
+        "        self.modules = {*BY_VALUE_MODULES, *filter(None, (process.target,))}\n",
+        "",
+        "tests/crossing/test_script.py -k another_run",
+    ),
+    Mutation(
+        "value",
         "crossing/changed.py",
         "        return _Inert\n\n    def persistent_load",
         "        return super().find_class(module, name)\n\n    def persistent_load",

@@ -19,11 +19,9 @@ from collections.abc import Iterator
 from opcode import EXTENDED_ARG, opmap
 from typing import Any
 
+from dagron.script import SCRIPT, is_script
+
 __all__ = [
-    "BY_VALUE_MODULES",
-    "FILE_MODULE",
-    "SCRIPT",
-    "SCRIPTS",
     "Shape",
     "Shown",
     "difference",
@@ -33,17 +31,6 @@ __all__ = [
     "shape_of",
     "stand_in",
 ]
-
-SCRIPT = "__main__"
-"""What pickles call the script, whichever module it is."""
-
-FILE_MODULE = "__dagron_file__"
-"""The name under which the command line loads a user's file. Its contents travel by value, like those of `__main__`."""
-
-BY_VALUE_MODULES = (SCRIPT, FILE_MODULE)
-
-SCRIPTS = set(BY_VALUE_MODULES)
-"""The modules of this process whose definitions travel by value; more are added as they are met."""
 
 Shape = tuple[Any, ...]
 
@@ -64,7 +51,7 @@ _shapes: weakref.WeakKeyDictionary[type, Shape] = weakref.WeakKeyDictionary()
 
 def is_of_script(cls: Any) -> bool:
     """Tell whether a class or function is defined in the script."""
-    return getattr(cls, "__module__", None) in SCRIPTS
+    return is_script(getattr(cls, "__module__", ""))
 
 
 def shape_of(cls: type) -> Shape:

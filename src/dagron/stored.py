@@ -3,12 +3,7 @@
 A result refers to what the user's script defines by name (`of_script`, `member`), and holds code that has no name there
 by value (`code`, `new_function`, `new_class`, ...). The names and the parameters of these functions are part of the
 format of a checkpoint. So nothing here moves or changes its parameters, and the module imports nothing of the rest of
-the package but `shapes`, which is frozen, too.
-
-*The script* is what the user runs: `__main__`, the file that the command line loads, or the module that it imports. All
-three are called `__main__` in pickles. What a name of the script means is looked up in the modules of the process that
-loads the pickle: in the user's process these are the script's own; in a worker they hold the definitions that the run
-has sent there.
+the package but `shapes`, which is frozen, too, and `script`, which says what the names stand for in this process.
 """
 
 from __future__ import annotations
@@ -16,20 +11,19 @@ from __future__ import annotations
 import abc
 import enum
 import functools
-import importlib
 import marshal
 import sys
 import types
 import typing
 import weakref
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 from dagron.errors import ClassChangedError, OtherPythonError
-from dagron.shapes import FILE_MODULE, SCRIPT, Shape, difference, is_of_script, shape_of, stand_in
+from dagron.script import lookup, module_here, name_here, process
+from dagron.shapes import Shape, difference, is_of_script, shape_of, stand_in
 
-__all__ = ["Process", "lookup", "name_here", "process", "python_version"]
+__all__ = ["python_version"]
 
 
 def python_version() -> str:
@@ -37,76 +31,7 @@ def python_version() -> str:
     return f"{sys.implementation.name} {sys.version_info[0]}.{sys.version_info[1]}"
 
 
-class Process:
-    """What this process knows of the script.
-
-    Attributes:
-        target: The module that the command line runs; empty if it is a file, or there is none.
-        has_script: Whether what the script does not define now is gone, and not just out of this process's sight.
-        missing: Why a definition of the script was not sent here, by name.
-        more: Brings the definitions that no task was known to use; None if there are none, or they are here.
-    """
-
-    def __init__(self) -> None:
-        self.target = ""
-        self.has_script = False
-        self.missing: dict[str, str] = {}
-        self.more: Callable[[], None] | None = None
-
-
-process = Process()
-
-_MISSING = object()
-
-
 # --- names of the script ---------------------------------------------------------------------------------------------
-
-
-def have_more() -> bool:
-    """Bring what definitions there are that no task was known to use, and tell whether there were any."""
-    more, process.more = process.more, None
-    if more is not None:
-        more()
-    return more is not None
-
-
-def lookup(module: str, path: str) -> Any:
-    """Return what a name of the script stands for in this process.
-
-    Raises:
-        AttributeError: It stands for nothing.
-    """
-    for name in (FILE_MODULE, process.target, SCRIPT) if module == SCRIPT else (module,):
-        found: Any = sys.modules.get(name, _MISSING)
-        if found is _MISSING and module != SCRIPT:
-            try:
-                found = importlib.import_module(module)
-            except ImportError:
-                break
-        for part in path.split("."):
-            if found is _MISSING:
-                break
-            found = getattr(found, part, _MISSING)
-        if found is not _MISSING:
-            return found
-    if have_more():
-        return lookup(module, path)
-    why = process.missing.get(path.partition(".")[0])
-    raise AttributeError(f"the script defines no {path!r}" + (f" that can be sent to a worker: {why}" if why else ""))
-
-
-def name_here(module: str) -> str:
-    """Return what a module of the script is called in this process."""
-    # In a worker all of the script's are one module.
-    return module_here(module).__name__ if module == SCRIPT else module
-
-
-def module_here(name: str) -> types.ModuleType:
-    """Return a module of this process, the script's if that is meant."""
-    if name == SCRIPT:
-        name = next((other for other in (FILE_MODULE, process.target) if other in sys.modules), SCRIPT)
-    found = sys.modules.get(name)
-    return importlib.import_module(name) if found is None else found
 
 
 def script_value(module: str, path: str) -> Any:

@@ -21,7 +21,7 @@ from dagron.cli.exit_codes import MEANINGS, ExitCode, UsageError, exit_code_of
 from dagron.cli.status import checkpoint_status
 from dagron.cli.summary import resume_command
 from dagron.cli.terminal import NOT_FOR_A_LINE, shown_line
-from dagron.stored import FILE_MODULE
+from dagron.script import FILE_MODULE
 
 WAIT_SECONDS = 30
 

@@ -32,7 +32,7 @@ from dagron.cli.preview import preview
 from dagron.cli.reading import dag_for, recorded_dag
 from dagron.results.status import CHECKPOINT_STATUSES
 from dagron.runs.options import Options
-from dagron.stored import FILE_MODULE
+from dagron.script import FILE_MODULE
 
 JOB = """
 import sys

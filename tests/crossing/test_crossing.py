@@ -40,8 +40,7 @@ from dagron.errors import (
     TaskFailedError,
     TaskNotPicklableError,
 )
-from dagron.shapes import FILE_MODULE
-from dagron.stored import process
+from dagron.script import FILE_MODULE, process
 
 
 def dumped(value, directory, **options):

@@ -18,6 +18,7 @@ from dagron.checkpoint.format.digests import Digests
 from dagron.cli.preview import preview
 from dagron.crossing.results import dump_result
 from dagron.errors import ClassChangedError, OtherPythonError
+from dagron.script import process
 
 # Written once and never again: a version that cannot load it cannot load the results that people have. Its script was
 #
@@ -65,7 +66,7 @@ def script(monkeypatch):
     """An empty script, whatever runs the tests."""
     module = types.ModuleType("__main__")
     monkeypatch.setitem(sys.modules, "__main__", module)
-    monkeypatch.setattr(stored.process, "has_script", False)
+    monkeypatch.setattr(process, "has_script", False)
     return module
 
 
@@ -129,7 +130,7 @@ class TestChanges:
 
     @pytest.fixture(autouse=True)
     def in_the_process_of_the_script(self, script, monkeypatch):
-        monkeypatch.setattr(stored.process, "has_script", True)
+        monkeypatch.setattr(process, "has_script", True)
 
     def changed(self, script, tmp_path, old, new):
         script_with(script, old)
@@ -258,4 +259,4 @@ class TestNames:
             found |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
             found |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         ours = {name for name in found if name.partition(".")[0] not in sys.stdlib_module_names}
-        assert ours == {"dagron.shapes", "dagron.errors"}
+        assert ours == {"dagron.shapes", "dagron.script", "dagron.errors"}

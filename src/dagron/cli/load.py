@@ -16,8 +16,7 @@ from dagron.cli.target import is_file_target, split_target
 from dagron.errors import GraphError, OptionError, TaskDefinitionError
 from dagron.flow import Flow
 from dagron.graph.dag import DAG
-from dagron.shapes import FILE_MODULE, SCRIPTS
-from dagron.stored import process
+from dagron.script import FILE_MODULE, process
 
 __all__ = ["Job", "load_function", "load_job"]
 
@@ -95,6 +94,7 @@ def _load_file(target: str) -> types.ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[FILE_MODULE] = module
+    process.target = ""
     # Links resolved, as the interpreter does for a script.
     sys.path.insert(0, os.path.dirname(os.path.realpath(path)))
     sys.argv = [target]
@@ -115,7 +115,6 @@ def _load_module(target: str) -> types.ModuleType:
     sys.path.insert(0, os.getcwd())
     sys.argv = [target]
     process.target = target
-    SCRIPTS.add(target)
     try:
         # Unlike importlib.import_module, the builtin leaves the frames of the import system out of tracebacks.
         _imported(lambda: __import__(target), target)

@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from dagron import shapes, stored
+from dagron import stored
+from dagron.script import BY_VALUE_MODULES
 
 __all__ = ["MAX_PREVIEW_BYTES", "StandIn", "preview", "shown_value"]
 
@@ -248,7 +249,7 @@ class _Bounded:
 
 
 def _short(what: str) -> str:
-    for module in shapes.BY_VALUE_MODULES:
+    for module in BY_VALUE_MODULES:
         what = what.removeprefix(f"{module}.")
     return what
 

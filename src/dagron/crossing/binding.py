@@ -17,8 +17,7 @@ import sys
 import types
 from typing import Any, NamedTuple
 
-from dagron import stored
-from dagron.shapes import FILE_MODULE, SCRIPT, SCRIPTS
+from dagron.script import FILE_MODULE, SCRIPT, have_more, process
 
 __all__ = ["TABLE", "Head", "become_script", "bind", "inherit"]
 
@@ -50,7 +49,7 @@ class _Sent(types.ModuleType):
         vars(self)["__builtins__"] = builtins
 
     def __getattr__(self, name: str) -> Any:
-        if not name.startswith("__") and stored.have_more():
+        if not name.startswith("__") and have_more():
             return getattr(self, name)
         if not name.startswith("__") and self.__name__ != SCRIPT and not self.__dict__.get("_dagron_complete"):
             bound = dict(vars(self))
@@ -79,23 +78,26 @@ def become_script() -> None:
     """Let `__main__` be a module of the script's from now on, with nothing in it yet."""
     module = _Sent(SCRIPT)
     sys.modules[SCRIPT] = sys.modules[FILE_MODULE] = module
-    stored.process.has_script = True
+    process.has_script = True
+    process.sent = {SCRIPT, FILE_MODULE}
 
 
 def bind(data: bytes) -> None:
     """Give the script's names their meaning in this process."""
     head_data, needed, others = pickle.loads(data)
     head = Head(*head_data)
-    stored.process.missing = head.missing
-    stored.process.target = head.target
+    sent = process.sent
+    assert sent is not None, "this process has become the script"
+    process.missing = head.missing
+    process.target = head.target
     if head.target:
-        SCRIPTS.add(head.target)
+        sent.add(head.target)
     for name, attributes in head.modules.items():
         module = sys.modules.get(name)
         if not isinstance(module, _Sent):
             module = sys.modules[name] = _Sent(name)
         vars(module).update(attributes)
-        SCRIPTS.add(name)
+        sent.add(name)
     for name in head.imports:
         try:
             importlib.import_module(name)
@@ -105,7 +107,7 @@ def bind(data: bytes) -> None:
     unpickler = pickle.Unpickler(file)
     _bind_next(unpickler)
     file.stream = io.BytesIO(others)
-    stored.process.more = lambda: _bind_next(unpickler)
+    process.more = lambda: _bind_next(unpickler)
 
 
 class _File:

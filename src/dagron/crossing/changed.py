@@ -13,7 +13,7 @@ import mmap
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from hashlib import blake2b
 from itertools import repeat
 from typing import Any
@@ -24,7 +24,7 @@ from dagron import stored
 from dagron.checkpoint.format.buffers import out_of_band
 from dagron.crossing.names import IDENTITIES, called
 from dagron.errors import CheckpointError, ClassChangedError
-from dagron.shapes import SCRIPTS, shape_of
+from dagron.shapes import shape_of
 
 __all__ = ["changed_results", "shapes_now", "versions"]
 
@@ -32,20 +32,24 @@ _DIGEST_BYTES = 8
 """Old and new of one name are compared, not all with all."""
 
 
-def shapes_now() -> dict[str, str]:
-    """Return the names that the script defines, each with a digest of what instances consist of."""
+def shapes_now(modules: Collection[str]) -> dict[str, str]:
+    """Return the names that the script defines, each with a digest of what instances consist of.
+
+    Args:
+        modules: The names of the script's modules.
+    """
     found: dict[str, str] = {}
-    for name in sorted(SCRIPTS):
+    for name in sorted(modules):
         module = sys.modules.get(name)
         if module is not None:
-            for path, value in _definitions(module):
+            for path, value in _definitions(module, modules):
                 found[f"{called(name)}:{path}"] = _digest(value)
     return found
 
 
-def _definitions(module: types.ModuleType) -> Iterator[tuple[str, Any]]:
+def _definitions(module: types.ModuleType, modules: Collection[str]) -> Iterator[tuple[str, Any]]:
     for name, value in list(vars(module).items()):
-        if isinstance(value, type) and value.__module__ in SCRIPTS:
+        if isinstance(value, type) and value.__module__ in modules:
             yield from _with_inner(name, value)
         elif type(value) is types.FunctionType or type(value) in IDENTITIES:
             yield name, value

@@ -27,7 +27,8 @@ import cloudpickle
 from dagron import stored
 from dagron.crossing.names import IDENTITIES, Names, called, module_found
 from dagron.crossing.parts import annotations_of
-from dagron.shapes import SCRIPT, SCRIPTS, operations
+from dagron.script import SCRIPT
+from dagron.shapes import operations
 
 __all__ = [
     "PROTOCOL",
@@ -208,7 +209,7 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def travels(self, module: str) -> bool:
         """Tell whether what a module defines is pickled here, and not imported where it arrives."""
-        return module in SCRIPTS
+        return self.names.has(module)
 
     def needs(self, module: str, code: types.CodeType) -> None:
         """Take note that code will look for global variables of a module of the script."""
@@ -238,12 +239,12 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if kind is types.CodeType:
             code = obj if self.keeps_files else _without_file(obj)
             return stored.code, (stored.python_version(), _marshalled(code))
-        if kind.__module__ in SCRIPTS:
+        if self.names.has(kind.__module__):
             return self._instance(obj)
         if kind is _Place:
             return stored.new_cell, ()
         if kind is _Name:
-            return stored.lookup, (obj.module, obj.name)
+            return stored.script_value, (obj.module, obj.name)
         if kind is _Namespace:
             return stored.new_namespace, (obj.name,)
         if kind is types.CellType:
@@ -337,7 +338,7 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             if isinstance(value, types.ModuleType):
                 for below in modules_below(value, code):
                     found[below] = sys.modules[below]  # under no name that code could have; to be imported
-            if type(value) is object and type(of) is str and module_found(of, name) is value and of not in SCRIPTS:
+            if type(value) is object and type(of) is str and module_found(of, name) is value and not self.names.has(of):
                 value = self._names_of_modules.setdefault((of, name), _Name(of, name))
             found[name] = value
         return found
@@ -401,7 +402,7 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
                         known[id(value)] = name
         if not known or id(obj) not in known:
             return None
-        return stored.lookup, (kind.__module__, known[id(obj)])
+        return stored.script_value, (kind.__module__, known[id(obj)])
 
     def _instance(self, obj: Any) -> Any:
         cls = type(obj)
@@ -441,7 +442,7 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
     def class_by_value(self, cls: type) -> Any:
         """Reduce a class to its bases and attributes."""
         meta: Any = type(cls)
-        library = next((base for base in meta.__mro__ if base.__module__ not in SCRIPTS), type)
+        library = next((base for base in meta.__mro__ if not self.names.has(base.__module__)), type)
         if library not in _METACLASSES:
             return super().reducer_override(cls)
         named = self.key_of(cls), meta, cls.__name__, cls.__qualname__, called(cls.__module__), cls.__bases__

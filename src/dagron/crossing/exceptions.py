@@ -10,7 +10,7 @@ from typing import Any
 
 from dagron.crossing.picklers import ResultPickler, dumps
 from dagron.errors import RemoteTraceback, TaskFailedError
-from dagron.shapes import BY_VALUE_MODULES
+from dagron.script import BY_VALUE_MODULES
 from dagron.shown import text_of, without_middle
 
 __all__ = ["describe_exception", "dump_exception", "load_exception"]

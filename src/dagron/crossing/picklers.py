@@ -15,9 +15,10 @@ from typing import Any, Protocol
 
 from dagron import stored
 from dagron.crossing.definitions import PROTOCOL, DefinitionPickler, has_state, is_heap_type, reduces_itself
-from dagron.crossing.names import IDENTITIES, Names, module_found, travels
+from dagron.crossing.names import IDENTITIES, Names, module_found
 from dagron.crossing.table import Table
-from dagron.shapes import SCRIPTS, shape_of
+from dagron.script import is_script, membership
+from dagron.shapes import shape_of
 
 __all__ = [
     "PROTOCOL",
@@ -46,7 +47,7 @@ def _reference(module: str, path: str, obj: Any) -> Any:
 
 def _reduce_member(member: enum.Enum) -> Any:
     cls = type(member)
-    if cls.__reduce_ex__ is not enum.Enum.__reduce_ex__ or cls.__module__ not in SCRIPTS:
+    if cls.__reduce_ex__ is not enum.Enum.__reduce_ex__ or not is_script(cls.__module__):
         return NotImplemented
     if isinstance(member, enum.Flag) and member._name_ not in cls.__members__:
         return stored.member, (cls, member._value_, tuple((one._name_, one._value_) for one in member))
@@ -70,13 +71,14 @@ class PlainPickler(pickle.Pickler):
     def __init__(self, file: Any, protocol: int, buffer_callback: Any = None) -> None:
         super().__init__(file, protocol, buffer_callback=buffer_callback)
         self._names: Names | None = None
+        self._is_script = membership()
         self._reduces: dict[type, bool] = {}
         self._slotted: set[type] = set()  # instances have a state; to look at each takes as long as to pickle it
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce what the script defines in a way of our own, or leave an object to pickle."""
         kind = type(obj)
-        if kind.__module__ in SCRIPTS:
+        if self._is_script(kind.__module__):
             if isinstance(obj, enum.Enum):
                 return _reduce_member(obj)
             if isinstance(obj, type):
@@ -93,10 +95,10 @@ class PlainPickler(pickle.Pickler):
             return NotImplemented
         if isinstance(obj, type):
             module = obj.__module__
-            if module not in SCRIPTS and (not is_heap_type(obj) or module_found(module, obj.__qualname__) is obj):
+            if not self._is_script(module) and (not is_heap_type(obj) or module_found(module, obj.__qualname__) is obj):
                 return NotImplemented
             return self._named(obj)
-        if kind in IDENTITIES or (kind is types.FunctionType and obj.__module__ in SCRIPTS):
+        if kind in IDENTITIES or (kind is types.FunctionType and self._is_script(obj.__module__)):
             raise pickle.PicklingError("it may have a name")
         return NotImplemented
 
@@ -122,7 +124,7 @@ class ResultPickler(DefinitionPickler):
             reduced = _reduce_member(obj)
             if reduced is not NotImplemented:
                 return reduced
-        elif type(obj).__module__ in SCRIPTS and _is_row(obj):
+        elif _is_row(obj) and is_script(type(obj).__module__):
             return _reduce_row(obj)
         return super().reducer_override(obj)
 
@@ -144,7 +146,7 @@ class CallablePickler(DefinitionPickler):
 
     def travels(self, module: str) -> bool:
         """Tell whether workers have a module by the table only."""
-        return travels(module)
+        return self.names.travels(module)
 
     def reference(self, module: str, path: str, obj: Any) -> Any:
         """Refer to a name, and let the table have it."""
@@ -172,7 +174,7 @@ class WholePickler(DefinitionPickler):
 
     def travels(self, module: str) -> bool:
         """Tell whether workers have a module by the table only."""
-        return travels(module)
+        return self.names.travels(module)
 
 
 class _Pieces:

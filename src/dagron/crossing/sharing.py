@@ -23,12 +23,12 @@ from __future__ import annotations
 import io
 import pickle
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 from dagron.crossing.binding import TABLE
-from dagron.crossing.names import Names, module_found, travels
+from dagron.crossing.names import Names, module_found
 from dagron.crossing.parts import (
     EMPTY,
     IS_EMPTY,
@@ -67,10 +67,12 @@ class PickledTasks(NamedTuple):
     Attributes:
         own: What is each task's own; empty bytes for a task that is a part as a whole.
         parts: What each task shares with others. If its own are plain values, the first is its form.
+        modules: The names of the script's modules that the tasks led to.
     """
 
     own: list[Own]
     parts: list[tuple[Part, ...]]
+    modules: Collection[str] = ()
 
 
 class _Reference(NamedTuple):
@@ -361,7 +363,7 @@ def pickle_tasks(
     parts = _Parts(pickler)
     if n_nodes.count(1) > 1:
         parts.find((fn, exceptions) for fn, exceptions, n in zip(callables, retry_on, n_nodes, strict=True) if n == 1)
-    pickled = PickledTasks([], [])
+    pickled = PickledTasks([], [], pickler.table.names.modules)
     for name, fn, exceptions, n in zip(names, callables, retry_on, n_nodes, strict=True):
         own, made_of = parts.whole(name, fn, exceptions) if n > 1 else parts.task(name, fn, exceptions)
         pickled.own.append(own)
@@ -442,7 +444,7 @@ def _goes_by_name(function: types.FunctionType, names: Names) -> bool:
     module = function.__module__
     if type(module) is not str:
         return False
-    if travels(module):
+    if names.travels(module):
         return names.of(function) is not None
     return module_found(module, function.__qualname__) is function
 

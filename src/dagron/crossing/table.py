@@ -14,12 +14,11 @@ import sys
 import types
 from typing import Any
 
-from dagron import stored
 from dagron.crossing.binding import Head
 from dagron.crossing.definitions import PROTOCOL, DefinitionPickler, all_names, global_names, modules_below
-from dagron.crossing.names import Names, called, travels
+from dagron.crossing.names import NamesOfRun, called
 from dagron.errors import TaskNotPicklableError
-from dagron.shapes import BY_VALUE_MODULES, SCRIPT, SCRIPTS
+from dagron.script import BY_VALUE_MODULES, SCRIPT, have_more, name_here, process
 
 __all__ = ["Table", "script_here"]
 
@@ -40,7 +39,7 @@ class _TablePickler(DefinitionPickler):
         self._table = table
 
     def travels(self, module: str) -> bool:
-        return travels(module)
+        return self.names.travels(module)
 
     def needs(self, module: str, code: types.CodeType) -> None:
         self._table.need_code(module, code)
@@ -60,7 +59,7 @@ class Table:
     """
 
     def __init__(self) -> None:
-        self.names = Names()
+        self.names = NamesOfRun()
         self.for_tasks = True
         self._values: dict[_Name, Any] = {}
         self._for_tasks: set[_Name] = set()
@@ -103,7 +102,7 @@ class Table:
         self._codes.add(key)
         self._kept.append(code)
         names = global_names(code)
-        variables = vars(sys.modules.get(stored.name_here(module), _NOTHING))
+        variables = vars(sys.modules.get(name_here(module), _NOTHING))
         for name in names:
             if name not in variables:
                 continue
@@ -126,7 +125,7 @@ class Table:
 
     def _need_of_module(self, module: types.ModuleType, code: types.CodeType) -> None:
         name = module.__name__
-        if sys.modules.get(name) is module and travels(name):
+        if sys.modules.get(name) is module and self.names.travels(name):
             for attribute in sorted(all_names(code) & vars(module).keys()):
                 if not attribute.startswith("__"):
                     self.need(called(name), attribute)
@@ -142,12 +141,12 @@ class Table:
             function = getattr(function, "__wrapped__", function)
             if type(function) is types.FunctionType:
                 name = function.__globals__.get("__name__")
-                if type(name) is str and travels(name) and vars(sys.modules[name]) is function.__globals__:
+                if type(name) is str and self.names.travels(name) and vars(sys.modules[name]) is function.__globals__:
                     self.need_code(called(name), function.__code__)
 
     def _need_definitions(self) -> None:
-        for module in sorted(SCRIPTS):
-            if module == stored.process.target or module not in sys.modules:
+        for module in sorted(self.names.modules):
+            if module == process.target or module not in sys.modules:
                 continue
             for name, value in list(vars(sys.modules[module]).items()):
                 if isinstance(value, (type, types.FunctionType)) and value.__module__ == module:
@@ -161,7 +160,7 @@ class Table:
         """
         self.for_tasks = False
         self._need_definitions()
-        if not self._values and not stored.process.target:
+        if not self._values and not process.target:
             return b""
         needed, others = self._definitions()
         modules: dict[str, dict[str, Any]] = {SCRIPT: {}}
@@ -169,7 +168,7 @@ class Table:
             if module != SCRIPT:
                 here = vars(sys.modules[module])
                 modules[module] = {name: here[name] for name in _ATTRIBUTES if name in here}
-        head = Head(stored.process.target, modules, tuple(self._imports), self._missing)
+        head = Head(process.target, modules, tuple(self._imports), self._missing)
         return pickle.dumps((tuple(head), needed, others), PROTOCOL)
 
     def _definitions(self) -> tuple[bytes, bytes]:
@@ -203,7 +202,7 @@ class Table:
         reducers = [
             (cls, reducer)
             for cls, reducer in copyreg.dispatch_table.items()
-            if getattr(reducer, "__module__", None) in SCRIPTS
+            if getattr(reducer, "__module__", None) in self.names.modules
         ]
         pickler.dump((None, None, reducers))
         n_needed = out.tell()
@@ -232,9 +231,9 @@ class Table:
 
 def script_here() -> bytes:
     """Return the table of a worker's script as it is now, for a process that a task starts."""
-    stored.have_more()
+    have_more()
     table = Table()
-    for module in sorted(SCRIPTS - {stored.process.target}):
+    for module in sorted((process.sent or set()) - {process.target}):
         if module in sys.modules:
             for name in list(vars(sys.modules[module])):
                 if not name.startswith("__") or name == "__file__":

@@ -10,8 +10,8 @@ from dagron.crossing.culprits import find_culprit
 from dagron.crossing.picklers import PROTOCOL, CallablePickler, WholePickler, dumps
 from dagron.crossing.table import Table
 from dagron.errors import HandleError, TaskNotPicklableError
+from dagron.script import process
 from dagron.shapes import forget_shapes
-from dagron.stored import process
 
 __all__ = ["TaskPickler", "not_picklable"]
 

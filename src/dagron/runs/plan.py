@@ -234,7 +234,7 @@ class _Found:
             list(map(self._policy_of.__getitem__, numbers)),
             array("I", map([signature.kind for signature in self.signatures].__getitem__, numbers)),
             PickledTasks(list(map(tasks.own.__getitem__, pickled_as)), list(map(tasks.parts.__getitem__, pickled_as))),
-            shapes_now(),
+            shapes_now(tasks.modules),
             init,
         )
 
