@@ -179,15 +179,15 @@ MUTATIONS = [
     ),
     Mutation(
         "death",
-        "engines/local/pool.py",
-        "            slot.generation += 1  # its end is no news\n",
-        "            pass\n",
+        "engines/local/slot.py",
+        "        self.generation += 1  # its end is no news\n",
+        "        pass\n",
         "tests/engines/test_engines.py -k TestReplacedWorkers",
     ),
     Mutation(
         "death",
-        "engines/local/pool.py",
-        "        unstarted += [attempt.node for attempt in slot.held]\n",
+        "engines/local/slot.py",
+        "        unstarted += [attempt.node for attempt in self.held]\n",
         "        pass\n",
         "tests/engines/test_engines.py -k waits_for_the_next_worker",
     ),
@@ -200,17 +200,17 @@ MUTATIONS = [
     ),
     Mutation(
         "death",
-        "engines/local/worker.py",
-        "    worker.board.in_init(now=True)\n",
+        "engines/local/first_call.py",
+        "    board.in_init(now=True)\n",
         "    pass\n",
         "tests/engines/test_engines.py -k ends_its_worker",
     ),
     # --- limits
     Mutation(
         "limits",
-        "engines/local/pool.py",
-        "            attempts = attempts[: self._max_tasks - state.n_attempts]\n",
-        "            pass\n",
+        "engines/local/slot.py",
+        "        attempts = attempts[: self.allowance.take(len(attempts))]\n",
+        "        self.allowance.take(len(attempts))\n",
         "tests/engines/test_engines.py -k more_attempts_than_it_may",
     ),
     Mutation(
@@ -236,9 +236,9 @@ MUTATIONS = [
     ),
     Mutation(
         "limits",
-        "engines/local/pool.py",
-        "            slot.n_returned += 1\n",
-        "            pass\n",
+        "engines/local/slot.py",
+        "        self._n_returned += 1\n",
+        "        pass\n",
         "tests/engines/test_engines.py -k by_itself_when",
     ),
     # --- nothing outlives the coordinator

@@ -279,15 +279,23 @@ class ArgumentsError(TaskDefinitionError, TypeError):
 
 
 class HandleError(TaskDefinitionError, TypeError):
-    """The handle of a node was used where its result cannot take its place. Give it to a node as an argument."""
+    """The handle of a node was used where its result cannot take its place. Give it to a node as an argument.
 
-    def __init__(self, node: str, reason: str) -> None:
-        super().__init__(node, reason)
+    Attributes:
+        node: The node that the handle stands for.
+        reason: What is wrong with its use; where a task holds the handle, at what place in the task.
+        held_by: The node whose task holds the handle; None if it was met elsewhere.
+    """
+
+    def __init__(self, node: str, reason: str, held_by: str | None = None) -> None:
+        super().__init__(node, reason, held_by)
         self.node = node
         self.reason = reason
+        self.held_by = held_by
 
     def __str__(self) -> str:
-        return f"the handle of node {self.node!r} {self.reason}"
+        where = f"stands in the task of node {self.held_by!r} " if self.held_by is not None else ""
+        return f"the handle of node {self.node!r} {where}{self.reason}"
 
 
 class TaskNotPicklableError(TaskDefinitionError):

@@ -543,6 +543,18 @@ class TestLocal:
         (returned,) = happened(pool)
         assert ([outcome.node for outcome in returned.outcomes], returned.unstarted) == ([1], [2, 3])
 
+    def test_servers_that_start_no_worker_are_told_as_that_and_leave_nothing(self, setup, monkeypatch):
+        def spawn(self, fds):
+            raise WorkerStartError("the server of the workers is gone")
+
+        monkeypatch.setattr(Server, "spawn", spawn)
+        pool = ProcessPool(1, setup)
+        with pytest.raises(WorkerStartError, match="server of the workers is gone"):
+            pool.submit(0, [attempt(1, int)])
+        pool.close()
+        assert threading.enumerate() == [threading.main_thread()]
+        assert psutil.Process().children() == []
+
     def test_copies_are_written_behind_their_batch_and_told_with_the_next(self, pool, ckpt):
         (ckpt / "old.pkl").write_bytes(b"an older result")
         pool.give_copies(0, [("new.pkl", b"new", False), ("old.pkl", b"renewed", True)])
@@ -629,7 +641,7 @@ class TestReplacedWorkers:
         assert pool.wait(0) == []
 
     def test_one_that_does_not_go_is_killed(self, make, monkeypatch):
-        monkeypatch.setattr("dagron.engines.local.pool._GOODBYE_SECONDS", 0.0)
+        monkeypatch.setattr("dagron.engines.local.spent._GOODBYE_SECONDS", 0.0)
         pool = make(1)
 
         def hangs():

@@ -20,6 +20,7 @@ from dagron import (
     DagronError,
     ExecutionCallbacks,
     Flow,
+    HandleError,
     NodeStatus,
     OptionError,
     Task,
@@ -255,6 +256,15 @@ class TestWorkerInit:
         node = flow.add("a", int)
         with pytest.raises(OptionError, match=r"worker_init=.*holds no handle of a node"):
             flow.run(ckpt, worker_init=partial(print, node))
+
+    def test_a_handle_in_a_task_is_still_what_is_told_of(self, ckpt):
+        flow = Flow()
+        node = flow.add("a", int)
+        held = {"the task of node '' ": node}  # a key that reads like what is said of a worker_init
+        flow.add("b", lambda: held)
+        with pytest.raises(HandleError) as caught:
+            flow.run(ckpt, worker_init=int)
+        assert (caught.value.node, caught.value.held_by) == ("a", "b")
 
     def test_a_task_that_cannot_be_pickled_is_still_what_is_told_of(self, ckpt):
         with pytest.raises(DagronError, match="the task of node 'n0' cannot be pickled"):

@@ -6,7 +6,7 @@ slot. What is executed is counted in append-only files, so that it is known what
 
 What each kind of cell leans on in the source, in one line to remove:
 
-*   lost cells: `_SlotProcess`'s sentinel and status pipe, i.e. `os.write(pipe, status)` in the server's `tell_ends`;
+*   lost cells: `SlotProcess`'s sentinel and status pipe, i.e. `os.write(pipe, status)` in the server's `tell_ends`;
 *   the culprit and nobody else: `board.attempt_started` in `run_batch`;
 *   raising cells: `except BaseException` in `make_attempt`, and `if not isinstance(..., BaseException)` in
     `dump_exception`;

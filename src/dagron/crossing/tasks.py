@@ -62,6 +62,5 @@ def not_picklable(node: str, task: Any, error: BaseException) -> Exception:
     if isinstance(task, tuple):
         path = path.removeprefix("item 0").removeprefix(" -> ")  # the callable of the pair
     if isinstance(error, HandleError):
-        where = f"stands in the task of node {node!r} at {path}, where no result can take its place"
-        return HandleError(error.node, where)
+        return HandleError(error.node, f"at {path}, where no result can take its place", held_by=node)
     return TaskNotPicklableError(node, path, reason)

@@ -255,7 +255,7 @@ class _Found:
             where = f" at {error.path}" if error.path else ""
             raise OptionError("worker_init", shown, f"what can be pickled{where}: {error.reason}") from error
         except HandleError as error:
-            if f"the task of node {_INIT!r} " not in error.reason:
+            if error.held_by != _INIT:
                 raise
             raise OptionError("worker_init", shown, "a callable that holds no handle of a node") from error
         return tasks, WorkerInit(tasks.own.pop(), tasks.parts.pop())

@@ -23,7 +23,7 @@ from dagron.engines.local.processes import created_at
 from dagron.engines.local.server import KILL, MAX_FDS, PID, REQUEST, SPAWN, STATUS, inherited_fd
 from dagron.errors import WorkerStartError
 
-__all__ = ["Server", "SlotContext", "exit_status"]
+__all__ = ["Server", "SlotContext", "SlotProcess"]
 
 # Whatever the workers need is imported before the first fork, once. Garbage is not collected meanwhile, as there is
 # hardly any; and what was imported is left alone by the collections of the workers, which would copy its memory.
@@ -147,7 +147,7 @@ class _ServedPopen:
     method = "dagron"
     DupFd = _InheritedFd
 
-    def __init__(self, process_obj: _SlotProcess, server: Server, stdio: tuple[int, int]) -> None:
+    def __init__(self, process_obj: SlotProcess, server: Server, stdio: tuple[int, int]) -> None:
         self._server = server
         self._fds: list[int] = []
         self.returncode: int | None = None
@@ -223,8 +223,11 @@ def _close_all(*fds: int) -> None:
         os.close(fd)
 
 
-class _SlotProcess(process.BaseProcess):
+class SlotProcess(process.BaseProcess):
+    """A process that the server forks. Made by a `SlotContext`."""
+
     _start_method = "forkserver"
+    _popen: _ServedPopen | None
 
     def __init__(self, server: Server, stdio: tuple[int, int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -232,9 +235,18 @@ class _SlotProcess(process.BaseProcess):
         self._stdio = stdio
 
     @staticmethod
-    def _Popen(process_obj: _SlotProcess) -> _ServedPopen:
+    def _Popen(process_obj: SlotProcess) -> _ServedPopen:
         assert process_obj._server is not None
         return _ServedPopen(process_obj, process_obj._server, process_obj._stdio)
+
+    def exit_status(self) -> tuple[int | None, int]:
+        """Return the exit code and the peak memory of a process that has ended; None and 0 where unknown."""
+        popen = self._popen
+        assert popen is not None
+        code = popen.poll()
+        if popen.peak_rss_bytes is None:
+            return None, 0
+        return code, popen.peak_rss_bytes
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_server": None}
@@ -257,7 +269,7 @@ class SlotContext(context.BaseContext):
     def __init__(self, server: Server, stdio: tuple[int, int]) -> None:
         self._server = server
         self._stdio = stdio
-        self.last: _SlotProcess | None = None
+        self.last: SlotProcess | None = None
 
     def get_context(self, method: str | None = None) -> SlotContext:  # type: ignore[override]
         """Return this context."""
@@ -267,9 +279,9 @@ class SlotContext(context.BaseContext):
         """Return what the standard library calls this way of starting."""
         return self._name
 
-    def Process(self, **kwargs: Any) -> _SlotProcess:
+    def Process(self, **kwargs: Any) -> SlotProcess:
         """Return a process that the server will fork."""
-        self.last = _SlotProcess(self._server, self._stdio, **kwargs)
+        self.last = SlotProcess(self._server, self._stdio, **kwargs)
         return self.last
 
     def Lock(self) -> _OnePartyLock:  # type: ignore[override]
@@ -279,12 +291,3 @@ class SlotContext(context.BaseContext):
     def BoundedSemaphore(self, value: int = 1) -> _OnePartyLock:  # type: ignore[override]
         """Return a semaphore that is never exhausted."""
         return _OnePartyLock()
-
-
-def exit_status(popen: object) -> tuple[int | None, int]:
-    """Return the exit code and the peak memory of a worker that has ended; None and 0 where unknown."""
-    assert isinstance(popen, _ServedPopen)
-    code = popen.poll()
-    if popen.peak_rss_bytes is None:
-        return None, 0
-    return code, popen.peak_rss_bytes

@@ -16,16 +16,16 @@ from dagron.checkpoint.blobs import Blob
 from dagron.checkpoint.files import write_copy
 from dagron.crossing.binding import become_script
 from dagron.crossing.parts import ReceivedParts
-from dagron.engines.attempt import WorkerSetup, call_init, make_attempt
+from dagron.engines.attempt import WorkerSetup, make_attempt
 from dagron.engines.local.board import Board
 from dagron.engines.local.capture import position
 from dagron.engines.local.channel import Channel, WorkerEnd
 from dagron.engines.local.cores import limit_threads, pin
+from dagron.engines.local.first_call import call_received
 from dagron.engines.local.nested import hand_down_script
 from dagron.engines.local.processes import resident_bytes
 from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Fault, Outcome
 from dagron.engines.streams import flush_streams
-from dagron.errors import WorkerInitError
 from dagron.figures import Figures
 
 __all__ = ["pack_outcome", "serve", "start_worker", "unpack_outcome"]
@@ -113,8 +113,12 @@ def serve() -> None:
     """
     worker = _worker
     assert worker is not None
-    if worker.has_init and not _call_init(worker):
-        os._exit(1)
+    if worker.has_init:
+        first = worker.channel.receive()
+        if first is None:
+            return
+        if not call_received(first, worker.parts, worker.board):
+            os._exit(1)
     try:
         while (payload := worker.channel.receive()) is not None:
             batch, copies, is_last = _run_batch(worker, payload)
@@ -129,31 +133,6 @@ def serve() -> None:
         traceback.print_exc()
         flush_streams()
         os._exit(1)
-
-
-def _call_init(worker: _Worker) -> bool:
-    """Call what comes over the channel, and return whether a batch may follow; if not, the board has the reason."""
-    payload = worker.channel.receive()
-    if payload is None:
-        return True
-    worker.board.in_init(now=True)
-    try:
-        call_init(lambda: _received(worker, payload))
-    except WorkerInitError as error:
-        worker.board.add_init_fault(pickle.dumps(error.args, 5))
-        return False
-    finally:
-        flush_streams()
-    worker.board.in_init(now=False)
-    return True
-
-
-def _received(worker: _Worker, payload: bytes) -> tuple[Any, Any]:
-    own, numbers, parts = pickle.loads(payload)
-    for part in parts:
-        worker.parts.add(*part)
-    task: tuple[Any, Any] = worker.parts.load(own, numbers)
-    return task
 
 
 def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, bytes, bool]], bool]:
