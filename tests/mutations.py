@@ -40,6 +40,20 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation(
+        "one death",
+        "engines/attempt.py",
+        "    NotLoadable: OutcomeKind.UNLOADABLE_INPUT,\n",
+        "",
+        "tests/crossing/test_loading.py -k names_its_parent",
+    ),
+    Mutation(
+        "one death",
+        "engines/attempt.py",
+        "isinstance(cause, OSError) and isinstance(cause, retry_on)",
+        "isinstance(cause, retry_on)",
+        "tests/crossing/test_loading.py -k spends_no_retries",
+    ),
+    Mutation(
         "nothing",
         "crossing/values.py",
         "return _node(kind.__name__, *sorted(parts))",

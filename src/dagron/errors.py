@@ -30,6 +30,7 @@
     │   │   └── CheckpointGoneError
     │   ├── ClearError
     │   └── ResultUnavailableError
+    │       └── ResultNotLoadableError       the author of the tasks: what the result is made of has changed
     ├── StoredValueError                     the author of the tasks; a result that this script or Python cannot load
     │   ├── ClassChangedError
     │   └── OtherPythonError
@@ -39,6 +40,7 @@
     │   ├── NodeTimeoutError (TimeoutError)
     │   ├── MemoryLimitExceededError
     │   ├── ResultNotPicklableError
+    │   ├── InputNotLoadableError
     │   ├── NodeSkippedError
     │   └── NodeCancelledError
     ├── NodesFailedError (ExceptionGroup)    the author of the tasks; raised by `ExecutionResult.raise_for_failures`
@@ -74,6 +76,7 @@ __all__ = [
     "FormatVersionError",
     "GraphError",
     "HandleError",
+    "InputNotLoadableError",
     "InternalError",
     "InvalidNameError",
     "MemoryLimitExceededError",
@@ -89,6 +92,7 @@ __all__ = [
     "OptionError",
     "OtherPythonError",
     "RemoteTraceback",
+    "ResultNotLoadableError",
     "ResultNotPicklableError",
     "ResultUnavailableError",
     "StoredValueError",
@@ -480,6 +484,36 @@ class ResultUnavailableError(CheckpointError):
         return f"the result of node {self.node!r} is not available: {self.reason}"
 
 
+class ResultNotLoadableError(ResultUnavailableError):
+    """The bytes of a result are those that were recorded, and cannot be unpickled here and now.
+
+    What the result is made of is gone, was renamed, or is of another version. Put it back, or invalidate the node.
+
+    Attributes:
+        modules: What may have changed: modules that the result names.
+        checkpoint_dir: The checkpoint, absolute.
+    """
+
+    def __init__(self, node: str, reason: str, modules: Sequence[str], checkpoint_dir: str) -> None:
+        DagronError.__init__(self, node, reason, modules, checkpoint_dir)
+        self.node = node
+        self.reason = reason
+        self.modules = list(modules)
+        self.checkpoint_dir = checkpoint_dir
+
+    def __str__(self) -> str:
+        why = _not_loadable(self.node, self.reason, self.modules, self.checkpoint_dir)
+        return f"the result of node {self.node!r} {why}"
+
+
+def _not_loadable(node: str, reason: str, modules: Sequence[str], checkpoint_dir: str) -> str:
+    import shlex  # costs as much as the rest of this module
+
+    what = f"put back the {_listed(modules)} with which it was made" if modules else "put back what it was made with"
+    words = ["dagron", "invalidate", checkpoint_dir, *(["--"] if node.startswith("-") else []), node]
+    return f"cannot be loaded: {reason}; {what}, or have the next resume make it again: {shlex.join(words)}"
+
+
 # --- what a stored value means -------------------------------------------------------------------------------------
 
 
@@ -641,6 +675,30 @@ class ResultNotPicklableError(NodeError):
     def __str__(self) -> str:
         where = f" at {self.path}" if self.path else ""
         return f"the result of node {self.node!r} cannot be pickled{where}: {self.reason}"
+
+
+class InputNotLoadableError(NodeError):
+    """The task was not called, because the result of a parent that it takes cannot be unpickled; see the parent.
+
+    Attributes:
+        node: The node that takes the result; nothing is wrong with it.
+        parent: The node that made the result.
+        reason: What the attempt to load it raised.
+        modules: As of `ResultNotLoadableError`.
+        checkpoint_dir: As of `ResultNotLoadableError`.
+    """
+
+    def __init__(self, node: str, parent: str, reason: str, modules: Sequence[str], checkpoint_dir: str) -> None:
+        super().__init__(node, parent, reason, modules, checkpoint_dir)
+        self.node = node
+        self.parent = parent
+        self.reason = reason
+        self.modules = list(modules)
+        self.checkpoint_dir = checkpoint_dir
+
+    def __str__(self) -> str:
+        why = _not_loadable(self.parent, self.reason, self.modules, self.checkpoint_dir)
+        return f"the task of node {self.node!r} was not called, as the result of its parent {self.parent!r} {why}"
 
 
 class NodeSkippedError(NodeError):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import pickle
 import pprint
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.reading.ledger import Ledger
@@ -17,9 +17,9 @@ from dagron.cli.nodes import NodeFigures, no_such_node, node_figures, running_no
 from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
 from dagron.cli.terminal import NOT_FOR_A_LINE, shown_time, styled, styled_state
 from dagron.results.failures import folded, last_own_frame
-from dagron.shown import shown_bytes, shown_name, shown_seconds
+from dagron.shown import shown_bytes, shown_name, shown_seconds, text_of
 
-__all__ = ["NodeDetails", "details_of", "shown_details"]
+__all__ = ["NodeDetails", "details_of", "shown_details", "shown_result"]
 
 _MAX_NAMES = 12
 """Parents or children that are named; `dagron show --json` has all."""
@@ -78,6 +78,7 @@ def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool
     Raises:
         UsageError: There is no such node.
         CheckpointDamagedError: Its result is damaged.
+        ResultNotLoadableError: With `unpickle`, its result cannot be loaded.
     """
     ledger = read_checkpoint(where)
     dag = recorded_dag(ledger)
@@ -120,17 +121,25 @@ def _value(where: str, ledger: Ledger, name: str, *, full: bool, unpickle: bool,
         return ""
     if commit.size > MAX_PREVIEW_BYTES and not (full or unpickle):
         return f"<{shown_bytes(commit.size)}; --full loads it>"
-    data = load_result(directory_of(where), commit, Digests(signing_key()))
-    return _unpickled(data) if unpickle else preview(data, full=full, plain=plain)
+    directory = directory_of(where)
+    data = load_result(directory, commit, Digests(signing_key()))
+    if not unpickle:
+        return preview(data, full=full, plain=plain)
+    from dagron.crossing.loading import load_result_of
 
-
-def _unpickled(data: bytes | memoryview) -> str:
     sys.path.insert(0, os.getcwd())  # as for the run that made it
+    return shown_result(load_result_of(name, data, str(directory.path)))
+
+
+def shown_result(value: Any) -> str:
+    """Return the value of a result as text; of one that cannot tell what it is, its type and why."""
+    if isinstance(value, str):
+        return value
     try:
-        value = pickle.loads(data)
-        return value if isinstance(value, str) else pprint.pformat(value)
+        return pprint.pformat(value)
     except Exception as error:
-        raise UsageError(f"the result cannot be loaded here: {type(error).__name__}: {error}") from error
+        kind = type(value)
+        return f"<{kind.__module__}.{kind.__qualname__}, whose repr raised {type(error).__name__}: {text_of(error)}>"
 
 
 # --- as text ---------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 import tempfile
 import time
@@ -60,12 +59,14 @@ def prepared_call(where: str, ledger: Ledger, name: str, job: Job, *, allow_untr
     Raises:
         UsageError: The job has no such node.
         TaskDefinitionError: The node has no task, or one that does not fit.
-        CheckpointError: An input is not recorded or is damaged, or the checkpoint is not to be trusted.
+        CheckpointError: An input is not recorded, is damaged or cannot be loaded, or the checkpoint is not to be
+            trusted.
     """
     from dagron.checkpoint.blobs import load_result
     from dagron.checkpoint.format.digests import Digests
     from dagron.checkpoint.writing.claim import check_directory
     from dagron.cli.nodes import no_such_node
+    from dagron.crossing.loading import load_result_of
     from dagron.runs.plan import bind_node
 
     dag = job.dag
@@ -79,7 +80,8 @@ def prepared_call(where: str, ledger: Ledger, name: str, job: Job, *, allow_untr
     notes: list[str] = []
     for position in binding.consumed:
         commit = _recorded(ledger, parents[position], notes)
-        inputs.append(pickle.loads(load_result(directory, commit, Digests(signing_key()))))
+        data = load_result(directory, commit, Digests(signing_key()))
+        inputs.append(load_result_of(commit.name, data, str(directory.path)))
     return Call(name, fn, binding, inputs, notes)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pprint
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,6 +72,7 @@ def run_target(request: RunRequest) -> ExitCode:
 def _run(job: Job, request: RunRequest) -> tuple[list[str], ExitCode]:
     """Run, and return what is to come to standard output, and the exit code."""
     from dagron.cli.summary import json_summary, print_summary
+    from dagron.errors import ResultUnavailableError
 
     for name in request.show:
         job.dag.index_of(name)  # rather now than at the end of a long run
@@ -88,8 +88,14 @@ def _run(job: Job, request: RunRequest) -> tuple[list[str], ExitCode]:
         except OSError as error:
             raise OutputError(f"'{request.trace}'", error.strerror or str(error)) from error
     texts = [json_summary(result, request.checkpoint_dir)] if request.as_json else []
-    texts += [text for text in (_shown_result(result, name) for name in request.show) if text is not None]
-    return texts, ExitCode.OK if result.ok else ExitCode.NODES
+    code = ExitCode.OK if result.ok else ExitCode.NODES
+    for name in request.show:
+        try:
+            texts += _shown_result(result, name)
+        except ResultUnavailableError as error:
+            say(f"error: {error}")
+            code = ExitCode.CHECKPOINT
+    return texts, code
 
 
 def _forecast(job: Job, request: RunRequest) -> str:
@@ -169,12 +175,12 @@ def _say_what_is_kept(request: RunRequest) -> None:
     say(f"interrupted; {kept}; to go on: {request.resume_command}")
 
 
-def _shown_result(result: ExecutionResult, name: str) -> str | None:
+def _shown_result(result: ExecutionResult, name: str) -> list[str]:
+    from dagron.cli.details import shown_result
     from dagron.results.status import NodeStatus
 
     node = result.node_results[name]
     if node.status is not NodeStatus.COMPLETED:
         say(f"node {name!r} has no result to show: it is {node.status.value}")
-        return None
-    value = node.result
-    return value if isinstance(value, str) else pprint.pformat(value)
+        return []
+    return [shown_result(node.result)]

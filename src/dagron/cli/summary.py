@@ -10,7 +10,7 @@ from typing import Any
 
 from dagron.cli.ending import say
 from dagron.cli.terminal import NOT_FOR_A_LINE, shown_error
-from dagron.errors import NodeCancelledError, TaskFailedError
+from dagron.errors import InputNotLoadableError, NodeCancelledError, TaskFailedError
 from dagron.results.results import ExecutionResult, NodeResult
 from dagron.results.status import NodeStatus
 from dagron.shown import shown_name, shown_seconds, text_of
@@ -89,7 +89,8 @@ def _print_failures(result: ExecutionResult, checkpoint_dir: str, target: str) -
     if failures:
         first = min(failures, key=lambda node: node.started_unix)
         print(f"\n{NOT_FOR_A_LINE.sub('', first.explain())}\n", file=sys.stderr)
-        say(f"to try that node here: dagron debug {shlex.join([checkpoint_dir, first.name, target])} --pdb")
+        if not isinstance(first.error, InputNotLoadableError):  # it would be told the same
+            say(f"to try that node here: dagron debug {shlex.join([checkpoint_dir, first.name, target])} --pdb")
 
 
 def _print_reason(result: ExecutionResult) -> None:
@@ -101,6 +102,8 @@ def _print_reason(result: ExecutionResult) -> None:
 
 def _error_line(node: NodeResult[Any]) -> str:
     error = node.error
+    if isinstance(error, InputNotLoadableError):
+        return shown_name(str(error))  # not shortened: it ends in a command
     if isinstance(error, TaskFailedError):
         return shown_error(error.type_name, error.message)
     return shown_error(type(error).__qualname__, text_of(error))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import io
-import mmap
 import pickle
 import sys
 import types
@@ -21,7 +20,7 @@ from typing import Any
 import cloudpickle
 
 from dagron import stored
-from dagron.checkpoint.format.buffers import out_of_band
+from dagron.crossing.inert import Inert, pickle_of
 from dagron.crossing.names import IDENTITIES, called
 from dagron.errors import CheckpointError, ClassChangedError
 from dagron.shapes import shape_of
@@ -92,7 +91,7 @@ def changed_results(names: Iterable[str], load: Callable[[str], bytes | memoryvi
         except CheckpointError:
             continue  # it is told to whoever takes it
         try:
-            _Looker(io.BytesIO(_pickle_of(data)), buffers=repeat(b"")).load()
+            _Looker(io.BytesIO(pickle_of(data)), buffers=repeat(b"")).load()
         except ClassChangedError as error:
             found[name] = str(error)
         except Exception:
@@ -100,57 +99,23 @@ def changed_results(names: Iterable[str], load: Callable[[str], bytes | memoryvi
     return found
 
 
-def _pickle_of(data: bytes | memoryview) -> Any:
-    if isinstance(data, memoryview) and isinstance(data.obj, mmap.mmap):
-        return out_of_band(data.obj)[0]
-    return data
-
-
-class _Inert:
-    """Stands for whatever a pickle makes, and takes what is done to it."""
-
-    def __new__(cls, *_: Any, **__: Any) -> _Inert:
-        return object.__new__(cls)
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __call__(self, *_: Any, **__: Any) -> _Inert:
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def append(self, item: Any) -> None:
-        pass
-
-    def extend(self, items: Any) -> None:
-        pass
-
-    def add(self, item: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-
 def _looked_up(module: str, path: str, shape: Any) -> Any:
     found = stored.of_script(module, path, shape)
     # The class itself only where it is asked for its members; nothing else here may run what is the user's.
-    return found if isinstance(found, enum.EnumMeta) else _Inert
+    return found if isinstance(found, enum.EnumMeta) else Inert
 
 
 def _member(cls: Any, value: Any, names: Any) -> Any:
-    if isinstance(cls, enum.EnumMeta) and not isinstance(value, _Inert):
+    if isinstance(cls, enum.EnumMeta) and not isinstance(value, Inert):
         stored.check_members(cls, names)
-    return _Inert()
+    return Inert()
 
 
 class _Looker(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == stored.__name__:
-            return {"of_script": _looked_up, "member": _member}.get(name, _Inert)
-        return _Inert
+            return {"of_script": _looked_up, "member": _member}.get(name, Inert)
+        return Inert
 
     def persistent_load(self, pid: Any) -> Any:
-        return _Inert()
+        return Inert()

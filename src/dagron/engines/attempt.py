@@ -7,7 +7,6 @@ of the local engine before it forks, so it stays light.
 from __future__ import annotations
 
 import os
-import pickle
 import resource
 import sys
 import time
@@ -16,9 +15,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
-from dagron.checkpoint.format.buffers import out_of_band
 from dagron.checkpoint.format.digests import Digests
 from dagron.crossing.exceptions import describe_exception, dump_exception
+from dagron.crossing.loading import NotLoadable, load_value
 from dagron.crossing.results import dump_result
 from dagron.engines.protocol import Attempt, Fault, Outcome, OutcomeKind
 from dagron.engines.streams import flush_streams
@@ -55,15 +54,17 @@ def _usage() -> tuple[float, float, int]:
 
 _verified = VerifiedFiles()
 
+_OF_INPUTS: dict[type[BaseException], int] = {
+    CheckpointDamagedError: OutcomeKind.DAMAGED_INPUT,
+    NotLoadable: OutcomeKind.UNLOADABLE_INPUT,
+}
+_OF_RESULTS: dict[type[BaseException], int] = {ResultNotPicklableError: OutcomeKind.UNPICKLABLE}
+
 
 def _load_input(source: bytes | BlobFile, setup: WorkerSetup) -> Any:
     if isinstance(source, bytes):
-        return pickle.loads(source)
-    data = read_blob(setup.directory, source, setup.digests, _verified)
-    if isinstance(data, bytes):
-        return pickle.loads(data)
-    stream, buffers = out_of_band(data)
-    return pickle.loads(stream, buffers=buffers)
+        return load_value(source)
+    return load_value(read_blob(setup.directory, source, setup.digests, _verified))
 
 
 def _called(binding: Binding, fn: Any, inputs: list[Any]) -> Any:
@@ -116,15 +117,16 @@ def make_attempt(
     fn: Any = None
     inputs: list[Any] = []
     # What our own code may raise now, and what that means. A task that makes a run of its own may raise the same.
-    ours: tuple[type[Exception], int] | None = None
+    ours: dict[type[BaseException], int] = {}
     try:
         fn, retry_on = load_task(attempt)
-        ours = CheckpointDamagedError, OutcomeKind.DAMAGED_INPUT
-        inputs = [_load_input(source, setup) for source in attempt.inputs]
-        ours = None
+        ours = _OF_INPUTS
+        for source in attempt.inputs:
+            inputs += [_load_input(source, setup)]  # one by one: how many there are tells which cannot be loaded
+        ours = {}
         value = _called(attempt.binding, fn, inputs)
         inputs = []  # their memory is better used for pickling
-        ours = ResultNotPicklableError, OutcomeKind.UNPICKLABLE
+        ours = _OF_RESULTS
         try:
             blob = dump_result(attempt.name, value, setup.directory, setup.digests, durable=setup.durable)
         except OSError as error:
@@ -133,11 +135,10 @@ def make_attempt(
     except BaseException as error:
         if interruptible and isinstance(error, KeyboardInterrupt):
             raise
-        fault = _fault(error)
-        if ours is not None and isinstance(error, ours[0]):
-            kind = ours[1]
-        else:
-            kind, fault = OutcomeKind.RAISED, fault._replace(retryable=isinstance(error, retry_on))
+        kind = ours.get(type(error), OutcomeKind.RAISED)
+        fault = _fault(error) if not isinstance(error, NotLoadable) else _fault_of_input(error, len(inputs), retry_on)
+        if kind == OutcomeKind.RAISED:
+            fault = fault._replace(retryable=isinstance(error, retry_on))
             if fn is not None and len(inputs) == len(attempt.inputs):
                 fault = fault._replace(inputs=_shown_inputs(attempt.binding, fn, inputs))
     cpu_after, system_after, peak = _usage()
@@ -174,6 +175,15 @@ _OURS = frozenset(
 
 def _fault(error: BaseException) -> Fault:
     return Fault(*describe_exception(error, _OURS), dump_exception(error), pid=os.getpid())
+
+
+def _fault_of_input(error: NotLoadable, position: int, retry_on: tuple[type[BaseException], ...]) -> Fault:
+    cause = error.__cause__
+    assert cause is not None
+    # What is gone is still gone in a further attempt; what the system has refused it may grant then.
+    retryable = isinstance(cause, OSError) and isinstance(cause, retry_on)
+    fault = Fault(*describe_exception(cause), retryable=retryable, pid=os.getpid())
+    return fault._replace(message=error.reason, parent=position, modules=error.modules)
 
 
 def _shown_inputs(binding: Binding, fn: Any, inputs: list[Any]) -> tuple[tuple[str, str], ...]:

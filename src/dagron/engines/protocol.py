@@ -66,7 +66,7 @@ class OutcomeKind:
     """How an attempt ended, as far as the worker can tell.
 
     DAMAGED_INPUT: bytes that the checkpoint has of a parent's result are not those that were recorded. DISK: the system
-    refused to write the result.
+    refused to write the result. UNLOADABLE_INPUT: those bytes are the recorded ones, and cannot be unpickled.
     """
 
     COMPLETED = 0
@@ -74,6 +74,7 @@ class OutcomeKind:
     UNPICKLABLE = 2
     DAMAGED_INPUT = 3
     DISK = 4
+    UNLOADABLE_INPUT = 5
 
 
 class Attempt(NamedTuple):
@@ -134,6 +135,8 @@ class Fault(NamedTuple):
         retryable: Whether it is among those worth a further attempt.
         inputs: The names of the task's arguments with short texts of their values.
         pid: The process that made the attempt.
+        parent: With UNLOADABLE_INPUT, the position of that input among those of the attempt.
+        modules: Then, modules that it names and that may have changed.
     """
 
     type_name: str
@@ -143,6 +146,8 @@ class Fault(NamedTuple):
     retryable: bool = False
     inputs: tuple[tuple[str, str], ...] = ()
     pid: int = 0
+    parent: int = 0
+    modules: tuple[str, ...] = ()
 
 
 class Outcome(NamedTuple):

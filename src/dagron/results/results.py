@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -12,7 +11,6 @@ from dagron.errors import (
     HandleError,
     NodesFailedError,
     ResultUnavailableError,
-    StoredValueError,
     TaskFailedError,
     UnknownNodeError,
 )
@@ -59,7 +57,7 @@ class NodeResult(Generic[T_co]):
     slot: int = -1
     stderr_tail: str = ""
     _figures: Figures = NO_FIGURES
-    _load: Callable[[], bytes | memoryview] | None = field(default=None, repr=False, compare=False)
+    _load: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
     _value: Any = field(default=_UNLOADED, repr=False, compare=False)
     _failure: Failed | None = field(default=None, repr=False, compare=False)
 
@@ -119,21 +117,17 @@ class NodeResult(Generic[T_co]):
         Loaded from the checkpoint when it is first asked for, and kept. Unpickling runs code that the result names.
 
         Raises:
-            ResultUnavailableError: The checkpoint no longer has it: it was cleared, superseded or damaged. Or it is of
-                a class that the script has changed since, or holds code of another version of Python.
+            ResultUnavailableError: The checkpoint no longer has it: it was cleared, superseded or damaged. Or, as
+                `ResultNotLoadableError`, what it is made of is gone or has changed since: a package, a class of the
+                script, the version of Python.
         """
         if self._value is _UNLOADED:
             if self._load is None:
                 return None  # type: ignore[return-value]  # ExecutionResult says that it may be None
             try:
-                data = self._load()
+                self._value = self._load()
             except CheckpointDamagedError as error:
                 reason = f"{error}; was the checkpoint cleared, or written by a later run?"
-                raise ResultUnavailableError(self.name, reason) from error
-            try:
-                self._value = pickle.loads(data)
-            except StoredValueError as error:
-                reason = f"{error}; `dagron invalidate` has the next run make it again"
                 raise ResultUnavailableError(self.name, reason) from error
         value: T_co = self._value
         return value
@@ -223,7 +217,7 @@ class ExecutionResult:
 
         Raises:
             BaseException: The node's `error`, if it did not complete: what its task raised, or a `NodeError`.
-            ResultUnavailableError: It completed, but the checkpoint no longer has its result.
+            ResultUnavailableError: It completed, but the checkpoint no longer has its result, or it cannot be loaded.
             UnknownNodeError: The run had no such node.
             HandleError: The handle is of another flow.
         """

@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from dagron.checkpoint.format.records import Commit
 from dagron.checkpoint.writing.store import CheckpointStore
+from dagron.crossing.loading import load_result_of
 from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError
 from dagron.graph.dag import DAG
 from dagron.results.results import ExecutionResult, NodeResult, NodeResults
@@ -50,7 +52,7 @@ def conclude(
             result._figures = commit.figures
             result.result_bytes = commit.size
             result.slot = commit.slot
-            result._load = partial(store.load_committed, commit)
+            result._load = partial(_value_of, store, commit)
         elif result.status is NodeStatus.COMPLETED:
             result._load = partial(_found_damaged, store.directory.path_to(store.file_name(name)))
         elif result.status is NodeStatus.SKIPPED:
@@ -79,5 +81,9 @@ def conclude(
     )
 
 
-def _found_damaged(path: str) -> bytes:
+def _value_of(store: CheckpointStore, commit: Commit) -> Any:
+    return load_result_of(commit.name, store.load_committed(commit), str(store.directory.path))
+
+
+def _found_damaged(path: str) -> Any:
     raise CheckpointDamagedError(path, 0, "its bytes were found damaged in this run; the next resume makes them again")

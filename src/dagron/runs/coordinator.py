@@ -34,7 +34,7 @@ from dagron.results.trace import ExecutionTrace
 from dagron.runs import events as ev
 from dagron.runs.interrupts import Interrupts
 from dagron.runs.listeners import OUTPUT_SECONDS, Listeners
-from dagron.runs.losses import Failure, error_of_loss
+from dagron.runs.losses import Failure, error_of_loss, fault_of_input
 from dagron.runs.observing import Watch
 from dagron.runs.output import RecordedOutput
 from dagron.runs.plan import RunPlan
@@ -276,6 +276,8 @@ class Coordinator:
             what = f"the result of node {self._dag.name_of(node)!r}: {outcome.fault.message}"
             raise CommitError(str(self._store.directory.path), what)
         else:
+            if outcome.kind == OutcomeKind.UNLOADABLE_INPUT:
+                outcome = self._blaming_parent(outcome)
             self.failures[node] = Failure(outcome, None, attempt, slot, outcome.printed)
             if outcome.kind == OutcomeKind.DAMAGED_INPUT:
                 self._forget_damaged(node)
@@ -283,6 +285,15 @@ class Coordinator:
         self._listeners.attempt_ended(node, slot, attempt, end, figures, size)
         retryable = outcome.fault is not None and outcome.fault.retryable
         return ev.AttemptEnded(node, completed, retryable, figures.duration_seconds)
+
+    def _blaming_parent(self, outcome: Outcome) -> Outcome:
+        """Complete the outcome of a node that could not load an input: only the run knows whose result that is."""
+        dag, node = self._dag, outcome.node
+        assert outcome.fault is not None
+        position = self._plan.bindings[node].consumed[outcome.fault.parent]
+        parent = dag.name_of(dag.parent_indices(node)[position])
+        where = str(self._store.directory.path)
+        return outcome._replace(fault=fault_of_input(outcome.fault, dag.name_of(node), parent, where))
 
     def _forget_damaged(self, node: int) -> None:
         """Record that an input of a node is damaged, so that the next resume makes it again."""

@@ -5,11 +5,11 @@ Nothing here decides anything or changes the run, and a listener that raises doe
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 
 from dagron.callbacks import ExecutionCallbacks, call_back
 from dagron.checkpoint.writing.store import CheckpointStore
+from dagron.crossing.loading import load_result_of
 from dagron.engines.protocol import Engine
 from dagron.figures import Figures
 from dagron.graph.dag import DAG
@@ -134,7 +134,8 @@ class Listeners:
 
     def _complete(self, name: str) -> None:
         assert self._callbacks.on_complete is not None
-        self._callbacks.on_complete(name, pickle.loads(self._store.load(name)))
+        value = load_result_of(name, self._store.load(name), str(self._store.directory.path))
+        self._callbacks.on_complete(name, value)
 
     def _each(self, callback: Callable[[str], object] | None, nodes: Sequence[int]) -> None:
         if callback is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 from dagron.checkpoint.format.records import Failed
 from dagron.crossing.exceptions import load_exception
 from dagron.engines.protocol import NOTHING_PRINTED, Fault, Lost, Outcome, Printed
-from dagron.errors import MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
+from dagron.errors import InputNotLoadableError, MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
 from dagron.figures import Figures
 from dagron.results.failures import shown_origin
 from dagron.runs.events import End, NoteLoss
@@ -13,7 +15,10 @@ from dagron.runs.output import last_lines, recorded_output
 from dagron.runs.phases import phase_of_failure
 from dagron.runs.policy import Policy
 
-__all__ = ["Failure", "error_of_loss"]
+__all__ = ["Failure", "error_of_loss", "fault_of_input"]
+
+_CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
+"""As Python has it in the traceback of an exception with a cause."""
 
 
 class Failure:
@@ -97,6 +102,21 @@ class Failure:
             inputs=fault.inputs,
             output=self.output,
         )
+
+
+def fault_of_input(fault: Fault, node: str, parent: str, checkpoint_dir: str) -> Fault:
+    """Return the fault of an attempt that could not load the result of a parent, with the parent's name.
+
+    Args:
+        fault: What the worker said: which input, and why.
+        node: The node whose attempt it was.
+        parent: The node that made the result.
+        checkpoint_dir: The checkpoint, absolute.
+    """
+    error = InputNotLoadableError(node, parent, fault.message, fault.modules, checkpoint_dir)
+    name, text = type(error).__name__, str(error)
+    traceback = f"{fault.traceback_text}{_CAUSED}{name}: {text}\n"
+    return fault._replace(type_name=name, message=text, traceback_text=traceback, exception=pickle.dumps(error))
 
 
 def error_of_loss(node: str, loss: NoteLoss, policy: Policy, lost: Lost) -> BaseException:

@@ -17,7 +17,8 @@ _EPILOG = """Exit codes:
     0  the node completed
     1  it failed: its task raised, or its result cannot be pickled; or the function of --worker-init raised
     2  there is no such node, or the file or module of the job is wrong; nothing was run
-    3  there is no checkpoint, it cannot be read, or it lacks a result that the node takes; nothing was run
+    3  there is no checkpoint, it cannot be read, or a result that the node takes is missing or cannot be
+       loaded; nothing was run
 
 Examples:
 

@@ -38,7 +38,7 @@ def show(
 
     Reads from outside, also while a run goes on. The result is shown without running any code that it names, so that a
     checkpoint from elsewhere can be looked at; classes and functions appear by their names. Exit code 2 if there is no
-    such node, also if --value finds no result, and 3 if the result is damaged.
+    such node, also if --value finds no result, and 3 if the result is damaged, or cannot be loaded with --unpickle.
     """
     if unpickle:
         from dagron.checkpoint.writing.claim import check_directory
