@@ -134,7 +134,9 @@ def test_whoever_takes_one_names_its_parent_the_module_and_what_to_do_and_spends
         assert (child.error.node, child.error.parent, child.error.modules) == (f"use {kind}", parent, ["of_results"])
         # A file that cannot be opened now may be opened in a further attempt.
         assert child.attempts == (3 if kind == "Opening" else 1)
-        for error in (child.error, pytest.raises(ResultNotLoadableError, lambda: result[parent].result).value):  # noqa: B023
+        with pytest.raises(ResultNotLoadableError) as asked:
+            _ = result[parent].result
+        for error in (child.error, asked.value):
             assert REASONS[kind] in str(error)
             assert str(error).endswith(f"make it again: dagron invalidate {directory} '{parent}'")
         assert f"use {kind}' was not called, as the result of its parent" in child.explain()
