@@ -42,7 +42,7 @@ MUTATIONS = [
     Mutation(
         "one death",
         "engines/attempt.py",
-        "    NotLoadable: OutcomeKind.UNLOADABLE_INPUT,\n",
+        "    NotLoadableError: OutcomeKind.UNLOADABLE_INPUT,\n",
         "",
         "tests/crossing/test_loading.py -k names_its_parent",
     ),
@@ -512,7 +512,7 @@ MUTATIONS = [
     Mutation(
         "value",
         "crossing/changed.py",
-        "        return _Inert\n\n    def persistent_load",
+        "        return Inert\n\n    def persistent_load",
         "        return super().find_class(module, name)\n\n    def persistent_load",
         "tests/crossing/test_values.py -k nothing_that_a_result_names",
     ),

@@ -33,7 +33,8 @@
     │       └── ResultNotLoadableError       the author of the tasks: what the result is made of has changed
     ├── StoredValueError                     the author of the tasks; a result that this script or Python cannot load
     │   ├── ClassChangedError
-    │   └── OtherPythonError
+    │   ├── OtherPythonError
+    │   └── NotLoadableError
     ├── NodeError                            how one node ended without a result; found in `NodeResult.error`
     │   ├── TaskFailedError
     │   ├── WorkerLostError
@@ -88,6 +89,7 @@ __all__ = [
     "NodeTimeoutError",
     "NodesFailedError",
     "NotCallableError",
+    "NotLoadableError",
     "NotRunByCallError",
     "OptionError",
     "OtherPythonError",
@@ -556,6 +558,23 @@ class OtherPythonError(StoredValueError):
             f"this value holds code of {self.stored}, which {self.found} cannot run; read it with {self.stored}, "
             "or have the node that made it run again"
         )
+
+
+class NotLoadableError(StoredValueError):
+    """A value cannot be made of its pickle. Whoever loads the result of a node says which node that is.
+
+    Attributes:
+        reason: The type and the text of what was raised.
+        modules: Modules that the pickle names and that may be why, the likeliest first.
+    """
+
+    def __init__(self, reason: str, modules: Sequence[str] = ()) -> None:
+        super().__init__(reason, modules)
+        self.reason = reason
+        self.modules = list(modules)
+
+    def __str__(self) -> str:
+        return f"this value cannot be loaded: {self.reason}"
 
 
 # --- how a node ended without a result -----------------------------------------------------------------------------

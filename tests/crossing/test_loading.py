@@ -9,7 +9,7 @@ import pytest
 import dagron
 from dagron.cli import app
 from dagron.crossing import loading
-from dagron.errors import InputNotLoadableError, ResultNotLoadableError
+from dagron.errors import InputNotLoadableError, NotLoadableError, ResultNotLoadableError
 
 PACKAGE = """
 class Plain:
@@ -153,17 +153,17 @@ def test_a_module_that_is_gone_is_named_and_so_are_those_of_a_pickle_that_says_n
 
     data = pickle.dumps([of_results.Plain(), of_results.Picky(), tmp_path])
     write_package(package, CHANGED)
-    with pytest.raises(loading.NotLoadable) as missing:
+    with pytest.raises(NotLoadableError) as missing:
         loading.load_value(data)
-    assert missing.value.modules == ("of_results",)
-    with pytest.raises(loading.NotLoadable) as broken:
+    assert missing.value.modules == ["of_results"]
+    with pytest.raises(NotLoadableError) as broken:
         loading.load_value(data[: len(data) // 2])
     assert broken.value.reason.startswith(("UnpicklingError: ", "EOFError: "))
     package.unlink()
     sys.modules.pop("of_results", None)
-    with pytest.raises(loading.NotLoadable, match="No module named 'of_results'") as gone:
+    with pytest.raises(NotLoadableError, match="No module named 'of_results'") as gone:
         loading.load_value(data)
-    assert gone.value.modules == ("of_results",)
+    assert gone.value.modules == ["of_results"]
 
 
 def test_too_little_memory_and_ctrl_c_say_nothing_about_a_result():

@@ -14,30 +14,16 @@ from types import TracebackType
 from typing import Any
 
 from dagron.checkpoint.format.buffers import out_of_band
-from dagron.errors import ResultNotLoadableError, StoredValueError
+from dagron.errors import NotLoadableError, ResultNotLoadableError, StoredValueError
 from dagron.shown import text_of
 
-__all__ = ["NotLoadable", "load_result_of", "load_value"]
+__all__ = ["load_result_of", "load_value"]
 
 _SCRIPT = {"__main__", "__mp_main__"}
 """Whose changes have errors of their own."""
 
 _UNSUSPECTED = {*sys.stdlib_module_names, "dagron"}
 """Packages that are suspected only if a name is missing there."""
-
-
-class NotLoadable(Exception):
-    """A value cannot be made of a pickle; the cause is what was raised, without our frames.
-
-    Attributes:
-        reason: The type and the text of what was raised.
-        modules: Modules that the pickle names and that may be why, the likeliest first.
-    """
-
-    def __init__(self, reason: str, modules: tuple[str, ...]) -> None:
-        super().__init__(reason, modules)
-        self.reason = reason
-        self.modules = modules
 
 
 def load_value(data: bytes | memoryview | mmap.mmap) -> Any:
@@ -47,7 +33,7 @@ def load_value(data: bytes | memoryview | mmap.mmap) -> Any:
         data: As `load_result` and `read_blob` return it. Large buffers of a file that is mapped are not copied.
 
     Raises:
-        NotLoadable: Something was raised meanwhile, of whatever kind.
+        NotLoadableError: Something was raised meanwhile, of whatever kind; that is its cause, without our frames.
         MemoryError: There is too little memory, which says nothing about the pickle.
         KeyboardInterrupt: From the user.
     """
@@ -62,7 +48,7 @@ def load_value(data: bytes | memoryview | mmap.mmap) -> Any:
         # Past what a class of the user's may have put in its place.
         frames: TracebackType | None = vars(BaseException)["__traceback__"].__get__(error)
         BaseException.with_traceback(error, frames.tb_next if frames is not None else None)
-        raise NotLoadable(_reason(error), _suspects(error, data)) from error
+        raise NotLoadableError(_reason(error), _suspects(error, data)) from error
 
 
 def load_result_of(node: str, data: bytes | memoryview | mmap.mmap, checkpoint_dir: str) -> Any:
@@ -73,7 +59,7 @@ def load_result_of(node: str, data: bytes | memoryview | mmap.mmap, checkpoint_d
     """
     try:
         return load_value(data)
-    except NotLoadable as error:
+    except NotLoadableError as error:
         raise ResultNotLoadableError(node, error.reason, error.modules, checkpoint_dir) from error.__cause__
 
 

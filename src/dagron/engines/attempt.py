@@ -17,11 +17,11 @@ from typing import Any, NamedTuple, NoReturn
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
 from dagron.checkpoint.format.digests import Digests
 from dagron.crossing.exceptions import describe_exception, dump_exception
-from dagron.crossing.loading import NotLoadable, load_value
+from dagron.crossing.loading import load_value
 from dagron.crossing.results import dump_result
 from dagron.engines.protocol import Attempt, Fault, Outcome, OutcomeKind
 from dagron.engines.streams import flush_streams
-from dagron.errors import CheckpointDamagedError, ResultNotPicklableError, WorkerInitError
+from dagron.errors import CheckpointDamagedError, NotLoadableError, ResultNotPicklableError, WorkerInitError
 from dagron.figures import Figures
 from dagron.tasks.arguments import CallWithHoles
 from dagron.tasks.binding import NO_INPUTS, Binding
@@ -56,7 +56,7 @@ _verified = VerifiedFiles()
 
 _OF_INPUTS: dict[type[BaseException], int] = {
     CheckpointDamagedError: OutcomeKind.DAMAGED_INPUT,
-    NotLoadable: OutcomeKind.UNLOADABLE_INPUT,
+    NotLoadableError: OutcomeKind.UNLOADABLE_INPUT,
 }
 _OF_RESULTS: dict[type[BaseException], int] = {ResultNotPicklableError: OutcomeKind.UNPICKLABLE}
 
@@ -136,7 +136,10 @@ def make_attempt(
         if interruptible and isinstance(error, KeyboardInterrupt):
             raise
         kind = ours.get(type(error), OutcomeKind.RAISED)
-        fault = _fault(error) if not isinstance(error, NotLoadable) else _fault_of_input(error, len(inputs), retry_on)
+        if isinstance(error, NotLoadableError) and kind == OutcomeKind.UNLOADABLE_INPUT:
+            fault = _fault_of_input(error, len(inputs), retry_on)
+        else:
+            fault = _fault(error)
         if kind == OutcomeKind.RAISED:
             fault = fault._replace(retryable=isinstance(error, retry_on))
             if fn is not None and len(inputs) == len(attempt.inputs):
@@ -177,13 +180,13 @@ def _fault(error: BaseException) -> Fault:
     return Fault(*describe_exception(error, _OURS), dump_exception(error), pid=os.getpid())
 
 
-def _fault_of_input(error: NotLoadable, position: int, retry_on: tuple[type[BaseException], ...]) -> Fault:
+def _fault_of_input(error: NotLoadableError, position: int, retry_on: tuple[type[BaseException], ...]) -> Fault:
     cause = error.__cause__
     assert cause is not None
     # What is gone is still gone in a further attempt; what the system has refused it may grant then.
     retryable = isinstance(cause, OSError) and isinstance(cause, retry_on)
     fault = Fault(*describe_exception(cause), retryable=retryable, pid=os.getpid())
-    return fault._replace(message=error.reason, parent=position, modules=error.modules)
+    return fault._replace(message=error.reason, parent=position, modules=tuple(error.modules))
 
 
 def _shown_inputs(binding: Binding, fn: Any, inputs: list[Any]) -> tuple[tuple[str, str], ...]:
