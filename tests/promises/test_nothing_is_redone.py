@@ -152,7 +152,7 @@ import functools, os, sys
 if any('["resume"' in argument for argument in sys.orig_argv):
     os.environ["TWO_CLASSES"] = "1"  # in its workers, too
 if "TWO_CLASSES" in os.environ:
-    from dagron import stored
+    from dagron.stored import names as stored
 
     original = stored.of_script
 

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from dagron import stored
 from dagron.script import BY_VALUE_MODULES
+from dagron.stored.classes import new_class, new_enum, set_attributes
+from dagron.stored.names import member, of_script, row
 
 __all__ = ["MAX_PREVIEW_BYTES", "StandIn", "preview", "shown_value"]
 
@@ -57,17 +58,17 @@ def _name_of(function: Callable[..., object]) -> str:
 
 
 _MAKES_A_CLASS = {
-    _name_of(stored.of_script): slice(0, 2),
-    _name_of(stored.new_class): slice(3, 4),
-    _name_of(stored.new_enum): slice(3, 4),
+    _name_of(of_script): slice(0, 2),
+    _name_of(new_class): slice(3, 4),
+    _name_of(new_enum): slice(3, 4),
     "cloudpickle.cloudpickle._make_skeleton_class": slice(1, 2),
 }
 """Functions that give a class, with the arguments that are its name."""
 
 _MAKES_AN_INSTANCE = {"copyreg.__newobj__", "copyreg.__newobj_ex__", "copyreg._reconstructor"}
-_SETS_A_STATE = {_name_of(stored.set_attributes)}
-_MEMBER = _name_of(stored.member)
-_ROW = _name_of(stored.row)
+_SETS_A_STATE = {_name_of(set_attributes)}
+_MEMBER = _name_of(member)
+_ROW = _name_of(row)
 
 
 class StandIn:

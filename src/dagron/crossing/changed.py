@@ -19,11 +19,11 @@ from typing import Any
 
 import cloudpickle
 
-from dagron import stored
 from dagron.crossing.inert import Inert, pickle_of
 from dagron.crossing.names import IDENTITIES, called
 from dagron.errors import CheckpointError, ClassChangedError
 from dagron.shapes import shape_of
+from dagron.stored.names import check_members, of_script
 
 __all__ = ["changed_results", "shapes_now", "versions"]
 
@@ -100,20 +100,20 @@ def changed_results(names: Iterable[str], load: Callable[[str], bytes | memoryvi
 
 
 def _looked_up(module: str, path: str, shape: Any) -> Any:
-    found = stored.of_script(module, path, shape)
+    found = of_script(module, path, shape)
     # The class itself only where it is asked for its members; nothing else here may run what is the user's.
     return found if isinstance(found, enum.EnumMeta) else Inert
 
 
 def _member(cls: Any, value: Any, names: Any) -> Any:
     if isinstance(cls, enum.EnumMeta) and not isinstance(value, Inert):
-        stored.check_members(cls, names)
+        check_members(cls, names)
     return Inert()
 
 
 class _Looker(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if module == stored.__name__:
+        if module == of_script.__module__:
             return {"of_script": _looked_up, "member": _member}.get(name, Inert)
         return Inert
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from dagron.crossing.definitions import global_names
+from dagron.crossing.code import global_names
 from dagron.crossing.picklers import Writable, dumps
 from dagron.shown import text_of, without_middle
 from dagron.tasks.holding import held_by

@@ -13,12 +13,13 @@ import types
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from dagron import stored
-from dagron.crossing.definitions import PROTOCOL, DefinitionPickler, has_state, is_heap_type, reduces_itself
+from dagron.crossing.classes import has_state, is_heap_type, reduces_itself
+from dagron.crossing.definitions import PROTOCOL, DefinitionPickler
 from dagron.crossing.names import IDENTITIES, Names, module_found
 from dagron.crossing.table import Table
 from dagron.script import is_script, membership
 from dagron.shapes import shape_of
+from dagron.stored.names import member, of_script, row, script_value
 
 __all__ = [
     "PROTOCOL",
@@ -42,23 +43,23 @@ class Writable(Protocol):
 
 
 def _reference(module: str, path: str, obj: Any) -> Any:
-    return stored.of_script, (module, path, shape_of(obj) if isinstance(obj, type) else None)
+    return of_script, (module, path, shape_of(obj) if isinstance(obj, type) else None)
 
 
-def _reduce_member(member: enum.Enum) -> Any:
-    cls = type(member)
+def _reduce_member(found: enum.Enum) -> Any:
+    cls = type(found)
     if cls.__reduce_ex__ is not enum.Enum.__reduce_ex__ or not is_script(cls.__module__):
         return NotImplemented
-    if isinstance(member, enum.Flag) and member._name_ not in cls.__members__:
-        return stored.member, (cls, member._value_, tuple((one._name_, one._value_) for one in member))
-    return stored.member, (cls, member._value_, ((member._name_, member._value_),))
+    if isinstance(found, enum.Flag) and found._name_ not in cls.__members__:
+        return member, (cls, found._value_, tuple((one._name_, one._value_) for one in found))
+    return member, (cls, found._value_, ((found._name_, found._value_),))
 
 
 def _reduce_row(obj: Any) -> Any:
     """Reduce a named tuple to values and their names, so that these may get another order."""
     cls = type(obj)
     plain = not reduces_itself(cls) and not getattr(obj, "__dict__", None)
-    return (stored.row, (cls, cls._fields, tuple(obj))) if plain else NotImplemented
+    return (row, (cls, cls._fields, tuple(obj))) if plain else NotImplemented
 
 
 def _is_row(obj: Any) -> bool:
@@ -151,7 +152,7 @@ class CallablePickler(DefinitionPickler):
     def reference(self, module: str, path: str, obj: Any) -> Any:
         """Refer to a name, and let the table have it."""
         self._table.need(module, path.partition(".")[0])
-        return stored.script_value, (module, path)
+        return script_value, (module, path)
 
     def needs(self, module: str, code: types.CodeType) -> None:
         """Let the table have what code looks for."""

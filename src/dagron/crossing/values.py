@@ -19,10 +19,10 @@ import weakref
 from collections.abc import Collection
 from typing import Any
 
-from dagron import stored
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES
 from dagron.checkpoint.format.digests import NO_VALUE_DIGEST, Digests
 from dagron.crossing.picklers import PROTOCOL, PlainPickler, ResultPickler
+from dagron.stored.names import of_script
 
 __all__ = ["value_digest"]
 
@@ -191,7 +191,7 @@ class _Walk:
             return _node("name", value.__module__, value.__qualname__)
         if isinstance(reduced, str):
             return _node("name", pickle.whichmodule(value, reduced), reduced)  # type: ignore[attr-defined]
-        if reduced[0] is stored.of_script:
+        if reduced[0] is of_script:
             return _node("of script", *reduced[1])
         parts: list[Any] = [*reduced, *[None] * (6 - len(reduced))]
         function, arguments, state, items, pairs, setter = parts
