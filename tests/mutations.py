@@ -54,6 +54,27 @@ MUTATIONS = [
         "tests/crossing/test_loading.py -k spends_no_retries",
     ),
     Mutation(
+        "bad input",
+        "flow.py",
+        "        begin_no_run_while_loading(self.dag, self._tasks)\n",
+        "",
+        "tests/cli/test_loading.py -k not_clear",
+    ),
+    Mutation(
+        "bad input",
+        "executor.py",
+        "        begin_no_run_while_loading(self.dag, tasks)\n",
+        "",
+        "tests/cli/test_loading.py -k runs_it_once",
+    ),
+    Mutation(
+        "bad input",
+        "engines/local/worker.py",
+        "    this_is_a_worker()\n",
+        "",
+        "tests/cli/test_loading.py -k a_worker_runs_no_flow",
+    ),
+    Mutation(
         "nothing",
         "crossing/values.py",
         "return _node(kind.__name__, *sorted(parts))",

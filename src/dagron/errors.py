@@ -17,7 +17,8 @@
     │   ├── MissingInputError
     │   ├── ArgumentsError (TypeError)
     │   ├── HandleError (TypeError)
-    │   └── TaskNotPicklableError
+    │   ├── TaskNotPicklableError
+    │   └── UnguardedRunError
     ├── OptionError (ValueError)             the caller of the executor
     ├── CheckpointError                      the operator of the disk
     │   ├── CheckpointDirectoryError
@@ -101,6 +102,7 @@ __all__ = [
     "TaskDefinitionError",
     "TaskFailedError",
     "TaskNotPicklableError",
+    "UnguardedRunError",
     "UnknownNodeError",
     "UnknownTaskError",
     "UnstableNameError",
@@ -323,6 +325,24 @@ class TaskNotPicklableError(TaskDefinitionError):
         return (
             f"the task of node {self.node!r} cannot be pickled{where}: {self.reason}; "
             "create that object inside the task, or pass what it is made from"
+        )
+
+
+class UnguardedRunError(TaskDefinitionError):
+    """A module or a script begins a run while somebody only loads it, and what is to be loaded is not clear from that.
+
+    Attributes:
+        where: What begins the run.
+    """
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where)
+        self.where = where
+
+    def __str__(self) -> str:
+        return (
+            f"{self.where} begins a run while it is only loaded; put what begins it under "
+            "`if __name__ == '__main__':`, and leave what makes the flow outside of that"
         )
 
 

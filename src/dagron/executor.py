@@ -6,17 +6,19 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from dagron.callbacks import ExecutionCallbacks, RunObserver
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format.names import JOURNAL, META
+from dagron.checkpoint.format.records import NO_ORIGIN, Origin
 from dagron.checkpoint.reading.opening import check_journal, checkpoint_path, read_ledger
 from dagron.checkpoint.writing.claim import check_directory
 from dagron.checkpoint.writing.store import CheckpointStore, Durability
 from dagron.engines.local.cores import available_cpus, spread_cpus
 from dagron.errors import CheckpointDamagedError, OptionError
 from dagron.graph.dag import DAG
+from dagron.loading import begin_no_run_while_loading
 from dagron.results.results import CheckpointInfo, ExecutionResult
 from dagron.results.trace import ExecutionTrace
 from dagron.runs.interrupts import Interrupts
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from dagron.engines.protocol import Engine, Features, WorkerInit
     from dagron.runs.coordinator import CancelEvent
     from dagron.runs.observing import Watch
+    from dagron.runs.options import ExecutorOptions
     from dagron.runs.prepare import Prepared
     from dagron.runs.state import RunState
 
@@ -121,6 +124,7 @@ class CheckpointExecutor:
         self.dag = dag
         self.checkpoint_dir = os.fspath(checkpoint_dir)
         self._path = checkpoint_path(checkpoint_dir)
+        self._origin = NO_ORIGIN
         self._options = Options(
             callbacks=callbacks,
             fail_fast=fail_fast,
@@ -142,6 +146,15 @@ class CheckpointExecutor:
             max_tasks_per_worker=max_tasks_per_worker,
             worker_init=worker_init,
         )
+
+    @classmethod
+    def _of_job(
+        cls, origin: Origin, dag: DAG, checkpoint_dir: str | os.PathLike[str], **options: Unpack[ExecutorOptions]
+    ) -> CheckpointExecutor:
+        """Return an executor whose runs are recorded as those of a job; for the command line."""
+        executor = cls(dag, checkpoint_dir, **options)
+        executor._origin = origin
+        return executor
 
     def __repr__(self) -> str:
         return f"CheckpointExecutor({self.dag!r}, checkpoint_dir={self.checkpoint_dir!r})"
@@ -269,6 +282,7 @@ class CheckpointExecutor:
         from dagron.runs.plan import plan_run
         from dagron.runs.prepare import begin_run, check_limits
 
+        begin_no_run_while_loading(self.dag, tasks)
         check_system()
         check_timeout("run_timeout", run_timeout)
         if cancel_event is not None and not callable(getattr(cancel_event, "is_set", None)):
@@ -288,7 +302,7 @@ class CheckpointExecutor:
                 pool.init = plan.init
                 features = self._features()
                 check_limits(dag, plan, options, features)
-                prepared = begin_run(store, dag, plan, options, fresh=fresh)
+                prepared = begin_run(store, dag, plan, options, fresh=fresh, origin=self._origin)
                 state = prepared.state(options, features)
                 coordinator = Coordinator(
                     dag=dag,

@@ -33,6 +33,7 @@ from dagron.errors import (
     TaskDefinitionError,
 )
 from dagron.graph.dag import DAG, DAGBuilder
+from dagron.loading import begin_no_run_while_loading
 from dagron.tasks.arguments import ArgumentReader, CallWithHoles, refuse_hidden_handles
 from dagron.tasks.binding import refuse_deferred, signature_key, signature_of
 from dagron.tasks.handle import Node
@@ -256,6 +257,7 @@ class Flow:
         """
         from dagron.executor import CheckpointExecutor
 
+        begin_no_run_while_loading(self.dag, self._tasks)
         executor = CheckpointExecutor(self.dag, checkpoint_dir, **options)
         if resume is None:
             found = executor.checkpoint_info()

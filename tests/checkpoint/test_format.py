@@ -288,6 +288,15 @@ def events_of(cls):
         "tuple[tuple[str, str], ...]": st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
         "tuple[tuple[int, float], ...]": st.lists(st.tuples(counts, finite), max_size=3).map(tuple),
         "Figures": st.builds(Figures, finite, finite, finite, finite, counts),
+        "Origin": st.builds(
+            records.Origin,
+            texts,
+            texts,
+            texts,
+            texts,
+            st.lists(texts).map(tuple),
+            st.lists(st.tuples(texts, texts)).map(tuple),
+        ),
         "Output": st.builds(records.Output, texts, texts, counts, counts),
     }
     return st.builds(cls, **{field.name: made[field.type] for field in dataclasses.fields(cls)})

@@ -18,9 +18,11 @@ __all__ = [
     "Verb",
     "argument",
     "dag_option",
+    "hands_on",
     "json_option",
     "node_argument",
     "option",
+    "parameter_option",
     "untrusted_option",
     "verb",
     "where_argument",
@@ -72,7 +74,33 @@ class Seconds(click.FloatRange):
 
 
 class Verb(click.Command):
-    """A command whose callback returns an exit code, and whose errors lead to one."""
+    """A command whose callback returns an exit code, and whose errors lead to one.
+
+    Attributes:
+        hands_on: Whether what follows `--` is for the job, and its callback gets that as `arguments`.
+    """
+
+    hands_on = False
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse what is in front of `--`, if what is behind it is for the job."""
+        if not self.hands_on:
+            return super().parse_args(ctx, args)
+        end = args.index("--") if "--" in args else len(args)
+        rest = tuple(args[end + 1 :])
+        try:
+            left = super().parse_args(ctx, args[:end])
+        except click.UsageError as error:
+            if end == len(args) and (isinstance(error, click.NoSuchOption) or "extra argument" in error.message):
+                text = f"{error.format_message()} What is for the job comes after `--`."
+                raise click.UsageError(text, ctx) from error
+            raise
+        ctx.params["arguments"] = rest
+        return left
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return what the line of usage has behind the name."""
+        return super().collect_usage_pieces(ctx) + (["[-- ARGUMENTS]"] if self.hands_on else [])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Carry the command out and exit."""
@@ -88,6 +116,9 @@ class Verb(click.Command):
                 sections.setdefault("Arguments", []).append((parameter.metavar or "", parameter.about))
             elif (record := parameter.get_help_record(ctx)) is not None:
                 sections.setdefault(getattr(parameter, "section", "Options"), []).append(record)
+        if self.hands_on:
+            about = "What the job finds in sys.argv, as if it had been started with it."
+            sections.setdefault("Arguments", []).append(("-- ARGUMENTS", about))
         sections["Options"] = sections.pop("Options")  # the last one: those that are like those of other commands
         for title, records in sections.items():
             with formatter.section(title):
@@ -117,6 +148,37 @@ def option(*declarations: str, **attributes: Any) -> Callable[[Any], Any]:
     return click.option(*declarations, cls=_Option, **attributes)
 
 
+def hands_on(command: Verb) -> Verb:
+    """Have a command give what follows `--` to the job."""
+    command.hands_on = True
+    return command
+
+
+class _Parameter(click.ParamType[tuple[str, str]]):
+    """A parameter of the function that makes the flow."""
+
+    name = "parameter"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Return its name and its text."""
+        from dagron.cli.factory import parse_parameter
+
+        try:
+            return parse_parameter(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+parameter_option = option(
+    "--param",
+    "-p",
+    "parameters",
+    type=_Parameter(),
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="Call the function that TARGET names, as job.py:make, with this. May be repeated.",
+)
+
 node_argument = argument("node", "NODE", "The name of the node.", type=str)
 
 where_argument = argument(
@@ -132,7 +194,8 @@ dag_option = option(
     "dag_from",
     metavar="TARGET",
     type=TARGET,
-    help="Take the DAG from a file or module as `dagron run` does. Default: the one that the checkpoint recorded.",
+    help="Take the DAG from a file or module as `dagron run` does, with what the last run gave it. Default: the one "
+    "that the checkpoint recorded.",
 )
 
 untrusted_option = option(

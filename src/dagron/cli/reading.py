@@ -113,8 +113,9 @@ def dag_for(ledger: Ledger, target: str | None) -> DAG:
     """
     if target is not None:
         from dagron.cli.load import load_job
+        from dagron.cli.origin import given_as_recorded
 
-        return load_job(target).dag
+        return load_job(*given_as_recorded(target, ledger)).dag
     dag = recorded_dag(ledger)
     if dag is None:
         raise UsageError("this checkpoint has no record of its DAG; pass --dag with the file or module of the job")

@@ -13,6 +13,7 @@ from dagron.cli.exit_codes import ExitCode, OutputError, UsageError
 if TYPE_CHECKING:
     from dagron.callbacks import RunObserver
     from dagron.cli.load import Job
+    from dagron.cli.target import Invocation
     from dagron.results.results import ExecutionResult
     from dagron.runs.options import ExecutorOptions
 
@@ -23,7 +24,7 @@ __all__ = ["RunRequest", "run_target"]
 class RunRequest:
     """What the command line asks for; `resume_command` is what to tell the user."""
 
-    target: str
+    job: Invocation
     checkpoint_dir: str
     resume: bool
     fresh: bool
@@ -56,17 +57,35 @@ def run_target(request: RunRequest) -> ExitCode:
     _check(request)
     with stdout_kept_for_results():
         try:
-            job = load_job(request.target)
+            job = load_job(*request.job)
             if request.worker_init is not None:
-                init = load_function(request.target, request.worker_init)
+                init = load_function(request.job.target, request.worker_init)
                 request = replace(request, options={**request.options, "worker_init": init})
         except KeyboardInterrupt as error:
             say("interrupted; nothing was run")
             return exit_code_of_stop(error)
+        _tell_what_changed(request)
         texts, code = ([_forecast(job, request)], ExitCode.OK) if request.dry_run else _run(job, request)
     for text in texts:
         put(text)
     return code
+
+
+def _tell_what_changed(request: RunRequest) -> None:
+    """Say it if a run that goes on gives its job something else than the run before."""
+    from dagron.cli.exit_codes import NoCheckpointError
+    from dagron.cli.origin import told_if_other
+    from dagron.cli.reading import read_checkpoint
+    from dagron.errors import CheckpointError
+
+    if request.fresh:
+        return
+    try:
+        ledger = read_checkpoint(request.checkpoint_dir)
+    except (NoCheckpointError, CheckpointError):
+        return  # whoever needs it says so
+    if text := told_if_other(request.job, ledger):
+        say(text)
 
 
 def _run(job: Job, request: RunRequest) -> tuple[list[str], ExitCode]:
@@ -81,7 +100,7 @@ def _run(job: Job, request: RunRequest) -> tuple[list[str], ExitCode]:
     except KeyboardInterrupt as error:
         _say_what_is_kept(request)
         return [], exit_code_of_stop(error)
-    print_summary(result, request.checkpoint_dir, request.target, request.resume_command)
+    print_summary(result, request.checkpoint_dir, request.job.target, request.resume_command)
     if request.trace is not None and result.trace is not None:
         try:
             result.trace.save(request.trace)
@@ -108,7 +127,9 @@ def _forecast(job: Job, request: RunRequest) -> str:
 
 
 def _execute(job: Job, request: RunRequest) -> ExecutionResult:
+    from dagron.checkpoint.reading.opening import checkpoint_path
     from dagron.cli.going_on import goes_on
+    from dagron.cli.origin import origin_of
     from dagron.cli.output import TaskOutput
     from dagron.display.progress import ProgressBar
     from dagron.executor import CheckpointExecutor
@@ -122,7 +143,8 @@ def _execute(job: Job, request: RunRequest) -> ExecutionResult:
 
     def begin(observer: RunObserver | bool) -> ExecutionResult:
         options: ExecutorOptions = {**request.options, "progress": observer}
-        executor = CheckpointExecutor(job.dag, request.checkpoint_dir, **options)
+        origin = origin_of(request.job, job, str(checkpoint_path(request.checkpoint_dir)))
+        executor = CheckpointExecutor._of_job(origin, job.dag, request.checkpoint_dir, **options)
         start = executor.resume if resume else executor.execute
         return start(job.tasks, run_timeout=request.run_timeout)
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from dagron.cli.exit_codes import NoCheckpointError
 from dagron.cli.nodes import Now, running_now
+from dagron.cli.origin import target_of
 from dagron.cli.reading import checkpoint_dir_of, directory_of, read_checkpoint, state_of_run
+from dagron.cli.target import Invocation
 from dagron.cli.terminal import shown_error, shown_time
 from dagron.shown import bar_cells, glyphs_for, iso_time, shown_bytes, shown_name, shown_seconds
 
@@ -43,6 +46,9 @@ class CheckpointStatus:
 
     Attributes:
         checkpoint_dir: As it was given.
+        job: The file or module of the job; empty if a program has run it by itself.
+        arguments: What the last run gave the job in `sys.argv`.
+        parameters: What it called the function with that makes the flow: names and texts.
         state: `running`; `interrupted`: its run has ended without saying so; `finished`: its run came to its end, also
             if nodes failed; `unknown`: its run is or was on another machine.
         pid: The process of the last run.
@@ -62,6 +68,9 @@ class CheckpointStatus:
     """
 
     checkpoint_dir: str
+    job: str
+    arguments: tuple[str, ...]
+    parameters: tuple[tuple[str, str], ...]
     state: Literal["running", "interrupted", "finished", "unknown"]
     pid: int
     host: str
@@ -101,6 +110,9 @@ def status_of(ledger: Ledger, where: str) -> CheckpointStatus:
     again = {now.name for now in running}
     return CheckpointStatus(
         checkpoint_dir=checkpoint_dir_of(where),
+        job=target_of(ledger.origin, str(directory_of(where).path)),
+        arguments=ledger.origin.arguments,
+        parameters=ledger.origin.parameters,
         state="finished" if ledger.ended is not None else state_of_run(run),
         pid=run.pid,
         host=run.host,
@@ -134,6 +146,7 @@ def shown_status(status: CheckpointStatus, encoding: str | None, now_unix: float
     bar = glyphs.full * full + glyphs.rest * (_BAR_WIDTH - full)
     n_failed = len(status.failed)
     rows = [
+        *([("job", _shown_job(status))] if status.job else []),
         ("state", _shown_state(status)),
         ("run", f"{status.runs}, process {status.pid} on {status.host}"),
         ("since", _shown_iso(status.since, now_unix)),
@@ -166,6 +179,10 @@ def _shown_state(status: CheckpointStatus) -> str:
     if status.state == "unknown":
         return f"running or interrupted: only {status.host} can tell"
     return status.state
+
+
+def _shown_job(status: CheckpointStatus) -> str:
+    return shown_name(shlex.join(Invocation(status.job, status.arguments, status.parameters).words()))
 
 
 def _shown_failure(failed: FailedNode) -> str:

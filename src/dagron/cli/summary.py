@@ -23,10 +23,11 @@ _MAX_FAILURES = 10
 
 def resume_command(program: str, arguments: Sequence[str]) -> str:
     """Return the command that goes on where the run with these arguments has stopped."""
-    kept = [argument for argument in arguments if argument != "--fresh"]
+    end = arguments.index("--") if "--" in arguments else len(arguments)  # what follows is the job's
+    kept = [argument for argument in arguments[:end] if argument != "--fresh"]
     if not {"--resume", "-r"} & set(kept):
         kept.append("--resume")
-    return f"{program} {shlex.join(kept)}"
+    return f"{program} {shlex.join([*kept, *arguments[end:]])}"
 
 
 def print_summary(result: ExecutionResult, checkpoint_dir: str, target: str, command: str) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from dagron.checkpoint.format.records import NO_ORIGIN, Origin
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.checkpoint.writing.store import CheckpointStore
@@ -129,7 +130,9 @@ def prepare(dag: DAG, plan: RunPlan, earlier: Earlier) -> Prepared:
     return Prepared(dag, plan, restore, is_same, seconds, changed)
 
 
-def begin_run(store: CheckpointStore, dag: DAG, plan: RunPlan, options: Options, *, fresh: bool) -> Prepared:
+def begin_run(
+    store: CheckpointStore, dag: DAG, plan: RunPlan, options: Options, *, fresh: bool, origin: Origin = NO_ORIGIN
+) -> Prepared:
     """Take the checkpoint directory, begin a run in it, and prepare that.
 
     Args:
@@ -138,6 +141,7 @@ def begin_run(store: CheckpointStore, dag: DAG, plan: RunPlan, options: Options,
         plan: Of its tasks.
         options: What is asked for.
         fresh: Whether what is there is superseded.
+        origin: The job that the run is of.
 
     Raises:
         CheckpointError: As `CheckpointStore.open` and `CheckpointStore.begin`.
@@ -162,6 +166,7 @@ def begin_run(store: CheckpointStore, dag: DAG, plan: RunPlan, options: Options,
         n_slots=options.n_slots,
         definitions=definitions,
         versions=versions(),
+        origin=origin,
     )
     prepared = prepare(dag, plan, Earlier(ledger, commits, store.stale, store.load))
     if not prepared.is_same:

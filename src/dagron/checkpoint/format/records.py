@@ -50,6 +50,7 @@ from dagron.checkpoint.format.storage import Storage
 from dagron.figures import NO_FIGURES, Figures
 
 __all__ = [
+    "NO_ORIGIN",
     "NO_OUTPUT",
     "NO_RUN",
     "Cleared",
@@ -59,6 +60,7 @@ __all__ = [
     "Failed",
     "Invalidated",
     "Kind",
+    "Origin",
     "Output",
     "Printed",
     "RunEnded",
@@ -260,6 +262,35 @@ NO_OUTPUT = Output()
 """That of an attempt that wrote nothing."""
 
 
+class Origin(NamedTuple):
+    """The job that a run is of, as far as that is known: all is empty where a program has begun the run by itself.
+
+    Attributes:
+        file: The file of the job, relative to the directory of the checkpoint, with `/`; empty if it has none.
+        path: The same as an absolute path.
+        module: The name of the module, where the job was named by it.
+        name: What in it makes the DAG, where that was named: a flow, or a function.
+        arguments: What the job found in `sys.argv` behind its own name.
+        parameters: What the function was called with: names and texts.
+    """
+
+    file: str = ""
+    path: str = ""
+    module: str = ""
+    name: str = ""
+    arguments: tuple[str, ...] = ()
+    parameters: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the run is known to be of a job."""
+        return bool(self.path or self.module)
+
+
+NO_ORIGIN = Origin()
+"""That of a run of a program."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunStarted:
     """A run begins.
@@ -282,6 +313,7 @@ class RunStarted:
         definitions: What the script defines, each name with a digest; of that script which the commits were last
             compared with, as `structure`.
         versions: Of Python and of what pickles, each with its name.
+        origin: The job that it is of.
     """
 
     kind: ClassVar[Kind] = Kind.RUN_STARTED
@@ -300,6 +332,7 @@ class RunStarted:
     absent: tuple[str, ...] = ()
     definitions: tuple[tuple[str, str], ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
+    origin: Origin = NO_ORIGIN
 
 
 NO_RUN = RunStarted(0.0, fresh=False)
@@ -453,7 +486,7 @@ def encode_event(event: Event) -> bytes:
     for name, (_, default) in _FIELDS[event.kind].items():
         value = getattr(event, name)
         if value != default:
-            said[name] = value._asdict() if isinstance(value, (Figures, Output)) else value
+            said[name] = value._asdict() if isinstance(value, (Figures, Output, Origin)) else value
     return _encode_json(said)
 
 
@@ -523,15 +556,25 @@ def _output(value: Any) -> Output:
     return Output(_text(stdout), _text(stderr), index(stdout_bytes), index(stderr_bytes))
 
 
+def _text_pairs(value: Any) -> tuple[tuple[str, str], ...]:
+    return tuple((_text(name), _text(text)) for name, text in _pairs(value))
+
+
+def _origin(value: Any) -> Origin:
+    file, path, module, name, arguments, parameters = (value[field] for field in Origin._fields)
+    return Origin(_text(file), _text(path), _text(module), _text(name), _texts(arguments), _text_pairs(parameters))
+
+
 _CHECKED: dict[str, Callable[[Any], Any]] = {
     "float": _number,
     "int": index,
     "str": _text,
     "bool": _truth,
     "tuple[str, ...]": _texts,
-    "tuple[tuple[str, str], ...]": lambda value: tuple((_text(name), _text(text)) for name, text in _pairs(value)),
+    "tuple[tuple[str, str], ...]": _text_pairs,
     "tuple[tuple[int, float], ...]": lambda value: tuple((index(pid), _number(at)) for pid, at in _pairs(value)),
     "Figures": _figures,
+    "Origin": _origin,
     "Output": _output,
 }
 """What makes a field of a JSON value, or refuses it, by the type of the field as its class has it."""

@@ -18,6 +18,7 @@ from dagron.checkpoint.files import is_temporary
 from dagron.checkpoint.format.journal import HEADER_SIZE, Damage, Record
 from dagron.checkpoint.format.names import SUFFIX
 from dagron.checkpoint.format.records import (
+    NO_ORIGIN,
     NO_RUN,
     Cleared,
     Commit,
@@ -26,6 +27,7 @@ from dagron.checkpoint.format.records import (
     Failed,
     Invalidated,
     Kind,
+    Origin,
     Printed,
     RunEnded,
     RunStarted,
@@ -54,6 +56,7 @@ class Ledger:
         commits: The completed nodes, in the order of their commits.
         failures: The failed nodes, each with its last FAILED record.
         run: The last RUN_STARTED.
+        origin: The job of the last run of which that is known, since the last fresh one.
         ended: The RUN_ENDED that belongs to it, if there is one.
         n_runs: Runs on this checkpoint.
         run_offset: Where the record of the last RUN_STARTED begins in the journal.
@@ -83,6 +86,7 @@ class Ledger:
     commits: PackedCommits = field(default_factory=PackedCommits)
     failures: dict[str, Failed] = field(default_factory=dict)
     run: RunStarted = NO_RUN
+    origin: Origin = NO_ORIGIN
     ended: RunEnded | None = None
     n_runs: int = 0
     run_offset: int = HEADER_SIZE
@@ -173,6 +177,8 @@ class Ledger:
                 self.n_runs += 1
                 self.structure, self.absent = event.structure, set(event.absent)
                 self.definitions = event.definitions
+                if event.origin.is_known or event.fresh:
+                    self.origin = event.origin
                 if event.fresh:
                     self._forget(event.owns)
             case WorkersStarted():

@@ -23,9 +23,11 @@ from dagron.checkpoint.files import Directory, is_temporary
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import plain_file_name
 from dagron.checkpoint.format.records import (
+    NO_ORIGIN,
     Commit,
     Failed,
     Invalidated,
+    Origin,
     Output,
     Printed,
     RunEnded,
@@ -152,6 +154,7 @@ class CheckpointStore:
         n_slots: int = 0,
         definitions: Texts = (),
         versions: Texts = (),
+        origin: Origin = NO_ORIGIN,
     ) -> PackedCommits:
         """Recover the directory and begin a run.
 
@@ -164,6 +167,7 @@ class CheckpointStore:
             n_slots: Slots of the run, for those who ask how well they were used; 0 if it is not known.
             definitions: As of `RunStarted`.
             versions: As of `RunStarted`.
+            origin: The job that the run is of.
 
         Returns:
             The commits that can be restored: those whose bytes are there. They are the ledger's own, so a commit that
@@ -180,7 +184,7 @@ class CheckpointStore:
         self._nodes = nodes = list(nodes)
         old = self.ledger
         run = self._run(len(nodes), n_slots, structure, fail_fast=fail_fast)
-        run = dataclasses.replace(run, definitions=definitions, versions=versions)
+        run = dataclasses.replace(run, definitions=definitions, versions=versions, origin=origin)
         dag = encode_dag(structure, nodes, *edges) if edges is not None else b""
         try:
             sizes = self.directory.sizes()

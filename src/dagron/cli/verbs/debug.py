@@ -6,6 +6,7 @@ import os
 
 from dagron.cli.command import argument, node_argument, option, untrusted_option, verb, where_argument
 from dagron.cli.exit_codes import ExitCode, UsageError
+from dagron.cli.origin import given_as_recorded
 from dagron.cli.reading import read_checkpoint
 from dagron.cli.replay import announce, call_init, prepared_call, run_call
 
@@ -48,9 +49,10 @@ def debug(
 ) -> ExitCode:
     """Run a node again in this process, with its recorded inputs; compare the result with a recorded one.
 
-    The code is that of the file as it is now, so an edit can be tried; `breakpoint()` in it works. The checkpoint is
-    only read: whatever comes out, the next resume does what it would have done. What the task prints goes to where this
-    command prints. The inputs are unpickled, which runs code that they name.
+    The code is that of the file as it is now, so an edit can be tried; `breakpoint()` in it works. The job is given
+    what the last run gave it. The checkpoint is only read: whatever comes out, the next resume does what it would have
+    done. What the task prints goes to where this command prints. The inputs are unpickled, which runs code that they
+    name.
     """
     from dagron.cli.load import load_function, load_job
 
@@ -60,7 +62,7 @@ def debug(
         if os.path.isdir(where):
             raise UsageError(f"pass the file or module of the job, too: dagron debug {where} {node} FILE.py")
         source = where
-    job = load_job(source)
+    job = load_job(*given_as_recorded(source, ledger))
     if worker_init is not None and not call_init(load_function(source, worker_init), post_mortem=pdb):
         return ExitCode.NODES
     call = prepared_call(where, ledger, node, job, allow_untrusted=allow_untrusted)

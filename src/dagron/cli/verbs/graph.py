@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dagron.cli.command import dag_option, option, verb, where_argument
+from dagron.cli.command import dag_option, hands_on, option, parameter_option, verb, where_argument
 from dagron.cli.drawing import as_dot, as_mermaid, drawing_of
 from dagron.cli.ending import write_file
 from dagron.cli.exit_codes import ExitCode, NoCheckpointError
 from dagron.cli.nodes import node_figures, running_now
 from dagron.cli.reading import dag_for, directory_of, read_checkpoint
 from dagron.cli.svg import as_svg
+from dagron.cli.target import Invocation
 
 if TYPE_CHECKING:
     from dagron.graph.dag import DAG
@@ -39,7 +40,7 @@ _FORMATS = {"mermaid": as_mermaid, "dot": as_dot, "svg": as_svg}
 _OF_SUFFIX = {".svg": "svg", ".dot": "dot", ".gv": "dot"}
 
 
-def _dag_and_states(where: str, dag_from: str | None) -> tuple[DAG, dict[str, NodeStatus]]:
+def _dag_and_states(where: str, dag_from: str | None, given: Invocation) -> tuple[DAG, dict[str, NodeStatus]]:
     try:
         ledger = read_checkpoint(where)
     except NoCheckpointError:
@@ -48,12 +49,18 @@ def _dag_and_states(where: str, dag_from: str | None) -> tuple[DAG, dict[str, No
             raise
         from dagron.cli.load import load_job
 
-        return load_job(target).dag, {}  # it has not run yet
-    dag = dag_for(ledger, dag_from)
+        return load_job(*given._replace(target=target)).dag, {}  # it has not run yet
+    if dag_from is not None and given != Invocation(""):
+        from dagron.cli.load import load_job
+
+        dag = load_job(*given._replace(target=dag_from)).dag
+    else:
+        dag = dag_for(ledger, dag_from)
     figures = node_figures(ledger, dag, running_now(directory_of(where), ledger), time.time())
     return dag, {node.name: node.state for node in figures}
 
 
+@hands_on
 @verb(_EPILOG)
 @where_argument
 @option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
@@ -77,6 +84,7 @@ def _dag_and_states(where: str, dag_from: str | None) -> tuple[DAG, dict[str, No
     "--max-nodes", type=click.IntRange(min=1), metavar="N", default=_MAX_NODES, show_default=True, help="Draw no more."
 )
 @dag_option
+@parameter_option
 def graph(
     where: str,
     output: Path | None,
@@ -85,12 +93,14 @@ def graph(
     depth: int,
     max_nodes: int,
     dag_from: str | None,
+    parameters: tuple[tuple[str, str], ...],
+    arguments: tuple[str, ...],
 ) -> ExitCode:
     """Draw the DAG, with its nodes coloured by their states: as Mermaid, DOT or SVG.
 
-    Draws a TARGET that has not run yet, too. Reads from outside, also while a run goes on.
+    Draws a TARGET that has not run yet, too, and gives it what you say. Reads from outside, also while a run goes on.
     """
-    dag, states = _dag_and_states(where, dag_from)
+    dag, states = _dag_and_states(where, dag_from, Invocation("", arguments, parameters))
     drawing = drawing_of(dag, states, around, depth, max_nodes)
     if chosen is None:
         chosen = _OF_SUFFIX.get(output.suffix, "mermaid") if output is not None else "mermaid"

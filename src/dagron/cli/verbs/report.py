@@ -14,6 +14,7 @@ from dagron.cli.exit_codes import ExitCode, NoCheckpointError
 from dagron.cli.nodes import running_now
 from dagron.cli.reading import (
     checkpoint_dir_of,
+    dag_for,
     directory_of,
     read_checkpoint,
     recorded_dag,
@@ -42,7 +43,6 @@ def _report_page(where: str, dag_from: str | None = None) -> str:
     """
     from dagron import __version__
     from dagron.checkpoint.reading.history import read_history
-    from dagron.cli.load import load_job
     from dagron.report.build import build_report
     from dagron.report.render import render
 
@@ -50,7 +50,7 @@ def _report_page(where: str, dag_from: str | None = None) -> str:
     history = read_history(directory_of(where), signing_key())
     if history is None or history.ledger.cleared:
         raise NoCheckpointError(checkpoint_dir_of(where), [])
-    dag = load_job(dag_from).dag if dag_from is not None else recorded_dag(history.ledger)
+    dag = recorded_dag(history.ledger) if dag_from is None else dag_for(history.ledger, dag_from)
     state = state_of_run(history.ledger.run) if history.ledger.ended is None else "finished"
     built = build_report(
         history,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from dagron.cli.command import Seconds, argument, option, untrusted_option, verb
+from dagron.cli.command import Seconds, argument, hands_on, option, parameter_option, untrusted_option, verb
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.running import RunRequest, run_target
 
@@ -24,6 +24,8 @@ _EPILOG = """Examples:
   dagron run job.py --resume -w 8
   dagron run job.py --dry-run
   dagron run jobs/nightly.py:flow -d /scratch/nightly
+  dagron run job.py -- --n 3
+  dagron run job.py:make -p n=3
   dagron run dagron.jobs.stdlib_analysis --show report > report.txt
 """
 
@@ -35,14 +37,17 @@ _LIMITS = "Limits"
 _OUTPUT = "Output"
 
 
+@hands_on
 @verb(_EPILOG)
 @argument(
     "target",
     "TARGET",
     "A .py file or a module such as dagron.jobs.stdlib_analysis. It defines `flow`, a dagron.Flow; or `tasks`, a "
     "mapping of node names to callables, and `dag`, unless the parameter names of the tasks tell. A flow of another "
-    "name follows a colon: job.py:nightly.",
+    "name follows a colon, or a function that makes one: job.py:nightly. Where the job begins a run by itself, what "
+    "that is to run is taken.",
 )
+@parameter_option
 @option(
     "--checkpoint-dir",
     "-d",
@@ -168,6 +173,8 @@ def run(
     context: click.Context,
     /,
     target: str,
+    arguments: tuple[str, ...],
+    parameters: tuple[tuple[str, str], ...],
     checkpoint_dir: str | None,
     resume: bool,
     fresh: bool,
@@ -189,11 +196,11 @@ def run(
     what --show or --json asks for.
     """
     from dagron.cli.summary import resume_command
-    from dagron.cli.target import default_checkpoint_dir
+    from dagron.cli.target import Invocation, default_checkpoint_dir
 
     program = context.find_root().info_name or "dagron"
     request = RunRequest(
-        target=target,
+        job=Invocation(target, arguments, parameters),
         checkpoint_dir=checkpoint_dir or default_checkpoint_dir(target),
         resume=resume,
         fresh=fresh,

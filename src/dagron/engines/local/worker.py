@@ -27,6 +27,7 @@ from dagron.engines.local.processes import resident_bytes
 from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Fault, Outcome
 from dagron.engines.streams import flush_streams
 from dagron.figures import Figures
+from dagron.loading import this_is_a_worker
 
 __all__ = ["pack_outcome", "serve", "start_worker", "unpack_outcome"]
 
@@ -100,6 +101,7 @@ def start_worker(
     # A task that asks for a forkserver gets one of its own, instead of a share in another process's.
     forkserver._forkserver = forkserver.ForkServer()
     become_script()
+    this_is_a_worker()
     hand_down_script()
     assert isinstance(channel, WorkerEnd)
     _worker = _Worker(setup, board, channel)
