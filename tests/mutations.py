@@ -58,7 +58,7 @@ MUTATIONS = [
         "flow.py",
         "        begin_no_run_while_loading(self.dag, self._tasks)\n",
         "",
-        "tests/cli/test_loading.py -k not_clear",
+        "tests/cli/test_loading.py -k would_be_refused",
     ),
     Mutation(
         "bad input",

@@ -677,6 +677,7 @@ def test_no_text_tells_to_install_the_other_project():
 def test_the_commands_of_the_guide_do_what_it_says_one_after_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("job.py").write_text(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL)[1])
+    Path("sweep.py").write_text(re.search(r"<!-- file sweep.py -->\n```python\n(.*?)```", PAGE, re.DOTALL)[1])
     lines = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
     assert len(lines) > 25
     for line in lines:
@@ -684,8 +685,11 @@ def test_the_commands_of_the_guide_do_what_it_says_one_after_another(tmp_path, m
         program, *arguments = shlex.split(re.split(r" [|>] ", line)[0])
         assert program == "dagron"
         expected = re.search(r"exit code (\d)", comment)
-        extra = ["--inline"] if arguments[0] == "run" else []  # rather than a worker for each
-        command(*arguments, *extra, expect=int(expected[1]) if expected else 0)
+        if arguments[0] == "run":
+            arguments.insert(1, "--inline")  # rather than a worker for each
+        ended = command(*arguments, expect=int(expected[1]) if expected else 0)
+        if (said := re.match(r" (\d+|job  .*)", comment)) and not expected:
+            assert said[1] in ended.stdout.splitlines()
     assert {"job.svg", "trace.json", "nodes.json", "report.html"} <= set(os.listdir())
 
 

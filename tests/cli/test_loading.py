@@ -91,6 +91,13 @@ def test_no_command_that_loads_a_job_runs_it_and_run_runs_it_once(call, tmp_path
     assert "after the run" in err if "except" in last else "after the run" not in err
 
 
+def test_a_run_that_would_be_refused_is_a_run_like_any_other(call, tmp_path):
+    job = write(tmp_path, WORK + "flow.run('own')\n")
+    for _ in range(2):  # the second time there is a checkpoint, and the script does not say what becomes of it
+        call("run", job, "--inline", "-d", "own", "--resume")
+    assert ran(tmp_path) == 3
+
+
 def test_a_module_whose_import_a_run_has_ended_is_a_job_like_a_file(call, tmp_path):
     write(tmp_path, "", "package/__init__.py")
     write(tmp_path, WORK + "flow.run('own', resume=True)\n", "package/job.py")
