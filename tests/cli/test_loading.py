@@ -12,7 +12,7 @@ from dagron.checkpoint.reading.opening import read_ledger
 from dagron.cli import app
 from dagron.cli.exit_codes import UsageError
 from dagron.cli.factory import call_factory
-from dagron.stored import FILE_MODULE
+from dagron.script import FILE_MODULE
 
 WORK = """
 import dagron
