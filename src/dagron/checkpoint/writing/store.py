@@ -2,14 +2,13 @@
 
 The writer decides nothing about nodes: it is told what to commit and what no longer applies. It never unpickles. What
 it says goes through `JournalWriter` into the journal and the ledger. The lock (`hold`), the beginning of a run with its
-recovery (`beginning`), the bytes of results (`results`), their files (`result_files`) and their copies (`copying`) have
-modules of their own.
+recovery (`beginning`), its end (`ending`), the bytes of results (`results`), their files (`result_files`) and their
+copies (`copying`) have modules of their own.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import platform
 import time
@@ -43,6 +42,7 @@ from dagron.checkpoint.writing.beginning import Beginning
 from dagron.checkpoint.writing.clearing import clear
 from dagron.checkpoint.writing.copies import Copy
 from dagron.checkpoint.writing.copying import CopyWriter
+from dagron.checkpoint.writing.ending import Ending
 from dagron.checkpoint.writing.hold import Hold
 from dagron.checkpoint.writing.journal import JournalWriter, Said, refusal
 from dagron.checkpoint.writing.result_files import ResultFiles
@@ -51,8 +51,6 @@ from dagron.checkpoint.writing.snapshot import write_snapshot
 from dagron.errors import CommitError
 
 __all__ = ["CheckpointStore", "Durability", "PendingCommit"]
-
-logger = logging.getLogger("dagron.checkpoint")
 
 Texts = tuple[tuple[str, str], ...]
 
@@ -468,26 +466,42 @@ class CheckpointStore:
 
     # --- the end ------------------------------------------------------------------------------------------------
 
+    @property
+    def _ending(self) -> Ending:
+        return Ending(self.directory, self._files, self._writing, self._copies)
+
     def end(self, *, succeeded: int = 0, failed: int = 0, timed_out: int = 0) -> None:
-        """Finish the run: write what lags behind, say that it ended, delete what an older checkpoint left.
-
-        No worker may be left: what it had not finished writing is deleted, too.
-
-        On crash:
-            A checkpoint whose last run was interrupted; nothing is lost.
-        """
+        """Finish the run, once its workers have ended: see `Ending.whole`."""
+        ended = RunEnded(time.time(), succeeded, failed, timed_out)
         try:
-            self.write_copies()
-            # Before the record of the end: what stands under these names behind it is somebody else's.
-            self.directory.remove_all(self._writing.ledger.left_over & self._files.present)
-            if self.worker_lost:
-                self.directory.remove_all(filter(is_temporary, self.directory.names()))
-            if self._power:
-                self.directory.sync()
-            self._writing.say(RunEnded(time.time(), succeeded, failed, timed_out))
-            self._write_snapshot()
+            self._ending.whole(ended, worker_lost=self.worker_lost, durable=self._power)
         except OSError as error:
             raise self._commit_error(error) from error
+
+    def interrupt(self) -> None:
+        """Do for a run that is cut short what can be done, once its workers have ended: see `Ending.cut_short`."""
+        if self._journal is not None and not self.is_forked:
+            self._ending.cut_short(self._unpublished, recovered=self._recovered)
+
+    def close(self) -> None:
+        """Let go of the directory. Safe to call in any state, and twice."""
+        if self.is_forked:
+            return  # releasing a lock releases it for all that share it
+        journal, self._journal = self._journal, None
+        try:
+            if journal is not None:
+                journal.close()
+        except OSError as error:
+            raise self._commit_error(error) from error
+        finally:
+            self._hold.release()
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a process that somebody forked in a callback, and that has come back out of it."""
+        return self._hold.is_forked
+
+    # --- without a run ------------------------------------------------------------------------------------------
 
     def invalidate_between_runs(self, names: Sequence[str], reason: str) -> None:
         """Take the commits of nodes away. Call it after `open`, instead of `begin`; there must be a checkpoint.
@@ -516,45 +530,6 @@ class CheckpointStore:
         if ledger is None or ledger.ended is not None or ledger.run.boot != boot_id() or ledger.namespace != namespace:
             return {}
         return ledger.processes
-
-    def interrupt(self) -> None:
-        """Do for a run that was interrupted what can be done, once its workers have ended. Raises nothing.
-
-        Guarantees:
-            The results that workers had begun to write take no space, unless the disk refuses to delete them. What
-            lags behind is written, unless the disk has refused before.
-        """
-        if self._journal is None or self.is_forked:
-            return
-        try:
-            # A journal that was replaced may be another run's. Until ours is recovered it may need what is there.
-            if self._recovered and self._journal.is_in_place():
-                unfinished = set(filter(is_temporary, self.directory.names())) - self._unpublished
-                self.directory.remove_all(unfinished)
-            if not self._journal.refused:
-                self.write_copies()
-                self._write_snapshot()
-        except (OSError, CommitError) as error:
-            if not self._journal.refused:  # or the run ends with what the disk has said
-                logger.warning("%s: %s", self.directory.path, error)
-
-    def close(self) -> None:
-        """Let go of the directory. Safe to call in any state, and twice."""
-        if self.is_forked:
-            return  # releasing a lock releases it for all that share it
-        journal, self._journal = self._journal, None
-        try:
-            if journal is not None:
-                journal.close()
-        except OSError as error:
-            raise self._commit_error(error) from error
-        finally:
-            self._hold.release()
-
-    @property
-    def is_forked(self) -> bool:
-        """Whether this is a process that somebody forked in a callback, and that has come back out of it."""
-        return self._hold.is_forked
 
     def clear(self) -> None:
         """Delete the files of the checkpoint, and no others: see `clearing`. After `open`, instead of `begin`."""
