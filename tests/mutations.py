@@ -537,6 +537,34 @@ MUTATIONS = [
         "        return super().find_class(module, name)\n\n    def persistent_load",
         "tests/crossing/test_values.py -k nothing_that_a_result_names",
     ),
+    Mutation(
+        "surroundings",
+        "engines/local/surroundings.py",
+        "        end.settimeout(None)",
+        "        pass",
+        "tests/promises/test_surroundings.py -k default_timeout",
+    ),
+    Mutation(
+        "surroundings",
+        "engines/local/surroundings.py",
+        "[entry for entry in sys.path if isinstance(entry, str)]",
+        "[*sys.path]",
+        "tests/promises/test_surroundings.py -k path_objects",
+    ),
+    Mutation(
+        "surroundings",
+        "engines/local/cores.py",
+        "os.sched_getscheduler(0) == os.SCHED_OTHER",
+        "os.SCHED_OTHER is not None",
+        "tests/promises/test_surroundings.py -k scheduled_idle",
+    ),
+    Mutation(
+        "surroundings",
+        "engines/local/context.py",
+        '        self._config["daemon"] = False  # type: ignore[attr-defined]',
+        "        pass",
+        "tests/promises/test_surroundings.py -k daemonic",
+    ),
 ]
 
 

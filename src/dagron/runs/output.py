@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import sys
+from typing import Any
 
 from dagron.checkpoint.format.records import Output
 from dagron.engines.protocol import Printed
@@ -37,14 +38,21 @@ def hand_on(fd: int, data: bytes) -> None:
             stream.flush()
             stream.buffer.write(data)
         elif stream is not None:
-            stream.write(data.decode(errors="backslashreplace"))
+            _write(stream, data)
         else:
             return
         stream.flush()
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the object may be anything that a program has put there
         if not _lost:
             _lost = True
             logger.warning("what tasks print can no longer be shown: %s", error)
+
+
+def _write(stream: Any, data: bytes) -> None:
+    try:
+        stream.write(data.decode(errors="backslashreplace"))
+    except TypeError:
+        stream.write(data)  # a stream of bytes
 
 
 def last_lines(data: bytes) -> str:

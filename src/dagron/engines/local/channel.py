@@ -9,11 +9,12 @@ are on the slot's board. Whether the other side lives is not decided here: what 
 from __future__ import annotations
 
 import os
-import socket
 import struct
 from collections import deque
 from multiprocessing import reduction
 from typing import Any
+
+from dagron.engines.local.surroundings import NO_SIGPIPE, blocking_pair
 
 __all__ = ["Channel", "WorkerEnd"]
 
@@ -29,7 +30,7 @@ class Channel:
     """
 
     def __init__(self) -> None:
-        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._ours, self._theirs = blocking_pair()
         self._ours.setblocking(False)
         self.fd = self._ours.fileno()
         self._unsent: deque[memoryview] = deque()
@@ -52,7 +53,7 @@ class Channel:
         unsent = self._unsent
         try:
             while unsent:
-                n = self._ours.send(unsent[0])
+                n = self._ours.send(unsent[0], NO_SIGPIPE)
                 if n == len(unsent[0]):
                     unsent.popleft()
                 else:

@@ -8,31 +8,47 @@ killed worker or leak.
 
 from __future__ import annotations
 
+import marshal
 import os
 import select
 import socket
 import subprocess
-import sys
 import threading
 from io import BytesIO
-from multiprocessing import context, process, reduction, spawn, util
+from multiprocessing import context, process, reduction, util
 from typing import Any
 
+from dagron.engines.local.capture import memory_file
 from dagron.engines.local.leftovers import sweep
 from dagron.engines.local.processes import created_at
 from dagron.engines.local.server import KILL, MAX_FDS, PID, REQUEST, SPAWN, STATUS, inherited_fd
+from dagron.engines.local.surroundings import (
+    NO_SIGPIPE,
+    blocking_pair,
+    has_directory,
+    import_path,
+    interpreter,
+    preparation,
+    refusal,
+)
 from dagron.errors import WorkerStartError
 
 __all__ = ["Server", "SlotContext", "SlotProcess"]
 
 # Whatever the workers need is imported before the first fork, once. Garbage is not collected meanwhile, as there is
 # hardly any; and what was imported is left alone by the collections of the workers, which would copy its memory.
-_BOOT = (
-    "import gc, sys; gc.disable(); sys.path[:] = {path!r}; "
-    "import concurrent.futures.process, multiprocessing.forkserver; "
-    "import dagron.engines.local.worker, dagron.engines.local.context; "
-    "from dagron.engines.local.server import main; gc.freeze(); gc.enable(); main({fd})"
-)
+# The path comes in a file, as an argument of a program has at most 128 KiB (MAX_ARG_STRLEN).
+_BOOT = """\
+import gc, marshal, sys; gc.disable()
+with open({path_fd}, "rb") as file: sys.path[:] = marshal.load(file)
+import concurrent.futures.process, multiprocessing.forkserver
+import dagron.engines.local.worker, dagron.engines.local.context
+from dagron.engines.local.server import main; gc.freeze(); gc.enable(); main({control_fd})
+"""
+
+
+_END_SECONDS = 1.0
+"""How long to wait for the exit code of a server that has closed its sockets, which it does at its very end."""
 
 
 class Server:
@@ -41,23 +57,19 @@ class Server:
     Attributes:
         processes: The server and every worker so far: process id and `created_at`.
         untold: Those of them that nobody has asked for yet.
+        has_ended: Whether it was seen to be gone, and its workers with it.
+
+    Raises:
+        WorkerStartError: The system refused.
     """
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            path = [entry or os.getcwd() for entry in sys.path]
-            # The flags of this interpreter (-O, -W, -X ...) hold for the workers, too.
-            flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-            command = [spawn.get_executable(), *flags, "-c", _BOOT.format(path=path, fd=theirs.fileno())]
-            try:
-                self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), start_new_session=True
-                )
-            except OSError as error:
-                ours.close()
-                raise WorkerStartError(f"{command[0]}: {error.strerror}") from error
-        self._control = ours
+        self._program = program = interpreter()
+        try:
+            self._control, self._process = _start(program)
+        except (OSError, MemoryError) as error:
+            raise WorkerStartError(f"{program}: {refusal(error)}") from error
+        self.has_ended = False
         self.processes: dict[int, float] = {}
         self.untold: dict[int, float] = {}
         self.started(self._process.pid)
@@ -75,14 +87,23 @@ class Server:
         """Ask for a worker."""
         assert len(fds) <= MAX_FDS
         try:
-            socket.send_fds(self._control, [REQUEST.pack(SPAWN, 0, 0.0)], fds)
-        except OSError as error:
-            raise WorkerStartError(f"the server of the workers is gone (exit code {self._process.poll()})") from error
+            socket.send_fds(self._control, [REQUEST.pack(SPAWN, 0, 0.0)], fds, NO_SIGPIPE)
+        except ConnectionError as error:
+            raise self.gone() from error
+
+    def gone(self) -> WorkerStartError:
+        """Return what to raise if the server has closed its end of anything."""
+        self.has_ended = True
+        try:
+            end = f"ended with exit code {self._process.wait(_END_SECONDS)}"
+        except subprocess.TimeoutExpired:
+            end = "is no longer to be reached"
+        return WorkerStartError(f"their server {end}; it was started as {self._program!r}")
 
     def kill(self, pid: int, grace_seconds: float) -> None:
         """Ask for the end of a worker and of everything below it: SIGTERM now if there is a grace, SIGKILL after it."""
         try:
-            self._control.send(REQUEST.pack(KILL, pid, grace_seconds))
+            self._control.send(REQUEST.pack(KILL, pid, grace_seconds), NO_SIGPIPE)
         except OSError:
             pass  # the server is gone, and its workers with it
 
@@ -107,6 +128,30 @@ class Server:
         """Stop, and close the socket. Only when no thread is left that could `kill`: its number may be another's."""
         self.stop()
         self._control.close()
+
+
+def _start(program: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    ours, theirs = blocking_pair()
+    path_fd = -1
+    try:
+        path_fd = memory_file("dagron-path")
+        with open(path_fd, "wb", closefd=False) as file:
+            marshal.dump(import_path(), file)
+        os.lseek(path_fd, 0, os.SEEK_SET)
+        # The flags of this interpreter (-O, -W, -X ...) hold for the workers, too.
+        flags = [*subprocess._args_from_interpreter_flags()]  # type: ignore[attr-defined]
+        if not has_directory():
+            flags.append("-P")  # Python 3.13 looks for shadowed modules there, and fails with a bare SystemError
+        passed = theirs.fileno(), path_fd
+        command = [program, *flags, "-c", _BOOT.format(control_fd=passed[0], path_fd=path_fd)]
+        return ours, subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=passed, start_new_session=True)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        if path_fd >= 0:
+            os.close(path_fd)
 
 
 class _OnePartyLock:
@@ -153,35 +198,38 @@ class _ServedPopen:
         self.returncode: int | None = None
         self.peak_rss_bytes: int | None = None
         self._status_lock = threading.Lock()
-        preparation = spawn.get_preparation_data(process_obj.name)
-        # The server has the directory, the path and the environment of the start of the run already.
-        for key in ("init_main_from_name", "init_main_from_path", "dir", "sys_path"):
-            preparation.pop(key, None)
         buffer = BytesIO()
         context.set_spawning_popen(self)  # type: ignore[arg-type]
         try:
-            reduction.dump(preparation, buffer)
+            reduction.dump(preparation(process_obj.name), buffer)
             reduction.dump(process_obj, buffer)
         finally:
             context.set_spawning_popen(None)
-        # The write end of the payload stays open: its end tells the worker that its parent process has ended.
-        payload_read, payload_write = os.pipe()
-        self.sentinel, status_write = os.pipe()
-        self._close_fds = util.Finalize(self, _close_all, (payload_write, self.sentinel))
+        # Our end of the payload stays open: its end tells the worker that its parent process has ended.
+        ours, payload = blocking_pair()
         try:
-            server.spawn([payload_read, status_write, *stdio, *self._fds])
+            self.sentinel, status_write = os.pipe()
+            self._close_fds = util.Finalize(self, _close_all, (ours, self.sentinel))
+            try:
+                server.spawn([payload.fileno(), status_write, *stdio, *self._fds])
+            finally:
+                os.close(status_write)
+        except BaseException:
+            ours.close()
+            raise
         finally:
-            os.close(payload_read)
-            os.close(status_write)
+            payload.close()
         try:
-            with open(payload_write, "wb", closefd=False) as file:
-                file.write(buffer.getbuffer())
+            ours.sendall(buffer.getbuffer(), NO_SIGPIPE)
             pid = os.read(self.sentinel, PID.size)
-        except BrokenPipeError:
+        except ConnectionError:
             pid = b""
         if len(pid) < PID.size:
-            raise WorkerStartError("the server of the workers ended before it started one")
+            raise server.gone()
         (self.pid,) = PID.unpack(pid)
+        if self.pid < 0:
+            error = OSError(-self.pid, os.strerror(-self.pid))
+            raise WorkerStartError(refusal(error))
         server.started(self.pid)
 
     def duplicate_for_child(self, fd: int) -> int:
@@ -218,9 +266,9 @@ class _ServedPopen:
         self._close_fds()
 
 
-def _close_all(*fds: int) -> None:
-    for fd in fds:
-        os.close(fd)
+def _close_all(payload: socket.socket, sentinel: int) -> None:
+    payload.close()
+    os.close(sentinel)
 
 
 class SlotProcess(process.BaseProcess):
@@ -247,6 +295,18 @@ class SlotProcess(process.BaseProcess):
         if popen.peak_rss_bytes is None:
             return None, 0
         return code, popen.peak_rss_bytes
+
+    def start(self) -> None:
+        """Start it, also where this process is daemonic: what ends the worker with it is the server."""
+        # In the worker tasks start processes as they like.
+        self._config["daemon"] = False  # type: ignore[attr-defined]
+        own = process.current_process()._config  # type: ignore[attr-defined]
+        daemon = own.pop("daemon", None)
+        try:
+            super().start()
+        finally:
+            if daemon is not None:
+                own["daemon"] = daemon
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_server": None}

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import MutableMapping
 
-__all__ = ["THREAD_VARIABLES", "available_cpus", "can_pin", "limit_threads", "pin", "spread_cpus"]
+__all__ = [
+    "THREAD_VARIABLES",
+    "available_cpus",
+    "can_pin",
+    "leave_processor_to_coordinator",
+    "limit_threads",
+    "pin",
+    "spread_cpus",
+]
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -28,7 +37,10 @@ def can_pin() -> bool:
 def available_cpus() -> list[int]:
     """Return the processors that this process may use."""
     if can_pin():
-        return sorted(os.sched_getaffinity(0))
+        try:
+            return sorted(os.sched_getaffinity(0))
+        except OSError:
+            pass  # a sandbox forbids to ask
     return list(range(os.cpu_count() or 1))
 
 
@@ -53,8 +65,26 @@ def _core_of(cpu: int, topology: str | os.PathLike[str]) -> str:
 
 
 def pin(cpu: int) -> None:
-    """Bind this process, and what it starts, to a processor."""
-    os.sched_setaffinity(0, {cpu})
+    """Bind this process, and what it starts, to a processor; where the system refuses, say so and go on without."""
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except OSError as error:
+        sys.stderr.write(f"dagron: a worker is not bound to processor {cpu}: {error.strerror}\n")
+
+
+def leave_processor_to_coordinator() -> None:
+    """Let this process, a worker, not push the coordinator off its processor in the middle of what that does next.
+
+    With as many workers as processors it would get none before a task has ended. SCHED_BATCH does so, with the same
+    share of time and at the same nice level. Whoever has another policy has been given it by somebody who meant it.
+    """
+    if not hasattr(os, "SCHED_BATCH"):
+        return
+    try:
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    except OSError:
+        pass  # a sandbox forbids it, and a run without is a little slower
 
 
 def limit_threads(n: int, environment: MutableMapping[str, str]) -> None:

@@ -24,6 +24,7 @@ from dagron.engines.local.first_call import init_error
 from dagron.engines.local.processes import pid_namespace
 from dagron.engines.local.slot import Slot
 from dagron.engines.local.spent import Leaving
+from dagron.engines.local.surroundings import check_open_files, refusal
 from dagron.engines.protocol import Attempt, Happened, Lost, Observed, Spawned, WorkerInit
 from dagron.errors import WorkerStartError
 
@@ -72,14 +73,15 @@ class ProcessPool:
         self._init: WorkerInit | None = None
         self._owner = os.getpid()
         self._slots: list[Slot] = []
+        check_open_files(n_slots)
         try:
             for i in range(n_slots):
                 self._slots.append(Slot(i, max_tasks))
+            self._wake_read, self._wake_write = os.pipe()
         except OSError as error:
-            raise WorkerStartError(f"no shared memory for a slot: {error.strerror}") from error
+            raise WorkerStartError(f"no shared memory for a slot: {refusal(error)}") from error
         # Slot and generation of workers that have ended; put by the executors' threads, taken by the coordinator's.
         self._ends: deque[tuple[int, int]] = deque()
-        self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._poll = select.poll()
@@ -126,9 +128,11 @@ class ProcessPool:
         try:
             return self._start(slot)
         except WorkerStartError:
+            if slot.executor is not None:
+                slot.executor.shutdown(wait=False, cancel_futures=True)
+            if not self._server.has_ended:
+                raise
             # The server was killed; its workers went with it. Another one, once: what ends every server is no accident.
-            assert slot.executor is not None
-            slot.executor.shutdown(wait=False, cancel_futures=True)
             self._server.stop()
             self._gone.append(self._server)
             self._server = Server()

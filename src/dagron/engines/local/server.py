@@ -15,13 +15,15 @@ SIGKILL at the server's death (Linux).
 
 Protocol, over the control socket, from the coordinator only: fixed-size requests (`REQUEST`). SPAWN carries file
 descriptors: the pipe with the pickled process object, the status pipe, what becomes standard output and error, and
-those that the object refers to. On the status pipe go the worker's pid and later its `STATUS`. KILL asks for the end of
+those that the object refers to. On the status pipe go the worker's pid and later its `STATUS`; or, if none could be
+forked, the negative of the `errno`. KILL asks for the end of
 a worker and everything below it.
 """
 
 from __future__ import annotations
 
 import atexit
+import errno
 import io
 import os
 import select
@@ -80,6 +82,10 @@ class _Server:
         self.wakeup_read, self.wakeup_write = os.pipe()
         os.set_blocking(self.wakeup_read, False)
         os.set_blocking(self.wakeup_write, False)
+        # Not `select`, which takes no descriptor above 1023: the coordinator may have had as many files open.
+        self.sources = select.poll()
+        for fd in (control.fileno(), self.wakeup_read):
+            self.sources.register(fd, select.POLLIN)
 
     def run(self) -> None:
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -87,8 +93,7 @@ class _Server:
         self.on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             while self.coordinator == os.getppid():
-                sources: list[socket.socket | int] = [self.control, self.wakeup_read]
-                readable, _, _ = select.select(sources, [], [], self.wait_seconds())
+                readable = {fd for fd, _ in self.sources.poll(self.wait_seconds() * 1000)}
                 if self.wakeup_read in readable:
                     try:
                         os.read(self.wakeup_read, 4096)
@@ -98,7 +103,7 @@ class _Server:
                     # Needed for killing only, so it need not delay the start; but it must be here when memory is short.
                     import psutil  # noqa: F401
                 self.reap()
-                if self.control in readable and not self.serve():
+                if self.control.fileno() in readable and not self.serve():
                     break
                 self.kill_overdue()
         finally:
@@ -127,15 +132,21 @@ class _Server:
         server = os.getpid()
         # Flushed here, or both processes would write what is buffered.
         flush_streams()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            pid = -(error.errno or errno.EAGAIN)
         if pid == 0:
             self.become_worker(server, fds)
         payload, status, *others = fds
-        self.workers[pid] = status
         try:
             os.write(status, PID.pack(pid))
         except BrokenPipeError:
             pass  # the coordinator is gone; the loop is about to notice
+        if pid > 0:
+            self.workers[pid] = status
+        else:
+            others.append(status)
         for fd in (payload, *others):
             os.close(fd)
 

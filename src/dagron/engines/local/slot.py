@@ -17,6 +17,7 @@ from dagron.engines.local.context import Server, SlotContext, SlotProcess
 from dagron.engines.local.first_call import pack_init
 from dagron.engines.local.processes import tree_bytes
 from dagron.engines.local.spent import Allowance
+from dagron.engines.local.surroundings import refusal
 from dagron.engines.local.worker import serve, start_worker, unpack_outcome
 from dagron.engines.protocol import (
     NOTHING_PRINTED,
@@ -29,6 +30,7 @@ from dagron.engines.protocol import (
     Returned,
     WorkerInit,
 )
+from dagron.errors import WorkerStartError
 from dagron.figures import NO_FIGURES, Figures
 
 __all__ = ["Slot"]
@@ -120,13 +122,16 @@ class Slot:
             has_init: As there.
 
         Raises:
-            WorkerStartError: The server is gone.
+            WorkerStartError: The server is gone, or the system refused.
         """
         self.board.clear()
         self.allowance.renew()
         self._stderr_from = self._stderr.size()
         self._context = SlotContext(server, (self._stdout.fd, self._stderr.fd))
-        channel = Channel()
+        try:
+            channel = Channel()
+        except OSError as error:
+            raise WorkerStartError(refusal(error)) from error
         try:
             self.executor = ProcessPoolExecutor(
                 1,
@@ -135,6 +140,9 @@ class Slot:
                 initargs=(setup, n_threads, cpu, self.board, channel, has_init),
             )
             call = self.executor.submit(serve)
+        except (OSError, MemoryError, RuntimeError) as error:
+            channel.close()
+            raise WorkerStartError(refusal(error)) from error
         except BaseException:
             channel.close()
             raise

@@ -20,7 +20,7 @@ from dagron.engines.attempt import WorkerSetup, make_attempt
 from dagron.engines.local.board import Board
 from dagron.engines.local.capture import position
 from dagron.engines.local.channel import Channel, WorkerEnd
-from dagron.engines.local.cores import limit_threads, pin
+from dagron.engines.local.cores import leave_processor_to_coordinator, limit_threads, pin
 from dagron.engines.local.first_call import call_received
 from dagron.engines.local.nested import hand_down_script
 from dagron.engines.local.processes import resident_bytes
@@ -94,10 +94,7 @@ def start_worker(
         limit_threads(n_threads, os.environ)
     if cpu is not None:
         pin(cpu)
-    if hasattr(os, "SCHED_BATCH"):
-        # A worker that is woken must not push the coordinator off its processor in the middle of what that does next:
-        # with as many workers as processors it would get none before a task has ended. The share of time is the same.
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    leave_processor_to_coordinator()
     # A task that asks for a forkserver gets one of its own, instead of a share in another process's.
     forkserver._forkserver = forkserver.ForkServer()
     become_script()

@@ -1,0 +1,155 @@
+"""What surrounds the coordinator: what its workers take over from it, and whether it leaves enough to start them.
+
+None of it is the run's business, and all of it may be unusual: an interpreter inside of another program, a working
+directory that is gone, a default timeout for sockets, tight limits. What is missing is an error that names it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from multiprocessing import process, spawn, util
+from typing import Any
+
+from dagron.errors import WorkerStartError
+
+__all__ = [
+    "NO_SIGPIPE",
+    "blocking_pair",
+    "check_open_files",
+    "has_directory",
+    "import_path",
+    "interpreter",
+    "preparation",
+    "refusal",
+]
+
+NO_SIGPIPE: int = getattr(socket, "MSG_NOSIGNAL", 0)
+"""For `send`: the script may have put the default action back for SIGPIPE, which would end it with any worker."""
+
+_FILES_OF_A_SLOT = 13
+"""The coordinator's open files for each worker: board, two captured streams, channel, the four pipes of an executor's
+queues and wake-ups, payload and status. A test counts them."""
+
+_FILES_OF_A_RUN = 12
+"""For the whole run: server, checkpoint, and what is open for a moment only; for a worker that starts that is six."""
+
+
+def blocking_pair() -> tuple[socket.socket, socket.socket]:
+    """Return a pair of connected sockets that wait as long as it takes, whatever `socket.setdefaulttimeout` says."""
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    for end in pair:
+        end.settimeout(None)
+    return pair
+
+
+def interpreter() -> str:
+    """Return the program of this interpreter.
+
+    Raises:
+        WorkerStartError: It is not known, as in a program that embeds Python.
+    """
+    program = spawn.get_executable()
+    if program:
+        return os.fsdecode(program)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for name in (f"python{version}", "python3"):
+        path = os.path.join(sys.exec_prefix, "bin", name)
+        if os.access(path, os.X_OK):
+            return path
+    raise WorkerStartError(
+        f"sys.executable is {sys.executable!r}, as in a program that embeds Python; say with "
+        f"multiprocessing.set_executable() where a Python {version} is that has the same packages"
+    )
+
+
+def has_directory() -> bool:
+    """Tell whether the working directory is still there."""
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
+
+
+def import_path() -> list[str]:
+    """Return where the coordinator imports from, by absolute paths.
+
+    What is no text is no place for Python either, and from a directory that was removed nothing is imported.
+    """
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    if "" in path:
+        here = os.getcwd() if has_directory() else ""
+        path = [found for entry in path if (found := entry or here)]
+    return path
+
+
+def preparation(name: str) -> dict[str, Any]:
+    """Return what `multiprocessing.spawn.prepare` needs in a worker of this name.
+
+    Not `spawn.get_preparation_data`, which asks for `sys.argv`, a working directory and a `__main__`; the path and the
+    directory are those of the server.
+    """
+    data = {
+        "name": name,
+        "authkey": process.current_process().authkey,
+        "log_to_stderr": util._log_to_stderr,  # type: ignore[attr-defined]
+        "orig_dir": process.ORIGINAL_DIR,  # type: ignore[attr-defined]
+    }
+    if (arguments := getattr(sys, "argv", None)) is not None:
+        data["sys_argv"] = arguments
+    return data
+
+
+def check_open_files(n_slots: int) -> None:
+    """Check that this process may open what a run needs.
+
+    Raises:
+        WorkerStartError: It may not.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    n_open = _n_open_files()
+    needed = _FILES_OF_A_RUN + n_slots * _FILES_OF_A_SLOT
+    if soft == resource.RLIM_INFINITY or n_open + needed <= soft:
+        return
+    fitting = (soft - n_open - _FILES_OF_A_RUN) // _FILES_OF_A_SLOT
+    fewer = f"run at most {fitting} of them, or " if fitting > 0 else ""
+    above = "" if hard == resource.RLIM_INFINITY else f", up to {hard}"
+    raise WorkerStartError(
+        f"this process may have {soft} files open and has {n_open}; {n_slots} worker(s) take {needed} more: "
+        f"{fewer}raise the limit (`ulimit -n`{above})"
+    )
+
+
+def _n_open_files() -> int:
+    for listing in ("/proc/self/fd", "/dev/fd"):
+        try:
+            return len(os.listdir(listing)) - 1  # one of them is the listing
+        except OSError:
+            continue
+    return 0
+
+
+_HINTS = {
+    errno.EMFILE: "this process has as many files open as it may (`ulimit -n`)",
+    errno.ENFILE: "the machine has as many files open as it may",
+    errno.EAGAIN: "no further process or thread may be started (`ulimit -u`, or the limit of a container or group)",
+    errno.ENOMEM: "there is not enough memory (or `ulimit -v` is too low)",
+    errno.EFBIG: "files may not be that large (`ulimit -f`)",
+    errno.E2BIG: "the environment variables are too large for a new process",
+}
+
+
+def refusal(error: BaseException) -> str:
+    """Return in words what the system refused when something was to be started."""
+    if isinstance(error, OSError):
+        text = error.strerror or str(error)
+        return f"{text}: {_HINTS[error.errno]}" if error.errno in _HINTS else text
+    if isinstance(error, MemoryError):
+        return _HINTS[errno.ENOMEM]
+    # What `threading` says of EAGAIN is a RuntimeError.
+    return f"{error}: {_HINTS[errno.EAGAIN]}" if isinstance(error, RuntimeError) else str(error)

@@ -1,0 +1,304 @@
+"""Whatever surrounds the coordinator: a run works there, or ends before anything runs with an error that names it.
+
+Each surrounding is put up in a process of its own, which a program forks that has imported everything before
+(`traced.py`), so that one costs no more than its run.
+"""
+
+import ctypes
+import errno
+import io
+import multiprocessing
+import os
+import pathlib
+import platform
+import resource
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+
+import pytest
+from tracing import Traced
+
+import dagron
+import dagron.engines.local.pool
+import dagron.runs.coordinator  # and by that all that a run loads, before the program forks
+from dagron.engines.local import surroundings
+
+FLOW_OPTIONS = {"durability": "process", "max_workers": 1}
+
+
+def run(path, task=lambda: 1, **options):
+    """The result of a run of one node, or the name and the text of the error of dagron's that it ends with."""
+    flow = dagron.Flow()
+    node = flow.add("a", task)
+    try:
+        return flow.run(path, resume=True, **{**FLOW_OPTIONS, **options}).value(node)
+    except dagron.DagronError as error:
+        return [type(error).__name__, str(error)]
+
+
+# --- surroundings: each a function that puts it up, and returns what the run gives ----------------------------------
+
+
+def default_timeout(path):
+    socket.setdefaulttimeout(0.05)
+    table = bytes(3_000_000)  # more than a socket takes at once
+    flow = dagron.Flow()
+    nodes = flow.map("n[{}]", lambda i, table: len(table), range(2), table=table)
+    result = flow.run(path, resume=True, **FLOW_OPTIONS)
+    return [result.value(node) for node in nodes] == [3_000_000] * 2
+
+
+def path_objects(path):
+    sys.path += [pathlib.Path("/opt/some-package"), b"/opt/bytes", None]
+    return run(path)
+
+
+def long_path(path):
+    sys.path += [f"/opt/{'x' * 1000}/{i}" for i in range(220)]
+    return run(path)
+
+
+def no_directory(path):
+    gone = path + "-gone"
+    os.mkdir(gone)
+    os.chdir(gone)
+    os.rmdir(gone)
+    sys.path.insert(0, "")
+    return run(path)
+
+
+def many_files(path):
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard < 2000:
+        return 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+    for _ in range(1100):
+        os.open(os.devnull, os.O_RDONLY)
+    return run(path)
+
+
+def few_files(path, n=40):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    return run(path, max_workers=8)
+
+
+def fewer_files_than_one_worker_takes(path):
+    return few_files(path, 16)
+
+
+def just_enough_files(path):
+    n_open = len(os.listdir("/proc/self/fd")) - 1
+    n_checkpoint = 3  # that are open already when it is checked: two locks and the journal
+    n = n_open + n_checkpoint + surroundings._FILES_OF_A_RUN + 2 * surroundings._FILES_OF_A_SLOT
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    flow = dagron.Flow()
+
+    def together(i):
+        open(f"{path}-{i}", "w").close()
+        while not os.path.exists(f"{path}-{1 - i}"):  # in a task: until both workers are there
+            time.sleep(0.005)
+        return i
+
+    nodes = flow.map("n[{}]", together, range(2))
+    result = flow.run(path, resume=True, durability="process", max_workers=2)
+    return [result.value(node) for node in nodes]
+
+
+def no_executable(path):
+    sys.executable = None
+    multiprocessing.set_executable(None)
+    return run(path)
+
+
+def no_executable_and_none_beside(path):
+    sys.exec_prefix = "/nowhere"
+    return no_executable(path)
+
+
+def executable_that_is_no_python(path):
+    multiprocessing.set_executable("/bin/true")
+    return run(path)
+
+
+def no_argv(path):
+    del sys.argv
+    return run(path)
+
+
+def daemonic(path):
+    def job():
+        def starts_another():
+            other = multiprocessing.get_context("fork").Process(target=os._exit, args=(3,))
+            other.start()
+            other.join()
+            return other.exitcode
+
+        theirs.send(run(path, starts_another))
+
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=job, daemon=True)
+    process.start()
+    process.join()
+    return ours.recv() if process.exitcode == 0 else process.exitcode
+
+
+def sigpipe_ends_a_process(path):
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    flow = dagron.Flow()
+    node = flow.add("dies", os._exit, 3)
+    other = flow.add("next", lambda: 1)
+    result = flow.run(path, resume=True, **FLOW_OPTIONS)
+    return [result[node].error.exit_code, result.value(other)]
+
+
+def children_are_ignored(path):
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    return run(path)
+
+
+def in_a_thread(path):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(run(path)))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def priority_of(path):
+    """The policy of a worker, and whether it has the nice level of the coordinator."""
+    policy, level = run(path, lambda: [os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)])
+    return [policy, level == os.getpriority(os.PRIO_PROCESS, 0)]
+
+
+def nice(path):
+    os.nice(2)
+    return priority_of(path)
+
+
+def scheduled_idle(path):
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    return priority_of(path)
+
+
+def scheduled_batch(path):
+    os.nice(2)
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    return priority_of(path)
+
+
+def scheduling_forbidden(path):
+    for name in ("sched_setscheduler", "sched_getscheduler", "sched_setaffinity", "sched_getaffinity"):
+        forbid(name)
+    return run(path, pin_cpus=True, max_workers=1)
+
+
+NUMBERS = {  # of system calls, in <asm/unistd_64.h> and <asm-generic/unistd.h>
+    "x86_64": {
+        "sched_setscheduler": 144,
+        "sched_getscheduler": 145,
+        "sched_setaffinity": 203,
+        "sched_getaffinity": 204,
+    },
+    "aarch64": {
+        "sched_setscheduler": 119,
+        "sched_getscheduler": 120,
+        "sched_setaffinity": 122,
+        "sched_getaffinity": 123,
+    },
+}
+
+
+def forbid(name):
+    """Have the kernel refuse a system call with EPERM to this process and all that it starts, as a sandbox does."""
+    pr_set_no_new_privs, pr_set_seccomp, mode_filter = 38, 22, 2
+    load_number, jump_if_equal, give_back = 0x20, 0x15, 0x06
+    allow, refuse = 0x7FFF0000, 0x00050000 | errno.EPERM
+    steps = [(load_number, 0, 0, 0), (jump_if_equal, 0, 1, NUMBERS[platform.machine()][name])]
+    steps += [(give_back, 0, 0, refuse), (give_back, 0, 0, allow)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+    program = struct.pack("HxxxxxxP", len(steps), ctypes.addressof(code))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(pr_set_no_new_privs, 1, 0, 0, 0) == 0
+    if libc.prctl(pr_set_seccomp, mode_filter, program, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
+
+
+def bytes_only(path):
+    kept, shown = (sys.stdout, sys.stderr), io.BytesIO()
+    sys.stdout = sys.stderr = shown
+    try:
+        value = run(path, lambda: print("printed"))
+    finally:
+        sys.stdout, sys.stderr = kept
+    return [value, shown.getvalue().decode()]
+
+
+def stdout_that_is_no_stream(path):
+    kept, sys.stdout = sys.stdout, object()
+    try:
+        return run(path, lambda: print("printed"))
+    finally:
+        sys.stdout = kept
+
+
+WORKS = {
+    default_timeout: True,
+    path_objects: 1,
+    long_path: 1,
+    no_directory: 1,
+    many_files: 1,
+    few_files: ["WorkerStartError", "8 worker(s) take"],
+    fewer_files_than_one_worker_takes: ["WorkerStartError", "raise the limit (`ulimit -n`"],
+    just_enough_files: [0, 1],
+    no_executable: 1,
+    no_executable_and_none_beside: ["WorkerStartError", "multiprocessing.set_executable()"],
+    executable_that_is_no_python: ["WorkerStartError", "'/bin/true'"],
+    no_argv: 1,
+    daemonic: 3,
+    sigpipe_ends_a_process: [3, 1],
+    children_are_ignored: 1,
+    in_a_thread: 1,
+    nice: [3, True],  # SCHED_BATCH
+    scheduled_idle: [5, True],
+    scheduled_batch: [3, True],
+    scheduling_forbidden: 1,
+    bytes_only: [None, "printed\n"],
+    stdout_that_is_no_stream: None,
+}
+
+
+@pytest.fixture
+def no_process_is_left():
+    """Looked at by `Traced` for each run; the program itself stays for all tests of this module."""
+
+
+@pytest.fixture(scope="module")
+def clean(request, tmp_path_factory):
+    made = Traced(request.path, tmp_path_factory.mktemp("surroundings") / "unused")
+    yield made
+    made.close()
+
+
+LINUX_ONLY = {just_enough_files, nice, scheduled_idle, scheduled_batch, scheduling_forbidden}
+
+
+@pytest.mark.parametrize("surrounding", WORKS, ids=lambda function: function.__name__)
+def test_it_works_or_is_an_error_that_names_the_cause(clean, surrounding, ckpt):
+    if surrounding in LINUX_ONLY and sys.platform != "linux":
+        pytest.skip("is there on Linux only")
+    if surrounding is scheduling_forbidden and platform.machine() not in NUMBERS:
+        pytest.skip("the numbers of the system calls are not known")
+    ended = clean.run(surrounding.__name__, path=str(ckpt))
+    assert ended.code == 0
+    expected = WORKS[surrounding]
+    if isinstance(expected, list) and expected[0] == "WorkerStartError":
+        name, text = ended.result
+        assert name == expected[0]
+        assert expected[1] in text
+        assert not list(ckpt.glob("*.pkl"))
+    else:
+        assert ended.result == expected
