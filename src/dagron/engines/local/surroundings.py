@@ -151,5 +151,6 @@ def refusal(error: BaseException) -> str:
         return f"{text}: {_HINTS[error.errno]}" if error.errno in _HINTS else text
     if isinstance(error, MemoryError):
         return _HINTS[errno.ENOMEM]
-    # What `threading` says of EAGAIN is a RuntimeError.
-    return f"{error}: {_HINTS[errno.EAGAIN]}" if isinstance(error, RuntimeError) else str(error)
+    text = str(error)
+    # `threading` makes this RuntimeError of EAGAIN.
+    return f"{text}: {_HINTS[errno.EAGAIN]}" if "start new thread" in text else text
