@@ -58,7 +58,12 @@ def shape_of(cls: type) -> Shape:
     """Return the shape of a class."""
     found = _shapes.get(cls)
     if found is None:
-        found = _shapes[cls] = (*_own_shape(cls), tuple(map(_base_shape, cls.__bases__)))
+        kind, names = _own_shape(cls)
+        if kind == "data":
+            # A pickle of instances has the names twice, of which the second is a reference if the two are one object.
+            # They would be in the process that runs the script, and not in a worker, which has the fields by pickle.
+            names = tuple(map(sys.intern, names))
+        found = _shapes[cls] = kind, names, tuple(map(_base_shape, cls.__bases__))
     return found
 
 

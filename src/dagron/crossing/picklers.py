@@ -10,7 +10,7 @@ import copyreg
 import enum
 import pickle
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from dagron.crossing.classes import has_state, is_heap_type, reduces_itself
@@ -67,10 +67,15 @@ def _is_row(obj: Any) -> bool:
 
 
 class PlainPickler(pickle.Pickler):
-    """Pickles a result; quick, and no match for functions without a name and whatever else plain pickle refuses."""
+    """Pickles a result; quick, and no match for functions without a name and whatever else plain pickle refuses.
+
+    Attributes:
+        references: What classes of the script were reduced to.
+    """
 
     def __init__(self, file: Any, protocol: int, buffer_callback: Any = None) -> None:
         super().__init__(file, protocol, buffer_callback=buffer_callback)
+        self.references: dict[type, Any] = {}
         self._names: Names | None = None
         self._is_script = membership()
         self._reduces: dict[type, bool] = {}
@@ -109,11 +114,18 @@ class PlainPickler(pickle.Pickler):
         found = self._names.of(cls)
         if found is None:
             raise pickle.PicklingError("a class without a name")
-        return _reference(*found, cls)
+        reduced = self.references[cls] = _reference(*found, cls)
+        return reduced
 
 
 class ResultPickler(DefinitionPickler):
-    """Pickles results and exceptions; nearly everything."""
+    """Pickles results and exceptions; nearly everything.
+
+    Attributes:
+        references: As of `PlainPickler`; it looks each up once more.
+    """
+
+    references: Mapping[type, Any] = types.MappingProxyType({})
 
     def reference(self, module: str, path: str, obj: Any) -> Any:
         """Refer to a name, and say which shape it has."""
