@@ -14,12 +14,12 @@ import subprocess
 import sys
 import uuid
 
+import cloudpickle
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dagron
-from dagron import shapes
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format.digests import NO_VALUE_DIGEST, Digests
@@ -132,10 +132,10 @@ GOLD = {
     "slotted": "5d7deab76e4754df49b1cf360c3c5eec",
     "plain": "e420d5bf753fc8ae80c78d7a30a24c18",
     "own": "85d42aa55f3ecc2d8814a9f0be70344d",
-    "enums": "d3ae3fc6263727c9e0570c842de6cd21",
-    "enum keys": "ca61aab9a89154901aaf32a5c7aff157",
-    "flags": "f8827bc1c4af494a9ced15517c3cd0fd",
-    "row": "1ab2147f2b1b3566f450b6866d64dc9f",
+    "enums": "731d7d0ee9d6a9903d19aff7ef30c69f",
+    "enum keys": "91b2286631d16200cd14b2a70ca655b9",
+    "flags": "8465538562a63fcd47c4410f04aa6e9b",
+    "row": "9bc183381c3030cba36adf64ac10743a",
     "classes": "16f8563287137ba38d5b5f77c9f3ab2c",
     "functions": "7f968237769a3ff173a3ee539ca8b847",
     "subclass": "0cac5c542dc2ccd32911647f5766ebf7",
@@ -152,10 +152,10 @@ GOLD = {
     "large numbers": "ad4946c7067838d609a4896346305647",
     "large texts": "c00151cbc215859b52945b9fc51cc78b",
     "large table": "5dd864e1514122b40dc5d4016ccdc4eb",
-    "large points": "b21c96ddc6443c49b6fcb9d141994399",
-    "large instances": "273ff90fd3d257d95bee1ae0317258ea",
-    "large rows": "6ad8e6d41007ad83bbe915feac2caa8b",
-    "large members": "9df43c23fb37bcfa5bc54adfac7247fb",
+    "large points": "2b530cdaee335e4bf5fffebafa35a5f1",
+    "large instances": "e591c0b50bdc389f568fa03100fb2be2",
+    "large rows": "4771759c00fe1aa3c4c0b04578e365b4",
+    "large members": "d3569a468bf5fb63585d028825ddc87a",
     "large library": "588c588d5d6c5201b9d72b09b8764724",
 }
 
@@ -410,9 +410,9 @@ class Held:
 @pytest.fixture
 def of_script():
     """Has the classes of this file count as a script's."""
-    shapes.SCRIPTS.add(__name__)
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     yield
-    shapes.SCRIPTS.discard(__name__)
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.mark.usefixtures("of_script")

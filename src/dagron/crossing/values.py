@@ -6,9 +6,9 @@ that sees neither. Types, the order of dicts, the signs of zeros and the bits of
 occurs twice counts, too, as a task can tell `[a, a]` from `[a, copy(a)]` by changing one; for what cannot change it
 does not. Objects are what pickling reduces them to.
 
-No digest is no fault: then the bytes of the pickle decide. They always do for a large result. To look at its items again
-takes as long as to pickle them, 0.6 to 1.1 times, and to sort those of a set takes four times as long. What
-large results mostly are has the same bytes in each process anyhow: numbers, arrays, tables, instances of classes.
+No digest is no fault: then the bytes of the pickle decide. They always do for a large result: to look at its items
+again takes as long as to pickle them, 0.6 to 1.1 times, and to sort those of a set takes four times as long. What large
+results mostly are has the same bytes in each process anyhow: numbers, arrays, tables, instances of classes.
 """
 
 from __future__ import annotations
