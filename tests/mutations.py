@@ -387,12 +387,33 @@ MUTATIONS = [
     # --- one writer
     Mutation(
         "writer",
+        "checkpoint/files.py",
+        "                return self._lock_of_machine()\n",
+        "                return True\n",
+        "tests/promises/test_one_writer.py -k one_machine_keeps",
+    ),
+    Mutation(
+        "writer",
         "checkpoint/writing/hold.py",
         "        if not taken:\n",
         "        if False:\n",
         "tests/checkpoint/test_store.py -k TestOneWriter",
     ),
     # --- a disk that refuses costs nothing else
+    Mutation(
+        "disk",
+        "checkpoint/writing/store.py",
+        "        return CheckpointGoneError(path, gone) if gone else CommitError(path, reason)\n",
+        "        return CommitError(path, reason)\n",
+        "tests/promises/test_a_disk_that_refuses.py -k directory_is_taken_away",
+    ),
+    Mutation(
+        "limits",
+        "runs/coordinator.py",
+        "            self._carry_out(self._cancelled(now))  # before",
+        "            # before",
+        "tests/promises/test_limits_and_stops.py -k before_anything_has_begun",
+    ),
     Mutation(
         "disk",
         "checkpoint/writing/clearing.py",

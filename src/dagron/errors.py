@@ -472,12 +472,13 @@ class CommitError(CheckpointError):
 
 
 class CheckpointGoneError(CommitError):
-    """The journal was removed or replaced while a run wrote to it: no resume would find what comes next."""
+    """The directory or its journal was removed or replaced while a run wrote to it: no resume finds what comes next."""
 
     def __str__(self) -> str:
         return (
             f"could not write to the checkpoint {self.path!r}: {self.reason}; "
-            "the run was stopped; put it back and resume() goes on from there, or start again"
+            "the run was stopped, and what it had committed is where that has gone; put it back and resume() goes on "
+            "from there, or start again"
         )
 
 

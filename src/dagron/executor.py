@@ -293,7 +293,7 @@ class CheckpointExecutor:
         pool = _LazyPool(lambda: self._start_pool(store.digests, interrupts))
         with Interrupts() as interrupts:
             try:
-                if fresh and len(dag):
+                if fresh and len(dag) and not (cancel_event is not None and cancel_event.is_set()):
                     # The workers start while the tasks are checked. A resume may have nothing to run.
                     check_directory(store.directory, allow_untrusted=options.allow_untrusted)
                     pool()

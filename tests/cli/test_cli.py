@@ -119,8 +119,9 @@ class Ended:
 
 
 def _signals_as_in_a_terminal():
-    # A test run in the background ignores SIGINT, and what it starts would inherit that.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # A test run in the background ignores SIGINT, one under nohup SIGHUP, and what it starts would inherit that.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def eventually(fact, process=None):
@@ -563,7 +564,7 @@ def test_a_second_run_on_a_checkpoint_that_is_being_written_ends_with_3(here, ga
 # --- signals -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_stopped_run_says_in_one_line_what_is_kept_and_how_to_go_on_and_does(cli, log, gated, number, code):
     gated.send_signal(number)
     _, err = gated.communicate(timeout=60)
@@ -575,6 +576,29 @@ def test_a_stopped_run_says_in_one_line_what_is_kept_and_how_to_go_on_and_does(c
     (cli.directory / "gate").touch()
     assert cli("run", "job.py", "--resume", "--show", "second", expect=0).out == "22\n"
     assert log.counts() == {"first": 1, "second": 2}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how a terminal becomes that of a session is Linux's")
+def test_a_run_whose_terminal_is_closed_ends_as_one_that_is_stopped(cli, log):
+    """With a bar on it, which is still to be taken away."""
+    ours, theirs = pty.openpty()
+    terminal = os.ttyname(theirs)
+    # The first that the leader of a session opens becomes its terminal, and then SIGHUP comes from the kernel.
+    command = f'exec "$@" <>{terminal} 2>&0'
+    dagron = [sys.executable, "-m", "dagron", "run", cli.write(GATED)]
+    process = subprocess.Popen(
+        ["sh", "-c", command, "sh", *dagron],
+        cwd=cli.directory,
+        env={**cli.environment, "TERM": "xterm"},
+        preexec_fn=_signals_as_in_a_terminal,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    eventually(lambda: log.count("second"), process)
+    os.close(ours)
+    assert process.wait(timeout=60) == 129
+    assert cli.status().state == "interrupted"
+    assert cli.status().completed == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="that the server follows its coordinator's death is told by prctl")

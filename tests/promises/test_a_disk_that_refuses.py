@@ -912,7 +912,14 @@ def remove_journal(directory):
     (directory / JOURNAL).unlink()
 
 
-WAYS_TO_TAKE_AWAY = [remove, move, empty, exchange, remove_journal]
+WAYS_TO_TAKE_AWAY = {
+    remove: "the directory was deleted or moved away",
+    move: "the directory was deleted or moved away",
+    empty: "_journal was removed or replaced",
+    exchange: "another directory has taken the place",
+    remove_journal: "_journal was removed or replaced",
+}
+"""With what the error says."""
 
 
 @pytest.mark.parametrize(
@@ -947,9 +954,10 @@ def test_a_run_whose_directory_is_taken_away_does_not_go_on_as_if_it_were_there(
     reported = []
     callback = ExecutionCallbacks(on_complete=lambda name, _: reported.append(name)) if callbacks else None
     executor = CheckpointExecutor(dag, ckpt, callback, pool=pool, max_workers=2)
-    with pytest.raises(dagron.CommitError) as caught:
+    with pytest.raises(dagron.CheckpointGoneError) as caught:
         executor.execute(tasks)
-    assert str(ckpt) in str(caught.value)
+    assert f"{str(ckpt)!r}: {WAYS_TO_TAKE_AWAY[take_away]}" in str(caught.value)
+    assert "intact" not in str(caught.value)
     assert set(reported) <= {"first"}
     assert log.count("last") == 0, "a parent that was not recorded"
     # Put back, or given up for lost, it goes on.

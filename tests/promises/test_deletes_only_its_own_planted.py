@@ -444,6 +444,25 @@ class TestForeignResultFiles:
         for name in ("small.pkl", "large.pkl"):
             assert (scene.ckpt / name).read_bytes() == b"theirs"
 
+    @pytest.mark.parametrize("what", ["a text", "a link", "a directory"])
+    def test_what_stands_in_the_place_of_the_lock_is_told_as_what_it_is(self, scene, what):
+        scene.executor().execute(scene.tasks())
+        lock = scene.ckpt / LOCK
+        lock.unlink()
+        if what == "a text":
+            lock.write_bytes(b"4711 on node7\nsince yesterday, and more than is shown")
+        elif what == "a link":
+            lock.symlink_to("elsewhere")
+        else:
+            lock.mkdir()
+        said = "53 byte(s), beginning with b'4711 on node7" if what == "a text" else "is no regular file"
+        for use in every_use(scene).values():
+            with pytest.raises(dagron.CheckpointDirectoryError) as caught:
+                use()
+            assert said in str(caught.value)
+            assert "move '_lock' away" in str(caught.value)
+            assert ".pkl" not in str(caught.value)
+
     @pytest.mark.parametrize("name", [META, JOURNAL, LOCK])
     @pytest.mark.parametrize("use", ["execute", "resume", "clear_checkpoint"])
     def test_files_with_our_own_names_that_are_not_ours_stay(self, scene, name, use):

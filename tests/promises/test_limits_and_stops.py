@@ -320,6 +320,10 @@ def event(request, tmp_path):
     return File()
 
 
+def fails():
+    raise ValueError
+
+
 class TestCancel:
     """Leans on `_cancelled` in the coordinator, and on `_on_cancel` in the state."""
 
@@ -377,9 +381,14 @@ class TestCancel:
     def test_before_anything_has_begun(self, ckpt, log, mark, event):
         event.set()
         result = executor(self.DAG, ckpt).execute(self.tasks(log), cancel_event=event)
-        kept = [name for name in self.DAG.nodes if result[name].status is NodeStatus.COMPLETED]
-        assert result.cancelled == 4 - len(kept)
-        assert not {"second", "third"} & set(kept)
+        assert (result.cancelled, log.counts()) == (4, {})
+        assert "the run was cancelled" in str(result["first"].error)
+        # What was recorded before is kept, and nothing is added to it.
+        executor(self.DAG, ckpt, pool="inline").resume(self.tasks(log, second=fails))
+        kept = ["first", "beside"]
+        before = log.counts()
+        again = executor(self.DAG, ckpt).resume(self.tasks(log), cancel_event=event)
+        assert (again.restored, again.cancelled, log.counts()) == (2, 2, before)
         self.resumed(ckpt, log, kept)
 
     def test_while_nodes_are_committed_each_is_either_kept_or_cancelled(self, ckpt, log, mark):

@@ -6,6 +6,8 @@ path gets around it; that no child of a holder keeps it; `claim.holder_of`; and 
 journal that is replaced in one step, CLEARED before anything is deleted, one append for a group.
 """
 
+import errno
+import fcntl
 import json
 import os
 import re
@@ -60,6 +62,69 @@ def script(text, *args):
     said = process.stdout.readline()
     assert said, f"it ended with {process.wait()}"
     return process, said.split()
+
+
+# --- file systems without locks ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK], ids=errno.errorcode.get)
+def lockless(tmp_path, monkeypatch, request):
+    """Locks are refused for all files and directories below `tmp_path`, as on Lustre without `-o flock`."""
+    flock, device = fcntl.flock, tmp_path.stat().st_dev
+
+    def refusing(fd, operation):
+        status = os.fstat(fd if isinstance(fd, int) else fd.fileno())
+        below = {path.stat().st_ino for path in tmp_path.rglob("*")}
+        if status.st_dev == device and status.st_ino in below and operation != fcntl.LOCK_UN:
+            raise OSError(request.param, os.strerror(request.param))
+        return flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", refusing)
+    monkeypatch.delenv("DAGRON_LOCK", raising=False)
+    yield tmp_path / "ckpt"
+    for path in Path("/tmp").glob("dagron-lock-*"):
+        if any(path.name.endswith(f"-{place.stat().st_ino:x}") for place in tmp_path.rglob("*") if place.is_dir()):
+            path.unlink()
+
+
+class TestAFileSystemWithoutLocks:
+    def test_it_is_told_with_a_way_to_run_on_one_machine(self, lockless):
+        with pytest.raises(dagron.CheckpointDirectoryError, match=r"no locks.*another file sys.*DAGRON_LOCK=machine"):
+            executor(lockless).execute({"a": lambda: 1})
+
+    def test_there_one_machine_keeps_its_runs_apart(self, lockless, monkeypatch):
+        monkeypatch.setenv("DAGRON_LOCK", "machine")
+        refused = []
+
+        def on_start(_):
+            for use in uses(lockless).values():
+                with pytest.raises(dagron.CheckpointLockedError):
+                    use()
+                refused.append(use)
+
+        result = executor(lockless, callbacks=ExecutionCallbacks(on_start=on_start)).execute({"a": lambda: 1})
+        assert (result["a"].result, len(refused)) == (1, 3)
+        assert executor(lockless).resume({"a": lambda: 2})["a"].result == 1
+        executor(lockless).clear_checkpoint()
+
+    def test_where_there_are_locks_they_are_taken_all_the_same(self, tmp_path, monkeypatch):
+        refused = []
+
+        def on_start(_):
+            monkeypatch.delenv("DAGRON_LOCK")
+            with pytest.raises(dagron.CheckpointLockedError):
+                uses(tmp_path / "ckpt")["resume"]()
+            refused.append(1)
+
+        monkeypatch.setenv("DAGRON_LOCK", "machine")
+        callbacks = ExecutionCallbacks(on_start=on_start)
+        assert executor(tmp_path / "ckpt", callbacks=callbacks).execute({"a": lambda: 1}).ok
+        assert refused
+
+    def test_another_word_for_it_is_an_error(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("DAGRON_LOCK", "none")
+        with pytest.raises(dagron.OptionError, match="DAGRON_LOCK='none' is not valid: expected 'machine'"):
+            executor(tmp_path / "ckpt").execute({"a": lambda: 1})
 
 
 # --- one writer -----------------------------------------------------------------------------------------------------

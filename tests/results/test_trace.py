@@ -255,3 +255,8 @@ class TestOfARun:
         assert {span.name: span.outcome for span in trace.spans} == {name: name for name in tasks}
         recorded = trace_of_checkpoint(read_ledger(Directory(ckpt)))
         assert sorted(recorded.spans, key=str) == sorted(trace.spans, key=str)
+        said = {span.name: span.error for span in trace.spans}
+        assert said["completed"] == ""
+        assert all("Error: " in error for name, error in said.items() if name != "completed"), said
+        shown = {event["name"]: event["args"].get("error", "") for event in chrome(trace)[0] if event["ph"] == "B"}
+        assert shown == said

@@ -34,6 +34,7 @@ __all__ = [
     "DirectoryLock",
     "ReadFile",
     "TempFile",
+    "has_no_locks",
     "is_temporary",
     "write_copy",
 ]
@@ -319,6 +320,14 @@ class Directory:
         self.path = path
         self._prefix = str(path) + os.sep
 
+    def identity(self) -> tuple[int, int] | None:
+        """Return what tells this directory from any other that has its path later; None if there is none."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return None
+        return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
+
     def path_to(self, name: str) -> str:
         """Return the path to an entry, whether it exists or not."""
         return self._prefix + name
@@ -435,6 +444,29 @@ class Directory:
             self.remove(name)
 
 
+_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+"""What `flock` says on Lustre without `-o flock`, on file systems in user space, and on NFS without its lock daemon."""
+
+_MACHINE = "/tmp"
+"""Not TMPDIR, which may be another directory in each process."""
+
+
+def _open_for_all(path: str) -> int:
+    """Open a file that no user of the machine may be without, and make it if it is not there."""
+    flags = os.O_RDWR | _NOFOLLOW | _NONBLOCK
+    try:
+        # Without O_CREAT: Linux refuses that for the files of others in such a directory (`fs.protected_regular`).
+        return os.open(path, flags)
+    except FileNotFoundError:
+        pass
+    try:
+        fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o666)
+    except FileExistsError:
+        return os.open(path, flags)
+    os.fchmod(fd, 0o666)  # whatever the umask says
+    return fd
+
+
 _locks: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
 
 
@@ -448,10 +480,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_locks)
 
 
-class DirectoryLock:
-    """The right to write a checkpoint: an exclusive lock of the kernel on one file of the directory."""
+def has_no_locks(error: OSError) -> bool:
+    """Tell whether a lock was refused because the file system has none."""
+    return error.errno in _WITHOUT_LOCKS
 
-    def __init__(self, path: Path) -> None:
+
+class DirectoryLock:
+    """The right to write a checkpoint: an exclusive lock of the kernel on one file of the directory.
+
+    Args:
+        path: The file.
+        of_machine: Where the file system of the directory has no locks, take a file of `/tmp` instead, whose name is
+            that of the directory's device and inode. It keeps apart the processes that have this `/tmp`, so those of
+            other machines and of other containers not.
+    """
+
+    def __init__(self, path: Path, *, of_machine: bool = False) -> None:
+        self._of_machine = of_machine
         self._path = path
         self._lock: FileLock | None = None
         self._directory_fd = -1
@@ -473,6 +518,10 @@ class DirectoryLock:
             lock.acquire()
         except Timeout:
             return False
+        except OSError as error:
+            if self._of_machine and has_no_locks(error):
+                return self._lock_of_machine()
+            raise
         taken = False
         try:
             taken = self._lock_directory()
@@ -497,6 +546,24 @@ class DirectoryLock:
         except OSError:
             os.close(fd)  # a file system without locks on directories: the file has to do
             return True
+        self._directory_fd = fd
+        _locks.add(self)
+        return True
+
+    def _lock_of_machine(self) -> bool:
+        import fcntl
+
+        status = os.stat(self._path.parent)
+        path = os.path.join(_MACHINE, f"dagron-lock-{status.st_dev:x}-{status.st_ino:x}")
+        fd = _open_for_all(path)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        except OSError:
+            os.close(fd)
+            raise
         self._directory_fd = fd
         _locks.add(self)
         return True

@@ -13,7 +13,11 @@ from types import FrameType
 from dagron.cli.exit_codes import ExitCode, OutputError, UsageError, exit_code_of
 from dagron.errors import DagronError, InternalError, WorkerInitError
 
-__all__ = ["Stopped", "exit_code_of_stop", "exit_code_of_work", "put", "say", "stop_on_signals", "write_file"]
+__all__ = ["Stopped", "exit_code_of_stop", "exit_code_of_work", "put", "say", "stop_on_signals", "tell", "write_file"]
+
+
+_ASKING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that ask a process to end; Windows has no SIGHUP, and is told so later."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -26,17 +30,25 @@ class Stopped(KeyboardInterrupt):
 
 def say(text: str) -> None:
     """Write a message to standard error."""
+    tell(f"dagron: {text}")
+
+
+def tell(text: str) -> None:
+    """Write a text that is no message of ours to standard error, such as a traceback."""
     try:
-        print(f"dagron: {text}", file=sys.stderr, flush=True)
-    except (OSError, ValueError):
-        pass  # there is nobody to tell
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        # There is nobody to tell, as after the terminal was closed. The interpreter flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    except ValueError:
+        pass  # the user's file has closed it
 
 
 def stop_on_signals() -> None:
-    """Make SIGINT and SIGTERM raise `Stopped`, and a second one end this process at once.
+    """Make SIGINT, SIGTERM and SIGHUP raise `Stopped`, and a second one end this process at once.
 
     Ending at once is safe: the checkpoint has what was committed, and the workers do not outlive this process. A signal
-    that is ignored, as in a background job of a shell, stays so.
+    that is ignored, as in a background job of a shell or under `nohup`, stays so.
     """
     stopped = False
     try:
@@ -47,12 +59,15 @@ def stop_on_signals() -> None:
     def on_signal(number: int, frame: FrameType | None) -> None:
         nonlocal stopped
         if stopped:
-            os.write(terminal, b"\ndagron: stopped at once; what was committed is kept\n")
+            try:
+                os.write(terminal, b"\ndagron: stopped at once; what was committed is kept\n")
+            except OSError:
+                pass  # a terminal that was closed
             os._exit(128 + number)
         stopped = True
         raise Stopped(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ASKING:
         if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(number, on_signal)
 
@@ -104,12 +119,12 @@ def exit_code_of_work(work: Callable[[], ExitCode]) -> ExitCode:
         return exit_code_of_stop(error)
     except DagronError as error:
         if isinstance(error, (UsageError, WorkerInitError)) and error.traceback_text:
-            print(error.traceback_text, end="", file=sys.stderr)
+            tell(error.traceback_text.rstrip("\n"))
         if isinstance(error, InternalError):
-            traceback.print_exc()
+            tell(traceback.format_exc().rstrip("\n"))
         say("; ".join([f"error: {error}", *getattr(error, "__notes__", ())]))
         return exit_code_of(error)
     except Exception as error:
-        traceback.print_exc()
+        tell(traceback.format_exc().rstrip("\n"))
         say(f"error: unexpected {type(error).__name__}, please report it with the traceback above")
         return ExitCode.INTERNAL

@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     USAGE = 2
     CHECKPOINT = 3
     INTERNAL = 4
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -28,6 +29,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.USAGE: "the command, the target, its graph or its tasks are wrong; nothing was run",
     ExitCode.CHECKPOINT: "there is no checkpoint, or none that can be used, read or written",
     ExitCode.INTERNAL: "no worker could be started, output could not be written, or dagron itself failed",
+    ExitCode.HUNG_UP: "stopped by SIGHUP, as when its terminal was closed",
     ExitCode.INTERRUPTED: "stopped by Ctrl-C",
     ExitCode.TERMINATED: "stopped by SIGTERM",
 }

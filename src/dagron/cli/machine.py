@@ -176,10 +176,18 @@ def _flush(path: Path) -> Check:
 
 
 def _lock(path: Path) -> Check:
-    from dagron.checkpoint.files import DirectoryLock
+    from dagron.checkpoint.files import DirectoryLock, has_no_locks
 
     first, second = DirectoryLock(path / "lock"), DirectoryLock(path / "lock")
-    taken = first.acquire()
+    try:
+        taken = first.acquire()
+    except OSError as error:
+        if not has_no_locks(error):
+            raise
+        text = (
+            "the file system has no locks; choose another directory, or set DAGRON_LOCK=machine for runs of one machine"
+        )
+        return Check("lock", "bad", text)
     try:
         refused = taken and not second.acquire()
     finally:

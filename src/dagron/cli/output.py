@@ -106,7 +106,10 @@ class TaskOutput:
             # Nobody has the other end any more, so the thread reads the last byte and then the end of the file. If a
             # process that was started meanwhile, by a callback say, holds that end, the thread is left to itself.
             self._thread.join(_DRAIN_SECONDS)
-        self._terminal.close()
+        try:
+            self._terminal.close()
+        except OSError:
+            pass  # what was still to be shown has nobody to see it
 
     def _pump(self, terminal: int) -> None:
         rest = b""

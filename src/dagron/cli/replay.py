@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import signing_key
-from dagron.cli.ending import say
+from dagron.cli.ending import say, tell
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.reading import checkpoint_dir_of, directory_of
 from dagron.cli.terminal import NOT_FOR_A_LINE, shown_error
@@ -214,7 +213,7 @@ def _tell(error: BaseException, seconds: float) -> None:
 
     error.__traceback__ = _own_frames(error)
     _, _, text = describe_exception(error)
-    print(NOT_FOR_A_LINE.sub("", folded(text.rstrip())), file=sys.stderr)
+    tell(NOT_FOR_A_LINE.sub("", folded(text.rstrip())))
     say(f"failed after {shown_seconds(seconds)}")
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dagron.cli.ending import say
+from dagron.cli.ending import say, tell
 from dagron.cli.terminal import NOT_FOR_A_LINE, shown_error
 from dagron.errors import InputNotLoadableError, NodeCancelledError, TaskFailedError
 from dagron.results.results import ExecutionResult, NodeResult
@@ -89,7 +88,7 @@ def _print_failures(result: ExecutionResult, checkpoint_dir: str, target: str) -
         say(f"... and {len(failures) - _MAX_FAILURES} more; `dagron ls --state failed` lists them")
     if failures:
         first = min(failures, key=lambda node: node.started_unix)
-        print(f"\n{NOT_FOR_A_LINE.sub('', first.explain())}\n", file=sys.stderr)
+        tell(f"\n{NOT_FOR_A_LINE.sub('', first.explain())}\n")
         if not isinstance(first.error, InputNotLoadableError):  # it would be told the same
             say(f"to try that node here: dagron debug {shlex.join([checkpoint_dir, first.name, target])} --pdb")
 

@@ -116,7 +116,7 @@ def shown_failure(failure: Failed) -> str:
     """
     name, status = failure.name, failure.status
     attempt = failure.attempts
-    message = f"{failure.type}: {failure.message}".removesuffix(": ")
+    message = failure.error
     lines = [f"node {name!r} {_VERBS.get(status, status)} in attempt {attempt}: {message}"]
     lines += [f"  {line}" for line in shown_origin(failure)]
     text = failure.traceback

@@ -27,6 +27,7 @@ class Span:
             not count; or `restored`.
         figures: What the attempt took; a restored node has only the time at which it was known to be restored.
         result_bytes: Size of the pickled result.
+        error: Type and text of what an attempt failed with; empty if it did not.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Span:
     outcome: str
     figures: Figures
     result_bytes: int = 0
+    error: str = ""
 
     @property
     def started_unix(self) -> float:
@@ -107,12 +109,14 @@ class ExecutionTrace:
             begin = max(begin, ends[span.slot])
             end = ends[span.slot] = max(begin, (span.figures.ended_unix - self.start_unix) * 1e6)
             event = {"name": span.name, "cat": span.outcome, "pid": pid, "tid": span.slot}
-            args = {
+            args: dict[str, Any] = {
                 "attempt": span.attempt,
                 "outcome": span.outcome,
                 "cpu_seconds": span.cpu_seconds,
                 "result_bytes": span.result_bytes,
             }
+            if span.error:
+                args["error"] = span.error
             events.append({"ph": "B", **event, "ts": begin, "args": args})
             events.append({"ph": "E", **event, "ts": end})
         return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"start_unix": self.start_unix}}

@@ -167,7 +167,9 @@ class Coordinator:
         state = self._state
         try:
             self._listeners.tell("run_started")
-            self._carry_out(state.handle(ev.Started(self._clock.monotonic())))
+            now = self._clock.monotonic()
+            self._carry_out(self._cancelled(now))  # before anything starts, if there is no need for it any more
+            self._carry_out(state.handle(ev.Started(now)))
             while not state.finished:
                 self._interrupts.check()
                 self._step()
@@ -274,7 +276,7 @@ class Coordinator:
         elif outcome.kind == OutcomeKind.DISK:
             assert outcome.fault is not None
             what = f"the result of node {self._dag.name_of(node)!r}: {outcome.fault.message}"
-            raise CommitError(str(self._store.directory.path), what)
+            raise self._store.refused(what)
         else:
             if outcome.kind == OutcomeKind.UNLOADABLE_INPUT:
                 outcome = self._blaming_parent(outcome)
@@ -282,7 +284,8 @@ class Coordinator:
             if outcome.kind == OutcomeKind.DAMAGED_INPUT:
                 self._forget_damaged(node)
         size = outcome.blob.size if outcome.blob is not None else 0
-        self._listeners.attempt_ended(node, slot, attempt, end, figures, size)
+        error = "" if completed else self.failures[node].text
+        self._listeners.attempt_ended(node, slot, attempt, end, figures, size, error)
         retryable = outcome.fault is not None and outcome.fault.retryable
         return ev.AttemptEnded(node, completed, retryable, figures.duration_seconds)
 
@@ -354,11 +357,12 @@ class Coordinator:
 
     def _note_loss(self, loss: ev.NoteLoss) -> None:
         node, lost = loss.node, self._losses.pop(loss.node)
-        name = self._dag.name_of(node)
+        name, text = self._dag.name_of(node), ""
         if loss.end != ev.End.PUT_BACK:
             error = error_of_loss(name, loss, self._plan.policies[node], lost)
             self.failures[node] = Failure(None, error, loss.attempt, lost.slot, lost.printed, lost, loss.end)
-        self._listeners.attempt_ended(node, lost.slot, loss.attempt, loss.end, lost.figures)
+            text = "" if loss.end == ev.End.CANCELLED else self.failures[node].text
+        self._listeners.attempt_ended(node, lost.slot, loss.attempt, loss.end, lost.figures, error=text)
 
     def _workers(self) -> Engine:
         if self._pool is None:

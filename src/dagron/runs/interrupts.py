@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during a run: held back until the run is where it can stop.
+"""Ctrl-C, SIGTERM and SIGHUP during a run: held back until the run is where it can stop.
 
 An exception that a signal handler raises comes between any two instructions, also between an append to the journal and
 the note that it was made. So while a run goes on its handlers only take note. What the signal asks for is done by the
@@ -41,7 +41,7 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # Windows was refused before
                 handler = signal.getsignal(number)
                 if callable(handler):  # not SIG_DFL, SIG_IGN or one that was installed by C code
                     self._previous[number] = handler

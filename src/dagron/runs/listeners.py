@@ -90,12 +90,12 @@ class Listeners:
         self._each(self._callbacks.on_start, nodes)
 
     def attempt_ended(
-        self, node: int, slot: int, attempt: int, end: End, figures: Figures, result_bytes: int = 0
+        self, node: int, slot: int, attempt: int, end: End, figures: Figures, result_bytes: int = 0, error: str = ""
     ) -> None:
         """Tell the trace and the observer what an attempt took."""
         if self._trace is not None:
             name, outcome = self._dag.name_of(node), end.name.lower()
-            self._trace.spans.append(Span(name, slot, attempt, outcome, figures, result_bytes))
+            self._trace.spans.append(Span(name, slot, attempt, outcome, figures, result_bytes, error))
         self._watch.attempt_ended(node, figures.duration_seconds, completed=end == End.COMPLETED)
 
     def retried(self, node: int, failure: Failure) -> None:

@@ -80,14 +80,22 @@ class Failure:
                 pass  # it lets nothing be set
         return self._error
 
-    def record(self, node: str) -> Failed:
-        """Return what the journal says of it."""
+    @property
+    def text(self) -> str:
+        """The type and the text of the error."""
+        return f"{self._fault.type_name}: {self._fault.message}".removesuffix(": ")
+
+    @property
+    def _fault(self) -> Fault:
         if self.outcome is not None:
             assert self.outcome.fault is not None
-            fault = self.outcome.fault
-        else:
-            assert self.lost is not None
-            fault = Fault(type(self._error).__name__, str(self._error), "", pid=self.lost.pid)
+            return self.outcome.fault
+        assert self.lost is not None
+        return Fault(type(self._error).__name__, str(self._error), "", pid=self.lost.pid)
+
+    def record(self, node: str) -> Failed:
+        """Return what the journal says of it."""
+        fault = self._fault
         return Failed(
             node,
             status=self.status,

@@ -374,6 +374,11 @@ class Failed:
     inputs: tuple[tuple[str, str], ...] = ()
     output: Output = NO_OUTPUT
 
+    @property
+    def error(self) -> str:
+        """The type and the text of the error."""
+        return f"{self.type}: {self.message}".removesuffix(": ")
+
 
 @dataclass(frozen=True, slots=True)
 class Invalidated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import stat
@@ -13,6 +14,9 @@ from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, Fore
 from dagron.shown import iso_time
 
 __all__ = ["check_directory", "check_lock_file", "holder_of"]
+
+_LOOK_BYTES = 32
+"""Of what stands in the place of the lock: enough to know it by."""
 
 
 def check_directory(directory: Directory, *, allow_untrusted: bool) -> None:
@@ -69,19 +73,26 @@ def _check_owner(directory: Directory) -> None:
 
 
 def check_lock_file(directory: Directory) -> None:
-    """Check that no file of somebody else has the name of the lock file.
+    """Check that nothing of somebody else has the name of the lock file.
 
     Raises:
-        ForeignFilesError: It is not empty.
+        CheckpointDirectoryError: It is not empty, or no file.
     """
     # Our lock file is empty, and locking another file would make that one empty, too.
+    what = ""
     try:
         with directory.open_to_read(LOCK) as file:
-            if not file.size:
-                return
-    except OSError:
-        return  # there is none, or it cannot be taken for a lock
-    raise ForeignFilesError(str(directory.path), [LOCK])
+            if file.size:
+                what = f"holds {file.size} byte(s), beginning with {file.read_at(0, _LOOK_BYTES)!r}"
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        return  # that of another user; taking it will say so
+    except OSError as error:
+        what = "is no regular file" if error.errno in (errno.EINVAL, errno.ELOOP, errno.ENXIO) else f"{error.strerror}"
+    if what:
+        reason = f"{LOCK!r} is to be the lock, an empty file, and {what}; nothing was changed; move {LOCK!r} away"
+        raise CheckpointDirectoryError(str(directory.path), reason)
 
 
 def holder_of(directory: Directory, key: bytes | None) -> tuple[int | None, str | None, str | None]:

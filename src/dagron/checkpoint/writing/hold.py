@@ -5,18 +5,37 @@ from __future__ import annotations
 import logging
 import os
 
-from dagron.checkpoint.files import Directory, DirectoryLock
+from dagron.checkpoint.files import Directory, DirectoryLock, has_no_locks
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
 from dagron.checkpoint.reading.damaged import is_recognized
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import check_journal, read_ledger
 from dagron.checkpoint.writing.claim import check_directory, check_lock_file, holder_of
 from dagron.checkpoint.writing.journal import refusal
-from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, CheckpointLockedError
+from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, CheckpointLockedError, OptionError
 
 __all__ = ["Hold"]
 
 logger = logging.getLogger("dagron.checkpoint")
+
+
+_VARIABLE = "DAGRON_LOCK"
+_WITHOUT_LOCKS = (
+    f"use a directory on another file system, or set {_VARIABLE}=machine if no other machine writes it, which keeps "
+    "apart the runs of this machine only"
+)
+
+
+def _of_machine() -> bool:
+    """Return what the user says of file systems without locks.
+
+    Raises:
+        OptionError: It makes no sense.
+    """
+    said = os.environ.get(_VARIABLE, "")
+    if said not in ("", "machine"):
+        raise OptionError(_VARIABLE, repr(said), "'machine', or nothing")
+    return said == "machine"
 
 
 class Hold:
@@ -34,7 +53,7 @@ class Hold:
         self._key = key
         self._allow_untrusted = allow_untrusted
         self._durable = durable
-        self._lock = DirectoryLock(directory.path / LOCK)
+        self._lock = DirectoryLock(directory.path / LOCK, of_machine=_of_machine())
         self._owner = os.getpid()
 
     def take(self, *, accept_damage: bool) -> Ledger | None:
@@ -54,7 +73,10 @@ class Hold:
             self._directory.create(durable=self._durable)
             taken = self._lock.acquire()
         except OSError as error:
-            raise CheckpointDirectoryError(str(path), error.strerror or str(error)) from error
+            reason = error.strerror or str(error)
+            if has_no_locks(error):
+                reason = f"its file system has no locks ({reason}), which keep two runs apart; {_WITHOUT_LOCKS}"
+            raise CheckpointDirectoryError(str(path), reason) from error
         if not taken:
             raise CheckpointLockedError(str(path), *holder_of(self._directory, self._key))
         try:

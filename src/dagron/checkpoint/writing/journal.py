@@ -43,6 +43,7 @@ class JournalWriter:
         self.ledger = ledger
         self.refused = False
         self._directory = directory
+        self._identity = directory.identity()
         self._durable = durable
         self._records = RecordWriter(ledger.checkpoint_id, digests, ledger.sequence)
         self._file = _open_journal(directory, ledger, durable=durable)
@@ -80,10 +81,19 @@ class JournalWriter:
         """
         if not self.is_in_place():
             self.refused = True
-            raise CheckpointGoneError(str(self._directory.path), f"{JOURNAL} was removed or replaced")
+            raise CheckpointGoneError(str(self._directory.path), self.what_is_gone())
         chunks, records = _encoded(self._records, said, self._file.size)
         self._file.append(b"".join(chunks))
         return records
+
+    def what_is_gone(self) -> str:
+        """Return what has been deleted or replaced since this journal was opened; empty if nothing has."""
+        found = self._directory.identity()
+        if found is None:
+            return "the directory was deleted or moved away while the run went on"
+        if found != self._identity:
+            return "another directory has taken the place of this one while the run went on"
+        return "" if self.is_in_place() else f"{JOURNAL} was removed or replaced while the run went on"
 
     def is_in_place(self) -> bool:
         """Tell whether the file still has its name, so that a later reader finds what is appended."""

@@ -48,7 +48,7 @@ from dagron.checkpoint.writing.journal import JournalWriter, Said, refusal
 from dagron.checkpoint.writing.result_files import ResultFiles
 from dagron.checkpoint.writing.results import Results
 from dagron.checkpoint.writing.snapshot import write_snapshot
-from dagron.errors import CommitError
+from dagron.errors import CheckpointGoneError, CommitError
 
 __all__ = ["CheckpointStore", "Durability", "PendingCommit"]
 
@@ -356,9 +356,20 @@ class CheckpointStore:
             raise self._commit_error(error) from error
 
     def _commit_error(self, error: OSError) -> CommitError:
-        if self._journal is not None:
-            self._journal.refused = True
-        return CommitError(str(self.directory.path), refusal(error))
+        return self.refused(refusal(error))
+
+    def refused(self, reason: str) -> CommitError:
+        """Return the error for what the disk has refused: another one if the checkpoint is no longer where it was.
+
+        Args:
+            reason: What the system has said.
+        """
+        path, journal = str(self.directory.path), self._journal
+        if journal is None:
+            return CommitError(path, reason)
+        journal.refused = True
+        gone = journal.what_is_gone()
+        return CheckpointGoneError(path, gone) if gone else CommitError(path, reason)
 
     # --- what may lag behind ------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ def trace_of(ledger: Ledger) -> ExecutionTrace:
         for commit in ledger.commits.values()
     ]
     spans += [
-        Span(failed.name, max(0, failed.slot), failed.attempts, failed.outcome, failed.figures)
+        Span(failed.name, max(0, failed.slot), failed.attempts, failed.outcome, failed.figures, error=failed.error)
         for failed in ledger.failures.values()
         if failed.figures.started_unix
     ]
