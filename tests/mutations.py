@@ -574,6 +574,13 @@ MUTATIONS = [
     ),
     Mutation(
         "value",
+        "crossing/definitions.py",
+        "            if home is not None:\n",
+        "            if False:\n",
+        "tests/crossing/test_values.py -k kinds_are_the_same",
+    ),
+    Mutation(
+        "value",
         "crossing/changed.py",
         "        return Inert\n\n    def persistent_load",
         "        return super().find_class(module, name)\n\n    def persistent_load",

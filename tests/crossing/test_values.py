@@ -23,6 +23,7 @@ KINDS = """
 import abc, collections, concurrent.futures, contextvars, copyreg, dataclasses, enum, functools, json, os, pickle
 import sys, tempfile, typing
 import dagron
+import kinds_library
 
 FUTURE = sys.version_info >= (3, 12)
 
@@ -94,6 +95,38 @@ P = typing.ParamSpec("P")
 Ts = typing.TypeVarTuple("Ts")
 if FUTURE:
     exec("type Alias = list[int]")
+    exec("type Json = dict[str, Json] | list[Json] | int")
+    exec("type Tree_[K: (int, str), *Us, **Q] = list[Tree_[K, *Us, Q]]")
+    exec("type Rose = list[Thorn]; type Thorn = tuple[Rose, int]")
+    exec("type ForCheckers = list[NotImported]")
+
+def aliases():
+    if not FUTURE:
+        return None
+    try:
+        ForCheckers.__value__
+        error = ""
+    except NameError as found:
+        error = str(found)
+    of_tree = Tree_.__value__.__args__[0]
+    return (
+        Json.__value__.__args__[1].__args__[0] is Json, Json.__name__, Json.__module__ == __name__, str(Json.__value__),
+        of_tree.__origin__ is Tree_, of_tree.__args__[0] is Tree_.__type_params__[0], str(Tree_.__value__),
+        Tree_.__type_params__[0].__constraints__, str(Tree_[int, str, [int]]),
+        Rose.__value__.__args__[0].__value__.__args__[0] is Rose, error, typing.get_type_hints(of_json)["x"] is Json,
+    )
+
+def of_json(x: "Json"):
+    return x
+
+VAR_OF_LIBRARY, MISSING_OF_LIBRARY = kinds_library.VAR, kinds_library.MISSING
+
+def of_a_library(var=kinds_library.Held(kinds_library.VAR), missing=kinds_library.Held(kinds_library.OTHER)):
+    kinds_library.VAR.set(5)
+    return (
+        VAR_OF_LIBRARY is kinds_library.VAR, var.value is kinds_library.VAR, var.value.get(), kinds_library.get(),
+        MISSING_OF_LIBRARY is kinds_library.MISSING, missing.value is kinds_library.OTHER,
+    )
 
 class Box(typing.Generic[T]):
     def __init__(self, item: T) -> None:
@@ -363,7 +396,8 @@ def exceptions():
 TASKS = {
     f.__name__: f
     for f in (cached, cached_and_recursive, cached_members, dispatching, dispatching_method, typing_kinds, sentinels,
-              names_of_several, enums, dataclass_kinds, class_kinds, globals_of_a_script, exceptions)
+              names_of_several, enums, dataclass_kinds, class_kinds, globals_of_a_script, exceptions, aliases,
+              of_a_library)
 }
 
 # Of each kind a value that a first node returns, that a second compares by identity and equality where it runs.
@@ -372,7 +406,7 @@ VALUES = [
     User(1, "a"), Item("b", 2), Old.OK, New.OK, Pair(1), Point, Planet, User, Left, describe, table, UserId, T, P, Ts,
     MISSING, UNSET, PLAIN, Concrete, HasF, class_kinds, Described.Inner, Described.make, Box[int], First, Movie,
     Slotted(1, 2), SlotsAndMore, Made(1, 2), Tree(a=1), frozenset({Point(1), Point(2)}), WithMeta,
-] + ([Alias] if FUTURE else [])
+] + ([Alias, Json, Rose] if FUTURE else [])
 IDENTICAL = (type, enum.Enum, typing.NewType, typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, Unset, _Missing)
 
 def same(i, value):
@@ -395,6 +429,22 @@ def build():
     for i, node in enumerate(made):
         flow.add(f"same[{i}]", same, i, node)
     return flow
+"""
+
+# Installed, as it were: workers import it.
+LIBRARY = """
+import contextvars, threading
+
+VAR = contextvars.ContextVar("VAR", default=threading.Lock())
+MISSING = object()
+OTHER = object()
+
+class Held:
+    def __init__(self, value):
+        self.value = value
+
+def get():
+    return VAR.get()
 """
 
 MAIN = """
@@ -429,6 +479,7 @@ def run(script, *args):
 def script(tmp_path_factory):
     path = tmp_path_factory.mktemp("script") / "job.py"
     path.write_text(KINDS + MAIN)
+    path.with_name("kinds_library.py").write_text(LIBRARY)
     return path
 
 

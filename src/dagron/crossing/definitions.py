@@ -16,13 +16,21 @@ import hashlib
 import sys
 import types
 import typing
+from contextvars import ContextVar
 from typing import Any
 
 import cloudpickle
 
 from dagron.crossing.classes import METACLASSES, attributes_of, has_state, is_heap_type, reduced_class, reduces_itself
 from dagron.crossing.code import global_names, marshalled, modules_below, without_file
-from dagron.crossing.library import DISPATCH_CODE, reduced_dispatching, reduced_identity
+from dagron.crossing.library import (
+    DISPATCH_CODE,
+    is_recursive,
+    reduced_alias,
+    reduced_dispatching,
+    reduced_global,
+    reduced_identity,
+)
 from dagron.crossing.names import IDENTITIES, Names, called, module_found
 from dagron.crossing.parts import annotations_of
 from dagron.script import SCRIPT
@@ -36,7 +44,7 @@ from dagron.stored.code import (
     new_namespace,
     python_version,
 )
-from dagron.stored.library import cached_property
+from dagron.stored.library import alias_parameter, cached_property
 from dagron.stored.names import script_module, script_value
 
 __all__ = ["PROTOCOL", "DefinitionPickler"]
@@ -47,14 +55,6 @@ PROTOCOL = 5
 
 class _Place:
     """Stands for the cell of a variable, which is pickled without its content, as that may hold what holds the cell."""
-
-
-class _Name:
-    """Stands for what a module has under a name and that is told apart by identity."""
-
-    def __init__(self, module: str, name: str) -> None:
-        self.module = module
-        self.name = name
 
 
 class _Namespace:
@@ -81,7 +81,8 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._spaces: dict[int, _Namespace] = {}
         self._singletons: dict[type, dict[int, str]] = {}
         self._by_name: set[int] = set()
-        self._names_of_modules: dict[tuple[str, str], _Name] = {}
+        self._parameters: dict[int, tuple[Any, int]] = {}
+        self._aliases: dict[int, tuple[Any, _Place]] = {}
 
     # --- what others decide -----------------------------------------------------------------------------------------
 
@@ -125,8 +126,6 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return self._instance(obj)
         if kind is _Place:
             return empty_cell, ()
-        if kind is _Name:
-            return script_value, (obj.module, obj.name)
         if kind is _Namespace:
             return new_namespace, (obj.name,)
         if kind is types.CellType:
@@ -212,7 +211,6 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _taken(self, code: types.CodeType, variables: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        of = variables.get("__name__")
         for name in sorted(global_names(code)):
             if name not in variables:
                 continue
@@ -220,8 +218,6 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             if isinstance(value, types.ModuleType):
                 for below in modules_below(value, code):
                     found[below] = sys.modules[below]  # under no name that code could have; to be imported
-            if type(value) is object and type(of) is str and module_found(of, name) is value and not self.names.has(of):
-                value = self._names_of_modules.setdefault((of, name), _Name(of, name))
             found[name] = value
         return found
 
@@ -241,8 +237,20 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         reference = self._named(obj)
         if reference is not None:
             return reference
+        if kind is object or kind is ContextVar:
+            home = self.names.global_of_import(obj)
+            if home is not None:
+                return reduced_global(obj, *home)
+        parameter = self._parameters.get(id(obj))
+        if parameter is not None:
+            return alias_parameter, parameter
         if kind is object or kind is typing.TypeVar:
             return NotImplemented
+        if kind.__name__ == "TypeAliasType" and is_recursive(obj):
+            for index, parameter_of_it in enumerate(obj.__type_params__):
+                self._parameters[id(parameter_of_it)] = obj, index
+            place = self._aliases.setdefault(id(obj), (obj, _Place()))[1]
+            return reduced_alias(obj, place)
         return reduced_identity(obj)
 
     def _singleton(self, obj: Any) -> Any:

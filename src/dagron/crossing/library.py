@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import functools
+import pickle
 import typing
 from contextvars import Context, ContextVar
 from typing import Any
 
 from dagron.crossing.names import called
 from dagron.stored.classes import set_attributes
-from dagron.stored.library import cached, context_variable, dispatching, fill_dispatching, new_type, type_parameter
+from dagron.stored.library import (
+    cached,
+    context_variable,
+    dispatching,
+    fill_alias,
+    fill_dispatching,
+    new_alias,
+    new_type,
+    sentinel_of_module,
+    type_parameter,
+    variable_of_module,
+)
 
-__all__ = ["DISPATCH_CODE", "reduced_dispatching", "reduced_identity"]
+__all__ = [
+    "DISPATCH_CODE",
+    "is_recursive",
+    "reduced_alias",
+    "reduced_dispatching",
+    "reduced_global",
+    "reduced_identity",
+]
 
 _dispatching: Any = functools.singledispatch(id)
 DISPATCH_CODE = _dispatching.__code__
@@ -30,11 +49,7 @@ def reduced_identity(obj: Any) -> Any:
     """Return what an object of one of `names.IDENTITIES`, which has no name, is reduced to."""
     kind = type(obj)
     if kind is ContextVar:
-        try:
-            default: tuple[Any, ...] = (Context().run(obj.get),)
-        except LookupError:
-            default = ()
-        return context_variable, (obj.name, default)
+        return context_variable, (obj.name, _default_of(obj))
     if kind is typing.NewType:
         return new_type, (obj.__qualname__, obj.__supertype__, called(obj.__module__))
     if hasattr(obj, "cache_parameters"):
@@ -49,3 +64,77 @@ def reduced_identity(obj: Any) -> Any:
     elif kind.__name__ == "TypeAliasType":
         keywords = {"value": obj.__value__, "type_params": obj.__type_params__}
     return type_parameter, (kind.__name__, obj.__name__, called(str(obj.__module__)), keywords)
+
+
+def _default_of(variable: ContextVar[Any]) -> tuple[Any, ...]:
+    try:
+        return (Context().run(variable.get),)
+    except LookupError:
+        return ()
+
+
+def reduced_global(obj: Any, module: str, variable: str) -> Any:
+    """Return what an `object()` or a `ContextVar` is reduced to that a module which workers import has as a global."""
+    if type(obj) is object:
+        return sentinel_of_module, (module, variable)
+    default = _default_of(obj)
+    try:
+        pickle.dumps(default)
+    except Exception:
+        default = ()  # nobody needs it but who has another version of the module
+    return variable_of_module, (module, variable, obj.name, default)
+
+
+# --- type aliases that refer to themselves ----------------------------------------------------------------------------
+
+
+def is_recursive(alias: Any) -> bool:
+    """Tell whether the value of a type alias refers to the alias, or cannot be had, as names for type checkers."""
+    seen: dict[int, Any] = {}
+    try:
+        left = [alias.__value__]
+    except Exception:
+        return True
+    while left:
+        found = left.pop()
+        if found is alias:
+            return True
+        if id(found) in seen:
+            continue
+        seen[id(found)] = found
+        if isinstance(found, (list, tuple)):
+            left += found
+        elif type(found) is type(alias):
+            try:
+                left.append(found.__value__)
+            except Exception:
+                continue
+        else:
+            left += (getattr(found, "__origin__", None), *getattr(found, "__args__", ()))
+    return False
+
+
+def reduced_alias(alias: Any, place: Any) -> Any:
+    """Return what a type alias that refers to itself is reduced to; on Python 3.12 and later.
+
+    Args:
+        alias: The alias.
+        place: What is pickled as the cell of a variable.
+    """
+    told, values, error = [], [], ""
+    try:
+        values.append(alias.__value__)
+        for parameter in alias.__type_params__:
+            kind = type(parameter).__name__
+            limits = getattr(parameter, "__constraints__", ()) if kind == "TypeVar" else ()
+            bound = getattr(parameter, "__bound__", None) if kind == "TypeVar" else None
+            has_default = hasattr(parameter, "has_default") and parameter.has_default()
+            values += limits or ([] if bound is None else [bound])
+            values += [parameter.__default__] if has_default else []
+            stars = {"ParamSpec": "**", "TypeVarTuple": "*"}.get(kind, "")
+            told.append((stars, parameter.__name__, len(limits) or (0 if bound is None else -1), has_default))
+    except Exception as found:
+        error = str(found)
+        told = [(stars, name, 0, False) for stars, name, *_ in told]
+    made = new_alias, (alias.__name__, called(str(alias.__module__)), tuple(told), place)
+    return (*made, (place, (tuple(values), error)), None, None, fill_alias)

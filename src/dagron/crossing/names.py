@@ -30,6 +30,12 @@ IDENTITIES = frozenset(
 """Types whose instances are told apart by identity, and have no state that anybody could change."""
 
 
+_globals: dict[int, list[tuple[str, str]]] = {}
+"""Where each `object()` and each `ContextVar` is a global variable, by its id."""
+
+_n_modules = 0
+
+
 def send_by_value(module: types.ModuleType) -> None:
     """Have what a module defines travel by value from now on, as what a script defines does."""
     cloudpickle.register_pickle_by_value(module)
@@ -88,6 +94,23 @@ class Names:
             found = self._variables_of(module).get(id(obj))
             if found is not None and found[1] is obj:
                 return called(module), found[0]
+        return None
+
+    def global_of_import(self, obj: Any) -> tuple[str, str] | None:
+        """Return module and name of an `object()` or a `ContextVar` that a module has which workers import."""
+        global _n_modules
+        if len(sys.modules) != _n_modules:
+            _n_modules = len(sys.modules)
+            _globals.clear()
+            for module, held in list(sys.modules.items()):
+                if isinstance(held, types.ModuleType):
+                    # Not `vars`: that makes a module import itself which was to do so when it is first needed.
+                    for name, value in list(object.__getattribute__(held, "__dict__").items()):
+                        if type(value) is object or type(value) is ContextVar:
+                            _globals.setdefault(id(value), []).append((module, name))
+        for module, name in _globals.get(id(obj), ()):
+            if module_found(module, name) is obj and not self.has(module):
+                return module, name
         return None
 
     def _variables_of(self, module: str) -> dict[int, tuple[str, Any]]:
