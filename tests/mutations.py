@@ -55,6 +55,20 @@ MUTATIONS = [
     ),
     Mutation(
         "bad input",
+        "cli/place.py",
+        "return self.path",
+        "return self.shown",
+        "tests/cli/test_places.py -k changes_the_directory",
+    ),
+    Mutation(
+        "bad input",
+        "cli/program.py",
+        "        return shlex.quote(word)\n",
+        "        return word\n",
+        "tests/cli/test_places.py -k no_word",
+    ),
+    Mutation(
+        "bad input",
         "flow.py",
         "        begin_no_run_while_loading(self.dag, self._tasks)\n",
         "",

@@ -809,10 +809,52 @@ def test_importing_dagron_imports_neither_rich_nor_click():
 # --- small parts -------------------------------------------------------------------------------------------------
 
 
+MANY_FAIL = """
+import dagron
+
+def bad(i):
+    raise ValueError(i)
+
+flow = dagron.Flow()
+flow.add("it's $HOME & more", bad, 0)
+flow.map("n{}", bad, range(10))
+"""
+
+
+def test_a_shell_takes_the_commands_that_are_proposed_as_they_stand(cli, tmp_path):
+    (tmp_path / "tools of mine").mkdir()
+    (tmp_path / "tools of mine" / "dagron").write_text(f"#!{sys.executable}\nfrom dagron.cli import main\nmain()\n")
+    (tmp_path / "tools of mine" / "dagron").chmod(0o755)
+    cli.write(MANY_FAIL, "my job.py")
+
+    def bash(command, expect):
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env=cli.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == expect, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout, done.stderr
+
+    _, err = bash("'./tools of mine/dagron' run 'my job.py' -d 'check points' --inline --no-progress", 1)
+    debug, listing, resume = sorted(
+        re.findall(r"(?:here|list them): (.*)$", err, re.MULTILINE), key=lambda command: command.split("dagron' ")[1]
+    )
+    assert resume == "'./tools of mine/dagron' run 'my job.py' -d 'check points' --inline --no-progress --resume"
+    assert "ValueError: 0" in bash(debug, 1)[1]
+    assert len(bash(listing, 0)[0].splitlines()) == 12
+
+
 def test_the_command_that_resumes_keeps_every_option_but_fresh():
-    assert resume_command("dagron", ["run", "a b.py", "--fresh", "-w", "2"]) == "dagron run 'a b.py' -w 2 --resume"
-    assert resume_command("dagron", ["run", "job.py", "-r"]) == "dagron run job.py -r"
-    assert resume_command("dagron", ["run", "--resume", "job.py"]) == "dagron run --resume job.py"
+    assert resume_command(["run", "a b.py", "--fresh", "-w", "2"]) == "dagron run 'a b.py' -w 2 --resume"
+    assert resume_command(["run", "job.py", "-r"]) == "dagron run job.py -r"
+    assert resume_command(["run", "--resume", "job.py"]) == "dagron run --resume job.py"
+    given = ["run", "job.py", "--", "--fresh", "-r"]  # which are the job's
+    assert resume_command(given) == "dagron run job.py --resume -- --fresh -r"
 
 
 @pytest.mark.parametrize(

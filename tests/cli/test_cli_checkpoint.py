@@ -481,7 +481,7 @@ def test_invalidate_says_so_if_the_checkpoint_is_cleared_after_it_was_read(own, 
 
     monkeypatch.setattr("dagron.cli.verbs.invalidate.dag_for", dag_and_a_clearing)
     ended = own("invalidate", "job.py", "load", expect=3)
-    assert ended.stderr == "dagron: error: there is no checkpoint in 'checkpoints/job'\n"
+    assert ended.stderr == f"dagron: error: there is no checkpoint in {os.path.abspath('checkpoints/job')!r}\n"
 
 
 def test_invalidate_and_clear_are_refused_while_a_run_holds_the_checkpoint(own):

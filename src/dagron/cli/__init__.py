@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from dagron import __version__
 from dagron.cli.command import EXIT_CODES
+from dagron.cli.program import remember_program
 
 __all__ = ["app", "main"]
 
@@ -131,8 +132,10 @@ def _print_completion(ctx: click.Context, _: click.Parameter, shell: str | None)
     callback=_print_completion,
     help="Print what makes a shell complete commands, and exit.",
 )
-def app() -> None:
+@click.pass_context
+def app(context: click.Context) -> None:
     """Run a DAG of CPU-bound Python tasks on worker processes; checkpoint every node; survive kill -9."""
+    remember_program(context)
 
 
 def main() -> Any:

@@ -10,6 +10,7 @@ import click
 
 from dagron.cli.ending import exit_code_of_work
 from dagron.cli.exit_codes import MEANINGS, ExitCode
+from dagron.cli.place import WhereType
 
 __all__ = [
     "EXIT_CODES",
@@ -185,6 +186,7 @@ where_argument = argument(
     "where",
     "DIR",
     "The checkpoint directory; or the TARGET of a run, for the directory that it has by default.",
+    type=WhereType(),
 )
 
 json_option = option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")

@@ -14,6 +14,7 @@ from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import printed_by, signing_key
 from dagron.cli.exit_codes import UsageError
 from dagron.cli.nodes import NodeFigures, no_such_node, node_figures, running_now
+from dagron.cli.place import Place
 from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
 from dagron.cli.terminal import NOT_FOR_A_LINE, shown_time, styled, styled_state
 from dagron.results.failures import folded, last_own_frame
@@ -65,7 +66,7 @@ class NodeDetails:
     stderr_bytes: int
 
 
-def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool = False) -> NodeDetails:
+def details_of(where: Place, name: str, *, full: bool, unpickle: bool, plain: bool = False) -> NodeDetails:
     """Read what a checkpoint knows about a node.
 
     Args:
@@ -112,7 +113,7 @@ def details_of(where: str, name: str, *, full: bool, unpickle: bool, plain: bool
     )
 
 
-def _value(where: str, ledger: Ledger, name: str, *, full: bool, unpickle: bool, plain: bool) -> str:
+def _value(where: Place, ledger: Ledger, name: str, *, full: bool, unpickle: bool, plain: bool) -> str:
     from dagron.checkpoint.blobs import load_result
     from dagron.cli.preview import MAX_PREVIEW_BYTES, preview
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dagron.checkpoint.format.records import Commit
     from dagron.checkpoint.reading.ledger import Ledger
     from dagron.cli.load import Job
+    from dagron.cli.place import Place
     from dagron.graph.dag import DAG
     from dagron.runs.options import Options
 
@@ -56,7 +57,7 @@ class Forecast:
         return json.dumps(fields, indent=1)
 
 
-def forecast(job: Job, checkpoint_dir: str, options: Options, *, fresh: bool) -> Forecast:
+def forecast(job: Job, checkpoint_dir: Place, options: Options, *, fresh: bool) -> Forecast:
     """Find out what a run would do. Takes no lock, changes nothing, starts nothing.
 
     Files of results are looked for, and not compared with their digests.
@@ -95,7 +96,7 @@ def forecast(job: Job, checkpoint_dir: str, options: Options, *, fresh: bool) ->
         try:
             sizes = directory.sizes()
         except OSError as error:
-            raise CheckpointDirectoryError(checkpoint_dir, error.strerror or str(error)) from error
+            raise CheckpointDirectoryError(checkpoint_dir.path, error.strerror or str(error)) from error
         earlier = Earlier(
             ledger,
             present_commits(ledger, sizes),
@@ -109,7 +110,7 @@ def forecast(job: Job, checkpoint_dir: str, options: Options, *, fresh: bool) ->
     outdated = {dag.name_of(i) for i in restore.outdated}
     known = {} if ledger is None else {**ledger.stale, **ledger.commits}
     return Forecast(
-        checkpoint_dir,
+        checkpoint_dir.shown,
         [
             ToRun(name, changed.get(name) or _reason(name, ledger, earlier.commits, outdated), _seconds(known, name))
             for name in names

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from dagron.cli.exit_codes import ExitCode, OutputError, UsageError, exit_code_of
+from dagron.cli.place import Place
 from dagron.errors import DagronError, InternalError, WorkerInitError
 
 __all__ = ["Stopped", "exit_code_of_stop", "exit_code_of_work", "put", "say", "stop_on_signals", "tell", "write_file"]
@@ -90,7 +91,7 @@ def put(text: str) -> None:
             raise OutputError("standard output", error.strerror or str(error)) from error
 
 
-def write_file(path: Path | None, text: str) -> None:
+def write_file(path: Place | None, text: str) -> None:
     """Write what was asked for to a file; with None to standard output, as `put`.
 
     Raises:
@@ -100,7 +101,7 @@ def write_file(path: Path | None, text: str) -> None:
         put(text)
         return
     try:
-        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        Path(path).write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise OutputError(f"'{path}'", error.strerror or str(error)) from error
 

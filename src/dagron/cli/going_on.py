@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from dagron.cli.exit_codes import UsageError
 
 if TYPE_CHECKING:
+    from dagron.cli.place import Place
     from dagron.cli.status import CheckpointStatus
 
 __all__ = ["goes_on"]
 
 
-def goes_on(directory: str, *, resume: bool, fresh: bool, allow_untrusted: bool = False) -> bool:
+def goes_on(directory: Place, *, resume: bool, fresh: bool, allow_untrusted: bool = False) -> bool:
     """Decide whether a run resumes, and make way for it if it does not.
 
     Without a word about it, a checkpoint in which no node has completed is superseded. If one has, the user is
@@ -52,7 +53,7 @@ def goes_on(directory: str, *, resume: bool, fresh: bool, allow_untrusted: bool 
     return _asked(found)
 
 
-def _check_that_nobody_holds(directory: str, *, allow_untrusted: bool) -> None:
+def _check_that_nobody_holds(directory: Place, *, allow_untrusted: bool) -> None:
     from dagron.checkpoint.reading.opening import checkpoint_path, signing_key
     from dagron.checkpoint.writing.store import CheckpointStore
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from dagron.cli.ending import say
 from dagron.cli.exit_codes import UsageError
+from dagron.cli.program import proposed
 from dagron.cli.target import is_file_target, split_target
 from dagron.errors import GraphError, OptionError, TaskDefinitionError, UnguardedRunError
 from dagron.flow import Flow
@@ -240,7 +241,9 @@ def _executed(execute: Callable[[], object], target: str, arguments: Sequence[st
     except BaseException as error:
         if isinstance(error, SystemExit) and not isinstance(error.code, str) and _is_of_library(error):
             # Whatever parses arguments has said what is wrong with them, or how it is used.
-            more = "" if arguments else f"; what it wants to be given comes after --: dagron run {target} -- ..."
+            more = (
+                "" if arguments else f"; what it wants to be given comes after --: {proposed('run', target, '--')} ..."
+            )
             raise UsageError(f"{target!r} has ended before it made a job; nothing was run{more}") from error
         text = _traceback_text(error)
         what = "called sys.exit" if isinstance(error, SystemExit) else f"raised {type(error).__name__}"

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
     from dagron.checkpoint.format.records import RunStarted
     from dagron.checkpoint.reading.ledger import Ledger
+    from dagron.cli.place import Place
     from dagron.graph.dag import DAG
 
 __all__ = [
-    "checkpoint_dir_of",
     "dag_for",
     "directory_of",
     "read_checkpoint",
@@ -35,29 +35,15 @@ best. A minute was never varied.
 """
 
 
-def checkpoint_dir_of(where: str) -> str:
-    """Return the checkpoint directory that is meant: `where` itself, or that of a target that was run."""
-    from dagron.cli.target import default_checkpoint_dir
-
-    if where and not os.path.isdir(where):
-        try:
-            of_target = default_checkpoint_dir(where)
-            if os.path.isdir(of_target) or (os.path.isfile(where) and where.endswith(".py")):
-                return of_target
-        except ValueError:
-            pass  # a path that no system call takes
-    return where
-
-
-def directory_of(where: str) -> Directory:
+def directory_of(where: Place) -> Directory:
     """Return the checkpoint directory that is meant."""
     from dagron.checkpoint.files import Directory
     from dagron.checkpoint.reading.opening import checkpoint_path
 
-    return Directory(checkpoint_path(checkpoint_dir_of(where)))
+    return Directory(checkpoint_path(where))
 
 
-def read_checkpoint(where: str) -> Ledger:
+def read_checkpoint(where: Place) -> Ledger:
     """Read what the journal of a checkpoint says.
 
     Raises:
@@ -69,23 +55,26 @@ def read_checkpoint(where: str) -> Ledger:
     try:
         ledger = read_ledger(directory_of(where), signing_key())
     except (OSError, ValueError) as error:  # a path that no system call takes
-        raise CheckpointDirectoryError(where, getattr(error, "strerror", None) or str(error)) from error
+        raise CheckpointDirectoryError(where.path, getattr(error, "strerror", None) or str(error)) from error
     if ledger is None or ledger.cleared:
-        raise NoCheckpointError(checkpoint_dir_of(where), _checkpoints_below(where))
+        raise NoCheckpointError(where.path, _checkpoints_near(where))
     return ledger
 
 
-def _checkpoints_below(where: str) -> list[str]:
+def _checkpoints_near(where: Place) -> list[str]:
     from dagron.checkpoint.format.names import JOURNAL
 
-    found = []
-    for base in (where, "checkpoints"):
+    found: dict[str, str] = {}
+    for base in (where.shown, os.path.dirname(where.shown), "checkpoints"):
         try:
             names = sorted(os.listdir(base))
         except (OSError, ValueError):
             continue
-        found += [path for name in names if os.path.isfile(os.path.join(path := os.path.join(base, name), JOURNAL))]
-    return found
+        for name in names:
+            path = os.path.join(base, name)
+            if os.path.isfile(os.path.join(path, JOURNAL)):
+                found.setdefault(os.path.abspath(path), path)
+    return [*found.values()]
 
 
 def recorded_dag(ledger: Ledger) -> DAG | None:

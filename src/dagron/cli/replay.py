@@ -15,7 +15,8 @@ from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import signing_key
 from dagron.cli.ending import say, tell
 from dagron.cli.exit_codes import ExitCode, UsageError
-from dagron.cli.reading import checkpoint_dir_of, directory_of
+from dagron.cli.place import Place
+from dagron.cli.reading import directory_of
 from dagron.cli.terminal import NOT_FOR_A_LINE, shown_error
 from dagron.shown import shown_name, shown_seconds
 
@@ -45,7 +46,7 @@ class Call(NamedTuple):
     notes: list[str]
 
 
-def prepared_call(where: str, ledger: Ledger, name: str, job: Job, *, allow_untrusted: bool = False) -> Call:
+def prepared_call(where: Place, ledger: Ledger, name: str, job: Job, *, allow_untrusted: bool = False) -> Call:
     """Load the recorded inputs of a node. Unpickling them runs code that they name.
 
     Args:
@@ -98,13 +99,13 @@ def _recorded(ledger: Ledger, parent: str, notes: list[str]) -> Commit:
     raise ResultUnavailableError(parent, f"{how} in this checkpoint, so there is nothing to call the node with")
 
 
-def announce(call: Call, ledger: Ledger, where: str) -> None:
+def announce(call: Call, ledger: Ledger, where: Place) -> None:
     """Say on standard error which node is about to run, with which inputs, and how it ended before."""
     from dagron.tasks.shown_inputs import shown_inputs
 
     say(
         f"running node {shown_name(call.node)} in this process ({os.getpid()}), with the inputs recorded in "
-        f"{shown_name(checkpoint_dir_of(where))}; nothing is written there, and no timeout or limit applies"
+        f"{shown_name(where.shown)}; nothing is written there, and no timeout or limit applies"
     )
     for name, text in shown_inputs(call.binding, call.fn, call.inputs):
         say(f"  {shown_name(name)} = {shown_name(text)}" if name != "..." else f"  ... and {text}")

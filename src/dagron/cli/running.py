@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagron.cli.ending import exit_code_of_stop, put, say, stop_on_signals
 from dagron.cli.exit_codes import ExitCode, OutputError, UsageError
+from dagron.cli.place import Place
 
 if TYPE_CHECKING:
     from dagron.callbacks import RunObserver
@@ -25,14 +26,14 @@ class RunRequest:
     """What the command line asks for; `resume_command` is what to tell the user."""
 
     job: Invocation
-    checkpoint_dir: str
+    checkpoint_dir: Place
     resume: bool
     fresh: bool
     options: ExecutorOptions
     worker_init: str | None
     run_timeout: float | None
     show: tuple[str, ...]
-    trace: Path | None
+    trace: Place | None
     progress: bool | None
     dry_run: bool
     as_json: bool
@@ -127,7 +128,6 @@ def _forecast(job: Job, request: RunRequest) -> str:
 
 
 def _execute(job: Job, request: RunRequest) -> ExecutionResult:
-    from dagron.checkpoint.reading.opening import checkpoint_path
     from dagron.cli.going_on import goes_on
     from dagron.cli.origin import origin_of
     from dagron.cli.output import TaskOutput
@@ -143,7 +143,7 @@ def _execute(job: Job, request: RunRequest) -> ExecutionResult:
 
     def begin(observer: RunObserver | bool) -> ExecutionResult:
         options: ExecutorOptions = {**request.options, "progress": observer}
-        origin = origin_of(request.job, job, str(checkpoint_path(request.checkpoint_dir)))
+        origin = origin_of(request.job, job, request.checkpoint_dir.path)
         executor = CheckpointExecutor._of_job(origin, job.dag, request.checkpoint_dir, **options)
         start = executor.resume if resume else executor.execute
         return start(job.tasks, run_timeout=request.run_timeout)
@@ -177,8 +177,8 @@ def _check(request: RunRequest) -> None:
         raise UsageError("--max-tasks-per-worker replaces worker processes, and --inline has none")
     # Rather now than at the end of a long run.
     trace = request.trace
-    if trace is not None and (trace.is_dir() or not trace.absolute().parent.is_dir()):
-        reason = "it is a directory" if trace.is_dir() else "its directory does not exist"
+    if trace is not None and (os.path.isdir(trace) or not os.path.isdir(os.path.dirname(trace.path))):
+        reason = "it is a directory" if os.path.isdir(trace) else "its directory does not exist"
         raise UsageError(f"cannot write the trace to '{trace}': {reason}")
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from dagron.cli.exit_codes import NoCheckpointError
 from dagron.cli.nodes import Now, running_now
 from dagron.cli.origin import target_of
-from dagron.cli.reading import checkpoint_dir_of, directory_of, read_checkpoint, state_of_run
+from dagron.cli.place import Place
+from dagron.cli.reading import directory_of, read_checkpoint, state_of_run
 from dagron.cli.target import Invocation
 from dagron.cli.terminal import shown_error, shown_time
 from dagron.shown import bar_cells, glyphs_for, iso_time, shown_bytes, shown_name, shown_seconds
@@ -98,19 +99,20 @@ def checkpoint_status(checkpoint_dir: str | os.PathLike[str]) -> CheckpointStatu
         CheckpointError: There is one that cannot be read.
     """
     try:
-        return status_of(read_checkpoint(os.fspath(checkpoint_dir)), os.fspath(checkpoint_dir))
+        place = checkpoint_dir if isinstance(checkpoint_dir, Place) else Place(os.fspath(checkpoint_dir))
+        return status_of(read_checkpoint(place), place)
     except NoCheckpointError:
         return None
 
 
-def status_of(ledger: Ledger, where: str) -> CheckpointStatus:
+def status_of(ledger: Ledger, where: Place) -> CheckpointStatus:
     """Return how a checkpoint stands of which this was read."""
     run, commits = ledger.run, ledger.commits.values()
     running = running_now(directory_of(where), ledger)
     again = {now.name for now in running}
     return CheckpointStatus(
-        checkpoint_dir=checkpoint_dir_of(where),
-        job=target_of(ledger.origin, str(directory_of(where).path)),
+        checkpoint_dir=where.shown,
+        job=target_of(ledger.origin, where.path),
         arguments=ledger.origin.arguments,
         parameters=ledger.origin.parameters,
         state="finished" if ledger.ended is not None else state_of_run(run),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from typing import Any
 
 from dagron.cli.ending import say, tell
+from dagron.cli.place import Place
+from dagron.cli.program import proposed
 from dagron.cli.terminal import NOT_FOR_A_LINE, shown_error
 from dagron.errors import InputNotLoadableError, NodeCancelledError, TaskFailedError
 from dagron.results.results import ExecutionResult, NodeResult
@@ -20,16 +21,16 @@ _MAX_FAILURES = 10
 """Failed nodes that get a line at the end of a run; `dagron ls` has all."""
 
 
-def resume_command(program: str, arguments: Sequence[str]) -> str:
+def resume_command(arguments: Sequence[str]) -> str:
     """Return the command that goes on where the run with these arguments has stopped."""
     end = arguments.index("--") if "--" in arguments else len(arguments)  # what follows is the job's
     kept = [argument for argument in arguments[:end] if argument != "--fresh"]
     if not {"--resume", "-r"} & set(kept):
         kept.append("--resume")
-    return f"{program} {shlex.join([*kept, *arguments[end:]])}"
+    return proposed(*kept, *arguments[end:])
 
 
-def print_summary(result: ExecutionResult, checkpoint_dir: str, target: str, command: str) -> None:
+def print_summary(result: ExecutionResult, checkpoint_dir: Place, target: str, command: str) -> None:
     """Print how a run ended to standard error.
 
     Args:
@@ -44,7 +45,7 @@ def print_summary(result: ExecutionResult, checkpoint_dir: str, target: str, com
     counts = ((result.failed, "failed"), (result.timed_out, "timed out"), (result.skipped, "skipped"))
     parts += [f"{n} {word}" for n, word in (*counts, (result.cancelled, "cancelled")) if n]
     duration = shown_seconds(result.total_duration_seconds)
-    say(f"{', '.join(parts)}; {duration}; checkpoint in {shown_name(checkpoint_dir)}")
+    say(f"{', '.join(parts)}; {duration}; checkpoint in {shown_name(checkpoint_dir.shown)}")
     if result.ok:
         return
     if result.failed or result.timed_out:
@@ -54,7 +55,7 @@ def print_summary(result: ExecutionResult, checkpoint_dir: str, target: str, com
     say(f"to go on from here: {command}")
 
 
-def json_summary(result: ExecutionResult, checkpoint_dir: str) -> str:
+def json_summary(result: ExecutionResult, checkpoint_dir: Place) -> str:
     """Return how a run ended as JSON."""
     ended = (NodeStatus.FAILED, NodeStatus.TIMED_OUT)
     failures = [
@@ -63,7 +64,7 @@ def json_summary(result: ExecutionResult, checkpoint_dir: str) -> str:
         if node.status in ended
     ]
     fields = {
-        "checkpoint_dir": checkpoint_dir,
+        "checkpoint_dir": checkpoint_dir.shown,
         "ok": result.ok,
         "total": len(result.node_results),
         "succeeded": result.succeeded,
@@ -78,19 +79,24 @@ def json_summary(result: ExecutionResult, checkpoint_dir: str) -> str:
     return json.dumps(fields, indent=1)
 
 
-def _print_failures(result: ExecutionResult, checkpoint_dir: str, target: str) -> None:
+def _print_failures(result: ExecutionResult, checkpoint_dir: Place, target: str) -> None:
     ended = (NodeStatus.FAILED, NodeStatus.TIMED_OUT)
     failures = [node for node in result.node_results.values() if node.status in ended]
     for node in failures[:_MAX_FAILURES]:
         attempts = f" (attempt {node.attempts})" if node.attempts > 1 else ""
         say(f"{shown_name(node.name)}{attempts}: {_error_line(node)}")
     if len(failures) > _MAX_FAILURES:
-        say(f"... and {len(failures) - _MAX_FAILURES} more; `dagron ls --state failed` lists them")
+        command = proposed("ls", checkpoint_dir.shown, "--state", "failed")
+        say(f"... and {len(failures) - _MAX_FAILURES} more; to list them: {command}")
     if failures:
         first = min(failures, key=lambda node: node.started_unix)
         tell(f"\n{NOT_FOR_A_LINE.sub('', first.explain())}\n")
         if not isinstance(first.error, InputNotLoadableError):  # it would be told the same
-            say(f"to try that node here: dagron debug {shlex.join([checkpoint_dir, first.name, target])} --pdb")
+            words = [checkpoint_dir.shown, first.name, target]
+            # What looks like an option comes behind two dashes, and the option in front of these.
+            words = ["--pdb", "--", *words] if first.name.startswith("-") else [*words, "--pdb"]
+            command = proposed("debug", *words)
+            say(f"to try that node here: {command}")
 
 
 def _print_reason(result: ExecutionResult) -> None:

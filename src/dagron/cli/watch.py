@@ -11,6 +11,7 @@ from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import read_on, signing_key
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode
+from dagron.cli.place import Place
 from dagron.cli.reading import directory_of, read_checkpoint
 from dagron.cli.status import CheckpointStatus, shown_status, status_of
 
@@ -20,7 +21,7 @@ _LINE_SECONDS = 5.0
 """Between two lines where there is no terminal: as often as the progress of a run writes one there."""
 
 
-def watch(where: str, interval_seconds: float, *, as_json: bool) -> ExitCode:
+def watch(where: Place, interval_seconds: float, *, as_json: bool) -> ExitCode:
     """Show a checkpoint until its run has ended. Reads each record of the journal once.
 
     Where standard output is a terminal, one text is drawn in place. Elsewhere, a line for every change, not more often
@@ -39,7 +40,7 @@ def watch(where: str, interval_seconds: float, *, as_json: bool) -> ExitCode:
     return _watch_lines(where, ledger, interval_seconds)
 
 
-def _next(where: str, ledger: Ledger, interval_seconds: float) -> Ledger:
+def _next(where: Place, ledger: Ledger, interval_seconds: float) -> Ledger:
     time.sleep(interval_seconds)
     found = read_on(ledger, directory_of(where), signing_key())
     return read_checkpoint(where) if found is None or found.cleared else found
@@ -54,7 +55,7 @@ def _code(status: CheckpointStatus) -> ExitCode:
     return ExitCode.OK if status.completed >= status.total else ExitCode.NODES
 
 
-def _watch_json(where: str, ledger: Ledger, interval_seconds: float) -> ExitCode:
+def _watch_json(where: Place, ledger: Ledger, interval_seconds: float) -> ExitCode:
     while True:
         status = status_of(ledger, where)
         put(json.dumps(asdict(status)))
@@ -63,7 +64,7 @@ def _watch_json(where: str, ledger: Ledger, interval_seconds: float) -> ExitCode
         ledger = _next(where, ledger, interval_seconds)
 
 
-def _watch_live(where: str, ledger: Ledger, interval_seconds: float) -> ExitCode:
+def _watch_live(where: Place, ledger: Ledger, interval_seconds: float) -> ExitCode:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -79,7 +80,7 @@ def _watch_live(where: str, ledger: Ledger, interval_seconds: float) -> ExitCode
             ledger = _next(where, ledger, interval_seconds)
 
 
-def _watch_lines(where: str, ledger: Ledger, interval_seconds: float) -> ExitCode:
+def _watch_lines(where: Place, ledger: Ledger, interval_seconds: float) -> ExitCode:
     told, told_at = "", 0.0
     while True:
         status = status_of(ledger, where)

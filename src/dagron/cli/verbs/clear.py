@@ -5,8 +5,9 @@ from __future__ import annotations
 from dagron.cli.command import option, untrusted_option, verb, where_argument
 from dagron.cli.ending import say, stop_on_signals
 from dagron.cli.exit_codes import ExitCode, UsageError
+from dagron.cli.place import Where
 from dagron.cli.question import ask, is_interactive
-from dagron.cli.reading import checkpoint_dir_of, read_checkpoint
+from dagron.cli.reading import read_checkpoint
 
 __all__ = ["clear"]
 
@@ -29,14 +30,14 @@ Examples:
 @where_argument
 @option("--yes", "-y", is_flag=True, help="Do not ask. Needed where nobody can be asked.")
 @untrusted_option
-def clear(where: str, yes: bool, allow_untrusted: bool) -> ExitCode:
+def clear(where: Where, yes: bool, allow_untrusted: bool) -> ExitCode:
     """Delete the files of a checkpoint, and no others. Also one that is damaged. Takes the lock."""
     from dagron.errors import CheckpointDamagedError
     from dagron.executor import CheckpointExecutor
     from dagron.graph.dag import DAG
 
     stop_on_signals()
-    directory = checkpoint_dir_of(where)
+    directory = where.shown
     try:
         what = f"the results of {len(read_checkpoint(where).commits)} nodes"
     except CheckpointDamagedError:

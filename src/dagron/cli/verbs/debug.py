@@ -6,7 +6,9 @@ import os
 
 from dagron.cli.command import argument, node_argument, option, untrusted_option, verb, where_argument
 from dagron.cli.exit_codes import ExitCode, UsageError
-from dagron.cli.origin import given_as_recorded
+from dagron.cli.origin import given_as_recorded, target_of
+from dagron.cli.place import Where
+from dagron.cli.program import proposed
 from dagron.cli.reading import read_checkpoint
 from dagron.cli.replay import announce, call_init, prepared_call, run_call
 
@@ -45,7 +47,7 @@ Examples:
 )
 @untrusted_option
 def debug(
-    where: str, node: str, target: str | None, pdb: bool, worker_init: str | None, allow_untrusted: bool
+    where: Where, node: str, target: str | None, pdb: bool, worker_init: str | None, allow_untrusted: bool
 ) -> ExitCode:
     """Run a node again in this process, with its recorded inputs; compare the result with a recorded one.
 
@@ -59,9 +61,11 @@ def debug(
     ledger = read_checkpoint(where)
     source = target
     if source is None:
-        if os.path.isdir(where):
-            raise UsageError(f"pass the file or module of the job, too: dagron debug {where} {node} FILE.py")
-        source = where
+        if os.path.isdir(where.given):
+            recorded = target_of(ledger.origin, where.path) or "FILE.py"
+            command = proposed("debug", where.shown, node, recorded)
+            raise UsageError(f"pass the file or module of the job, too: {command}")
+        source = where.given
     job = load_job(*given_as_recorded(source, ledger))
     if worker_init is not None and not call_init(load_function(source, worker_init), post_mortem=pdb):
         return ExitCode.NODES

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from pathlib import Path
 
 import click
 
@@ -16,6 +16,7 @@ from dagron.cli.command import option, verb, where_argument
 from dagron.cli.ending import write_file
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.nodes import NodeFigures, node_figures, running_now
+from dagron.cli.place import Place, PlaceType, Where
 from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
 
 __all__ = ["export"]
@@ -49,16 +50,16 @@ def _as_csv(nodes: Sequence[NodeFigures]) -> str:
 
 @verb(_EPILOG)
 @where_argument
-@option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
+@option("--output", "-o", type=PlaceType(), metavar="FILE", help="Default: stdout.")
 @option("--format", "-f", "chosen", type=click.Choice(_FORMATS), help="Default: that of the name of FILE, else csv.")
-def export(where: str, output: Path | None, chosen: str | None) -> ExitCode:
+def export(where: Where, output: Place | None, chosen: str | None) -> ExitCode:
     """Write the figures of every node: state, attempts, slot, start, duration, CPU time, peak memory, result size.
 
     Reads from outside, also while a run goes on. Seconds and bytes throughout.
     """
     ledger = read_checkpoint(where)
     nodes = list(node_figures(ledger, recorded_dag(ledger), running_now(directory_of(where), ledger), time.time()))
-    chosen = chosen or ("json" if output is not None and output.suffix == ".json" else "csv")
+    chosen = chosen or ("json" if output is not None and os.path.splitext(output.shown)[1] == ".json" else "csv")
     text = _as_csv(nodes) if chosen == "csv" else json.dumps([asdict(node) for node in nodes], indent=1) + "\n"
     write_file(output, text)
     return ExitCode.OK

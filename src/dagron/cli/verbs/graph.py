@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +13,7 @@ from dagron.cli.drawing import as_dot, as_mermaid, drawing_of
 from dagron.cli.ending import write_file
 from dagron.cli.exit_codes import ExitCode, NoCheckpointError
 from dagron.cli.nodes import node_figures, running_now
+from dagron.cli.place import Place, PlaceType, Where
 from dagron.cli.reading import dag_for, directory_of, read_checkpoint
 from dagron.cli.svg import as_svg
 from dagron.cli.target import Invocation
@@ -40,11 +40,11 @@ _FORMATS = {"mermaid": as_mermaid, "dot": as_dot, "svg": as_svg}
 _OF_SUFFIX = {".svg": "svg", ".dot": "dot", ".gv": "dot"}
 
 
-def _dag_and_states(where: str, dag_from: str | None, given: Invocation) -> tuple[DAG, dict[str, NodeStatus]]:
+def _dag_and_states(where: Where, dag_from: str | None, given: Invocation) -> tuple[DAG, dict[str, NodeStatus]]:
     try:
         ledger = read_checkpoint(where)
     except NoCheckpointError:
-        target = dag_from or where
+        target = dag_from or where.given
         if os.path.isdir(target):
             raise
         from dagron.cli.load import load_job
@@ -63,7 +63,7 @@ def _dag_and_states(where: str, dag_from: str | None, given: Invocation) -> tupl
 @hands_on
 @verb(_EPILOG)
 @where_argument
-@option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Default: stdout.")
+@option("--output", "-o", type=PlaceType(), metavar="FILE", help="Default: stdout.")
 @option(
     "--format",
     "-f",
@@ -86,8 +86,8 @@ def _dag_and_states(where: str, dag_from: str | None, given: Invocation) -> tupl
 @dag_option
 @parameter_option
 def graph(
-    where: str,
-    output: Path | None,
+    where: Where,
+    output: Place | None,
     chosen: str | None,
     around: tuple[str, ...],
     depth: int,
@@ -103,6 +103,6 @@ def graph(
     dag, states = _dag_and_states(where, dag_from, Invocation("", arguments, parameters))
     drawing = drawing_of(dag, states, around, depth, max_nodes)
     if chosen is None:
-        chosen = _OF_SUFFIX.get(output.suffix, "mermaid") if output is not None else "mermaid"
+        chosen = _OF_SUFFIX.get(os.path.splitext(output.shown)[1], "mermaid") if output is not None else "mermaid"
     write_file(output, _FORMATS[chosen](drawing))
     return ExitCode.OK

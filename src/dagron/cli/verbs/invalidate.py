@@ -12,7 +12,8 @@ from dagron.cli.command import argument, dag_option, json_option, option, untrus
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode, NoCheckpointError, UsageError
 from dagron.cli.nodes import matches, no_such_node
-from dagron.cli.reading import checkpoint_dir_of, dag_for, directory_of, read_checkpoint
+from dagron.cli.place import Where
+from dagron.cli.reading import dag_for, directory_of, read_checkpoint
 from dagron.shown import shown_name
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def _to_invalidate(ledger: Ledger, dag: DAG | None, patterns: Sequence[str], *, 
 @untrusted_option
 @json_option
 def invalidate(
-    where: str,
+    where: Where,
     nodes: tuple[str, ...],
     if_changed: bool,
     dry_run: bool,
@@ -102,7 +103,7 @@ def invalidate(
         try:
             store.open()
             if store.ledger is None or store.ledger.cleared:
-                raise NoCheckpointError(checkpoint_dir_of(where))
+                raise NoCheckpointError(where.path)
             names = _to_invalidate(store.ledger, dag, nodes, descendants=not if_changed)
             if names:
                 store.invalidate_between_runs(names, "asked for by hand")

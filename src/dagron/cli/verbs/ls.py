@@ -13,6 +13,7 @@ from dagron.cli.ending import put, say
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.listing import SortKey, selected, shown_nodes
 from dagron.cli.nodes import node_figures, running_now
+from dagron.cli.place import Where
 from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
 from dagron.cli.terminal import terminal_width
 from dagron.results.status import CHECKPOINT_STATUSES
@@ -60,7 +61,7 @@ Examples:
 @option("--limit", "-n", type=click.IntRange(min=0), metavar="N", help="So many at most.")
 @json_option
 def ls(
-    where: str,
+    where: Where,
     patterns: tuple[str, ...],
     states: tuple[str, ...],
     sort: str,

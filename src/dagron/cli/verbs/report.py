@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
-
-import click
 
 from dagron.checkpoint.reading.opening import signing_key
 from dagron.cli.command import dag_option, option, verb, where_argument
 from dagron.cli.ending import say, write_file
 from dagron.cli.exit_codes import ExitCode, NoCheckpointError
 from dagron.cli.nodes import running_now
+from dagron.cli.place import Place, PlaceType, Where
 from dagron.cli.reading import (
-    checkpoint_dir_of,
     dag_for,
     directory_of,
     read_checkpoint,
@@ -33,7 +30,7 @@ _EPILOG = """Examples:
 """
 
 
-def _report_page(where: str, dag_from: str | None = None) -> str:
+def _report_page(where: Where, dag_from: str | None = None) -> str:
     """Return the page about a checkpoint, whose DAG is that of a file or module, else the one that it recorded.
 
     Raises:
@@ -49,13 +46,13 @@ def _report_page(where: str, dag_from: str | None = None) -> str:
     read_checkpoint(where)  # says best what is wrong, if something is
     history = read_history(directory_of(where), signing_key())
     if history is None or history.ledger.cleared:
-        raise NoCheckpointError(checkpoint_dir_of(where), [])
+        raise NoCheckpointError(where.path, [])
     dag = recorded_dag(history.ledger) if dag_from is None else dag_for(history.ledger, dag_from)
     state = state_of_run(history.ledger.run) if history.ledger.ended is None else "finished"
     built = build_report(
         history,
         dag,
-        directory=checkpoint_dir_of(where),
+        directory=where.shown,
         version=__version__,
         generated_unix=time.time(),
         how="running or interrupted" if state == "unknown" else state,
@@ -69,14 +66,14 @@ def _report_page(where: str, dag_from: str | None = None) -> str:
 @option(
     "--output",
     "-o",
-    type=click.Path(path_type=Path),
+    type=PlaceType(),
     metavar="FILE",
-    default=Path("report.html"),
+    default="report.html",
     show_default=True,
     help="The file to write.",
 )
 @dag_option
-def report(where: str, output: Path, dag_from: str | None) -> ExitCode:
+def report(where: Where, output: Place, dag_from: str | None) -> ExitCode:
     """Write a page about a checkpoint: what ran when and where, the graph, what took long, what failed.
 
     One file, which opens in a browser without a network. Reads from outside, also while a run goes on; changes

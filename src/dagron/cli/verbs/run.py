@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from dagron.cli.command import Seconds, argument, hands_on, option, parameter_option, untrusted_option, verb
 from dagron.cli.exit_codes import ExitCode
+from dagron.cli.place import Place, PlaceType
 from dagron.cli.running import RunRequest, run_target
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ _OUTPUT = "Output"
 @option(
     "--checkpoint-dir",
     "-d",
-    type=click.Path(),
+    type=PlaceType(),
     metavar="DIR",
     section=_CHECKPOINT,
     help="Default: ./checkpoints/<name of TARGET>",
@@ -151,7 +151,7 @@ _OUTPUT = "Output"
 )
 @option(
     "--trace",
-    type=click.Path(path_type=Path),
+    type=PlaceType(),
     metavar="FILE",
     section=_OUTPUT,
     help="Write a timeline for https://ui.perfetto.dev.",
@@ -168,21 +168,18 @@ _OUTPUT = "Output"
     help="Only say which nodes would run, and why. Goes on unless with --fresh.",
 )
 @option("--json", "as_json", is_flag=True, help="Print how the run ended, or what it would do, as JSON.")
-@click.pass_context
 def run(
-    context: click.Context,
-    /,
     target: str,
     arguments: tuple[str, ...],
     parameters: tuple[tuple[str, str], ...],
-    checkpoint_dir: str | None,
+    checkpoint_dir: Place | None,
     resume: bool,
     fresh: bool,
     worker_init: str | None,
     inline: bool,
     run_timeout: float | None,
     show: tuple[str, ...],
-    trace: Path | None,
+    trace: Place | None,
     progress: bool | None,
     dry_run: bool,
     as_json: bool,
@@ -198,10 +195,9 @@ def run(
     from dagron.cli.summary import resume_command
     from dagron.cli.target import Invocation, default_checkpoint_dir
 
-    program = context.find_root().info_name or "dagron"
     request = RunRequest(
         job=Invocation(target, arguments, parameters),
-        checkpoint_dir=checkpoint_dir or default_checkpoint_dir(target),
+        checkpoint_dir=checkpoint_dir or Place(default_checkpoint_dir(target)),
         resume=resume,
         fresh=fresh,
         # What is left has the names of the executor's options.
@@ -216,6 +212,6 @@ def run(
         progress=progress,
         dry_run=dry_run,
         as_json=as_json,
-        resume_command=resume_command(program, sys.argv[1:]),
+        resume_command=resume_command(sys.argv[1:]),
     )
     return run_target(request)

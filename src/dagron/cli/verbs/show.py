@@ -9,6 +9,7 @@ from dagron.cli.command import json_option, node_argument, option, untrusted_opt
 from dagron.cli.details import details_of, shown_details
 from dagron.cli.ending import put
 from dagron.cli.exit_codes import ExitCode, UsageError
+from dagron.cli.place import Where
 from dagron.cli.reading import directory_of
 
 __all__ = ["show"]
@@ -32,7 +33,7 @@ _EPILOG = """Examples:
 @untrusted_option
 @json_option
 def show(
-    where: str, node: str, value: bool, full: bool, unpickle: bool, allow_untrusted: bool, as_json: bool
+    where: Where, node: str, value: bool, full: bool, unpickle: bool, allow_untrusted: bool, as_json: bool
 ) -> ExitCode:
     """Show a node: its state, figures and result, what it printed last, and if it failed its inputs and the traceback.
 

@@ -12,6 +12,7 @@ import click
 from dagron.cli.command import json_option, option, verb, where_argument
 from dagron.cli.ending import put
 from dagron.cli.exit_codes import ExitCode
+from dagron.cli.place import Where
 from dagron.cli.reading import read_checkpoint
 from dagron.cli.status import shown_status, status_of
 
@@ -38,7 +39,7 @@ _EPILOG = """Examples:
     show_default=True,
     help="Seconds between two looks of --watch.",
 )
-def status(where: str, as_json: bool, watched: bool, interval: float) -> ExitCode:
+def status(where: Where, as_json: bool, watched: bool, interval: float) -> ExitCode:
     """Show how a checkpoint stands.
 
     Reads it from outside, also while a run is writing it; changes nothing, and loads no result.

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import click
 
 from dagron.cli.command import option, verb, where_argument
 from dagron.cli.ending import say, write_file
 from dagron.cli.exit_codes import ExitCode
+from dagron.cli.place import Place, PlaceType, Where
 from dagron.cli.reading import read_checkpoint
 
 if TYPE_CHECKING:
@@ -47,8 +45,8 @@ def trace_of(ledger: Ledger) -> ExecutionTrace:
 
 @verb(_EPILOG)
 @where_argument
-@option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", required=True, help="Where to.")
-def trace(where: str, output: Path) -> ExitCode:
+@option("--output", "-o", type=PlaceType(), metavar="FILE", required=True, help="Where to.")
+def trace(where: Where, output: Place) -> ExitCode:
     """Write a timeline of a checkpoint, which https://ui.perfetto.dev opens: which slot ran what, and when.
 
     It has the last attempt of every node, also if runs and resumes made them days apart. `dagron run --trace` writes

@@ -11,7 +11,8 @@ from dagron.checkpoint.reading.verify import verify as findings_in
 from dagron.cli.command import json_option, verb, where_argument
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode
-from dagron.cli.reading import checkpoint_dir_of, directory_of, read_checkpoint
+from dagron.cli.place import Where
+from dagron.cli.reading import directory_of, read_checkpoint
 from dagron.shown import shown_bytes, shown_name
 
 __all__ = ["verify"]
@@ -34,7 +35,7 @@ Examples:
 @verb(_EPILOG)
 @where_argument
 @json_option
-def verify(where: str, as_json: bool) -> ExitCode:
+def verify(where: Where, as_json: bool) -> ExitCode:
     """Compare the digest of every result, and every record of the journal, with what was written.
 
     Reads from outside, changes nothing and loads no result. What is damaged costs its node and nothing else: the next
@@ -46,7 +47,7 @@ def verify(where: str, as_json: bool) -> ExitCode:
     n, size = len(ledger.commits), sum(commit.size for commit in ledger.commits.values())
     if as_json:
         fields = {"n_results": n, "result_bytes": size, "findings": [asdict(finding) for finding in found]}
-        put(json.dumps({"checkpoint_dir": checkpoint_dir_of(where), **fields}, indent=1))
+        put(json.dumps({"checkpoint_dir": where.shown, **fields}, indent=1))
     else:
         put("\n".join([*map(_shown, found), _summary(found, n, size)]))
     return ExitCode.NODES if found else ExitCode.OK
