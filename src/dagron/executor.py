@@ -321,7 +321,12 @@ class CheckpointExecutor:
                 coordinator.report_restored(prepared.restore.restored)
                 coordinator.run()
                 result = conclude(dag, state, coordinator, store, trace)
-                store.end(succeeded=result.succeeded, failed=result.failed, timed_out=result.timed_out)
+                store.end(
+                    succeeded=result.succeeded,
+                    failed=result.failed,
+                    timed_out=result.timed_out,
+                    unreached=[*map(dag.name_of, state.unreached())],
+                )
             except BaseException:
                 store.interrupt()
                 raise

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -194,3 +195,52 @@ def test_what_an_interrupted_run_would_still_have_tried_is_not_skipped(tmp_path,
     assert found["bad"] == "failed"
     assert found["takes"] == expected
     assert found["after"] == ("completed" if ended and not fail_fast else expected)
+
+
+def statuses(path, dag):
+    """How the nodes stand in a checkpoint whose run has ended."""
+    return node_statuses(read_ledger(Directory(path)), dag, goes_on=False)
+
+
+def of_run(result):
+    """How the nodes stood for the run: what it has cancelled is pending in its checkpoint."""
+    found = {name: node.status for name, node in result.node_results.items()}
+    return {name: "pending" if status == "cancelled" else status for name, status in found.items()}
+
+
+def test_what_a_run_without_fail_fast_had_not_reached_when_it_was_cancelled_is_not_skipped(tmp_path):
+    cancelled = threading.Event()
+    edges = ("bad", "takes"), ("takes", "below"), ("bad", "after"), ("after", "last")
+    dag = dagron.DAG(["bad", "takes", "below", "after", "last"], edges)
+    tasks = {"bad": lambda: 1 / 0, "takes": lambda bad: 1, "below": lambda takes: 2, "after": int, "last": int}
+    callbacks = dagron.ExecutionCallbacks(on_failure=lambda name, error: cancelled.set())
+    executor = dagron.CheckpointExecutor(dag, tmp_path, callbacks, False, pool="inline", durability="process")
+    result = executor.execute(tasks, cancel_event=cancelled)
+    assert of_run(result) == statuses(tmp_path, dag)
+    # The engine had `after` already.
+    assert of_run(result) == {
+        "bad": "failed",
+        "takes": "skipped",
+        "below": "skipped",
+        "after": "completed",
+        "last": "pending",
+    }
+
+
+def test_what_a_run_has_skipped_is_skipped_whatever_became_of_an_older_result(tmp_path):
+    fails = []
+    dag = dagron.DAG.builder().add_edge("a", "stale").add_edge("b", "lost").add_edge("b", "since").build()
+    tasks = {
+        "a": lambda: 1 // (0 if fails else 1), "stale": lambda a: 2,
+        "b": lambda: 1 // (0 if fails else 1), "lost": lambda b: bytes(1_000_000), "since": lambda: 3,
+    }  # fmt: skip
+    executor = dagron.CheckpointExecutor(dag, tmp_path, fail_fast=False, pool="inline", durability="process")
+    assert executor.execute(tasks).ok
+    (tmp_path / "lost.pkl").unlink()
+    dagron_command("invalidate", str(tmp_path), "a", "stale", "b")
+    fails.append(1)
+    result = executor.resume(tasks)
+    assert of_run(result) == statuses(tmp_path, dag)
+    assert of_run(result) == {"a": "failed", "b": "failed", "stale": "skipped", "lost": "skipped", "since": "completed"}
+    dagron_command("invalidate", str(tmp_path), "since")
+    assert statuses(tmp_path, dag) == {**of_run(result), "since": "stale"}, "the run has not met that"

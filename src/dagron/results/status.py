@@ -17,7 +17,8 @@ class NodeStatus(StrEnum):
     """How a node stands, in a run and in its checkpoint.
 
     A run ends with each of its nodes COMPLETED, FAILED, TIMED_OUT, SKIPPED or CANCELLED. The checkpoint of a run that
-    has ended has PENDING where the run had CANCELLED, and STALE or LOST where a result is to be made again.
+    has ended has the same, but where the run had CANCELLED: that is PENDING, or STALE or LOST where there was a result
+    that is to be made again.
     """
 
     COMPLETED = "completed"
@@ -57,6 +58,8 @@ _MEANINGS = {
 CHECKPOINT_STATUSES = tuple(status for status in NodeStatus if status is not NodeStatus.CANCELLED)
 """Those in which a node of a checkpoint can be; nothing is recorded of a node that was cancelled."""
 
+_WITHOUT_RESULT = frozenset({NodeStatus.PENDING, NodeStatus.STALE, NodeStatus.LOST})
+
 
 def node_statuses(
     ledger: Ledger, dag: DAG | None, running: Iterable[str] = (), *, goes_on: bool
@@ -71,8 +74,8 @@ def node_statuses(
         goes_on: Whether a run goes on, or may. It may still reach what is downstream of a node that failed: with
             `fail_fast=False`, or because a resume tries that node again.
 
-    Without `fail_fast` a run skips only the nodes that take a result that is not there, and no record says which these
-    are. So what such a run has not reached is PENDING until the run has ended.
+    Without `fail_fast` a run skips only the nodes that take a result that is not there, and which these are is recorded
+    at its end. So what such a run has not reached is PENDING until then.
     """
     found: dict[str, NodeStatus] = {}
     now = frozenset(running)
@@ -95,10 +98,12 @@ def node_statuses(
             found[name] = NodeStatus.STALE
         else:
             found[name] = NodeStatus.LOST if name in ledger.lost else NodeStatus.PENDING
-    skips = ledger.run.fail_fast or ledger.ended is not None
-    if dag is not None and not goes_on and failed and skips:
+    ended = ledger.ended
+    if dag is not None and not goes_on and failed and (ledger.run.fail_fast or ended is not None):
+        # What was invalidated since was not met by the run.
+        others = ledger.withdrawn.union(ended.unreached if ended is not None else ())
         for node in dag.descendant_indices([dag.index_of(name) for name in failed]):
             name = dag.name_of(node)
-            if found[name] is NodeStatus.PENDING:
+            if found[name] in _WITHOUT_RESULT and name not in others:
                 found[name] = NodeStatus.SKIPPED
     return found

@@ -218,6 +218,12 @@ class RunState:
         """Return how many attempts of a node count. The one that runs counts, so this is its number."""
         return self.attempts[node]
 
+    def unreached(self) -> list[int]:
+        """Return the nodes that a cancelled run might still have attempted although others failed."""
+        if self._fail_fast or not self.cancelled:
+            return []
+        return [node for node, phase in enumerate(self.phase) if phase == Phase.CANCELLED]
+
     def is_in_doubt(self, node: int) -> bool:
         """Tell whether a result of a parent became another one in this run."""
         return bool(self._changed) and not self._changed.isdisjoint(self.graph.parent_indices(node))

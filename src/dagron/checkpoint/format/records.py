@@ -413,6 +413,8 @@ class RunEnded:
         succeeded: How many nodes are completed.
         failed: How many have failed.
         timed_out: How many have run out of time.
+        unreached: The nodes that a run without `fail_fast` had not reached when it was cancelled. What is downstream of
+            a node that failed, and not among these, was skipped.
     """
 
     kind: ClassVar[Kind] = Kind.RUN_ENDED
@@ -420,6 +422,7 @@ class RunEnded:
     succeeded: int = 0
     failed: int = 0
     timed_out: int = 0
+    unreached: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

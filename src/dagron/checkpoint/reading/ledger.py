@@ -69,6 +69,7 @@ class Ledger:
             or that of an older result; see `is_lagging`.
         stale: Commits that no longer apply although nothing has replaced them yet.
         lost: The commits of nodes whose result was lost and has not been made again.
+        withdrawn: Nodes whose commits were invalidated after the end of the last run, which has not met that.
         cleared: The checkpoint is being deleted.
         structure: `DAG.structure_digest()`, in hexadecimal, of the DAG that the commits were last compared with.
         definitions: What the script defined that they were last compared with; as of `RunStarted`.
@@ -97,6 +98,7 @@ class Ledger:
     lagging_from: int = 0
     stale: PackedCommits = field(default_factory=PackedCommits)
     lost: PackedCommits = field(default_factory=PackedCommits)
+    withdrawn: set[str] = field(default_factory=set)
     cleared: bool = False
     structure: str = ""
     definitions: tuple[tuple[str, str], ...] = ()
@@ -174,6 +176,7 @@ class Ledger:
                 self.run, self.ended = event, None
                 self.run_offset = record.offset
                 self.processes = {}
+                self.withdrawn = set()
                 self.n_runs += 1
                 self.structure, self.absent = event.structure, set(event.absent)
                 self.definitions = event.definitions
@@ -205,6 +208,8 @@ class Ledger:
             if event.lost and name in self.stale:
                 self.owned.add(self.stale.file_of(name))
                 self.stale.move(name, self.lost)
+        if self.ended is not None:
+            self.withdrawn.update(event.names)
         if event.structure:
             self.structure, self.absent = event.structure, set(event.absent)
             self.definitions = event.definitions

@@ -481,9 +481,16 @@ class CheckpointStore:
     def _ending(self) -> Ending:
         return Ending(self.directory, self._files, self._writing, self._copies)
 
-    def end(self, *, succeeded: int = 0, failed: int = 0, timed_out: int = 0) -> None:
-        """Finish the run, once its workers have ended: see `Ending.whole`."""
-        ended = RunEnded(time.time(), succeeded, failed, timed_out)
+    def end(self, *, succeeded: int = 0, failed: int = 0, timed_out: int = 0, unreached: Sequence[str] = ()) -> None:
+        """Finish the run, once its workers have ended: see `Ending.whole`.
+
+        Args:
+            succeeded: As of `RunEnded`, like the others.
+            failed: As there.
+            timed_out: As there.
+            unreached: As there.
+        """
+        ended = RunEnded(time.time(), succeeded, failed, timed_out, tuple(unreached))
         try:
             self._ending.whole(ended, worker_lost=self.worker_lost, durable=self._power)
         except OSError as error:
