@@ -15,7 +15,6 @@ from dagron.checkpoint.format.records import NO_ORIGIN, Origin
 from dagron.checkpoint.reading.opening import check_journal, checkpoint_path, read_ledger
 from dagron.checkpoint.writing.claim import check_directory
 from dagron.checkpoint.writing.store import CheckpointStore, Durability
-from dagron.engines.local.cores import available_cpus, spread_cpus
 from dagron.errors import CheckpointDamagedError, OptionError
 from dagron.graph.dag import DAG
 from dagron.loading import begin_no_run_while_loading
@@ -28,7 +27,7 @@ from dagron.tasks.options import Task, check_timeout
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format.digests import Digests
-    from dagron.engines.protocol import Engine, Features, WorkerInit
+    from dagron.engines.attempt import WorkerSetup
     from dagron.runs.coordinator import CancelEvent
     from dagron.runs.observing import Watch
     from dagron.runs.options import ExecutorOptions
@@ -279,6 +278,7 @@ class CheckpointExecutor:
         from dagron.engines.local.processes import check_system
         from dagron.runs.conclusion import conclude
         from dagron.runs.coordinator import Coordinator
+        from dagron.runs.engine import LazyEngine, choose_engine
         from dagron.runs.plan import plan_run
         from dagron.runs.prepare import begin_run, check_limits
 
@@ -289,8 +289,9 @@ class CheckpointExecutor:
             raise OptionError("cancel_event", repr(cancel_event), "an object with is_set(), such as a threading.Event")
         began = time.monotonic()
         dag, options, store = self.dag, self._options, self._store()
-        trace = ExecutionTrace(options.n_slots, time.time()) if options.enable_tracing else None
-        pool = _LazyPool(lambda: self._start_pool(store.digests, interrupts))
+        engine = choose_engine(options)
+        pool = LazyEngine(lambda: engine.start(self._setup(store.digests), interrupts))
+        trace = ExecutionTrace(engine.n_slots, time.time()) if options.enable_tracing else None
         with Interrupts() as interrupts:
             try:
                 if fresh and len(dag) and not (cancel_event is not None and cancel_event.is_set()):
@@ -300,10 +301,9 @@ class CheckpointExecutor:
                 with interrupts.allowed():
                     plan = plan_run(dag, tasks, options)
                 pool.init = plan.init
-                features = self._features()
-                check_limits(dag, plan, options, features)
-                prepared = begin_run(store, dag, plan, options, fresh=fresh, origin=self._origin)
-                state = prepared.state(options, features)
+                check_limits(dag, plan, options, engine.features)
+                prepared = begin_run(store, dag, plan, options, engine, fresh=fresh, origin=self._origin)
+                state = prepared.state(options, engine)
                 coordinator = Coordinator(
                     dag=dag,
                     plan=plan,
@@ -311,7 +311,7 @@ class CheckpointExecutor:
                     store=store,
                     start_pool=pool,
                     callbacks=options.callbacks or ExecutionCallbacks(),
-                    watch=self._watch(prepared, state, began),
+                    watch=self._watch(prepared, state, engine.n_slots, began),
                     trace=trace,
                     run_timeout=run_timeout,
                     cancel_event=cancel_event,
@@ -336,34 +336,12 @@ class CheckpointExecutor:
         result.total_duration_seconds = time.monotonic() - began
         return result
 
-    def _features(self) -> Features:
-        if self._options.pool == "inline":
-            from dagron.engines.inline import InlineEngine
-
-            return InlineEngine.features
-        from dagron.engines.local.features import FEATURES
-
-        return FEATURES
-
-    def _start_pool(self, digests: Digests, interrupts: Interrupts) -> Engine:
+    def _setup(self, digests: Digests) -> WorkerSetup:
         from dagron.engines.attempt import WorkerSetup
-        from dagron.engines.inline import InlineEngine
-        from dagron.engines.local.pool import ProcessPool
 
-        setup = WorkerSetup(str(self._path), digests, self._options.durability == "power")
-        if self._options.pool == "inline":
-            return InlineEngine(setup, interrupts.allowed)
-        n = self._options.n_workers
-        return ProcessPool(
-            n,
-            setup,
-            kill_grace_seconds=self._options.kill_grace_seconds,
-            n_threads=max(1, len(available_cpus()) // n),
-            cpus=spread_cpus()[:n] if self._options.pins else None,
-            max_tasks=self._options.max_tasks_per_worker,
-        )
+        return WorkerSetup(str(self._path), digests, self._options.durability == "power")
 
-    def _watch(self, prepared: Prepared, state: RunState, began: float) -> Watch:
+    def _watch(self, prepared: Prepared, state: RunState, n_slots: int, began: float) -> Watch:
         from dagron.runs.observing import Watch
         from dagron.runs.outlook import Outlook
 
@@ -374,31 +352,5 @@ class CheckpointExecutor:
             observer = ProgressBar()
         if isinstance(observer, bool):
             return Watch(prepared.dag, state, None, None, began)
-        outlook = Outlook(prepared.plan.kinds, prepared.recorded_seconds, self._options.n_slots)
+        outlook = Outlook(prepared.plan.kinds, prepared.recorded_seconds, n_slots)
         return Watch(prepared.dag, state, observer, outlook, began)
-
-
-class _LazyPool:
-    """Starts the pool when it is first asked for it.
-
-    Attributes:
-        init: What each worker calls before its first attempt; None for nothing. Known when the tasks are pickled.
-    """
-
-    def __init__(self, start: Callable[[], Engine]) -> None:
-        self._start = start
-        self._pool: Engine | None = None
-        self.init: WorkerInit | None = None
-
-    def __call__(self) -> Engine:
-        if self._pool is None:
-            self._pool = self._start()
-        if self.init is not None:
-            self._pool.prepare(self.init)
-            self.init = None
-        return self._pool
-
-    def close(self) -> None:
-        """End the pool if it was started; harmless if it has ended."""
-        if self._pool is not None:
-            self._pool.close()

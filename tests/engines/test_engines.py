@@ -49,6 +49,9 @@ from dagron.engines.protocol import (
     WorkerInit,
 )
 from dagron.figures import NO_FIGURES
+from dagron.runs.engine import choose_engine
+from dagron.runs.interrupts import Interrupts
+from dagron.runs.options import Options
 from dagron.tasks.binding import NO_INPUTS, Binding
 
 ENGINES = {"local": lambda setup: ProcessPool(2, setup), "inline": InlineEngine}
@@ -475,6 +478,16 @@ class TestInline:
 
 
 # --- what the local engine does beside that ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pool", ["inline", "process"])
+def test_what_is_known_of_an_engine_before_it_starts_is_true_of_it(setup, pool):
+    chosen = choose_engine(Options(pool=pool, max_workers=3))
+    engine = chosen.start(setup, Interrupts())
+    try:
+        assert (engine.n_slots, engine.features) == (chosen.n_slots, chosen.features)
+    finally:
+        engine.close()
 
 
 class TestLocal:

@@ -120,11 +120,12 @@ def _run(job: Job, request: RunRequest) -> tuple[list[str], ExitCode]:
 
 def _forecast(job: Job, request: RunRequest) -> str:
     from dagron.cli.dry_run import forecast, shown_forecast
+    from dagron.runs.engine import choose_engine
     from dagron.runs.options import Options
 
     options = Options(**request.options)
     found = forecast(job, request.checkpoint_dir, options, fresh=request.fresh)
-    return found.as_json() if request.as_json else shown_forecast(found, job.dag, options.n_slots)
+    return found.as_json() if request.as_json else shown_forecast(found, job.dag, choose_engine(options).n_slots)
 
 
 def _execute(job: Job, request: RunRequest) -> ExecutionResult:

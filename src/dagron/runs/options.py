@@ -123,11 +123,6 @@ class Options:
         return len(available_cpus()) if self.max_workers is None else self.max_workers
 
     @property
-    def n_slots(self) -> int:
-        """How many attempts there may be at the same time."""
-        return 1 if self.pool == "inline" else self.n_workers
-
-    @property
     def pins(self) -> bool:
         """Whether workers are to be bound to processors, and can be."""
         return self.pin_cpus and can_pin()

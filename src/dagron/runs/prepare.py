@@ -28,6 +28,7 @@ from dagron.runs.state import RunState
 
 if TYPE_CHECKING:
     from dagron.engines.protocol import Features
+    from dagron.runs.engine import ChosenEngine
     from dagron.runs.plan import RunPlan
 
 __all__ = ["Earlier", "Prepared", "begin_run", "check_limits", "prepare"]
@@ -86,19 +87,19 @@ class Prepared:
     recorded_seconds: array[float] | None
     changed: Mapping[str, str]
 
-    def state(self, options: Options, features: Features) -> RunState:
+    def state(self, options: Options, engine: ChosenEngine) -> RunState:
         """Return where the run stands at its beginning."""
         return RunState(
             self.dag,
             policies=self.plan.policies,
             kinds=self.plan.kinds,
-            n_slots=options.n_slots,
+            n_slots=engine.n_slots,
             fail_fast=options.fail_fast,
             consumes=partial(self.plan.consumes, self.dag),
             restored=self.restore.restored,
             held=self.restore.held,
-            batching=features.batches,
-            max_batches=features.max_batches,
+            batching=engine.features.batches,
+            max_batches=engine.features.max_batches,
             recorded_seconds=self.recorded_seconds,
         )
 
@@ -131,7 +132,14 @@ def prepare(dag: DAG, plan: RunPlan, earlier: Earlier) -> Prepared:
 
 
 def begin_run(
-    store: CheckpointStore, dag: DAG, plan: RunPlan, options: Options, *, fresh: bool, origin: Origin = NO_ORIGIN
+    store: CheckpointStore,
+    dag: DAG,
+    plan: RunPlan,
+    options: Options,
+    engine: ChosenEngine,
+    *,
+    fresh: bool,
+    origin: Origin = NO_ORIGIN,
 ) -> Prepared:
     """Take the checkpoint directory, begin a run in it, and prepare that.
 
@@ -140,6 +148,7 @@ def begin_run(
         dag: The DAG.
         plan: Of its tasks.
         options: What is asked for.
+        engine: What is going to make the attempts.
         fresh: Whether what is there is superseded.
         origin: The job that the run is of.
 
@@ -163,7 +172,7 @@ def begin_run(
         structure=structure,
         edges=dag.parent_arrays,
         fail_fast=options.fail_fast,
-        n_slots=options.n_slots,
+        n_slots=engine.n_slots,
         definitions=definitions,
         versions=versions(),
         origin=origin,
