@@ -623,7 +623,8 @@ def _mib(n: int) -> str:
     return f"{n / 2**20:.0f} MiB"
 
 
-def _exit_text(exit_code: int | None) -> str:
+def exit_text(exit_code: int | None) -> str:
+    """Return how a process ended, for a sentence about it."""
     if exit_code is None:
         return "vanished"
     if exit_code < 0:
@@ -635,6 +636,10 @@ def _exit_text(exit_code: int | None) -> str:
     return f"exited with code {exit_code}"
 
 
+def _while_loading(parent: str) -> str:
+    return f" while it unpickled the result of {parent!r}" if parent else ""
+
+
 class WorkerLostError(NodeError):
     """The worker died while it ran this node. Only this attempt was lost.
 
@@ -642,6 +647,7 @@ class WorkerLostError(NodeError):
         exit_code: As in `multiprocessing`: negative for a signal; None if unknown.
         peak_rss_bytes: Peak resident memory of the worker; None if unknown.
         stderr_tail: The last lines that the node wrote to standard error.
+        loading: The parent whose result was being unpickled; empty if none was.
     """
 
     def __init__(
@@ -651,34 +657,43 @@ class WorkerLostError(NodeError):
         exit_code: int | None,
         peak_rss_bytes: int | None = None,
         stderr_tail: str = "",
+        loading: str = "",
     ) -> None:
-        super().__init__(node, attempt, exit_code, peak_rss_bytes, stderr_tail)
+        super().__init__(node, attempt, exit_code, peak_rss_bytes, stderr_tail, loading)
         self.node = node
         self.attempt = attempt
         self.exit_code = exit_code
         self.peak_rss_bytes = peak_rss_bytes
         self.stderr_tail = stderr_tail
+        self.loading = loading
 
     def __str__(self) -> str:
         peak = "" if self.peak_rss_bytes is None else f"; its peak memory was {_mib(self.peak_rss_bytes)}"
         hint = "; the machine may have run out of memory" if self.exit_code == -9 else ""
-        text = f"the worker of node {self.node!r} {_exit_text(self.exit_code)} in attempt {self.attempt}{peak}{hint}"
+        how = f"{exit_text(self.exit_code)} in attempt {self.attempt}{_while_loading(self.loading)}"
+        text = f"the worker of node {self.node!r} {how}{peak}{hint}"
         if self.stderr_tail:
             text += "; the last lines that it wrote to stderr:\n" + textwrap.indent(self.stderr_tail, "    ")
         return text
 
 
 class NodeTimeoutError(NodeError, TimeoutError):
-    """The node ran longer than it may; its process tree was killed."""
+    """The node ran longer than it may; its process tree was killed.
 
-    def __init__(self, node: str, attempt: int, timeout_seconds: float) -> None:
-        super().__init__(node, attempt, timeout_seconds)
+    Attributes:
+        loading: The parent whose result was being unpickled; empty if none was.
+    """
+
+    def __init__(self, node: str, attempt: int, timeout_seconds: float, loading: str = "") -> None:
+        super().__init__(node, attempt, timeout_seconds, loading)
         self.node = node
         self.attempt = attempt
         self.timeout_seconds = timeout_seconds
+        self.loading = loading
 
     def __str__(self) -> str:
-        return f"node {self.node!r} ran longer than {self.timeout_seconds:g} s in attempt {self.attempt} and was killed"
+        how = f"ran longer than {self.timeout_seconds:g} s in attempt {self.attempt} and was killed"
+        return f"node {self.node!r} {how}{_while_loading(self.loading)}"
 
 
 class MemoryLimitExceededError(NodeError):
@@ -843,7 +858,7 @@ class WorkerInitError(WorkerStartError):
         if self.exit_code is None:
             return f"worker_init failed: {self.reason}"
         hint = "; the machine may have run out of memory" if self.exit_code == -9 else ""
-        text = f"worker_init failed: its worker {_exit_text(self.exit_code)}{hint}"
+        text = f"worker_init failed: its worker {exit_text(self.exit_code)}{hint}"
         if self.reason:
             text += "; the last lines that it wrote to stderr:\n" + textwrap.indent(self.reason, "    ")
         return text

@@ -72,7 +72,11 @@ def text_of(error: BaseException | None) -> str:
         # The plain text of a subclass of str, because it is unpickled where there is no such class.
         return str.__str__(str(error))
     except BaseException as broken:
-        return f"<its __str__ raised {type(broken).__name__}>"
+        return f"<its __str__ raised {_name_of(type(broken))}>"
+
+
+_name_of = type.__dict__["__name__"].__get__
+"""Past the class of a class, which may have an attribute of this name."""
 
 
 def shown_seconds(seconds: float) -> str:

@@ -94,7 +94,7 @@ KILLS = {
     "SIGTERM": Kill(SELF.format("SIGTERM"), -15, "was killed by signal 15 (SIGTERM)"),
 }
 # The worker unpickles an exception once before it lets the coordinator do so; here, that is the end of it.
-UNPICKLING_KILLS = Kill(ODD.format("import os; return os._exit, (5,)"), 5, "exited with code 5")
+UNPICKLING_KILLS = ODD.format("import os; return os._exit, (5,)")
 HANGS = {
     "SIGSTOP": SELF.format("SIGSTOP"),
     "sleeps": "import time; time.sleep(600)",
@@ -311,10 +311,9 @@ def kill_cells():
                 yield Cell(name, tasks(code), "completed", result=exit_code)
             else:
                 yield Cell(name, tasks(code), "failed", "WorkerLostError", text, exit_code)
-    code, exit_code, text = UNPICKLING_KILLS
     for where in ("unpickling-the-task", "unpickling-an-input", "running"):
         name = f"{where}/unpickling-kills"
-        yield Cell(name, WHERES[where](code), "failed", "WorkerLostError", text, exit_code)
+        yield Cell(name, WHERES[where](UNPICKLING_KILLS), "failed", "TaskFailedError", "Odd: what it says")
 
 
 def hang_cells():

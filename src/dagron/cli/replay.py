@@ -200,9 +200,10 @@ def _compare(name: str, value: Any, ledger: Ledger) -> ExitCode:
 
 def _own_frames(error: BaseException) -> TracebackType | None:
     """Return the traceback without the frames that are ours, down to the first one of the user's."""
+    from dagron.crossing.exceptions import traceback_of
     from dagron.results.frames import is_ours
 
-    frames = error.__traceback__
+    frames = traceback_of(error)
     while frames is not None and frames.tb_next is not None and is_ours(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     return frames
@@ -212,8 +213,8 @@ def _tell(error: BaseException, seconds: float) -> None:
     from dagron.crossing.exceptions import describe_exception
     from dagron.results.failures import folded
 
-    error.__traceback__ = _own_frames(error)
-    _, _, text = describe_exception(error)
+    # Past the exception's own attributes, which may be properties that do anything.
+    _, _, text = describe_exception(BaseException.with_traceback(error, _own_frames(error)))
     tell(NOT_FOR_A_LINE.sub("", folded(text.rstrip())))
     say(f"failed after {shown_seconds(seconds)}")
 
@@ -221,9 +222,10 @@ def _tell(error: BaseException, seconds: float) -> None:
 def _post_mortem(error: BaseException) -> None:
     from pdb import Pdb
 
+    from dagron.crossing.exceptions import traceback_of
     from dagron.results.frames import is_library
 
-    frames = error.__traceback__
+    frames = traceback_of(error)
     if frames is None:
         return
     say("in the debugger; `up` and `down` go through the frames, `p` prints, `q` leaves")

@@ -112,4 +112,6 @@ def _error_line(node: NodeResult[Any]) -> str:
         return shown_name(str(error))  # not shortened: it ends in a command
     if isinstance(error, TaskFailedError):
         return shown_error(error.type_name, error.message)
-    return shown_error(type(error).__qualname__, text_of(error))
+    # As the worker has told it: the exception itself may say something else by now, or not return.
+    message = text_of(error) if node._failure is None else node._failure.message
+    return shown_error(type(error).__qualname__, message)

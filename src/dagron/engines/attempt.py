@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
 from dagron.checkpoint.format.digests import Digests
@@ -26,7 +26,13 @@ from dagron.figures import Figures
 from dagron.tasks.arguments import CallWithHoles
 from dagron.tasks.binding import NO_INPUTS, Binding
 
-__all__ = ["WorkerSetup", "call_init", "make_attempt"]
+__all__ = ["TELLING_SECONDS", "Witness", "WorkerSetup", "call_init", "make_attempt"]
+
+TELLING_SECONDS = 10.0
+"""How long a task's exception may take to say what it is and to be pickled, where its node has no shorter timeout.
+
+That takes well under a millisecond; what takes seconds is hanging, or is larger than what an outcome may have.
+"""
 
 
 class WorkerSetup(NamedTuple):
@@ -36,11 +42,33 @@ class WorkerSetup(NamedTuple):
         directory: Where results go.
         digests: How they are digested; with the signing key, if there is one.
         durable: Whether results have to survive a loss of power.
+        telling_seconds: How long a task's exception may take to say what it is.
     """
 
     directory: str
     digests: Digests
     durable: bool
+    telling_seconds: float = TELLING_SECONDS
+
+
+class Witness(Protocol):
+    """Whoever sees an attempt from outside of its process, and so knows of it what the process did not live to say."""
+
+    def loads_input(self, position: int) -> None:
+        """Note that the input at this position is loaded next."""
+        ...
+
+    def calls(self) -> None:
+        """Note that the inputs are loaded."""
+        ...
+
+    def tells(self, outcome: Outcome) -> None:
+        """Keep an outcome as far as it is known, and see to it that the process ends if the rest takes too long."""
+        ...
+
+    def has_told(self) -> None:
+        """Note that no more of the exception's own code runs."""
+        ...
 
 
 def _usage() -> tuple[float, float, int]:
@@ -86,16 +114,20 @@ def _end_copy(error: BaseException | None) -> NoReturn:
     It must not go on: it would answer for the worker, on the same board and the same pipes.
     """
     code: object = None
-    if isinstance(error, SystemExit):
-        code = error.code
-        if code is not None and not isinstance(code, int):
-            sys.stderr.write(f"{code}\n")
+    try:
+        if isinstance(error, SystemExit):
+            code = error.code
+            if code is not None and not isinstance(code, int):
+                sys.stderr.write(f"{code}\n")
+                code = 1
+        elif error is not None:
             code = 1
-    elif error is not None:
-        traceback.print_exception(error)
-        code = 1
-    flush_streams()
-    os._exit((code or 0) & 0xFF)  # type: ignore[operator]
+            traceback.print_exception(error)
+        flush_streams()
+    except BaseException:
+        pass  # its text, or its standard error, is no longer what it was
+    finally:
+        os._exit((code or 0) & 0xFF if isinstance(code, int | None) else 1)
 
 
 def make_attempt(
@@ -104,15 +136,28 @@ def make_attempt(
     setup: WorkerSetup,
     *,
     interruptible: bool = False,
+    witness: Witness | None = None,
 ) -> Outcome:
     """Make one attempt.
+
+    Args:
+        attempt: What is to be done.
+        load_task: Makes the task of what `attempt` carries.
+        setup: What a worker knows of its run.
+        interruptible: Whether a KeyboardInterrupt is the user's.
+        witness: Whoever outlives this process; None if nobody does.
 
     Raises:
         KeyboardInterrupt: If `interruptible`. Else it is an outcome, like everything that a task can raise.
     """
     started_unix, started = time.time(), time.perf_counter()
     cpu_before, system_before, _ = _usage()
-    kind, blob, fault = OutcomeKind.COMPLETED, None, None
+
+    def figures() -> Figures:
+        cpu_after, system_after, peak = _usage()
+        seconds = time.perf_counter() - started
+        return Figures(started_unix, seconds, cpu_after - cpu_before, system_after - system_before, peak)
+
     retry_on: tuple[type[BaseException], ...] = ()
     fn: Any = None
     inputs: list[Any] = []
@@ -120,10 +165,15 @@ def make_attempt(
     ours: dict[type[BaseException], int] = {}
     try:
         fn, retry_on = load_task(attempt)
-        ours = _OF_INPUTS
-        for source in attempt.inputs:
-            inputs += [_load_input(source, setup)]  # one by one: how many there are tells which cannot be loaded
-        ours = {}
+        if attempt.inputs:
+            ours = _OF_INPUTS
+            for position, source in enumerate(attempt.inputs):
+                if witness is not None:
+                    witness.loads_input(position)
+                inputs += [_load_input(source, setup)]  # one by one: how many there are tells which cannot be loaded
+            if witness is not None:
+                witness.calls()
+            ours = {}
         value = _called(attempt.binding, fn, inputs)
         inputs = []  # their memory is better used for pickling
         ours = _OF_RESULTS
@@ -131,23 +181,60 @@ def make_attempt(
             blob = dump_result(attempt.name, value, setup.directory, setup.digests, durable=setup.durable)
         except OSError as error:
             type_name, message, text = describe_exception(error)
-            kind, fault = OutcomeKind.DISK, Fault(type_name, error.strerror or message, text)
+            fault = Fault(type_name, error.strerror or message, text)
+            return Outcome(attempt.node, OutcomeKind.DISK, figures(), None, fault)
     except BaseException as error:
-        if interruptible and isinstance(error, KeyboardInterrupt):
+        kind = type(error)
+        if interruptible and issubclass(kind, KeyboardInterrupt):
             raise
-        kind = ours.get(type(error), OutcomeKind.RAISED)
-        if isinstance(error, NotLoadableError) and kind == OutcomeKind.UNLOADABLE_INPUT:
-            fault = _fault_of_input(error, len(inputs), retry_on)
+        outcome = Outcome(attempt.node, ours.get(kind, OutcomeKind.RAISED), figures())
+        if outcome.kind == OutcomeKind.UNLOADABLE_INPUT and isinstance(error, NotLoadableError):
+            fault = _fault_of_input(error, outcome, len(inputs), retry_on, witness)
         else:
-            fault = _fault(error)
-        if kind == OutcomeKind.RAISED:
-            fault = fault._replace(retryable=isinstance(error, retry_on))
-            if fn is not None and len(inputs) == len(attempt.inputs):
-                fault = fault._replace(inputs=_shown_inputs(attempt.binding, fn, inputs))
-    cpu_after, system_after, peak = _usage()
-    seconds = time.perf_counter() - started
-    figures = Figures(started_unix, seconds, cpu_after - cpu_before, system_after - system_before, peak)
-    return Outcome(attempt.node, kind, figures, blob, fault)
+            called_with = (
+                (attempt.binding, fn, inputs) if len(inputs) == len(attempt.inputs) and fn is not None else None
+            )
+            fault = _told(error, outcome, called_with, retry_on, witness)
+        return outcome._replace(figures=figures(), fault=fault)
+    return Outcome(attempt.node, OutcomeKind.COMPLETED, figures(), blob)
+
+
+def _is_one_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:
+    try:
+        return issubclass(type(error), kinds)  # and never what it says of itself
+    except BaseException:
+        return False  # what their own class says of them
+
+
+def _told(
+    error: BaseException,
+    outcome: Outcome,
+    called_with: tuple[Binding, Any, list[Any]] | None,
+    retry_on: tuple[type[BaseException], ...],
+    witness: Witness | None,
+    parent: int = 0,
+) -> Fault:
+    """Return what is to be told of an exception, and tell the witness what is known before its own code has a say."""
+    is_raised = outcome.kind == OutcomeKind.RAISED
+    retryable = is_raised and _is_one_of(error, retry_on)
+    known = Fault("", "", "", retryable=retryable, pid=os.getpid(), parent=parent)
+
+    def so_far(type_name: str, message: str, text: str) -> None:
+        nonlocal known
+        known = known._replace(type_name=type_name, message=message, traceback_text=text)
+        if witness is not None:
+            witness.tells(outcome._replace(fault=known))
+
+    try:
+        type_name, message, text = describe_exception(error, _OURS, so_far)
+        data = dump_exception(error)
+        inputs = _shown_inputs(*called_with) if called_with is not None and is_raised else ()
+    except BaseException:  # a timer that the task has left, say, raised it here
+        return known
+    finally:
+        if witness is not None:
+            witness.has_told()
+    return Fault(type_name, message, text, data, retryable, inputs, known.pid, parent)
 
 
 def call_init(load: Callable[[], tuple[Any, Any]], *, interruptible: bool = False) -> None:
@@ -176,17 +263,19 @@ _OURS = frozenset(
 """The code between an attempt and its task, whose frames a traceback leaves out."""
 
 
-def _fault(error: BaseException) -> Fault:
-    return Fault(*describe_exception(error, _OURS), dump_exception(error), pid=os.getpid())
-
-
-def _fault_of_input(error: NotLoadableError, position: int, retry_on: tuple[type[BaseException], ...]) -> Fault:
+def _fault_of_input(
+    error: NotLoadableError,
+    outcome: Outcome,
+    position: int,
+    retry_on: tuple[type[BaseException], ...],
+    witness: Witness | None,
+) -> Fault:
     cause = error.__cause__
     assert cause is not None
+    fault = _told(cause, outcome, None, retry_on, witness, position)
     # What is gone is still gone in a further attempt; what the system has refused it may grant then.
-    retryable = isinstance(cause, OSError) and isinstance(cause, retry_on)
-    fault = Fault(*describe_exception(cause), retryable=retryable, pid=os.getpid())
-    return fault._replace(message=error.reason, parent=position, modules=tuple(error.modules))
+    retryable = _is_one_of(cause, (OSError,)) and _is_one_of(cause, retry_on)
+    return fault._replace(message=error.reason, exception=b"", retryable=retryable, modules=tuple(error.modules))
 
 
 def _shown_inputs(binding: Binding, fn: Any, inputs: list[Any]) -> tuple[tuple[str, str], ...]:

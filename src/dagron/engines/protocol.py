@@ -225,6 +225,7 @@ class Lost(NamedTuple):
         figures: What the attempt of `running` took, as far as that is known; the peak memory is the worker's.
         printed: What that attempt wrote.
         pid: The worker's process id; 0 if it is not known.
+        loading: The position of the input that was being loaded for `running`; None for none.
     """
 
     slot: int
@@ -235,6 +236,7 @@ class Lost(NamedTuple):
     figures: Figures
     printed: Printed
     pid: int = 0
+    loading: int | None = None
 
 
 class Observed(NamedTuple):

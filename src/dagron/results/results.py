@@ -17,6 +17,7 @@ from dagron.errors import (
 from dagron.figures import NO_FIGURES, Figures
 from dagron.results.failures import shown_failure
 from dagron.results.status import NodeStatus
+from dagron.shown import text_of
 from dagron.tasks.handle import Node
 
 if TYPE_CHECKING:
@@ -289,9 +290,9 @@ class CheckpointInfo:
 def _grouped(node: NodeResult[Any]) -> Exception:
     """Return the error of a node for a group, which takes no `SystemExit` and the like: these would end the program."""
     error = node.error
-    if isinstance(error, Exception):
-        return error
+    if issubclass(type(error), Exception):
+        return error  # type: ignore[return-value]
     text = getattr(error.__cause__, "text", "") if error is not None else ""
-    stand_in = TaskFailedError(node.name, type(error).__qualname__, str(error), text)
+    stand_in = TaskFailedError(node.name, type(error).__qualname__, text_of(error), text)
     stand_in.__cause__ = error.__cause__ if error is not None else None
     return stand_in

@@ -359,7 +359,11 @@ class Coordinator:
         node, lost = loss.node, self._losses.pop(loss.node)
         name, text = self._dag.name_of(node), ""
         if loss.end != ev.End.PUT_BACK:
-            error = error_of_loss(name, loss, self._plan.policies[node], lost)
+            loading = ""
+            if lost.loading is not None:
+                position = self._plan.bindings[node].consumed[lost.loading]
+                loading = self._dag.name_of(self._dag.parent_indices(node)[position])
+            error = error_of_loss(name, loss, self._plan.policies[node], lost, loading)
             self.failures[node] = Failure(None, error, loss.attempt, lost.slot, lost.printed, lost, loss.end)
             text = "" if loss.end == ev.End.CANCELLED else self.failures[node].text
         self._listeners.attempt_ended(node, lost.slot, loss.attempt, loss.end, lost.figures, error=text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 from dagron.checkpoint.format.records import Failed
-from dagron.crossing.exceptions import load_exception
+from dagron.crossing.exceptions import load_exception, noted
 from dagron.engines.protocol import NOTHING_PRINTED, Fault, Lost, Outcome, Printed
 from dagron.errors import InputNotLoadableError, MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
 from dagron.figures import Figures
@@ -73,11 +73,9 @@ class Failure:
             assert fault is not None
             texts = fault.type_name, fault.message, fault.traceback_text
             self._error = load_exception(node, fault.exception, *texts)
-            where = "\n  ".join([f"node {node!r}, attempt {self.attempt}", *shown_origin(self.record(node))])
-            try:
-                BaseException.add_note(self._error, where)
-            except Exception:
-                pass  # it lets nothing be set
+            noted(
+                self._error, "\n  ".join([f"node {node!r}, attempt {self.attempt}", *shown_origin(self.record(node))])
+            )
         return self._error
 
     @property
@@ -127,7 +125,7 @@ def fault_of_input(fault: Fault, node: str, parent: str, checkpoint_dir: str) ->
     return fault._replace(type_name=name, message=text, traceback_text=traceback, exception=pickle.dumps(error))
 
 
-def error_of_loss(node: str, loss: NoteLoss, policy: Policy, lost: Lost) -> BaseException:
+def error_of_loss(node: str, loss: NoteLoss, policy: Policy, lost: Lost, loading: str = "") -> BaseException:
     """Return the exception of a node whose worker is dead.
 
     Args:
@@ -135,14 +133,14 @@ def error_of_loss(node: str, loss: NoteLoss, policy: Policy, lost: Lost) -> Base
         loss: How its attempt ended.
         policy: What was asked for the node.
         lost: How the worker was found.
+        loading: The parent whose result it was unpickling; empty for none.
     """
     attempt = loss.attempt
     if loss.end == End.TIMED_OUT:
         assert policy.timeout is not None
-        return NodeTimeoutError(node, attempt, policy.timeout)
+        return NodeTimeoutError(node, attempt, policy.timeout, loading)
     if loss.end == End.OUT_OF_MEMORY:
         assert policy.memory_limit is not None
         return MemoryLimitExceededError(node, attempt, policy.memory_limit, loss.memory_bytes)
-    return WorkerLostError(
-        node, attempt, lost.exit_code, lost.figures.peak_rss_bytes or None, last_lines(lost.printed.stderr)
-    )
+    peak = lost.figures.peak_rss_bytes or None
+    return WorkerLostError(node, attempt, lost.exit_code, peak, last_lines(lost.printed.stderr), loading)

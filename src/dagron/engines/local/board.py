@@ -3,7 +3,8 @@
 Layout: a head, then two halves of `_HALF_BYTES`. A batch uses the half of its number's parity, so that the coordinator
 reads one while the worker fills the other; a slot has at most `MAX_BATCHES` batches. In a half, outcomes follow
 one another, each behind its length. The worker writes an outcome first and counts it afterwards, so what is counted is
-whole, whenever the worker dies.
+whole, whenever the worker dies. An outcome that is known in part stands in the same place, not counted, with a mark in
+the head: it counts only if its worker dies before the whole of it is there.
 """
 
 from __future__ import annotations
@@ -37,6 +38,14 @@ _COUNT_AT = (48, 64)  # behind `_RUNNING`, one for each half
 _INIT_AT = 80
 """A byte: whether the worker is in its `worker_init`."""
 
+_TELLING_AT = 81
+"""A byte: whether the outcome of what runs is there, as far as it is known."""
+
+_LOADS_AT = 82
+"""Two bytes: which input of what runs is being loaded, counted from 1; 0 for none, and the last for all beyond it."""
+_LOADS = struct.Struct("<H")
+_MAX_LOADS = 0xFFFF
+
 _LENGTH = struct.Struct("<I")
 MAX_BATCHES = len(_COUNT_AT)
 """Batches that a slot may have at a time: each has a half for itself until the coordinator has read it."""
@@ -53,6 +62,7 @@ class Running(NamedTuple):
         stdout_from: Where in its captured standard output that of the attempt begins.
         stderr_from: The same for standard error.
         rss_before_bytes: The worker's resident memory when the attempt began; 0 if it was not looked at.
+        loads: The position of the input that is being loaded; None for none.
     """
 
     node: int | None
@@ -60,6 +70,7 @@ class Running(NamedTuple):
     stdout_from: int
     stderr_from: int
     rss_before_bytes: int
+    loads: int | None = None
 
 
 class Board:
@@ -119,22 +130,38 @@ class Board:
         _, _, used = _COUNT.unpack_from(self._memory, _COUNT_AT[batch & 1])
         return int(used) + _LENGTH.size + MAX_OUTCOME_BYTES <= _HALF_BYTES
 
+    def loads_input(self, position: int | None) -> None:
+        """Note which input of what runs is loaded from now on."""
+        _LOADS.pack_into(self._memory, _LOADS_AT, 0 if position is None else min(position + 1, _MAX_LOADS))
+
+    def tell(self, batch: int, outcome: bytes) -> None:
+        """Note the outcome of what runs as far as it is known; the half of the batch must have room."""
+        self._memory[_TELLING_AT] = 0
+        self._write(batch, outcome)
+        self._memory[_TELLING_AT] = 1
+
     def add_outcome(self, batch: int, outcome: bytes) -> None:
         """Append an outcome to the half of a batch, which must have room."""
-        at = _COUNT_AT[batch & 1]
-        _, n, used = _COUNT.unpack_from(self._memory, at)
+        self._memory[_TELLING_AT] = 0
+        n, used = self._write(batch, outcome)
+        _COUNT.pack_into(self._memory, _COUNT_AT[batch & 1], batch, n + 1, used)
+
+    def _write(self, batch: int, outcome: bytes) -> tuple[int, int]:
+        """Write an outcome behind those that count; return how many these are, and how much is used with it."""
+        _, n, used = _COUNT.unpack_from(self._memory, _COUNT_AT[batch & 1])
         start = _HEAD_BYTES + (batch & 1) * _HALF_BYTES + used
         _LENGTH.pack_into(self._memory, start, len(outcome))
         start += _LENGTH.size
         self._memory[start : start + len(outcome)] = outcome
-        _COUNT.pack_into(self._memory, at, batch, n + 1, used + _LENGTH.size + len(outcome))
+        return n, used + _LENGTH.size + len(outcome)
 
     # --- the coordinator's side ---------------------------------------------------------------------------------
 
     def running(self) -> Running:
         """Return what runs, or ran when the worker died."""
         number, *more = _RUNNING.unpack_from(self._memory, 0)
-        return Running(number - 1 if number else None, *more)
+        (loads,) = _LOADS.unpack_from(self._memory, _LOADS_AT)
+        return Running._make((number - 1 if number else None, *more, loads - 1 if loads else None))
 
     @property
     def was_in_init(self) -> bool:
@@ -153,11 +180,22 @@ class Board:
         outcomes = []
         at = _HEAD_BYTES + (batch & 1) * _HALF_BYTES
         for _ in range(n):
-            (length,) = _LENGTH.unpack_from(self._memory, at)
-            at += _LENGTH.size
-            outcomes.append(self._memory[at : at + length])
-            at += length
+            outcome = self._outcome_at(at)
+            outcomes.append(outcome)
+            at += _LENGTH.size + len(outcome)
         return outcomes
+
+    def told(self, batch: int) -> bytes | None:
+        """Return the outcome of what ran in a batch when the worker died, as far as it was told; None if it was not."""
+        found, _, used = _COUNT.unpack_from(self._memory, _COUNT_AT[batch & 1])
+        if found != batch or not self._memory[_TELLING_AT]:
+            return None
+        return self._outcome_at(_HEAD_BYTES + (batch & 1) * _HALF_BYTES + used)
+
+    def _outcome_at(self, at: int) -> bytes:
+        (length,) = _LENGTH.unpack_from(self._memory, at)
+        at += _LENGTH.size
+        return self._memory[at : at + length]
 
 
 def _attach(fd: Any) -> Board:

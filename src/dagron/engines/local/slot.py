@@ -10,7 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from typing import NamedTuple
 
 from dagron.crossing.parts import Part
-from dagron.engines.local.board import MAX_BATCHES, Board
+from dagron.engines.local.board import MAX_BATCHES, Board, Running
 from dagron.engines.local.capture import Capture
 from dagron.engines.local.channel import Channel
 from dagron.engines.local.context import Server, SlotContext, SlotProcess
@@ -30,7 +30,7 @@ from dagron.engines.protocol import (
     Returned,
     WorkerInit,
 )
-from dagron.errors import WorkerStartError
+from dagron.errors import WorkerStartError, exit_text
 from dagron.figures import NO_FIGURES, Figures
 
 __all__ = ["Slot"]
@@ -292,6 +292,9 @@ class Slot:
             running = late[0]
         if running is not None and running in unstarted:
             unstarted.remove(running)
+            if not self.kill_requested and (told := self._told(at_end, exit_code)) is not None:
+                outcomes.append(told)
+                running = None
         else:
             running = None  # it had noted the outcome, and not yet what comes next
         figures, printed = NO_FIGURES, NOTHING_PRINTED
@@ -302,7 +305,24 @@ class Slot:
         died_idle = running is None and not outcomes and not self.kill_requested
         self.idle_deaths = self.idle_deaths + 1 if died_idle else 0
         self.forget()
-        return Lost(self.index, outcomes, running, unstarted, exit_code, figures, printed, self.pid or 0)
+        loading = at_end.loads if running == at_end.node else None
+        return Lost(self.index, outcomes, running, unstarted, exit_code, figures, printed, self.pid or 0, loading)
+
+    def _told(self, at_end: Running, exit_code: int | None) -> Outcome | None:
+        """Return what an attempt had told of the exception that its worker did not survive; None if it raised none."""
+        for batch in self.outstanding:
+            if (packed := self.board.told(batch.number)) is None:
+                continue
+            outcome, _ = unpack_outcome(packed)
+            fault = outcome.fault
+            if outcome.node != at_end.node or fault is None:
+                continue
+            end = f"the worker {exit_text(exit_code)} while this exception told what it is, or was pickled"
+            return outcome._replace(
+                fault=fault._replace(traceback_text=f"{fault.traceback_text}\n{end}\n"),
+                printed=self._printed(at_end.stdout_from, None, at_end.stderr_from, None),
+            )
+        return None
 
     # --- what can be seen of it -------------------------------------------------------------------------------------
 

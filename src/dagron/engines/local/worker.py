@@ -5,6 +5,7 @@ Imported by the server before it forks, so it stays light.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import struct
@@ -49,6 +50,33 @@ class _Worker:
         self.has_run = False
         self.copies_refused = False
         self.has_init = False
+        self.batch = 0
+        self.end_if_silent = faulthandler.dump_traceback_later
+        self.is_telling = False
+
+    # As the witness of its attempts.
+
+    def loads_input(self, position: int) -> None:
+        self.board.loads_input(position)
+
+    def calls(self) -> None:
+        self.board.loads_input(None)
+
+    def tells(self, outcome: Outcome) -> None:
+        self.board.loads_input(None)
+        self.board.tell(self.batch, pack_outcome(outcome))
+        if not self.is_telling:
+            # A thread in C: it ends the process also where the exception's code holds the interpreter.
+            self.is_telling = True
+            try:
+                self.end_if_silent(self.setup.telling_seconds, exit=True, file=self.streams[1])
+            except (OSError, RuntimeError, ValueError):
+                pass  # no thread, or no descriptor is left; what is known is on the board all the same
+
+    def has_told(self) -> None:
+        if self.is_telling:
+            self.is_telling = False
+            faulthandler.cancel_dump_traceback_later()
 
     def load_task(self, attempt: Attempt) -> tuple[Any, Any]:
         task: tuple[Any, Any] = self.parts.load(attempt.task, attempt.parts)
@@ -138,6 +166,7 @@ def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, by
     batch, parts, attempts, copies, is_last = pickle.loads(payload)
     board = worker.board
     board.batch_started(batch)
+    worker.batch = batch
     for part in parts:
         # All of them first: the coordinator sends a part once, also if this batch ends early.
         worker.parts.add(*part)
@@ -152,7 +181,7 @@ def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, by
         rss_before = resident_bytes() if attempt.memory_limited and worker.has_run else 0
         board.attempt_started(attempt.node, time.monotonic(), stdout_from, stderr_from, rss_before)
         worker.has_run = True
-        outcome = make_attempt(attempt, worker.load_task, worker.setup)
+        outcome = make_attempt(attempt, worker.load_task, worker.setup, witness=worker)
         flush_streams()
         written = stdout_from, position(stdout), stderr_from, position(stderr)
         silent = written[0] == written[1] and written[2] == written[3]
