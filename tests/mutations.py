@@ -40,6 +40,34 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation(
+        "death",
+        "crossing/exceptions.py",
+        '    so_far(name, message := _plain_message(error), f"{name}: {message}\\n")\n',
+        "",
+        "tests/promises/test_one_death_one_attempt_odd_exceptions.py -k before_each_step",
+    ),
+    Mutation(
+        "death",
+        "engines/local/board.py",
+        "        self._memory[_TELLING_AT] = 1\n",
+        "        pass\n",
+        "tests/promises/test_one_death_one_attempt_odd_exceptions.py -k ended_it",
+    ),
+    Mutation(
+        "death",
+        "engines/local/worker.py",
+        "                self.end_if_silent(self.setup.telling_seconds, exit=True, file=self.streams[1])\n",
+        "                pass\n",
+        "tests/promises/test_one_death_one_attempt_odd_exceptions.py -k without_a_timeout",
+    ),
+    Mutation(
+        "death",
+        "shown.py",
+        "return str.__str__(str(error))",
+        "return str(error)",
+        "tests/promises/test_one_death_one_attempt_odd_exceptions.py -k only_plain_text",
+    ),
+    Mutation(
         "one death",
         "engines/attempt.py",
         "    NotLoadableError: OutcomeKind.UNLOADABLE_INPUT,\n",

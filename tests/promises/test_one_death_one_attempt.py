@@ -286,6 +286,9 @@ def raise_cells():
                 # The task was fine; its result is not.
                 text = {"TaskFailedError": "Odd", "RecursionError": "recursion"}.get(kind, f"{kind}: {text}")
                 yield Cell(name, tasks(code), "failed", "ResultNotPicklableError", text.removesuffix(": "))
+            elif where == "unpickling-an-input" and kind not in ("KeyboardInterrupt", "MemoryError"):
+                # What it raises is in the error, which names the parent.
+                yield Cell(name, tasks(code), "failed", "InputNotLoadableError", text)
             elif where == "in-a-thread":
                 yield Cell(name, tasks(code), "completed")
             elif where == "in-a-child":
@@ -313,7 +316,8 @@ def kill_cells():
                 yield Cell(name, tasks(code), "failed", "WorkerLostError", text, exit_code)
     for where in ("unpickling-the-task", "unpickling-an-input", "running"):
         name = f"{where}/unpickling-kills"
-        yield Cell(name, WHERES[where](UNPICKLING_KILLS), "failed", "TaskFailedError", "Odd: what it says")
+        kind = "InputNotLoadableError" if where == "unpickling-an-input" else "TaskFailedError"
+        yield Cell(name, WHERES[where](UNPICKLING_KILLS), "failed", kind, "Odd: what it says")
 
 
 def hang_cells():

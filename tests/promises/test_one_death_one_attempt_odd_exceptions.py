@@ -63,7 +63,7 @@ WAYS = {
     "SystemExit": "raise SystemExit(3)",
     "KeyboardInterrupt": "raise KeyboardInterrupt",
     "os._exit": "import os; os._exit(5)",
-    "recursion": "return do()",
+    "recursion": "return do(_)",
     "no-text": "return 5",
     "hang": "import time; time.sleep(600)",
 }
@@ -294,7 +294,7 @@ def test_a_result_that_would_end_the_program_where_it_is_loaded_is_an_error_of_o
     flow.add("leaves", Leaves)
     callbacks = ExecutionCallbacks(on_complete=lambda name, value: completed.append(name))
     result = flow.run(tmp_path / "ckpt", resume=False, max_workers=1, callbacks=callbacks)
-    with pytest.raises(dagron.ResultUnavailableError, match="unpickling it raised SystemExit"):
+    with pytest.raises(dagron.ResultNotLoadableError, match="SystemExit"):
         result["leaves"].result  # noqa: B018
     assert (result.succeeded, completed) == (1, [])
 

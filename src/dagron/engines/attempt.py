@@ -221,6 +221,8 @@ def _told(
 
     def so_far(type_name: str, message: str, text: str) -> None:
         nonlocal known
+        if outcome.kind == OutcomeKind.UNLOADABLE_INPUT:
+            message = f"{type_name}: {message}"  # a reason, as that of `NotLoadableError`
         known = known._replace(type_name=type_name, message=message, traceback_text=text)
         if witness is not None:
             witness.tells(outcome._replace(fault=known))
