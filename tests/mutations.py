@@ -77,7 +77,7 @@ MUTATIONS = [
     Mutation(
         "one death",
         "engines/attempt.py",
-        "isinstance(cause, OSError) and isinstance(cause, retry_on)",
+        "_is_one_of(cause, (OSError,)) and _is_one_of(cause, retry_on)",
         "isinstance(cause, retry_on)",
         "tests/crossing/test_loading.py -k spends_no_retries",
     ),
