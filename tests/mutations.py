@@ -656,6 +656,27 @@ MUTATIONS = [
         "        pass",
         "tests/promises/test_surroundings.py -k daemonic",
     ),
+    Mutation(
+        "alive",
+        "checkpoint/writing/beginning.py",
+        "        self._mark()\n        journal.say(",
+        "        journal.say(",
+        "tests/promises/test_alive.py -k whoever_holds",
+    ),
+    Mutation(
+        "alive",
+        "cli/reading.py",
+        "        if ledger.sequence == known:",
+        "        if True:",
+        "tests/promises/test_alive.py -k before_the_end",
+    ),
+    Mutation(
+        "alive",
+        "cli/nodes.py",
+        " and item.name not in ledger.failed_in_run",
+        "",
+        "tests/promises/test_alive.py -k failed_in_this_run",
+    ),
 ]
 
 

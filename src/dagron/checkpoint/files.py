@@ -16,7 +16,9 @@ import mmap
 import os
 import secrets
 import stat
+import struct
 import sys
+import time
 import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Self
@@ -434,6 +436,37 @@ class Directory:
         """
         return ReadFile(self._prefix + name)
 
+    def is_marked(self, lock: str) -> bool | None:
+        """Tell whether a run goes on that has marked the directory: see `DirectoryLock.mark`. Takes no lock.
+
+        Args:
+            lock: The entry that is locked. NFS has its locks from other machines, too, where marks stay on their own.
+
+        Returns:
+            None if nobody can know.
+        """
+        # The directory may be reached over a link.
+        marked = _is_marked(os.path.join(self.path, "."))
+        if not marked and (of_machine := _lock_of_machine(self.path)) is not None and os.path.exists(of_machine):
+            marked = _is_marked(of_machine)
+        return marked or (_is_marked(self._prefix + lock) if _HAS_MARKS else None) or marked
+
+    def is_shared(self, mounts: str = "/proc/self/mountinfo") -> bool:
+        """Tell whether other machines may have this file system, too.
+
+        Args:
+            mounts: Where the kernel lists what is mounted, as in proc_pid_mountinfo(5).
+        """
+        try:
+            device = os.stat(self.path).st_dev
+            with open(mounts, encoding="utf-8", errors="surrogateescape") as file:
+                mounted = [line.split() for line in file]
+        except OSError:
+            return False
+        here = f"{os.major(device)}:{os.minor(device)}"
+        # Behind the fields of which some are optional: a hyphen, and what kind of file system it is.
+        return any(mount[mount.index("-") + 1].startswith(_SHARED_KINDS) for mount in mounted if mount[2] == here)
+
     def remove(self, name: str) -> None:
         """Delete the entry `name` if it is there and no directory."""
         _remove(self._prefix + name)
@@ -451,6 +484,15 @@ _MACHINE = "/tmp"
 """Not TMPDIR, which may be another directory in each process."""
 
 
+def _lock_of_machine(directory: Path) -> str | None:
+    """Return which file of this machine is locked instead of a directory; None if there is no directory."""
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return None
+    return os.path.join(_MACHINE, f"dagron-lock-{status.st_dev:x}-{status.st_ino:x}")
+
+
 def _open_for_all(path: str) -> int:
     """Open a file that no user of the machine may be without, and make it if it is not there."""
     flags = os.O_RDWR | _NOFOLLOW | _NONBLOCK
@@ -465,6 +507,75 @@ def _open_for_all(path: str) -> int:
         return os.open(path, flags)
     os.fchmod(fd, 0o666)  # whatever the umask says
     return fd
+
+
+# --- who holds it -----------------------------------------------------------------------------------------------------
+
+_HAS_MARKS = sys.platform == "linux"
+"""Locks of open file descriptions (fcntl_locking(2)) can be asked for without being taken, so whoever looks disturbs
+nobody; and the kernel knows them in all containers, whatever these call its processes."""
+
+_MARK = struct.Struct("hhqqi4x")
+"""`struct flock`: type, whence, start, length, process."""
+
+_LOOKS, _LOOK_SECONDS = 10, 0.01
+"""Where a look at the lock has to take it, for microseconds, a writer tries again so often before it believes that it
+is held by another one."""
+
+_SHARED_KINDS = (
+    "nfs",
+    "cifs",
+    "smb",
+    "fuse",
+    "lustre",
+    "gpfs",
+    "9p",
+    "ceph",
+    "afs",
+    "beegfs",
+    "gfs2",
+    "ocfs2",
+    "virtiofs",
+)
+"""How the names of file systems begin that several machines may have mounted."""
+
+
+def _take_directory(fd: int) -> None:
+    import fcntl
+
+    for more in reversed(range(1 if _HAS_MARKS else _LOOKS)):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not more:
+                raise
+            time.sleep(_LOOK_SECONDS)
+
+
+def _is_marked(path: str) -> bool | None:
+    """Tell whether somebody has marked a directory or locked a file as `fcntl` does; None if nobody knows."""
+    import fcntl
+
+    try:
+        fd = os.open(path, os.O_RDONLY | _NOFOLLOW | _NONBLOCK)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        if _HAS_MARKS:
+            asked = _MARK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            found, *_ = _MARK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, asked))
+            return bool(found != fcntl.F_UNLCK)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
 
 
 _locks: weakref.WeakSet[DirectoryLock] = weakref.WeakSet()
@@ -520,7 +631,7 @@ class DirectoryLock:
             return False
         except OSError as error:
             if self._of_machine and has_no_locks(error):
-                return self._lock_of_machine()
+                return self._take_lock_of_machine()
             raise
         taken = False
         try:
@@ -535,26 +646,24 @@ class DirectoryLock:
 
     def _lock_directory(self) -> bool:
         # The directory itself, too: people take the file for a leftover, and once it is deleted another can be locked.
-        import fcntl
-
         fd = os.open(self._path.parent, os.O_RDONLY)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _take_directory(fd)
         except BlockingIOError:
             os.close(fd)
             return False
         except OSError:
-            os.close(fd)  # a file system without locks on directories: the file has to do
-            return True
+            pass  # a file system without locks on directories: the file has to do
         self._directory_fd = fd
         _locks.add(self)
         return True
 
-    def _lock_of_machine(self) -> bool:
+    def _take_lock_of_machine(self) -> bool:
         import fcntl
 
-        status = os.stat(self._path.parent)
-        path = os.path.join(_MACHINE, f"dagron-lock-{status.st_dev:x}-{status.st_ino:x}")
+        path = _lock_of_machine(self._path.parent)
+        if path is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path.parent))
         fd = _open_for_all(path)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -567,6 +676,21 @@ class DirectoryLock:
         self._directory_fd = fd
         _locks.add(self)
         return True
+
+    def mark(self) -> None:
+        """Say to those who ask `Directory.is_marked` that the holder's run goes on, until `release` or its end.
+
+        On crash:
+            The kernel takes it back.
+        """
+        if _HAS_MARKS and self._directory_fd >= 0:
+            import fcntl
+
+            try:
+                # For reading, as a directory cannot be opened for writing.
+                fcntl.fcntl(self._directory_fd, fcntl.F_OFD_SETLK, _MARK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
+            except OSError:
+                pass  # this file system has no such locks, and whoever asks is told that nobody knows
 
     def forget(self) -> None:
         """In a fork of this process: let go of what is the parent's, without releasing it."""

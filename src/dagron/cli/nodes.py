@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 from dagron.cli.terminal import shown_error
 from dagron.results.status import NodeStatus, node_statuses
+from dagron.shown import iso_time
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
     from dagron.checkpoint.format.records import Commit, Failed
     from dagron.checkpoint.reading.ledger import Ledger
+    from dagron.cli.reading import State
     from dagron.graph.dag import DAG
 
-__all__ = ["NodeFigures", "Now", "goes_on", "matches", "no_such_node", "node_figures", "running_now"]
+__all__ = ["NodeFigures", "Now", "matches", "no_such_node", "node_figures", "running_now"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +82,28 @@ def no_such_node(name: str, names: list[str]) -> str:
     return f"the checkpoint knows no node {name!r}{hint}"
 
 
-def goes_on(ledger: Ledger) -> bool:
-    """Tell whether the last run goes on, or may do so on another machine."""
+def running_now(directory: Directory, ledger: Ledger, state: State | None = None) -> list[Now] | None:
+    """Return what a run that goes on, here or maybe on another machine, has said it runs; None if no run goes on.
+
+    Args:
+        directory: The checkpoint directory.
+        ledger: What its journal says; brought up to date, if the run may have ended since it was read.
+        state: How the last run stands, if that is known already.
+    """
+    from dagron.checkpoint.format.names import META
     from dagron.cli.reading import state_of_run
 
-    return ledger.ended is None and state_of_run(ledger.run) in ("running", "unknown")
-
-
-def running_now(directory: Directory, ledger: Ledger) -> list[Now]:
-    """Return what a run that goes on has said it runs. Nothing if it does not go on, or has not said anything."""
-    from dagron.checkpoint.format.names import META
-
-    if not goes_on(ledger):
-        return []
+    if (state or state_of_run(directory, ledger)) not in ("running", "unknown"):
+        return None
     try:
         meta = json.loads(directory.read(META))
-        if meta["checkpoint_id"] != ledger.checkpoint_id.hex() or meta["run"]["pid"] != ledger.run.pid:
+        run = meta["run"]
+        # In containers every run may have the same process id.
+        if (meta["checkpoint_id"], run["pid"], run["started"]) != (
+            ledger.checkpoint_id.hex(),
+            ledger.run.pid,
+            iso_time(ledger.run.at),
+        ):
             return []  # of another run
         items = [
             Now(str(item["node"]), int(item["slot"]), float(item["started_unix"]), int(item["memory_bytes"]))
@@ -103,28 +111,23 @@ def running_now(directory: Directory, ledger: Ledger) -> list[Now]:
         ]
     except (OSError, ValueError, LookupError, TypeError):
         return []
-    return [item for item in items if item.name not in ledger.commits and not _failed_since(ledger, item)]
+    # What has ended meanwhile. What failed in an earlier run is tried again.
+    return [item for item in items if item.name not in ledger.commits and item.name not in ledger.failed_in_run]
 
 
-def _failed_since(ledger: Ledger, item: Now) -> bool:
-    # A node that failed in an earlier run is tried again; what fails now may have been said to run a moment ago.
-    failure = ledger.failures.get(item.name)
-    return failure is not None and failure.at >= item.started_unix
-
-
-def node_figures(ledger: Ledger, dag: DAG | None, running: list[Now], now_unix: float) -> Iterator[NodeFigures]:
+def node_figures(ledger: Ledger, dag: DAG | None, running: list[Now] | None, now_unix: float) -> Iterator[NodeFigures]:
     """Yield the figures of every node.
 
     Args:
         ledger: What the journal says.
         dag: The DAG of the last run; its order is that of the figures. None if it is not known: then there are only
             the nodes that the journal has something to say about, in the order of their last records.
-        running: What runs now.
+        running: What runs now; None if no run goes on.
         now_unix: The time now.
     """
-    now = {item.name: item for item in running}
+    now = {item.name: item for item in running or ()}
     kept = {NodeStatus.COMPLETED: ledger.commits, NodeStatus.STALE: ledger.stale, NodeStatus.LOST: ledger.lost}
-    for name, status in node_statuses(ledger, dag, now, goes_on=goes_on(ledger)).items():
+    for name, status in node_statuses(ledger, dag, now, goes_on=running is not None).items():
         if status in kept:
             yield _of_commit(kept[status][name], status)
         elif status is NodeStatus.RUNNING:

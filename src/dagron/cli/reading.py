@@ -6,7 +6,6 @@ Reads without the lock, also while a run writes; changes and unpickles nothing.
 from __future__ import annotations
 
 import os
-import platform
 from typing import TYPE_CHECKING, Literal
 
 from dagron.cli.exit_codes import NoCheckpointError, UsageError
@@ -14,12 +13,12 @@ from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, Cycl
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
-    from dagron.checkpoint.format.records import RunStarted
     from dagron.checkpoint.reading.ledger import Ledger
     from dagron.cli.place import Place
     from dagron.graph.dag import DAG
 
 __all__ = [
+    "State",
     "dag_for",
     "directory_of",
     "read_checkpoint",
@@ -27,12 +26,8 @@ __all__ = [
     "state_of_run",
 ]
 
-_CLOCK_SLACK_SECONDS = 60
-"""A process that is younger than the run by more than this has only inherited its pid.
-
-The creation time of a process is derived from the clock, which may have been set since, and is good to a second at
-best. A minute was never varied.
-"""
+State = Literal["running", "interrupted", "finished", "unknown"]
+"""How a run stands: `interrupted` has ended without saying so, `unknown` is or was on another machine."""
 
 
 def directory_of(where: Place) -> Directory:
@@ -111,22 +106,32 @@ def dag_for(ledger: Ledger, target: str | None) -> DAG:
     return dag
 
 
-def state_of_run(run: RunStarted) -> Literal["running", "interrupted", "unknown"]:
-    """Tell whether the process of a run that has not said that it ended is still there."""
-    import psutil
+def state_of_run(directory: Directory, ledger: Ledger) -> State:
+    """Tell whether the last run of a checkpoint goes on. The kernel knows, as the run has marked the directory.
 
+    So it holds from inside and outside of containers, whatever became of its process id, its host name or the clock.
+
+    Args:
+        directory: The checkpoint directory.
+        ledger: What its journal says; brought up to date, if the run may have ended since it was read.
+
+    Raises:
+        CheckpointError: The journal can no longer be read.
+    """
+    from dagron.checkpoint.format.names import LOCK
     from dagron.checkpoint.reading.boot import boot_id
+    from dagron.checkpoint.reading.opening import read_on, signing_key
 
-    if run.host != platform.node():
-        return "unknown"
-    if run.boot != boot_id():
-        return "interrupted"  # the machine was started again since
-    try:
-        process = psutil.Process(run.pid)
-        if process.status() == psutil.STATUS_ZOMBIE or process.create_time() > run.at + _CLOCK_SLACK_SECONDS:
-            return "interrupted"
-    except (psutil.NoSuchProcess, ValueError):
-        return "interrupted"
-    except psutil.AccessDenied:
-        pass  # another user's, so it is there
-    return "running"
+    while ledger.ended is None:
+        marked = directory.is_marked(LOCK)
+        if marked:
+            return "running"
+        known = ledger.sequence
+        found = read_on(ledger, directory, signing_key())
+        if found is not ledger and found is not None:
+            return "running"  # another has taken its place a moment ago
+        if ledger.sequence == known:
+            # Marks of another machine are not to be seen from here, unless its file system tells of them.
+            may_be_elsewhere = ledger.run.boot != boot_id() and directory.is_shared()
+            return "unknown" if marked is None or may_be_elsewhere else "interrupted"
+    return "finished"

@@ -6,13 +6,13 @@ import os
 import shlex
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from dagron.cli.exit_codes import NoCheckpointError
 from dagron.cli.nodes import Now, running_now
 from dagron.cli.origin import target_of
 from dagron.cli.place import Place
-from dagron.cli.reading import directory_of, read_checkpoint, state_of_run
+from dagron.cli.reading import State, directory_of, read_checkpoint, state_of_run
 from dagron.cli.target import Invocation
 from dagron.cli.terminal import shown_error, shown_time
 from dagron.shown import bar_cells, glyphs_for, iso_time, shown_bytes, shown_name, shown_seconds
@@ -72,7 +72,7 @@ class CheckpointStatus:
     job: str
     arguments: tuple[str, ...]
     parameters: tuple[tuple[str, str], ...]
-    state: Literal["running", "interrupted", "finished", "unknown"]
+    state: State
     pid: int
     host: str
     since: str
@@ -107,15 +107,17 @@ def checkpoint_status(checkpoint_dir: str | os.PathLike[str]) -> CheckpointStatu
 
 def status_of(ledger: Ledger, where: Place) -> CheckpointStatus:
     """Return how a checkpoint stands of which this was read."""
+    directory = directory_of(where)
+    state = state_of_run(directory, ledger)
+    running = running_now(directory, ledger, state) or []
     run, commits = ledger.run, ledger.commits.values()
-    running = running_now(directory_of(where), ledger)
     again = {now.name for now in running}
     return CheckpointStatus(
         checkpoint_dir=where.shown,
         job=target_of(ledger.origin, where.path),
         arguments=ledger.origin.arguments,
         parameters=ledger.origin.parameters,
-        state="finished" if ledger.ended is not None else state_of_run(run),
+        state=state,
         pid=run.pid,
         host=run.host,
         since=iso_time(run.at),

@@ -55,6 +55,7 @@ class Ledger:
         checkpoint_id: Tells checkpoints apart; new with every fresh `execute`.
         commits: The completed nodes, in the order of their commits.
         failures: The failed nodes, each with its last FAILED record.
+        failed_in_run: Those of them that have failed in the last run.
         run: The last RUN_STARTED.
         origin: The job of the last run of which that is known, since the last fresh one.
         ended: The RUN_ENDED that belongs to it, if there is one.
@@ -86,6 +87,7 @@ class Ledger:
     checkpoint_id: bytes
     commits: PackedCommits = field(default_factory=PackedCommits)
     failures: dict[str, Failed] = field(default_factory=dict)
+    failed_in_run: set[str] = field(default_factory=set)
     run: RunStarted = NO_RUN
     origin: Origin = NO_ORIGIN
     ended: RunEnded | None = None
@@ -153,6 +155,7 @@ class Ledger:
             self.removed.discard(file)
         if self.failures:
             self.failures.pop(name, None)
+            self.failed_in_run.discard(name)
         if self.lost.names:
             self.lost.pop(name)
         if self.printed:
@@ -164,6 +167,7 @@ class Ledger:
             case Failed(name=name):
                 self.commits.move(name, self.stale)
                 self.failures[name] = event
+                self.failed_in_run.add(name)
                 self.printed.pop(name, None)
             case Printed(name=name):
                 # Only where it stands: what tasks print may be much, and nearly nobody asks for it.
@@ -175,6 +179,7 @@ class Ledger:
                     raise ValueError(f"{event.pid} is no process")
                 self.run, self.ended = event, None
                 self.run_offset = record.offset
+                self.failed_in_run.clear()
                 self.processes = {}
                 self.withdrawn = set()
                 self.n_runs += 1
@@ -217,6 +222,7 @@ class Ledger:
     def _forget(self, owns: Iterable[str]) -> None:
         self.commits.clear()
         self.failures.clear()
+        self.failed_in_run.clear()
         self.stale.clear()
         self.lost.clear()
         self.printed.clear()

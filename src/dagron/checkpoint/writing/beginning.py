@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 from dagron.checkpoint.files import Directory
@@ -35,6 +35,7 @@ class Beginning:
         nodes: The names of the DAG.
         run: The record of the run, as that of a fresh one.
         dag: The body of a DAG_RECORDED; empty to record none.
+        mark: Says to whoever looks that the run that the journal tells of goes on; called before that is this one.
         durable: Whether what is recorded has to survive a loss of power.
     """
 
@@ -46,6 +47,7 @@ class Beginning:
         nodes: Sequence[str],
         run: RunStarted,
         dag: bytes,
+        mark: Callable[[], None],
         *,
         durable: bool,
     ) -> None:
@@ -55,6 +57,7 @@ class Beginning:
         self._nodes = nodes
         self._run = run
         self._dag = dag
+        self._mark = mark
         self._durable = durable
 
     def refuse_foreign(self, old: Ledger | None) -> None:
@@ -91,6 +94,7 @@ class Beginning:
         said: list[Said] = [dataclasses.replace(self._run, owns=tuple(sorted(owned)))]
         if self._dag:
             said.append(self._dag)
+        self._mark()
         journal = JournalWriter.begin(self._directory, self._digests, said, durable=self._durable)
         self._files.names = FileNames(self._nodes)
         self._files.note_left_over(owned)
@@ -135,6 +139,7 @@ class Beginning:
         run = dataclasses.replace(
             self._run, fresh=False, structure=old.structure, definitions=old.definitions, absent=absent
         )
+        self._mark()
         journal.say(*said, run)
         if self._durable:
             # What a run without syncs, or one that was killed before its sync, has named.

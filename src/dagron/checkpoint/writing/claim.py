@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import platform
 import stat
 
 from dagron.checkpoint.files import Directory
@@ -103,17 +102,7 @@ def holder_of(directory: Directory, key: bytes | None) -> tuple[int | None, str 
         ledger = None
     if ledger is None or not ledger.n_runs or ledger.ended is not None:
         return None, None, None
+    if directory.is_marked(LOCK) is False:
+        return None, None, None  # that was the run before; the holder is still starting, or is no run
     run = ledger.run
-    if run.host == platform.node() and not _exists(run.pid):
-        return None, None, None  # that was the run before; the holder is still starting
     return run.pid, run.host, iso_time(run.at)
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -93,6 +93,10 @@ class Hold:
                 raise
             return None
 
+    def mark(self) -> None:
+        """Say to whoever looks that a run goes on here, from now on until `release`."""
+        self._lock.mark()
+
     def release(self) -> None:
         """Let go of the directory. Safe to call in any state, and twice."""
         try:

@@ -187,7 +187,9 @@ class CheckpointStore:
         try:
             sizes = self.directory.sizes()
             self._files = ResultFiles(self.directory, sizes)
-            beginning = Beginning(self.directory, self.digests, self._files, nodes, run, dag, durable=self._power)
+            beginning = Beginning(
+                self.directory, self.digests, self._files, nodes, run, dag, self._hold.mark, durable=self._power
+            )
             beginning.refuse_foreign(old)
             if fresh or old is None or old.cleared:
                 self._go_on(beginning.fresh(old))

@@ -48,7 +48,8 @@ def _report_page(where: Where, dag_from: str | None = None) -> str:
     if history is None or history.ledger.cleared:
         raise NoCheckpointError(where.path, [])
     dag = recorded_dag(history.ledger) if dag_from is None else dag_for(history.ledger, dag_from)
-    state = state_of_run(history.ledger.run) if history.ledger.ended is None else "finished"
+    directory = directory_of(where)
+    state = state_of_run(directory, history.ledger)
     built = build_report(
         history,
         dag,
@@ -56,7 +57,7 @@ def _report_page(where: Where, dag_from: str | None = None) -> str:
         version=__version__,
         generated_unix=time.time(),
         how="running or interrupted" if state == "unknown" else state,
-        running=[now.name for now in running_now(directory_of(where), history.ledger)],
+        running=[now.name for now in running_now(directory, history.ledger, state) or []],
     )
     return render(built)
 
