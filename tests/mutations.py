@@ -430,7 +430,7 @@ MUTATIONS = [
     Mutation(
         "writer",
         "checkpoint/files.py",
-        "                return self._lock_of_machine()\n",
+        "                return self._take_lock_of_machine()\n",
         "                return True\n",
         "tests/promises/test_one_writer.py -k one_machine_keeps",
     ),
