@@ -153,11 +153,11 @@ def lookup(module: str, path: str) -> Any:
     Raises:
         AttributeError: It stands for nothing.
     """
-    for name in (FILE_MODULE, process.target, SCRIPT) if module == SCRIPT else (module,):
+    for name in filter(None, (process.target, FILE_MODULE, SCRIPT)) if module == SCRIPT else (module,):
         found: Any = sys.modules.get(name, _MISSING)
-        if found is _MISSING and module != SCRIPT:
+        if found is _MISSING and name not in BY_VALUE_MODULES:
             try:
-                found = importlib.import_module(module)
+                found = importlib.import_module(name)
             except ImportError:
                 break
         for part in path.split("."):
@@ -181,6 +181,6 @@ def name_here(module: str) -> str:
 def module_here(name: str) -> types.ModuleType:
     """Return a module of this process, the script's if that is meant."""
     if name == SCRIPT:
-        name = next((other for other in (FILE_MODULE, process.target) if other in sys.modules), SCRIPT)
+        name = process.target or (FILE_MODULE if FILE_MODULE in sys.modules else SCRIPT)
     found = sys.modules.get(name)
     return importlib.import_module(name) if found is None else found

@@ -190,6 +190,7 @@ class TestShownValues:
             (Long(2000), "<Long of length 2000>"),
             (object(), "<object object>"),
             (Point, repr(Point)),
+            (NodeStatus.FAILED, repr(NodeStatus.FAILED)),
         ],
         ids=lambda value: type(value).__name__,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from itertools import islice
 from typing import Any
 
@@ -137,7 +137,8 @@ def _shown(value: Any, depth: int) -> str:
         fields = [field.name for field in dataclasses.fields(kind) if field.repr]
         items = [f"{name}={_shown_item(getattr(value, name), depth)}" for name in fields[:_MAX_ITEMS]]
         return f"{_type_of(value)}({_joined(items, len(fields))})"
-    if hasattr(kind, "__len__") and len(value) > _MAX_LENGTH:
+    # Not `hasattr(kind, ...)`, which the metaclass of an enum answers.
+    if isinstance(value, Sized) and len(value) > _MAX_LENGTH:
         return f"<{_type_of(value)} of length {len(value)}>"
     text = repr(value)
     return text[: _MAX_VALUE + 1]
