@@ -1,7 +1,9 @@
 """Shared fixtures: counters that outlive processes, runs under strace, a check that no test leaves a process behind."""
 
 import os
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -12,6 +14,8 @@ from run_log import RunLog
 from tracing import Traced, strace_problem, trace_this_process
 from waiting import is_dead
 
+import dagron
+
 # The tests are the same in every run: the examples come from the test's own source, none from what an earlier run has
 # found, and how long an example takes is the machine's matter.
 _ALWAYS = {"database": None, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -20,7 +24,18 @@ settings.register_profile("search", derandomize=False, print_blob=True, **_ALWAY
 settings.load_profile("the same")
 
 
+def _share_compiled_modules(config):
+    """Have the processes that tests start find the modules compiled, as a user's do, also where Python is told not to
+    write them beside the source: to compile everything anew is half of what such a process takes."""
+    directory = tempfile.TemporaryDirectory(prefix="compiled-")
+    config.add_cleanup(directory.cleanup)
+    os.environ |= {"PYTHONPYCACHEPREFIX": directory.name, "PYTHONDONTWRITEBYTECODE": ""}
+    subprocess.run([sys.executable, "-m", "compileall", "-q", os.path.dirname(dagron.__file__)], check=True)
+
+
 def pytest_configure(config):
+    if sys.dont_write_bytecode:
+        _share_compiled_modules(config)
     # A campaign searches, unless `--hypothesis-profile` says otherwise.
     if config.option.markexpr == "campaign" and not config.getoption("--hypothesis-profile"):
         settings.load_profile("search")

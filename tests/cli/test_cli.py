@@ -84,12 +84,9 @@ tasks = {"good": good, "bad": bad, "after": after}
 class Cli:
     """Runs the command in a directory that holds the user's files."""
 
-    def __init__(self, directory, pycache):
+    def __init__(self, directory):
         self.directory = directory
         self.environment = {**os.environ, "PYTHONPATH": SRC, "PYTHONUNBUFFERED": ""}
-        if sys.dont_write_bytecode:
-            # As a user has it, and much faster than to compile everything anew for each command.
-            self.environment |= {"PYTHONPYCACHEPREFIX": str(pycache), "PYTHONDONTWRITEBYTECODE": ""}
 
     def write(self, text, name="job.py"):
         (self.directory / name).write_text(PRELUDE + text)
@@ -133,16 +130,9 @@ def eventually(fact, process=None):
         time.sleep(0.005)
 
 
-@pytest.fixture(scope="session")
-def pycache(tmp_path_factory):
-    """One for all processes of pytest-xdist."""
-    base = tmp_path_factory.getbasetemp()
-    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pycache"
-
-
 @pytest.fixture
-def cli(tmp_path, log, pycache):
-    return Cli(tmp_path, pycache)
+def cli(tmp_path, log):
+    return Cli(tmp_path)
 
 
 @pytest.fixture
@@ -325,7 +315,7 @@ def test_the_main_block_of_the_file_does_not_run_and_no_cached_copy_of_it_is_lef
     cli.write("value = 1", "neighbour.py")
     text = CHAIN + '\nimport neighbour\nif __name__ == "__main__":\n    raise SystemExit("main ran")\n'
     cli("run", cli.write(text), expect=0)
-    caches = Path(cli.environment.get("PYTHONPYCACHEPREFIX") or "/") / cli.directory.relative_to("/")
+    caches = Path(os.environ.get("PYTHONPYCACHEPREFIX") or "/") / cli.directory.relative_to("/")
     cached = [path.name for path in caches.rglob("*.pyc")]
     assert any(name.startswith("neighbour.") for name in cached)
     assert not any(name.startswith("job.") for name in cached)
