@@ -27,6 +27,7 @@ from dagron.tasks.options import Task, check_timeout
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format.digests import Digests
+    from dagron.checkpoint.reading.ledger import Ledger
     from dagron.engines.attempt import WorkerSetup
     from dagron.runs.coordinator import CancelEvent
     from dagron.runs.observing import Watch
@@ -124,6 +125,7 @@ class CheckpointExecutor:
         self.checkpoint_dir = os.fspath(checkpoint_dir)
         self._path = checkpoint_path(checkpoint_dir)
         self._origin = NO_ORIGIN
+        self._look: Callable[[Ledger], None] | None = None
         self._options = Options(
             callbacks=callbacks,
             fail_fast=fail_fast,
@@ -148,11 +150,24 @@ class CheckpointExecutor:
 
     @classmethod
     def _of_job(
-        cls, origin: Origin, dag: DAG, checkpoint_dir: str | os.PathLike[str], **options: Unpack[ExecutorOptions]
+        cls,
+        origin: Origin,
+        look: Callable[[Ledger], None],
+        dag: DAG,
+        checkpoint_dir: str | os.PathLike[str],
+        **options: Unpack[ExecutorOptions],
     ) -> CheckpointExecutor:
-        """Return an executor whose runs are recorded as those of a job; for the command line."""
+        """Return an executor whose runs are recorded as those of a job; for the command line.
+
+        Args:
+            origin: The job.
+            look: Called with what is there before that is gone on from or superseded; may raise.
+            dag: As for the class.
+            checkpoint_dir: As for the class.
+            options: As for the class.
+        """
         executor = cls(dag, checkpoint_dir, **options)
-        executor._origin = origin
+        executor._origin, executor._look = origin, look
         return executor
 
     def __repr__(self) -> str:
@@ -302,7 +317,9 @@ class CheckpointExecutor:
                     plan = plan_run(dag, tasks, options)
                 pool.init = plan.init
                 check_limits(dag, plan, options, engine.features)
-                prepared = begin_run(store, dag, plan, options, engine, fresh=fresh, origin=self._origin)
+                prepared = begin_run(
+                    store, dag, plan, options, engine, fresh=fresh, origin=self._origin, look=self._look
+                )
                 state = prepared.state(options, engine)
                 coordinator = Coordinator(
                     dag=dag,

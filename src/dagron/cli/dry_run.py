@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dagron.checkpoint.format.records import Commit
     from dagron.checkpoint.reading.ledger import Ledger
     from dagron.cli.load import Job
+    from dagron.cli.origin import Identity
     from dagron.cli.place import Place
     from dagron.graph.dag import DAG
     from dagron.runs.options import Options
@@ -57,7 +58,9 @@ class Forecast:
         return json.dumps(fields, indent=1)
 
 
-def forecast(job: Job, checkpoint_dir: Place, options: Options, *, fresh: bool) -> Forecast:
+def forecast(
+    job: Job, checkpoint_dir: Place, options: Options, identity: Identity | None = None, *, fresh: bool
+) -> Forecast:
     """Find out what a run would do. Takes no lock, changes nothing, starts nothing.
 
     Files of results are looked for, and not compared with their digests.
@@ -66,6 +69,7 @@ def forecast(job: Job, checkpoint_dir: Place, options: Options, *, fresh: bool) 
         job: The DAG and its tasks; these are checked as for a run.
         checkpoint_dir: The checkpoint, or where there would be one.
         options: What the run would be asked for.
+        identity: The job that is to be run, where it has to be that which made the checkpoint.
         fresh: Whether the run would start again.
 
     Raises:
@@ -80,7 +84,7 @@ def forecast(job: Job, checkpoint_dir: Place, options: Options, *, fresh: bool) 
     from dagron.checkpoint.reading.present import present_commits
     from dagron.cli.exit_codes import NoCheckpointError
     from dagron.cli.reading import directory_of, read_checkpoint
-    from dagron.errors import CheckpointDirectoryError
+    from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError
     from dagron.runs.plan import plan_run
     from dagron.runs.prepare import Earlier, prepare
 
@@ -88,8 +92,17 @@ def forecast(job: Job, checkpoint_dir: Place, options: Options, *, fresh: bool) 
     plan = plan_run(dag, job.tasks, options)
     earlier = Earlier(None, PackedCommits(), {})
     try:
-        ledger = None if fresh else read_checkpoint(checkpoint_dir)
+        ledger = read_checkpoint(checkpoint_dir)
     except NoCheckpointError:
+        ledger = None
+    except CheckpointDamagedError:
+        if not fresh:
+            raise
+        ledger = None
+    if ledger is not None and identity is not None:
+        look = identity.refuse_other if fresh else identity.look_before_going_on
+        look(ledger)
+    if fresh:
         ledger = None
     if ledger is not None:
         directory, digests, commits = directory_of(checkpoint_dir), Digests(signing_key()), ledger.commits

@@ -7,7 +7,7 @@ from enum import IntEnum
 
 from dagron.errors import CheckpointError, DagronError, GraphError, OptionError, TaskDefinitionError
 
-__all__ = ["MEANINGS", "ExitCode", "NoCheckpointError", "OutputError", "UsageError", "exit_code_of"]
+__all__ = ["MEANINGS", "ExitCode", "NoCheckpointError", "OtherJobError", "OutputError", "UsageError", "exit_code_of"]
 
 
 class ExitCode(IntEnum):
@@ -82,10 +82,34 @@ class NoCheckpointError(DagronError):
         return f"there is no checkpoint in {self.checkpoint_dir!r}{near}"
 
 
+class OtherJobError(DagronError):
+    """The checkpoint is of another job, whose results are not this one's. Nothing was run or changed.
+
+    Attributes:
+        checkpoint_dir: The directory.
+        theirs: The job that made it.
+        ours: The job that was to be run.
+        reason: How the two were told apart.
+    """
+
+    def __init__(self, checkpoint_dir: str, theirs: str, ours: str, reason: str) -> None:
+        super().__init__(checkpoint_dir, theirs, ours, reason)
+        self.checkpoint_dir = checkpoint_dir
+        self.theirs = theirs
+        self.ours = ours
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"the checkpoint in {self.checkpoint_dir!r} is of another job, {self.theirs!r}, {self.reason}, and not of "
+            f"{self.ours!r}; give that a directory of its own with -d, or pass --adopt to take over what is there"
+        )
+
+
 def exit_code_of(error: DagronError) -> ExitCode:
     """Return the exit code that an error leads to."""
     if isinstance(error, (UsageError, GraphError, TaskDefinitionError, OptionError)):
         return ExitCode.USAGE
-    if isinstance(error, (CheckpointError, NoCheckpointError)):
+    if isinstance(error, (CheckpointError, NoCheckpointError, OtherJobError)):
         return ExitCode.CHECKPOINT
     return ExitCode.INTERNAL

@@ -6,16 +6,17 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from dagron.cli.exit_codes import UsageError
+from dagron.cli.exit_codes import NoCheckpointError, UsageError
 
 if TYPE_CHECKING:
+    from dagron.cli.origin import Identity
     from dagron.cli.place import Place
     from dagron.cli.status import CheckpointStatus
 
 __all__ = ["goes_on"]
 
 
-def goes_on(directory: Place, *, resume: bool, fresh: bool, allow_untrusted: bool = False) -> bool:
+def goes_on(directory: Place, identity: Identity, *, resume: bool, fresh: bool, allow_untrusted: bool = False) -> bool:
     """Decide whether a run resumes, and make way for it if it does not.
 
     Without a word about it, a checkpoint in which no node has completed is superseded. If one has, the user is
@@ -23,6 +24,7 @@ def goes_on(directory: Place, *, resume: bool, fresh: bool, allow_untrusted: boo
 
     Args:
         directory: The checkpoint directory.
+        identity: The job that is to be run.
         resume: The user wants to go on.
         fresh: The user wants to start again.
         allow_untrusted: Accept a checkpoint that another user owns or that everyone may write.
@@ -30,8 +32,10 @@ def goes_on(directory: Place, *, resume: bool, fresh: bool, allow_untrusted: boo
     Raises:
         UsageError: There is a checkpoint, no word about it, and nobody to ask; or the answer was to leave it.
         CheckpointError: There is one that is being written, or cannot be read.
+        OtherJobError: There is one of another job.
     """
-    from dagron.cli.status import checkpoint_status
+    from dagron.cli.reading import read_checkpoint
+    from dagron.cli.status import status_of
     from dagron.errors import CheckpointDamagedError
     from dagron.executor import CheckpointExecutor
     from dagron.graph.dag import DAG
@@ -39,14 +43,20 @@ def goes_on(directory: Place, *, resume: bool, fresh: bool, allow_untrusted: boo
     if resume:
         return True
     try:
-        found = checkpoint_status(directory)
+        ledger = read_checkpoint(directory)
+    except NoCheckpointError:
+        return False
     except CheckpointDamagedError:
         if not fresh:
             raise
         # `execute` supersedes only what it can read.
         CheckpointExecutor(DAG([]), directory, allow_untrusted=allow_untrusted).clear_checkpoint()
         return False
-    if found is None or fresh or not found.completed:
+    if fresh:
+        return False
+    identity.refuse_other(ledger)
+    found = status_of(ledger, directory)
+    if not found.completed:
         return False
     if found.state == "running":
         _check_that_nobody_holds(directory, allow_untrusted=allow_untrusted)

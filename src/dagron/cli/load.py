@@ -31,12 +31,24 @@ class Job(NamedTuple):
     Attributes:
         dag: The DAG.
         tasks: Its tasks.
-        path: The file that it is from, absolute; empty if that is not known.
+        module: What it was taken from.
     """
 
     dag: DAG
     tasks: Mapping[str, Any]
-    path: str = ""
+    module: types.ModuleType | None = None
+
+    @property
+    def path(self) -> str:
+        """The file that it is from, absolute; empty if that is not known."""
+        file = None if self.module is None else self.module.__file__
+        return os.path.abspath(file) if file else ""
+
+    def defines(self, name: str) -> bool:
+        """Tell whether the module has something of this name that may be a job; for "", `flow` or `tasks`."""
+        names = (name,) if name else ("flow", "tasks")
+        found = [getattr(self.module, name, None) for name in names]
+        return any(callable(value) or isinstance(value, (Flow, DAG, Mapping)) for value in found)
 
 
 def load_job(target: str, arguments: Sequence[str] = (), parameters: Sequence[tuple[str, str]] = ()) -> Job:
@@ -65,7 +77,7 @@ def load_job(target: str, arguments: Sequence[str] = (), parameters: Sequence[tu
     with Loading() as loading:
         module = (_load_file if is_file_target(source) else _load_module)(source, arguments)
     found = _job_in(module, source, attribute, parameters, _only_one(loading, source))
-    return found._replace(path=os.path.abspath(module.__file__) if module.__file__ else "")
+    return found._replace(module=module)
 
 
 def _job_in(

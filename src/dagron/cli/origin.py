@@ -6,37 +6,96 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
+from dagron.cli.exit_codes import OtherJobError
 from dagron.cli.target import Invocation, is_file_target, split_target
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format.records import Origin
     from dagron.checkpoint.reading.ledger import Ledger
     from dagron.cli.load import Job
+    from dagron.cli.place import Place
 
-__all__ = ["given_as_recorded", "origin_of", "shown_given", "target_of", "told_if_other"]
+__all__ = ["Identity", "given_as_recorded", "shown_given", "target_of", "told_if_other"]
 
 
-def origin_of(invocation: Invocation, job: Job, checkpoint_dir: str) -> Origin:
-    """Return what the record of a run says about its job.
+class Identity:
+    """Which job asks for a checkpoint, and whether that is the one that made it.
+
+    A program that uses the library has no identity: it says itself which directory is whose, and may have several files
+    that share one.
 
     Args:
         invocation: What the user has called.
         job: What was loaded for that.
-        checkpoint_dir: The directory of the checkpoint, absolute; it need not exist.
-    """
-    from dagron.checkpoint.format.records import Origin
+        where: The directory of the checkpoint; it need not exist.
+        adopts: Whether the user has said that the job takes over what another one has made.
 
-    source, name = split_target(invocation.target)
-    # The real path of the directory: `..` leads out of that, and not to where a link to it is.
-    file = os.path.relpath(job.path, os.path.realpath(checkpoint_dir)) if job.path else ""
-    return Origin(
-        file.replace(os.sep, "/"),
-        job.path,
-        "" if is_file_target(source) else source,
-        "" if name == "flow" else name,
-        invocation.arguments,
-        invocation.parameters,
-    )
+    Attributes:
+        origin: What the record of a run says about the job.
+    """
+
+    def __init__(self, invocation: Invocation, job: Job, where: Place, *, adopts: bool = False) -> None:
+        from dagron.checkpoint.format.records import Origin
+
+        source, name = split_target(invocation.target)
+        # The real path of the directory: `..` leads out of that, and not to where a link to it is.
+        file = os.path.relpath(job.path, os.path.realpath(where)) if job.path else ""
+        self.origin = Origin(
+            file.replace(os.sep, "/"),
+            job.path,
+            "" if is_file_target(source) else source,
+            "" if name in ("flow", "tasks") else name,
+            invocation.arguments,
+            invocation.parameters,
+        )
+        self._target = invocation.target
+        self._job = job
+        self._where = where
+        self._adopts = adopts
+
+    def refuse_other(self, ledger: Ledger) -> None:
+        """Refuse what another job has made.
+
+        Raises:
+            OtherJobError: There are results in the checkpoint, and they are another job's.
+        """
+        if ledger.commits and not ledger.cleared and not self._adopts and (reason := self.difference(ledger)):
+            theirs = target_of(ledger.origin, self._where.path)
+            raise OtherJobError(self._where.shown, theirs, self._target, reason)
+
+    def look_before_going_on(self, ledger: Ledger) -> None:
+        """Refuse what another job has made, and say it if the job was given something else in the run before.
+
+        Raises:
+            OtherJobError: As of `refuse_other`.
+        """
+        from dagron.cli.ending import say
+
+        self.refuse_other(ledger)
+        if not ledger.cleared and (text := told_if_other(self.origin, ledger)):
+            say(text)
+
+    def difference(self, ledger: Ledger) -> str:
+        """Return how the job is known to be another one than that which made the checkpoint; empty if it is not.
+
+        Where the other one is still there, these are two. Where it is gone, a job that has the same nodes and edges is
+        taken for the same, renamed or moved.
+        """
+        theirs, ours = ledger.origin, self.origin
+        if not theirs.is_known:
+            return ""
+        places = [os.path.join(os.path.realpath(self._where), theirs.file), theirs.path] if theirs.path else []
+        if (theirs.module and theirs.module == ours.module) or any(_is_same_file(path, ours.path) for path in places):
+            if theirs.name == ours.name:
+                return ""
+            is_there = self._job.defines(theirs.name)
+        else:
+            is_there = any(map(_is_file, places))
+        if is_there:
+            return "which is still there"
+        if ledger.run.dag == self._job.dag.structure_digest().hex():
+            return ""
+        return "which is no longer there and had other nodes or edges"
 
 
 def target_of(origin: Origin, checkpoint_dir: str) -> str:
@@ -68,6 +127,13 @@ def _is_file(path: str) -> bool:
         return False  # no path that a system call takes
 
 
+def _is_same_file(path: str, other: str) -> bool:
+    try:
+        return path == other or os.path.samefile(path, other)
+    except (OSError, ValueError):
+        return False
+
+
 def given_as_recorded(target: str, ledger: Ledger) -> Invocation:
     """Return a target with what the last run of the checkpoint gave its job."""
     return Invocation(target, ledger.origin.arguments, ledger.origin.parameters)
@@ -78,7 +144,7 @@ def shown_given(origin: Origin | Invocation) -> str:
     return shlex.join(Invocation("", origin.arguments, origin.parameters).words()[1:])
 
 
-def told_if_other(job: Invocation, ledger: Ledger) -> str:
+def told_if_other(job: Invocation | Origin, ledger: Ledger) -> str:
     """Return what to say about a run that gives its job something else than the run before; empty if it does not."""
     before = ledger.origin
     if not before.is_known or (before.arguments, before.parameters) == (job.arguments, job.parameters):

@@ -14,6 +14,7 @@ from dagron.cli.place import Place
 if TYPE_CHECKING:
     from dagron.callbacks import RunObserver
     from dagron.cli.load import Job
+    from dagron.cli.origin import Identity
     from dagron.cli.target import Invocation
     from dagron.results.results import ExecutionResult
     from dagron.runs.options import ExecutorOptions
@@ -27,8 +28,10 @@ class RunRequest:
 
     job: Invocation
     checkpoint_dir: Place
+    is_default_dir: bool
     resume: bool
     fresh: bool
+    adopts: bool
     options: ExecutorOptions
     worker_init: str | None
     run_timeout: float | None
@@ -65,39 +68,25 @@ def run_target(request: RunRequest) -> ExitCode:
         except KeyboardInterrupt as error:
             say("interrupted; nothing was run")
             return exit_code_of_stop(error)
-        _tell_what_changed(request)
         texts, code = ([_forecast(job, request)], ExitCode.OK) if request.dry_run else _run(job, request)
     for text in texts:
         put(text)
     return code
 
 
-def _tell_what_changed(request: RunRequest) -> None:
-    """Say it if a run that goes on gives its job something else than the run before."""
-    from dagron.cli.exit_codes import NoCheckpointError
-    from dagron.cli.origin import told_if_other
-    from dagron.cli.reading import read_checkpoint
-    from dagron.errors import CheckpointError
-
-    if request.fresh:
-        return
-    try:
-        ledger = read_checkpoint(request.checkpoint_dir)
-    except (NoCheckpointError, CheckpointError):
-        return  # whoever needs it says so
-    if text := told_if_other(request.job, ledger):
-        say(text)
-
-
 def _run(job: Job, request: RunRequest) -> tuple[list[str], ExitCode]:
     """Run, and return what is to come to standard output, and the exit code."""
     from dagron.cli.summary import json_summary, print_summary
-    from dagron.errors import ResultUnavailableError
+    from dagron.errors import CheckpointDirectoryError, ResultUnavailableError
 
     for name in request.show:
         job.dag.index_of(name)  # rather now than at the end of a long run
     try:
         result = _execute(job, request)
+    except CheckpointDirectoryError as error:
+        if request.is_default_dir and not os.path.isdir(request.checkpoint_dir):
+            error.add_note("-d says where else the checkpoint is to be")
+        raise
     except KeyboardInterrupt as error:
         _say_what_is_kept(request)
         return [], exit_code_of_stop(error)
@@ -124,19 +113,26 @@ def _forecast(job: Job, request: RunRequest) -> str:
     from dagron.runs.options import Options
 
     options = Options(**request.options)
-    found = forecast(job, request.checkpoint_dir, options, fresh=request.fresh)
+    found = forecast(job, request.checkpoint_dir, options, _identity(job, request), fresh=request.fresh)
     return found.as_json() if request.as_json else shown_forecast(found, job.dag, choose_engine(options).n_slots)
+
+
+def _identity(job: Job, request: RunRequest) -> Identity:
+    from dagron.cli.origin import Identity
+
+    return Identity(request.job, job, request.checkpoint_dir, adopts=request.adopts)
 
 
 def _execute(job: Job, request: RunRequest) -> ExecutionResult:
     from dagron.cli.going_on import goes_on
-    from dagron.cli.origin import origin_of
     from dagron.cli.output import TaskOutput
     from dagron.display.progress import ProgressBar
     from dagron.executor import CheckpointExecutor
 
+    identity = _identity(job, request)
     resume = goes_on(
         request.checkpoint_dir,
+        identity,
         resume=request.resume,
         fresh=request.fresh,
         allow_untrusted=request.options.get("allow_untrusted", False),
@@ -144,8 +140,8 @@ def _execute(job: Job, request: RunRequest) -> ExecutionResult:
 
     def begin(observer: RunObserver | bool) -> ExecutionResult:
         options: ExecutorOptions = {**request.options, "progress": observer}
-        origin = origin_of(request.job, job, request.checkpoint_dir.path)
-        executor = CheckpointExecutor._of_job(origin, job.dag, request.checkpoint_dir, **options)
+        look = identity.look_before_going_on if resume else identity.refuse_other
+        executor = CheckpointExecutor._of_job(identity.origin, look, job.dag, request.checkpoint_dir, **options)
         start = executor.resume if resume else executor.execute
         return start(job.tasks, run_timeout=request.run_timeout)
 

@@ -41,16 +41,14 @@ def is_file_target(target: str) -> bool:
     return target.endswith(".py") or "/" in target or os.sep in target or os.path.isfile(target)
 
 
-def _target_stem(target: str) -> str:
-    """Return the short name of a target.
-
-    That is the name of the file without its suffix, or the last part of the module's name, and the name of the flow.
-    """
-    source, attribute = split_target(target)
-    stem = Path(source).stem if is_file_target(source) else source.rpartition(".")[2]
-    return f"{stem}.{attribute}" if attribute else stem
-
-
 def default_checkpoint_dir(target: str) -> str:
-    """Return where the checkpoint of a target is unless the user says otherwise."""
-    return os.path.join("checkpoints", _target_stem(target))
+    """Return where the checkpoint of a target is unless the user says otherwise.
+
+    For a file that is beside it, so that two of one name have two. A module may be where nobody can write: for it that
+    is the working directory, which it is found from, and its full name tells it from others.
+    """
+    source, name = split_target(target)
+    own = name and f".{name}"
+    if is_file_target(source):
+        return os.path.join(os.path.dirname(source), "checkpoints", f"{Path(source).stem}{own}")
+    return os.path.join("checkpoints", f"{source}{own}")

@@ -140,6 +140,7 @@ def begin_run(
     *,
     fresh: bool,
     origin: Origin = NO_ORIGIN,
+    look: Callable[[Ledger], None] | None = None,
 ) -> Prepared:
     """Take the checkpoint directory, begin a run in it, and prepare that.
 
@@ -151,6 +152,7 @@ def begin_run(
         engine: What is going to make the attempts.
         fresh: Whether what is there is superseded.
         origin: The job that the run is of.
+        look: Called with what is there before anything is changed; may raise.
 
     Raises:
         CheckpointError: As `CheckpointStore.open` and `CheckpointStore.begin`.
@@ -162,6 +164,8 @@ def begin_run(
         The old checkpoint, or one of which a resume decides the same again.
     """
     store.open()
+    if look is not None and store.ledger is not None:
+        look(store.ledger)
     end_leftovers(store)
     ledger = store.ledger
     structure = dag.structure_digest()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 
 from dagron.cli.command import argument, node_argument, option, untrusted_option, verb, where_argument
+from dagron.cli.ending import say
 from dagron.cli.exit_codes import ExitCode, UsageError
-from dagron.cli.origin import given_as_recorded, target_of
+from dagron.cli.origin import Identity, given_as_recorded, target_of
 from dagron.cli.place import Where
 from dagron.cli.program import proposed
 from dagron.cli.reading import read_checkpoint
 from dagron.cli.replay import announce, call_init, prepared_call, run_call
+from dagron.cli.target import Invocation
 
 __all__ = ["debug"]
 
@@ -69,6 +71,9 @@ def debug(
     job = load_job(*given_as_recorded(source, ledger))
     if worker_init is not None and not call_init(load_function(source, worker_init), post_mortem=pdb):
         return ExitCode.NODES
+    identity = Identity(Invocation(source), job, where)
+    if reason := identity.difference(ledger):
+        say(f"note: the checkpoint is of the job {target_of(ledger.origin, where.path)}, {reason}")
     call = prepared_call(where, ledger, node, job, allow_untrusted=allow_untrusted)
     announce(call, ledger, where)
     return run_call(call, ledger, post_mortem=pdb)

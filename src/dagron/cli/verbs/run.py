@@ -54,10 +54,17 @@ _OUTPUT = "Output"
     type=PlaceType(),
     metavar="DIR",
     section=_CHECKPOINT,
-    help="Default: ./checkpoints/<name of TARGET>",
+    help="Default: checkpoints/<name of TARGET>, beside a file, or in the working directory for a module.",
 )
 @option("--resume", "-r", is_flag=True, section=_CHECKPOINT, help="Go on: run only what has not completed before.")
 @option("--fresh", is_flag=True, section=_CHECKPOINT, help="Start again; a checkpoint that is there is superseded.")
+@option(
+    "--adopt",
+    "adopts",
+    is_flag=True,
+    section=_CHECKPOINT,
+    help="Take over a checkpoint that another job has made. Default: refuse it.",
+)
 @option(
     "--durability",
     type=click.Choice(["power", "process"]),
@@ -175,6 +182,7 @@ def run(
     checkpoint_dir: Place | None,
     resume: bool,
     fresh: bool,
+    adopts: bool,
     worker_init: str | None,
     inline: bool,
     run_timeout: float | None,
@@ -198,8 +206,10 @@ def run(
     request = RunRequest(
         job=Invocation(target, arguments, parameters),
         checkpoint_dir=checkpoint_dir or Place(default_checkpoint_dir(target)),
+        is_default_dir=checkpoint_dir is None,
         resume=resume,
         fresh=fresh,
+        adopts=adopts,
         # What is left has the names of the executor's options.
         options=cast(
             "ExecutorOptions",
