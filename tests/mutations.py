@@ -306,14 +306,14 @@ MUTATIONS = [
     Mutation(
         "death",
         "engines/local/pool.py",
-        "        if slot.board.was_in_init and exit_code is not None and not slot.kill_requested:\n",
+        "        if slot.board.in_init_since is not None and exit_code is not None and not slot.kill_requested:\n",
         "        if False:\n",
         "tests/engines/test_engines.py -k TestInit",
     ),
     Mutation(
         "death",
         "engines/local/first_call.py",
-        "    board.in_init(now=True)\n",
+        "    board.init_started(time.monotonic())\n",
         "    pass\n",
         "tests/engines/test_engines.py -k ends_its_worker",
     ),

@@ -76,6 +76,7 @@ class RunSnapshot:
         running: What runs now, one for each busy slot, by slot.
         elapsed_seconds: Since the run began.
         left_seconds: How long the run will take still, from how long its nodes take; None if that is not known.
+        preparing: For how long, in seconds, each of the workers that are in `worker_init` has been in it.
     """
 
     total: int
@@ -87,6 +88,7 @@ class RunSnapshot:
     running: tuple[RunningNode, ...]
     elapsed_seconds: float
     left_seconds: float | None = None
+    preparing: tuple[float, ...] = ()
 
 
 class RunObserver(Protocol):

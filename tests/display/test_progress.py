@@ -134,6 +134,12 @@ def test_on_a_terminal_the_bar_is_drawn_in_place_and_its_end_stays(monkeypatch):
     assert text.index("\x1b[?25h") < text.index(" 50/100")
 
 
+def test_workers_that_are_in_worker_init_are_counted_with_the_longest_time():
+    snapshot = replace(at(75, 0), preparing=(61.0, 72.5))
+    assert drawn(snapshot, width=80)[1:] == ["2 in worker_init, 1:12"]
+    assert lines_of(snapshot, at(75, 0))[0] == "dagron: 0/100 nodes done, 2 in worker_init, 1:12, 1:15 elapsed"
+
+
 def test_the_bar_shows_counts_pace_and_the_time_left_for_what_is_not_restored():
     # 100 of 900 were run in 10 s, so the other 800 take 80 s.
     running = [RunningNode("x", 0, 5.04, 3 * 2**20), RunningNode("longer", 1, 61.0, 2**30)]

@@ -430,7 +430,9 @@ class TestInit:
         )
         engine.submit(0, [attempt(0, int), attempt(1, int)])
         wait_for((ckpt / "ready").exists)
-        assert engine.observe(0, 1) == Observed()
+        seen = engine.observe(0, 1)
+        assert (seen.node, seen.is_preparing) == (None, True)
+        assert 0 < seen.seconds < 600
         if engine.features.captures:
             assert wait_for(lambda: [*engine.output()]) == [(1, b"hangs\n")]
         engine.kill(0)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,10 +24,12 @@ from dagron import (
     HandleError,
     NodeStatus,
     OptionError,
+    RunObserver,
     Task,
     WorkerInitError,
     WorkerStartError,
 )
+from dagron.cli.status import checkpoint_status, shown_status
 
 VARIABLE = "DAGRON_TEST_WORKER_INIT"
 
@@ -208,6 +211,30 @@ class TestWorkerInit:
         result = executor.execute({"n0": int})
         assert (result["n0"].status, result["n0"].attempts) == (NodeStatus.COMPLETED, 1)
         assert result["n0"].duration_seconds < 0.2
+
+    def test_who_watches_the_run_or_its_checkpoint_sees_that_it_goes_on(self, ckpt, tmp_path):
+        gate, seen = tmp_path / "gate", []
+
+        def waits(gate=str(gate)):
+            while not os.path.exists(gate):
+                time.sleep(0.005)  # in a worker: until both have been seen
+
+        class Watcher(RunObserver):
+            def run_moved(self, snapshot):
+                status = checkpoint_status(ckpt)
+                if snapshot.preparing and status.preparing:
+                    seen.append((snapshot, status))
+                    gate.touch()
+
+        executor = CheckpointExecutor(independent(1), ckpt, max_workers=1, worker_init=waits, progress=Watcher())
+        assert executor.execute({"n0": int}, run_timeout=60).ok
+        snapshot, status = seen[0]
+        assert (snapshot.running, status.running) == ((), [])
+        assert 0 < snapshot.preparing[0] < snapshot.elapsed_seconds
+        (began,) = status.preparing
+        assert re.search(
+            r"^workers +1 in worker_init, 2\.5 s$", shown_status(status, "utf-8", began + 2.5), re.MULTILINE
+        )
 
     @pytest.mark.parametrize("how", ["run_timeout", "cancel_event"])
     def test_a_run_can_be_stopped_while_it_hangs(self, ckpt, tmp_path, how):

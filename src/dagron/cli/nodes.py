@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dagron.cli.terminal import shown_error
 from dagron.results.status import NodeStatus, node_statuses
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dagron.cli.reading import State
     from dagron.graph.dag import DAG
 
-__all__ = ["NodeFigures", "Now", "matches", "no_such_node", "node_figures", "running_now"]
+__all__ = ["NodeFigures", "Now", "matches", "no_such_node", "node_figures", "running_now", "slots_now"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,26 @@ def no_such_node(name: str, names: list[str]) -> str:
     return f"the checkpoint knows no node {name!r}{hint}"
 
 
+class SlotsNow(NamedTuple):
+    """What the slots of a run do, as `_meta.json` had it a moment ago.
+
+    Attributes:
+        running: What they run.
+        preparing: When the workers entered `worker_init` that are in it, in seconds since the epoch.
+    """
+
+    running: list[Now]
+    preparing: list[float]
+
+
 def running_now(directory: Directory, ledger: Ledger, state: State | None = None) -> list[Now] | None:
-    """Return what a run that goes on, here or maybe on another machine, has said it runs; None if no run goes on.
+    """Return what a run that goes on has said it runs, as `slots_now` has it; None if no run goes on."""
+    now = slots_now(directory, ledger, state)
+    return None if now is None else now.running
+
+
+def slots_now(directory: Directory, ledger: Ledger, state: State | None = None) -> SlotsNow | None:
+    """Return what a run that goes on, here or maybe on another machine, has said of its slots; None if none goes on.
 
     Args:
         directory: The checkpoint directory.
@@ -95,6 +113,7 @@ def running_now(directory: Directory, ledger: Ledger, state: State | None = None
 
     if (state or state_of_run(directory, ledger)) not in ("running", "unknown"):
         return None
+    nothing = SlotsNow([], [])
     try:
         meta = json.loads(directory.read(META))
         run = meta["run"]
@@ -104,15 +123,17 @@ def running_now(directory: Directory, ledger: Ledger, state: State | None = None
             ledger.run.pid,
             iso_time(ledger.run.at),
         ):
-            return []  # of another run
+            return nothing  # of another run
         items = [
             Now(str(item["node"]), int(item["slot"]), float(item["started_unix"]), int(item["memory_bytes"]))
             for item in meta["running"]
         ]
+        preparing = [*map(float, meta["preparing"])]
     except (OSError, ValueError, LookupError, TypeError):
-        return []
+        return nothing
     # What has ended meanwhile. What failed in an earlier run is tried again.
-    return [item for item in items if item.name not in ledger.commits and item.name not in ledger.failed_in_run]
+    running = [item for item in items if item.name not in ledger.commits and item.name not in ledger.failed_in_run]
+    return SlotsNow(running, preparing)
 
 
 def node_figures(ledger: Ledger, dag: DAG | None, running: list[Now] | None, now_unix: float) -> Iterator[NodeFigures]:

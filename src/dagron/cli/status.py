@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dagron.cli.exit_codes import NoCheckpointError
-from dagron.cli.nodes import Now, running_now
+from dagron.cli.nodes import Now, slots_now
 from dagron.cli.origin import target_of
 from dagron.cli.place import Place
 from dagron.cli.reading import State, directory_of, read_checkpoint, state_of_run
@@ -66,6 +66,7 @@ class CheckpointStatus:
         result_bytes: Size of their pickled results.
         n_damaged: Stretches of the journal that cannot be read.
         running: What the slots run, as the run has said within the last seconds.
+        preparing: When the workers that are in `worker_init` entered it, in seconds since the epoch; as `running`.
     """
 
     checkpoint_dir: str
@@ -87,6 +88,7 @@ class CheckpointStatus:
     result_bytes: int
     n_damaged: int
     running: list[Now]
+    preparing: list[float]
 
 
 def checkpoint_status(checkpoint_dir: str | os.PathLike[str]) -> CheckpointStatus | None:
@@ -109,7 +111,7 @@ def status_of(ledger: Ledger, where: Place) -> CheckpointStatus:
     """Return how a checkpoint stands of which this was read."""
     directory = directory_of(where)
     state = state_of_run(directory, ledger)
-    running = running_now(directory, ledger, state) or []
+    running, preparing = slots_now(directory, ledger, state) or ([], [])
     run, commits = ledger.run, ledger.commits.values()
     again = {now.name for now in running}
     return CheckpointStatus(
@@ -132,6 +134,7 @@ def status_of(ledger: Ledger, where: Place) -> CheckpointStatus:
         result_bytes=sum(commit.size for commit in commits),
         n_damaged=len(ledger.damage),
         running=running,
+        preparing=preparing,
     )
 
 
@@ -160,6 +163,9 @@ def shown_status(status: CheckpointStatus, encoding: str | None, now_unix: float
     ]
     if status.running:
         rows.append(("running", str(len(status.running))))
+    if status.preparing:
+        longest = max(0.0, now_unix - min(status.preparing))
+        rows.append(("workers", f"{len(status.preparing)} in worker_init, {shown_seconds(longest)}"))
     if status.n_damaged:
         rows.append(("damage", f"{status.n_damaged} stretches of the journal; nodes recorded there run again"))
     if n_failed:

@@ -85,7 +85,8 @@ def _watch_lines(where: Place, ledger: Ledger, interval_seconds: float) -> ExitC
     while True:
         status = status_of(ledger, where)
         failed = f", {len(status.failed)} failed" if status.failed else ""
-        line = f"{status.completed}/{status.total} nodes done{failed}, {len(status.running)} running"
+        preparing = f", {len(status.preparing)} in worker_init" if status.preparing else ""
+        line = f"{status.completed}/{status.total} nodes done{failed}, {len(status.running)} running{preparing}"
         ended = not _goes_on(status)
         if ended or (line != told and time.monotonic() >= told_at + _LINE_SECONDS):
             told, told_at = line, time.monotonic()

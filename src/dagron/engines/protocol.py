@@ -247,12 +247,14 @@ class Observed(NamedTuple):
         seconds: For how long.
         memory_bytes: What its worker and all below it have in memory; 0 if that was not asked for.
         before_bytes: What its worker had when it began; 0 if it was new.
+        is_preparing: Whether it runs no node because its worker is in what `prepare` has asked for.
     """
 
     node: int | None = None
     seconds: float = 0.0
     memory_bytes: int = 0
     before_bytes: int = 0
+    is_preparing: bool = False
 
 
 Happened = Returned | Lost | Spawned | Copied

@@ -10,7 +10,7 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from dagron.callbacks import ExecutionCallbacks
 from dagron.checkpoint.format import records as fmt
@@ -222,7 +222,7 @@ class Coordinator:
             happened = pool.wait(_LULL_SECONDS)
             if happened:
                 return happened
-        while self._store.tend(self._running_fields):
+        while self._store.tend(lambda: self._watch.slots_now(self._pool)):
             happened = pool.wait(0) if pool is not None else []
             if happened:
                 return happened
@@ -436,7 +436,7 @@ class Coordinator:
     def _naming_who_wrote(self, error: CommitError) -> CommitError:
         """Complete the error of a full disk: what filled it may be the result that a worker is writing."""
         # Who runs first, then who has said that it was refused: so none is missed that says so meanwhile.
-        names = [fields["node"] for fields in self._running_fields()]
+        names = self._watch.names_running(self._pool)
         for item in self._pool.wait(0) if self._pool is not None else []:
             if isinstance(item, Returned | Lost):
                 refused = [outcome.node for outcome in item.outcomes if outcome.kind == OutcomeKind.DISK]
@@ -463,6 +463,3 @@ class Coordinator:
     def report_restored(self, nodes: Sequence[int]) -> None:
         """Tell the callbacks and the trace about nodes that were restored at once."""
         self._listeners.restored(nodes)
-
-    def _running_fields(self) -> list[dict[str, Any]]:
-        return self._watch.running_fields(self._pool)

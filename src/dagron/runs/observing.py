@@ -92,7 +92,7 @@ class Watch:
     def snapshot(self, pool: Engine | None) -> RunSnapshot:
         """Return how far the run is."""
         state = self._state
-        running = self._running(pool)
+        running, preparing = self._seen(pool)
         elapsed = time.monotonic() - self._began
         left = None
         if self._outlook is not None:
@@ -109,23 +109,35 @@ class Watch:
             ),
             elapsed,
             left,
+            preparing,
         )
 
-    def running_fields(self, pool: Engine | None) -> list[dict[str, Any]]:
-        """Return what runs now, for `_meta.json`."""
-        now = time.time()
-        return [
-            {"node": self._dag.name_of(node), "slot": slot, "started_unix": now - seconds, "memory_bytes": memory}
-            for node, slot, seconds, memory in self._running(pool)
-        ]
+    def names_running(self, pool: Engine | None) -> list[str]:
+        """Return the nodes that run now."""
+        running, _ = self._seen(pool)
+        return [self._dag.name_of(node) for node, *_ in running]
 
-    def _running(self, pool: Engine | None) -> Sequence[tuple[int, int, float, int]]:
+    def slots_now(self, pool: Engine | None) -> dict[str, Any]:
+        """Return what the slots do now, for `_meta.json`."""
+        now = time.time()
+        running, preparing = self._seen(pool)
+        return {
+            "running": [
+                {"node": self._dag.name_of(node), "slot": slot, "started_unix": now - seconds, "memory_bytes": memory}
+                for node, slot, seconds, memory in running
+            ],
+            "preparing": [now - seconds for seconds in preparing],
+        }
+
+    def _seen(self, pool: Engine | None) -> tuple[Sequence[tuple[int, int, float, int]], tuple[float, ...]]:
+        """Return what runs, and for how long workers have been preparing themselves."""
         if pool is None:
-            return ()
+            return (), ()
         now = time.monotonic()
         if now >= self._memory_due:
             began = time.thread_time()
             self._memory = {slot: pool.observe(slot, _NO_LIMIT).memory_bytes for slot in range(pool.n_slots)}
             self._memory_due = now + max(_MEMORY_SECONDS, (time.thread_time() - began) / _MEMORY_SHARE)
         seen = [(slot, pool.observe(slot)) for slot in range(pool.n_slots)]
-        return [(at.node, slot, at.seconds, self._memory.get(slot, 0)) for slot, at in seen if at.node is not None]
+        running = [(at.node, slot, at.seconds, self._memory.get(slot, 0)) for slot, at in seen if at.node is not None]
+        return running, tuple(at.seconds for _, at in seen if at.is_preparing)

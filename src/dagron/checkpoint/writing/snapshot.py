@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from dagron.checkpoint.files import Directory
@@ -17,16 +17,21 @@ from dagron.checkpoint.format.names import META
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.shown import iso_time
 
-__all__ = ["write_snapshot"]
+__all__ = ["NO_SLOTS", "write_snapshot"]
 
 
-def write_snapshot(directory: Directory, ledger: Ledger, running: Sequence[dict[str, Any]] = ()) -> None:
+NO_SLOTS: Mapping[str, Any] = {"running": [], "preparing": []}
+"""What the slots of a run do that has none."""
+
+
+def write_snapshot(directory: Directory, ledger: Ledger, slots: Mapping[str, Any] = NO_SLOTS) -> None:
     """Replace `_meta.json`.
 
     Args:
         directory: The checkpoint directory.
         ledger: What its journal says.
-        running: What the slots run, for those who look from outside.
+        slots: What the slots do, for those who look from outside: in `running` the nodes that run, in `preparing` when
+            the workers that are in `worker_init` entered it.
     """
     commits, run = ledger.commits, ledger.run
     meta = {
@@ -40,7 +45,7 @@ def write_snapshot(directory: Directory, ledger: Ledger, running: Sequence[dict[
         "special_files": {name: special for name in commits.special if (special := commits[name].special_name)},
         "state": "running" if ledger.ended is None else "ended",
         "run": {"pid": run.pid, "host": run.host, "started": iso_time(run.at), "durability": run.durability},
-        "running": list(running),
+        **slots,
     }
     # A line for each field. With `indent` json would be ten times as slow, and there is a name for each node.
     lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in meta.items()]

@@ -47,7 +47,7 @@ from dagron.checkpoint.writing.hold import Hold
 from dagron.checkpoint.writing.journal import JournalWriter, Said, refusal
 from dagron.checkpoint.writing.result_files import ResultFiles
 from dagron.checkpoint.writing.results import Results
-from dagron.checkpoint.writing.snapshot import write_snapshot
+from dagron.checkpoint.writing.snapshot import NO_SLOTS, write_snapshot
 from dagron.errors import CheckpointGoneError, CommitError
 
 __all__ = ["CheckpointStore", "Durability", "PendingCommit"]
@@ -405,27 +405,27 @@ class CheckpointStore:
         """Whether there are copies that `tend` would write."""
         return self._copies.n_waiting > 0
 
-    def tend(self, running: Callable[[], Sequence[dict[str, Any]]] = tuple) -> bool:
+    def tend(self, slots: Callable[[], Mapping[str, Any]] = lambda: NO_SLOTS) -> bool:
         """Do some of what is due and may wait, and return whether there is more of it.
 
         Called by a run when it has nothing better to do.
 
         Args:
-            running: Returns what the slots run; called only if that is going to be written.
+            slots: Returns what the slots do, as `write_snapshot` takes it; called only if that is going to be written.
         """
         try:
             more = self._copies.write_some()
             if time.monotonic() >= self._snapshot_due:
                 self._copies.take_back_overdue()
                 self._copies.record()
-                self._write_snapshot(running())
+                self._write_snapshot(slots())
         except OSError as error:
             raise self._commit_error(error) from error
         return more
 
-    def _write_snapshot(self, running: Sequence[dict[str, Any]] = ()) -> None:
+    def _write_snapshot(self, slots: Mapping[str, Any] = NO_SLOTS) -> None:
         began = time.monotonic()
-        write_snapshot(self.directory, self._writing.ledger, running)
+        write_snapshot(self.directory, self._writing.ledger, slots)
         now = time.monotonic()
         # Its cost grows with the number of nodes; this keeps it at 2 % of the run.
         self._snapshot_due = now + max(1.0, 50 * (now - began))

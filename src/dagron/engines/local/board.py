@@ -35,8 +35,8 @@ _HEAD_BYTES = 128
 _RUNNING = struct.Struct("<QdQQQ")  # the node and 1, 0 for none; the rest as in `Running`
 _COUNT = struct.Struct("<QII")  # batch, outcomes, bytes used
 _COUNT_AT = (48, 64)  # behind `_RUNNING`, one for each half
+_INIT = struct.Struct("<d")  # since when the worker is in its `worker_init`, 0 for not
 _INIT_AT = 80
-"""A byte: whether the worker is in its `worker_init`."""
 
 _TELLING_AT = 81
 """A byte: whether the outcome of what runs is there, as far as it is known."""
@@ -113,9 +113,9 @@ class Board:
         number = 0 if node is None else node + 1
         _RUNNING.pack_into(self._memory, 0, number, began, stdout_from, stderr_from, rss_before_bytes)
 
-    def in_init(self, *, now: bool) -> None:
-        """Note whether the worker is in its `worker_init` from now on."""
-        self._memory[_INIT_AT] = now
+    def init_started(self, began: float | None) -> None:
+        """Note that the worker is in its `worker_init` from now on, on `time.monotonic`; None for no longer."""
+        _INIT.pack_into(self._memory, _INIT_AT, began or 0.0)
 
     def add_init_fault(self, fault: bytes) -> None:
         """Note why `worker_init` failed; it takes the place of an outcome of no batch."""
@@ -164,9 +164,9 @@ class Board:
         return Running._make((number - 1 if number else None, *more, loads - 1 if loads else None))
 
     @property
-    def was_in_init(self) -> bool:
-        """Whether the worker was in its `worker_init`."""
-        return bool(self._memory[_INIT_AT])
+    def in_init_since(self) -> float | None:
+        """Since when the worker is in its `worker_init`, or was when it died; None if it is not."""
+        return _INIT.unpack_from(self._memory, _INIT_AT)[0] or None
 
     def init_fault(self) -> bytes | None:
         """Return why `worker_init` failed, None if that is not known."""

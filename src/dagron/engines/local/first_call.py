@@ -8,6 +8,7 @@ texts on the board, and the worker ends.
 from __future__ import annotations
 
 import pickle
+import time
 from typing import Any
 
 from dagron.crossing.parts import ReceivedParts
@@ -28,7 +29,7 @@ def pack_init(init: WorkerInit) -> bytes:
 
 def call_received(payload: bytes, received: ReceivedParts, board: Board) -> bool:
     """In a worker: make the call, and return whether a batch may follow; if not, the board has the reason."""
-    board.in_init(now=True)
+    board.init_started(time.monotonic())
     try:
         call_init(lambda: _load(payload, received))
     except WorkerInitError as error:
@@ -36,7 +37,7 @@ def call_received(payload: bytes, received: ReceivedParts, board: Board) -> bool
         return False
     finally:
         flush_streams()
-    board.in_init(now=False)
+    board.init_started(None)
     return True
 
 

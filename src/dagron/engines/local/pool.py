@@ -221,7 +221,7 @@ class ProcessPool:
         """Bury the worker of a slot; the next batch gets a new one."""
         self._close_channel(slot)
         exit_code, peak = slot.bury()
-        if slot.board.was_in_init and exit_code is not None and not slot.kill_requested:
+        if slot.board.in_init_since is not None and exit_code is not None and not slot.kill_requested:
             raise init_error(slot.board, slot.said, exit_code)
         lost = slot.lost(exit_code, peak)
         if slot.idle_deaths >= _MAX_IDLE_DEATHS:

@@ -330,7 +330,8 @@ class Slot:
         """Return what it runs, as `Engine.observe` does."""
         running = self.board.running()
         if running.node is None:
-            return Observed()
+            since = self.board.in_init_since
+            return Observed() if since is None else Observed(None, time.monotonic() - since, is_preparing=True)
         seconds = time.monotonic() - running.began
         if memory_limit is None or self.pid is None:
             return Observed(running.node, seconds)
