@@ -430,7 +430,7 @@ class TestWhoMayTouchWhat:
 
 
 class TestLight:
-    heavy = ("rich", "click", "cloudpickle", "multiprocessing", "concurrent.futures.process", "psutil", "filelock")
+    heavy = ("rich", "click", "cloudpickle", "multiprocessing", "concurrent.futures.process", "psutil")
 
     def loaded(self, code):
         return in_fresh_interpreter(f"{code}; import sys; print(*sys.modules)").split()
@@ -458,7 +458,7 @@ class TestLight:
         loaded = set(self.loaded("import dagron.engines.local.worker, dagron.engines.local.context"))
         # The executor of the standard library, which the server needs, loads `pathlib` itself in some versions.
         loaded -= set(self.loaded("import concurrent.futures.process, multiprocessing.forkserver"))
-        assert not {"filelock", "json", "pathlib", "psutil", "rich", "click"} & loaded
+        assert not {"json", "pathlib", "psutil", "rich", "click"} & loaded
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

@@ -57,7 +57,6 @@ text. This module imports nothing of ours.
 from __future__ import annotations
 
 import signal
-import textwrap
 from collections.abc import Sequence
 
 __all__ = [
@@ -623,6 +622,10 @@ def _mib(n: int) -> str:
     return f"{n / 2**20:.0f} MiB"
 
 
+def _indented(text: str) -> str:
+    return "".join(f"    {line}" if line.strip() else line for line in text.splitlines(keepends=True))
+
+
 def exit_text(exit_code: int | None) -> str:
     """Return how a process ended, for a sentence about it."""
     if exit_code is None:
@@ -673,7 +676,7 @@ class WorkerLostError(NodeError):
         how = f"{exit_text(self.exit_code)} in attempt {self.attempt}{_while_loading(self.loading)}"
         text = f"the worker of node {self.node!r} {how}{peak}{hint}"
         if self.stderr_tail:
-            text += "; the last lines that it wrote to stderr:\n" + textwrap.indent(self.stderr_tail, "    ")
+            text += "; the last lines that it wrote to stderr:\n" + _indented(self.stderr_tail)
         return text
 
 
@@ -860,7 +863,7 @@ class WorkerInitError(WorkerStartError):
         hint = "; the machine may have run out of memory" if self.exit_code == -9 else ""
         text = f"worker_init failed: its worker {exit_text(self.exit_code)}{hint}"
         if self.reason:
-            text += "; the last lines that it wrote to stderr:\n" + textwrap.indent(self.reason, "    ")
+            text += "; the last lines that it wrote to stderr:\n" + _indented(self.reason)
         return text
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import itertools
@@ -379,6 +378,8 @@ class _Callable:
         return False
 
     def _hint(self, keywords: Mapping[str, Any], in_task: bool) -> str:
+        import difflib
+
         for keyword in keywords:
             if not self._may_take(keyword):
                 if in_task:

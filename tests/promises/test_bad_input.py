@@ -125,7 +125,7 @@ class TestDirectory:
         code = (
             # All before: another user may not be allowed to read the interpreter's library.
             "import os, sys, dagron.executor, dagron.runs.prepare, dagron.runs.conclusion, dagron.engines.local.pool\n"
-            "import filelock\n"
+            "import fcntl\n"
             "if os.getuid() == 0: os.setuid(65534)  # root may write anywhere\n"
             "dag = dagron.DAG.builder().add_node('a').build()\n"
             "try: getattr(dagron.CheckpointExecutor(dag, sys.argv[1]), sys.argv[2])({'a': lambda: 1})\n"

@@ -428,7 +428,7 @@ class TestAForkOfTheCoordinator:
 CYCLES = """
 import os, random, signal, sys
 import dagron
-import dagron.runs.coordinator, dagron.engines.local.pool, filelock  # once, and not in every fork
+import dagron.runs.coordinator, dagron.engines.local.pool, fcntl  # once, and not in every fork
 
 directory, n_cycles = sys.argv[1], int(sys.argv[2])
 rng = random.Random(20261124)

@@ -3,7 +3,7 @@
 Loading a pickle runs code, so these tests lay out pickles that leave a trace when they are loaded. What holds this up:
 `_FILE_MODE` and `_DIRECTORY_MODE` in `files`, `claim._check_owner`, and for everything that is unpickled the digest in
 `blobs.read_blob` and `blobs.load_result`, itself under the check of its record (`format.scan`), which is under that of
-the header (`format.decode_header`); each compared with `hmac.compare_digest`, and keyed with the signing key.
+the header (`format.decode_header`); each compared by `Digests.equal`, and keyed with the signing key.
 """
 
 import hmac
@@ -17,7 +17,6 @@ import stat
 import subprocess
 import sys
 import traceback
-import types
 from pathlib import Path
 
 import psutil
@@ -27,8 +26,8 @@ from places import SRC
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
-from dagron.checkpoint import blobs, files
-from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint import files
+from dagron.checkpoint.format.digests import CHECK_SIZE, Digests
 from dagron.checkpoint.format.journal import HEADER_SIZE, RECORD_SIZE, Record, decode_header, scan
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
 from dagron.checkpoint.format.records import _COMMIT, Kind, decode_commit
@@ -608,18 +607,24 @@ class TestAttacks:
 
 
 class TestComparing:
-    """Digests are compared in a time that does not depend on them: with `hmac.compare_digest` and nothing else."""
+    """Digests are compared by `Digests.equal` and nothing else; with a key in a time that does not depend on them."""
 
     def refuse_after(self, monkeypatch, n_agreed):
-        """Let `compare_digest` agree `n_agreed` times more and then to nothing."""
+        """Let `Digests.equal` agree `n_agreed` times more and then to nothing."""
         left = n_agreed
 
-        def compare_digest(one, other, real=hmac.compare_digest):
+        def equal(self, one, other, real=Digests.equal):
             nonlocal left
             left -= 1
-            return left >= 0 and real(one, other)
+            return left >= 0 and real(self, one, other)
 
-        monkeypatch.setattr(hmac, "compare_digest", compare_digest)
+        monkeypatch.setattr(Digests, "equal", equal)
+
+    def test_with_a_key_in_a_time_that_does_not_depend_on_them(self, monkeypatch):
+        asked = []
+        monkeypatch.setattr(hmac, "compare_digest", lambda one, other: asked.append((one, other)))
+        Digests(KEY).equal(b"one", b"other")
+        assert asked == [(b"one", b"other")]
 
     @pytest.mark.parametrize("key", [None, KEY], ids=["unsigned", "signed"])
     def test_of_the_header(self, ckpt, monkeypatch, key):
@@ -648,7 +653,7 @@ class TestComparing:
     @pytest.mark.parametrize("name", ["a", "s"])
     def test_of_every_input_of_a_child(self, ckpt, monkeypatch, name):
         executor(ckpt).execute(tasks(reads=fails))
-        monkeypatch.setattr(blobs, "hmac", types.SimpleNamespace(compare_digest=lambda one, other: False))
+        monkeypatch.setattr(Digests, "equal", lambda self, one, other: len(one) == CHECK_SIZE and one == other)
         reads = {"a": lambda a: a, "s": lambda s: s}[name]
         result = executor(ckpt).resume(tasks(reads=reads))
         assert isinstance(result["reads"].error, dagron.CheckpointDamagedError)

@@ -13,6 +13,9 @@ would make thousands for imports, and take half a second instead of a few millis
 """
 
 import ctypes
+
+# What a run imports when it needs it; here, so that it is not imported by every process again.
+import fcntl  # noqa: F401
 import gc
 import json
 import os
@@ -20,8 +23,6 @@ import runpy
 import signal
 import sys
 
-# What a run imports when it needs it; here, so that it is not imported by every process again.
-import filelock  # noqa: F401
 from tracing import allow_tracing, attach_strace
 
 PR_SET_CHILD_SUBREAPER = 36

@@ -5,7 +5,6 @@ Used on both sides, in the worker and in the coordinator. Never unpickles.
 
 from __future__ import annotations
 
-import hmac
 import mmap
 import os
 import pickle
@@ -232,7 +231,7 @@ def read_blob(
             return data
         if verified is not None and verified.has(file.identity, blob.digest):
             return data
-    if not hmac.compare_digest(digests.of(data), blob.digest):
+    if not digests.equal(digests.of(data), blob.digest):
         raise CheckpointDamagedError(path, 0, "its digest is not the one that was committed")
     if verified is not None:
         verified.add(file.identity, blob.digest)
@@ -253,7 +252,7 @@ def load_result(directory: Directory, commit: Commit, digests: Digests) -> bytes
                 data = journal.read_at(commit.payload_offset, commit.size)
         except OSError:
             data = b""
-        if hmac.compare_digest(digests.of(data), commit.digest):
+        if digests.equal(digests.of(data), commit.digest):
             return data
     blob = read_blob(directory.path, blob_file(commit), digests)
     return blob if isinstance(blob, bytes) else memoryview(blob)

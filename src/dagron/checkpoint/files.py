@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-import secrets
 import stat
 import struct
 import sys
@@ -25,8 +24,6 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from filelock import FileLock
 
 __all__ = [
     "TEMP_PREFIX",
@@ -245,7 +242,7 @@ class TempFile:
     identity: tuple[int, ...] = ()
 
     def __init__(self, directory: str | Path) -> None:
-        self.name = f"{TEMP_PREFIX}{secrets.token_hex(8)}{TEMP_SUFFIX}"
+        self.name = f"{TEMP_PREFIX}{os.urandom(8).hex()}{TEMP_SUFFIX}"
         self.path = os.path.join(directory, self.name)
         self._fd = os.open(self.path, _CREATE, _FILE_MODE)
         self._open = True
@@ -553,6 +550,30 @@ def _take_directory(fd: int) -> None:
             time.sleep(_LOOK_SECONDS)
 
 
+def _locked(fd: int) -> int | None:
+    """Lock an open file and return it; close it and return None if somebody else has locked it."""
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _unlock(fd: int) -> None:
+    import fcntl
+
+    try:
+        fcntl.flock(fd, fcntl.LOCK_UN)  # also for what has inherited the descriptor
+    finally:
+        os.close(fd)
+
+
 def _is_marked(path: str) -> bool | None:
     """Tell whether somebody has marked a directory or locked a file as `fcntl` does; None if nobody knows."""
     import fcntl
@@ -609,7 +630,7 @@ class DirectoryLock:
     def __init__(self, path: Path, *, of_machine: bool = False) -> None:
         self._of_machine = of_machine
         self._path = path
-        self._lock: FileLock | None = None
+        self._file_fd = -1
         self._directory_fd = -1
 
     def acquire(self) -> bool:
@@ -621,27 +642,22 @@ class DirectoryLock:
         On crash:
             The kernel releases it.
         """
-        # Imported here because it costs more than the rest of `import dagron`.
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self._path, timeout=0, mode=_FILE_MODE, thread_local=False, fallback_to_soft=False)
         try:
-            lock.acquire()
-        except Timeout:
-            return False
+            fd = _locked(os.open(self._path, os.O_RDWR | os.O_CREAT | _NOFOLLOW | _NONBLOCK, _FILE_MODE))
         except OSError as error:
             if self._of_machine and has_no_locks(error):
                 return self._take_lock_of_machine()
             raise
+        if fd is None:
+            return False
         taken = False
         try:
             taken = self._lock_directory()
         finally:
-            # Now: whoever keeps the error of a call keeps this frame, too.
             if not taken:
-                lock.release()
+                _unlock(fd)
         if taken:
-            self._lock = lock
+            self._file_fd = fd
         return taken
 
     def _lock_directory(self) -> bool:
@@ -659,20 +675,12 @@ class DirectoryLock:
         return True
 
     def _take_lock_of_machine(self) -> bool:
-        import fcntl
-
         path = _lock_of_machine(self._path.parent)
         if path is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path.parent))
-        fd = _open_for_all(path)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
+        fd = _locked(_open_for_all(path))
+        if fd is None:
             return False
-        except OSError:
-            os.close(fd)
-            raise
         self._directory_fd = fd
         _locks.add(self)
         return True
@@ -694,17 +702,19 @@ class DirectoryLock:
 
     def forget(self) -> None:
         """In a fork of this process: let go of what is the parent's, without releasing it."""
-        if self._directory_fd >= 0:
-            os.close(self._directory_fd)
-            self._directory_fd = -1
+        file_fd, self._file_fd = self._file_fd, -1
+        directory_fd, self._directory_fd = self._directory_fd, -1
+        for fd in (file_fd, directory_fd):
+            if fd >= 0:
+                os.close(fd)
 
     def release(self) -> None:
         """Give the lock back. The file stays: another process may be waiting on it."""
-        lock, self._lock = self._lock, None
-        fd, self._directory_fd = self._directory_fd, -1
+        file_fd, self._file_fd = self._file_fd, -1
+        directory_fd, self._directory_fd = self._directory_fd, -1
         try:
-            if lock is not None:
-                lock.release()
+            if file_fd >= 0:
+                _unlock(file_fd)
         finally:
-            if fd >= 0:
-                os.close(fd)
+            if directory_fd >= 0:
+                os.close(directory_fd)

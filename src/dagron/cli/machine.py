@@ -32,7 +32,7 @@ _MIN_FREE_BYTES = 2**30
 _MIN_DESCRIPTORS = 1024
 """What Linux gives a process by default: enough for about a hundred workers."""
 
-_DISTRIBUTIONS = ("click", "cloudpickle", "filelock", "jinja2", "psutil", "rich")
+_DISTRIBUTIONS = ("click", "cloudpickle", "jinja2", "psutil", "rich")
 _OURS = "dagron-executor"
 _ANOTHERS = "dagron"
 """A distribution of this name is another project's, which installs a package `dagron`, too."""

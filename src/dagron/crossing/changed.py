@@ -13,11 +13,11 @@ import pickle
 import sys
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator
-from hashlib import blake2b
 from itertools import repeat
 from typing import Any
 
 import cloudpickle
+from blake3 import blake3
 
 from dagron.crossing.inert import Inert, pickle_of
 from dagron.crossing.names import IDENTITIES, called
@@ -68,7 +68,7 @@ def _digest(value: Any) -> str:
     if isinstance(value, enum.EnumMeta):
         members: Any = value.__members__
         told = told, [(name, repr(member._value_)) for name, member in members.items()]
-    return blake2b(repr(told).encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
+    return blake3(repr(told).encode("utf-8", "surrogatepass")).hexdigest(_DIGEST_BYTES)
 
 
 def versions() -> tuple[tuple[str, str], ...]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import copyreg
 import enum
 import functools
-import hashlib
 import sys
 import types
 import typing
@@ -20,6 +19,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import cloudpickle
+from blake3 import blake3
 
 from dagron.crossing.classes import METACLASSES, attributes_of, has_state, is_heap_type, reduced_class, reduces_itself
 from dagron.crossing.code import global_names, marshalled, modules_below, without_file
@@ -106,7 +106,7 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             pieces: list[bytes] = []
             writer = types.SimpleNamespace(write=lambda data: pieces.append(bytes(data)))
             KeyPickler(writer, PROTOCOL, names=self.names).dump(cls)
-            key = hashlib.blake2b(b"".join(pieces), digest_size=16).hexdigest()
+            key = blake3(b"".join(pieces)).hexdigest(16)
             known_class(key, cls)
         return key
 

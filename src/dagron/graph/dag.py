@@ -8,7 +8,6 @@ arrays, grouped by child and by parent: 12 bytes an edge, and no object per node
 
 from __future__ import annotations
 
-import difflib
 import functools
 import operator
 import reprlib
@@ -445,6 +444,8 @@ def _checked_pair(pair: Any) -> tuple[Any, Any]:
 
 def _unknown(name: str, names: Sequence[str], context: str) -> UnknownNodeError:
     if len(names) <= _HINT_MAX_NODES and len(name) <= _HINT_MAX_CHARS:
+        import difflib
+
         for close in difflib.get_close_matches(name, names, n=1, cutoff=0.7):
             context = f"{context}; did you mean {close!r}?"
     return UnknownNodeError(name, context)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import enum
-import numbers
+import functools
 import os
 import re
-import string
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,9 +21,6 @@ MAX_LABEL_CHARS = 100
 progress line, and a digest cannot be read."""
 
 _INDEX = "index"
-
-# What `str` shows in full, and in the same way tomorrow. The numbers of numpy are among them.
-_SHOWN = (numbers.Number, enum.Enum, datetime.date, datetime.time, datetime.timedelta, uuid.UUID, type(None))
 
 _ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]{6,}[>,]")
 
@@ -143,12 +137,22 @@ def _shown(item: Any) -> Any:
         item = os.fspath(item)
     if isinstance(item, str):
         return _shortened(str.__str__(item))
-    if isinstance(item, _SHOWN):
+    if isinstance(item, _shown_kinds()):
         return "None" if item is None else item
     if type(item) is tuple and item:
         shown = [_shown(part) for part in item]
         return None if None in shown else _shortened(",".join(map(str, shown)))
     return None
+
+
+@functools.cache
+def _shown_kinds() -> tuple[type, ...]:
+    """Return what `str` shows in full, and in the same way tomorrow. The numbers of numpy are among them."""
+    import datetime
+    import numbers
+    import uuid
+
+    return numbers.Number, enum.Enum, datetime.date, datetime.time, datetime.timedelta, uuid.UUID, type(None)
 
 
 def _shortened(text: str) -> str:
@@ -160,6 +164,8 @@ def _shortened(text: str) -> str:
 
 def _taken_apart(text: str) -> tuple[list[str], str, str, str]:
     """Return the fields of a format string, the text before the first, what is to be formatted, the text behind."""
+    import string
+
     fields: list[str] = []
     before, core, behind = "", "", ""
     try:

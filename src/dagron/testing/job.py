@@ -335,7 +335,7 @@ class _Warnings(logging.Handler):
 
 def _load_what_is_needed() -> None:
     # What would be imported on first use, so that random moments fall on the work and not on this.
-    import filelock  # noqa: F401
+    import fcntl  # noqa: F401
 
     import dagron.runs.coordinator
     import dagron.runs.plan  # noqa: F401

@@ -50,7 +50,6 @@ does not know. The magic b"dagronJ\n" was that of journals made before version 1
 
 from __future__ import annotations
 
-import hmac
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -150,7 +149,7 @@ def decode_header(data: bytes, digests: Digests) -> Header:
         raise ValueError("it is signed, and no signing key was given")
     if digests.is_keyed and not keyed:
         raise ValueError("a signing key was given, but it is not signed")
-    if not hmac.compare_digest(digests.check(data[: _HEADER.size]), data[_HEADER.size : HEADER_SIZE]):
+    if not digests.equal(digests.check(data[: _HEADER.size]), data[_HEADER.size : HEADER_SIZE]):
         raise ValueError("the check of its header fails" + (" (or this is another signing key)" if keyed else ""))
     if flags & ~_KEYED:
         raise ValueError(f"its header has flags that version {version} does not have: {flags:#x}")
@@ -233,7 +232,7 @@ def scan(
         check = seed.copy()
         check.update(window[at_window : at_window + _RECORD.size])
         check.update(body)
-        if not hmac.compare_digest(check.digest(CHECK_SIZE), window[at_window + _RECORD.size : body_at]):
+        if not digests.equal(check.digest(CHECK_SIZE), window[at_window + _RECORD.size : body_at]):
             return None
         # As `Record(...)` would, at half of its cost.
         return tuple.__new__(Record, (kind, found, offset, body, start + body_size, payload_size))
@@ -250,7 +249,7 @@ def scan(
                 return False
             check.update(chunk)
             start += len(chunk)
-        return hmac.compare_digest(check.digest(CHECK_SIZE), head[_RECORD.size :])
+        return digests.equal(check.digest(CHECK_SIZE), head[_RECORD.size :])
 
     while offset < size:
         record = valid_at(offset, sequence)

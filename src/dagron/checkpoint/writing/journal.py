@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable
 from typing import Self
 
@@ -58,7 +57,7 @@ class JournalWriter:
             said: What it says from the beginning.
             durable: As of this class.
         """
-        ledger = Ledger(secrets.token_bytes(16))
+        ledger = Ledger(os.urandom(16))
         header = encode_header(ledger.checkpoint_id, digests)
         chunks, records = _encoded(RecordWriter(ledger.checkpoint_id, digests), said, HEADER_SIZE)
         directory.replace(JOURNAL, b"".join([header, *chunks]), durable=durable)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -209,7 +208,7 @@ class CheckpointStore:
             time.time(),
             fresh=True,
             pid=os.getpid(),
-            host=platform.node(),
+            host=os.uname().nodename,
             boot=boot_id(),
             total=total,
             fail_fast=fail_fast,

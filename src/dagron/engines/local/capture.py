@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 
 __all__ = ["Capture", "memory_file", "position"]
@@ -34,6 +33,8 @@ def memory_file(name: str) -> int:
     """Return the descriptor of a new, empty file that only its descriptors keep."""
     if sys.platform == "linux":
         return os.memfd_create(name, os.MFD_CLOEXEC)
+    import tempfile
+
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 
