@@ -105,7 +105,7 @@ def shown(found):
 class NoLock:
     """The kernel's locks end with the machine; taking one for every state would only cost time."""
 
-    def __init__(self, path):
+    def __init__(self, path, **_):
         pass
 
     def acquire(self):
