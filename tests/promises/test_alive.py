@@ -175,7 +175,7 @@ class TestByTheLock:
             ledger = read_checkpoint(Place(str(ckpt)))
             run = {"pid": ledger.run.pid, "started": dagron.shown.iso_time(ledger.run.at)}
             running = [{"node": n, "slot": 0, "started_unix": 9e9, "memory_bytes": 1} for n in "ab"]
-            said = {"checkpoint_id": ledger.checkpoint_id.hex(), "run": run, "running": running}
+            said = {"checkpoint_id": ledger.checkpoint_id.hex(), "run": run, "running": running, "preparing": []}
             (ckpt / "_meta.json").write_text(json.dumps(said))
             seen.append([now.name for now in running_now(Directory(ckpt), ledger)])
 
