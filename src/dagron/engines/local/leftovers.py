@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Mapping
 
+from dagron.engines.awake import AwakeClock
 from dagron.engines.local.processes import alive_below, created_at, is_alive
 
 __all__ = ["sweep"]
@@ -31,8 +32,10 @@ def sweep(processes: Mapping[int, float]) -> list[int]:
         What has moved to a session of its own and has lost its parents cannot be told from others, and stays.
     """
     killed: set[int] = set()
-    deadline = time.monotonic() + _SECONDS
-    while (found := _left(processes)) and time.monotonic() < deadline:
+    clock = AwakeClock()
+    deadline = clock.monotonic() + _SECONDS
+    while (found := _left(processes)) and clock.monotonic() < deadline:
+        clock.look()
         for pid in found:
             killed.add(pid)
             try:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import os
 import pickle
 import select
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from dagron.engines.attempt import WorkerSetup
 from dagron.engines.local.channel import Channel
@@ -37,6 +38,10 @@ One may be an accident, such as the kernel's choice when memory is short, and tw
 """
 
 
+def _since(moment: float) -> float:
+    return time.monotonic() - moment
+
+
 class ProcessPool:
     """Slots on worker processes of this machine.
 
@@ -47,6 +52,7 @@ class ProcessPool:
         n_threads: What libraries that use threads of their own may use in each worker; None to leave it to them.
         cpus: The processor of each slot; None to leave it to the system.
         max_tasks: How many attempts a worker makes before another takes its place; None for any number.
+        since: Tells how long ago a moment of `time.monotonic` was, as far as timeouts go.
 
     Raises:
         WorkerStartError: The server of the workers cannot be started.
@@ -63,6 +69,7 @@ class ProcessPool:
         n_threads: int | None = None,
         cpus: Sequence[int] | None = None,
         max_tasks: int | None = None,
+        since: Callable[[float], float] = _since,
     ) -> None:
         self.n_slots = n_slots
         self._setup = pickle.dumps(tuple(setup), 5)
@@ -76,7 +83,7 @@ class ProcessPool:
         check_open_files(n_slots)
         try:
             for i in range(n_slots):
-                self._slots.append(Slot(i, max_tasks))
+                self._slots.append(Slot(i, max_tasks, since))
             self._wake_read, self._wake_write = os.pipe()
         except OSError as error:
             raise WorkerStartError(f"no shared memory for a slot: {refusal(error)}") from error

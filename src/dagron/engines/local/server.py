@@ -35,6 +35,7 @@ import time
 import traceback
 from typing import NoReturn
 
+from dagron.engines.awake import AwakeClock
 from dagron.engines.local.processes import alive_below, children_of
 from dagron.engines.streams import flush_streams
 
@@ -75,6 +76,7 @@ class _Server:
     def __init__(self, control: socket.socket) -> None:
         self.control = control
         self.coordinator = os.getppid()
+        self.clock = AwakeClock(2 * _POLL_SECONDS)  # looked at after every wait
         self.workers: dict[int, int] = {}  # pid -> status pipe
         self.dying: dict[int, float] = {}  # pid -> when SIGKILL follows
         self.spare_strangers_until = 0.0
@@ -93,6 +95,7 @@ class _Server:
         self.on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             while self.coordinator == os.getppid():
+                self.clock.look()
                 readable = {fd for fd, _ in self.sources.poll(self.wait_seconds() * 1000)}
                 if self.wakeup_read in readable:
                     try:
@@ -113,7 +116,7 @@ class _Server:
         due = min([*self.dying.values(), *(due for due, _, _ in self.ended)], default=None)
         if due is None:
             return _POLL_SECONDS
-        return min(_POLL_SECONDS, max(0.0, due - time.monotonic()))
+        return min(_POLL_SECONDS, max(0.0, due - self.clock.monotonic()))
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -215,7 +218,7 @@ class _Server:
         """
         if not self.ended:
             return
-        now = time.monotonic()
+        now = self.clock.monotonic()
         strangers = sys.platform == "linux" and any(pid not in self.workers for pid in children_of(os.getpid()))
         waiting = []
         for due, pipe, status in self.ended:
@@ -231,14 +234,14 @@ class _Server:
 
     def kill(self, pid: int, grace: float) -> None:
         if grace > 0:
-            self.dying[pid] = time.monotonic() + grace
+            self.dying[pid] = self.clock.monotonic() + grace
             _signal_tree(pid, signal.SIGTERM)
         else:
             self.dying.pop(pid, None)
             _signal_tree(pid, signal.SIGKILL)
 
     def kill_overdue(self) -> None:
-        now = time.monotonic()
+        now = self.clock.monotonic()
         for pid in [pid for pid, due in self.dying.items() if due <= now]:
             self.kill(pid, 0)
         if self.spare_strangers_until and self.spare_strangers_until <= now:
@@ -248,7 +251,7 @@ class _Server:
 
     def kill_strangers(self) -> None:
         """Kill what dead workers have left: our children that are no workers, and what is below them."""
-        if sys.platform != "linux" or self.spare_strangers_until > time.monotonic():
+        if sys.platform != "linux" or self.spare_strangers_until > self.clock.monotonic():
             return
         for pid in children_of(os.getpid()):
             if pid not in self.workers:
@@ -257,8 +260,9 @@ class _Server:
     def kill_everything(self) -> None:
         # Again and again, because what is being killed may be forking, and whose parent dies becomes our child; not for
         # ever, because a process of another user, or one that hangs in the kernel, does not go.
-        deadline = time.monotonic() + _LAST_SECONDS
-        while time.monotonic() < deadline:
+        deadline = self.clock.monotonic() + _LAST_SECONDS
+        while self.clock.monotonic() < deadline:
+            self.clock.look()
             left = alive_below(os.getpid())
             for pid in left:
                 _signal(pid, signal.SIGKILL)

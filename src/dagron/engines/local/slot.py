@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import NamedTuple
 
@@ -60,6 +60,7 @@ class Slot:
     Args:
         index: Which.
         max_tasks: How many attempts a worker of it makes; None for any number.
+        since: Tells how long ago a moment of `time.monotonic` was, as far as timeouts go.
 
     Attributes:
         index: Which.
@@ -75,8 +76,9 @@ class Slot:
         idle_deaths: How many workers have died one after the other without having run anything.
     """
 
-    def __init__(self, index: int, max_tasks: int | None) -> None:
+    def __init__(self, index: int, max_tasks: int | None, since: Callable[[float], float]) -> None:
         self.index = index
+        self._since = since
         self.generation = 0
         self.board = Board()
         self._stdout = Capture()
@@ -331,8 +333,8 @@ class Slot:
         running = self.board.running()
         if running.node is None:
             since = self.board.in_init_since
-            return Observed() if since is None else Observed(None, time.monotonic() - since, is_preparing=True)
-        seconds = time.monotonic() - running.began
+            return Observed() if since is None else Observed(None, self._since(since), is_preparing=True)
+        seconds = self._since(running.began)
         if memory_limit is None or self.pid is None:
             return Observed(running.node, seconds)
         memory = tree_bytes(self.pid, memory_limit)

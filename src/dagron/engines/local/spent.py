@@ -13,6 +13,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
+from dagron.engines.awake import AwakeClock
+
 __all__ = ["Allowance", "Leaving"]
 
 _GOODBYE_SECONDS = 0.5
@@ -20,6 +22,10 @@ _GOODBYE_SECONDS = 0.5
 
 What a task has registered with `atexit` takes milliseconds, if anything; a hook that hangs is not to hold up the end.
 """
+
+
+_LOOK_SECONDS = 0.1
+"""Between two looks at the clock at most, so that what the run was suspended for does not count."""
 
 
 class Allowance:
@@ -92,8 +98,12 @@ class Leaving:
 
     def wait(self) -> None:
         """Wait for all of them, for each until it would be killed."""
+        clock = AwakeClock()
+        late = time.monotonic() - clock.monotonic()
         for leaver in self._leavers:
-            leaver.process.join(max(0.0, leaver.due - time.monotonic()))
+            while (seconds := leaver.due - late - clock.monotonic()) > 0 and leaver.process.is_alive():
+                leaver.process.join(min(seconds, _LOOK_SECONDS))
+                clock.look()
 
     def join(self) -> None:
         """Let go of all of them. All have ended."""
