@@ -691,6 +691,27 @@ MUTATIONS = [
         "",
         "tests/promises/test_alive.py -k failed_in_this_run",
     ),
+    Mutation(
+        "suspended",
+        "engines/awake.py",
+        "if now - seen > self._step and",
+        "if False and",
+        "tests/promises/test_suspended.py -k a_gap_counts",
+    ),
+    Mutation(
+        "suspended",
+        "engines/local/slot.py",
+        "self._since(running.began)",
+        "time.monotonic() - running.began",
+        "tests/promises/test_suspended.py -k how_long",
+    ),
+    Mutation(
+        "suspended",
+        "executor.py",
+        "with clock if has_deadlines(plan, run_timeout) else nullcontext():",
+        "with nullcontext():",
+        "tests/promises/test_suspended.py -k all_processes",
+    ),
 ]
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from dagron.callbacks import ExecutionCallbacks, RunObserver
@@ -290,12 +291,13 @@ class CheckpointExecutor:
         self, tasks: Tasks, *, fresh: bool, run_timeout: float | None, cancel_event: CancelEvent | None
     ) -> ExecutionResult:
         # Imported here, so that `import dagron` alone does not pay for cloudpickle and multiprocessing.
+        from dagron.engines.awake import AwakeClock
         from dagron.engines.local.processes import check_system
         from dagron.runs.conclusion import conclude
         from dagron.runs.coordinator import Coordinator
         from dagron.runs.engine import LazyEngine, choose_engine
         from dagron.runs.plan import plan_run
-        from dagron.runs.prepare import begin_run, check_limits
+        from dagron.runs.prepare import begin_run, check_limits, has_deadlines
 
         begin_no_run_while_loading(self.dag, tasks)
         check_system()
@@ -304,7 +306,8 @@ class CheckpointExecutor:
             raise OptionError("cancel_event", repr(cancel_event), "an object with is_set(), such as a threading.Event")
         began = time.monotonic()
         dag, options, store = self.dag, self._options, self._store()
-        engine = choose_engine(options)
+        clock = AwakeClock()
+        engine = choose_engine(options, clock.since)
         pool = LazyEngine(lambda: engine.start(self._setup(store.digests), interrupts))
         trace = ExecutionTrace(engine.n_slots, time.time()) if options.enable_tracing else None
         with Interrupts() as interrupts:
@@ -334,9 +337,11 @@ class CheckpointExecutor:
                     cancel_event=cancel_event,
                     interrupts=interrupts,
                     pass_output=options.pass_output,
+                    clock=clock,
                 )
                 coordinator.report_restored(prepared.restore.restored)
-                coordinator.run()
+                with clock if has_deadlines(plan, run_timeout) else nullcontext():
+                    coordinator.run()
                 result = conclude(dag, state, coordinator, store, trace)
                 store.end(
                     succeeded=result.succeeded,

@@ -15,28 +15,33 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-__all__ = ["AwakeClock"]
+__all__ = ["STEP_SECONDS", "AwakeClock", "since"]
 
 _LOOK_SECONDS = 0.1
 """Between two looks of the thread. It takes some 20 us of each."""
 
-_STEP_SECONDS = 0.25
+STEP_SECONDS = 0.25
 """What may lie between two looks at most, and what a suspension costs at most: more than a look is late by on a machine
 that has as many workers as processors. A look that is later all the same makes a timeout that much later."""
 
 
+def since(moment: float) -> float:
+    """Return how long ago a moment of `time.monotonic` was, also if this process could not run meanwhile."""
+    return time.monotonic() - moment
+
+
 class AwakeClock:
-    """A clock of one process. As a context manager it is looked at by a thread; else `look` has to be called often.
+    """A clock of one process: a plain one, unless it is entered, and a thread looks at it, or `look` is called often.
 
     Args:
-        step_seconds: What may lie between two looks at most.
+        step_seconds: What may lie between two looks at most, if `look` is called.
         monotonic: The clock that goes on.
         cpu: The time of the processor that this process has used.
     """
 
     def __init__(
         self,
-        step_seconds: float = _STEP_SECONDS,
+        step_seconds: float = math.inf,
         monotonic: Callable[[], float] = time.monotonic,
         cpu: Callable[[], float] = time.process_time,
     ) -> None:
@@ -51,16 +56,19 @@ class AwakeClock:
 
     def __enter__(self) -> Self:
         thread = threading.Thread(target=self._look_on, name="dagron-clock", daemon=True)
+        self.look()
         try:
             thread.start()
-            self._thread = thread
         except RuntimeError:
-            self._step = math.inf  # no thread is left to this process: then it is a plain clock
+            return self  # no thread is left to this process
+        self._thread = thread
+        self._step = STEP_SECONDS
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        self._step = math.inf
         self._ended.set()
         if self._thread is not None:
             self._thread.join()

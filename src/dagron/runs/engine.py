@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from dagron.engines.awake import since as plain_since
 from dagron.engines.local.cores import available_cpus, spread_cpus
 from dagron.runs.options import Options
 
@@ -33,9 +34,14 @@ class ChosenEngine(NamedTuple):
     start: Callable[[WorkerSetup, Interrupts], Engine]
 
 
-def choose_engine(options: Options) -> ChosenEngine:
-    """Return the engine that the options ask for."""
-    return _inline() if options.pool == "inline" else _local(options)
+def choose_engine(options: Options, since: Callable[[float], float] = plain_since) -> ChosenEngine:
+    """Return the engine that the options ask for.
+
+    Args:
+        options: What is asked for.
+        since: Tells how long ago a moment of `time.monotonic` was, as far as timeouts go.
+    """
+    return _inline() if options.pool == "inline" else _local(options, since)
 
 
 def _inline() -> ChosenEngine:
@@ -47,7 +53,7 @@ def _inline() -> ChosenEngine:
     return ChosenEngine(InlineEngine.features, 1, start)
 
 
-def _local(options: Options) -> ChosenEngine:
+def _local(options: Options, since: Callable[[float], float]) -> ChosenEngine:
     from dagron.engines.local.features import FEATURES
 
     n = options.n_workers
@@ -62,6 +68,7 @@ def _local(options: Options) -> ChosenEngine:
             n_threads=max(1, len(available_cpus()) // n),
             cpus=spread_cpus()[:n] if options.pins else None,
             max_tasks=options.max_tasks_per_worker,
+            since=since,
         )
 
     return ChosenEngine(FEATURES, n, start)

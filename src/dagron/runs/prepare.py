@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dagron.runs.engine import ChosenEngine
     from dagron.runs.plan import RunPlan
 
-__all__ = ["Earlier", "Prepared", "begin_run", "check_limits", "prepare"]
+__all__ = ["Earlier", "Prepared", "begin_run", "check_limits", "has_deadlines", "prepare"]
 
 logger = logging.getLogger("dagron")
 
@@ -196,6 +196,12 @@ def _warn_of_changes(changed: Mapping[str, str]) -> None:
         names = [name for name, other in changed.items() if other == reason]
         shown = ", ".join(map(repr, names[:_NAMES_SHOWN])) + (" ..." if len(names) > _NAMES_SHOWN else "")
         logger.warning("%s; made again: %s, and what was made of it", reason, shown)
+
+
+def has_deadlines(plan: RunPlan, run_timeout: float | None) -> bool:
+    """Tell whether the run or any of its attempts has a timeout."""
+    different = {id(policy): policy for policy in plan.policies}.values()
+    return run_timeout is not None or any(policy.timeout is not None for policy in different)
 
 
 def check_limits(dag: DAG, plan: RunPlan, options: Options, features: Features) -> None:

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Mapping
 
-from dagron.engines.awake import AwakeClock
+from dagron.engines.awake import STEP_SECONDS, AwakeClock
 from dagron.engines.local.processes import alive_below, created_at, is_alive
 
 __all__ = ["sweep"]
@@ -32,7 +32,7 @@ def sweep(processes: Mapping[int, float]) -> list[int]:
         What has moved to a session of its own and has lost its parents cannot be told from others, and stays.
     """
     killed: set[int] = set()
-    clock = AwakeClock()
+    clock = AwakeClock(STEP_SECONDS)
     deadline = clock.monotonic() + _SECONDS
     while (found := _left(processes)) and clock.monotonic() < deadline:
         clock.look()

@@ -13,11 +13,11 @@ from __future__ import annotations
 import os
 import pickle
 import select
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from dagron.engines.attempt import WorkerSetup
+from dagron.engines.awake import since as plain_since
 from dagron.engines.local.channel import Channel
 from dagron.engines.local.context import Server
 from dagron.engines.local.features import FEATURES
@@ -36,10 +36,6 @@ _MAX_IDLE_DEATHS = 3
 
 One may be an accident, such as the kernel's choice when memory is short, and two may be; three have a cause that stays.
 """
-
-
-def _since(moment: float) -> float:
-    return time.monotonic() - moment
 
 
 class ProcessPool:
@@ -69,7 +65,7 @@ class ProcessPool:
         n_threads: int | None = None,
         cpus: Sequence[int] | None = None,
         max_tasks: int | None = None,
-        since: Callable[[float], float] = _since,
+        since: Callable[[float], float] = plain_since,
     ) -> None:
         self.n_slots = n_slots
         self._setup = pickle.dumps(tuple(setup), 5)

@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
-from dagron.engines.awake import AwakeClock
+from dagron.engines.awake import STEP_SECONDS, AwakeClock
 
 __all__ = ["Allowance", "Leaving"]
 
@@ -98,7 +98,7 @@ class Leaving:
 
     def wait(self) -> None:
         """Wait for all of them, for each until it would be killed."""
-        clock = AwakeClock()
+        clock = AwakeClock(STEP_SECONDS)
         late = time.monotonic() - clock.monotonic()
         for leaver in self._leavers:
             while (seconds := leaver.due - late - clock.monotonic()) > 0 and leaver.process.is_alive():
