@@ -42,6 +42,7 @@
     │   ├── NodeTimeoutError (TimeoutError)
     │   ├── MemoryLimitExceededError
     │   ├── ResultNotPicklableError
+    │   ├── ResultNotWrittenError
     │   ├── InputNotLoadableError
     │   ├── NodeSkippedError
     │   └── NodeCancelledError
@@ -96,6 +97,7 @@ __all__ = [
     "RemoteTraceback",
     "ResultNotLoadableError",
     "ResultNotPicklableError",
+    "ResultNotWrittenError",
     "ResultUnavailableError",
     "StoredValueError",
     "TaskDefinitionError",
@@ -733,6 +735,29 @@ class ResultNotPicklableError(NodeError):
     def __str__(self) -> str:
         where = f" at {self.path}" if self.path else ""
         return f"the result of node {self.node!r} cannot be pickled{where}: {self.reason}"
+
+
+class ResultNotWrittenError(NodeError):
+    """The worker could not write the result to the checkpoint, although others can: its process was at fault.
+
+    Attributes:
+        reason: What the system said.
+        errno: Its number.
+        n_bytes: Bytes that the result had at least.
+        damage: What the task has done to its process, as far as that was found.
+    """
+
+    def __init__(self, node: str, reason: str, errno: int, n_bytes: int, damage: str = "") -> None:
+        super().__init__(node, reason, errno, n_bytes, damage)
+        self.node = node
+        self.reason = reason
+        self.errno = errno
+        self.n_bytes = n_bytes
+        self.damage = damage
+
+    def __str__(self) -> str:
+        damage = f"; what its task did to the process: {self.damage}" if self.damage else ""
+        return f"the worker of node {self.node!r} could not write the result: {self.reason}{damage}"
 
 
 class InputNotLoadableError(NodeError):

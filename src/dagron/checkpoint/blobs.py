@@ -102,6 +102,7 @@ class ResultSink:
         durable: Whether a file has to survive a loss of power when `finish` returns.
 
     Attributes:
+        size: How many bytes have come.
         refusal: What the disk said when it refused; None if it did not. Tells it from errors of what is pickled.
     """
 
@@ -110,7 +111,7 @@ class ResultSink:
         self._durable = durable
         self._digests = digests
         self._parts: list[bytes] = []
-        self._size = 0
+        self.size = 0
         self._file: TempFile | None = None
         self._digest: blake3 | None = None
         self._buffers = BufferTable()
@@ -124,13 +125,13 @@ class ResultSink:
         """Take the next bytes."""
         if not isinstance(data, bytes):
             data = memoryview(data).cast("B")
-        for piece in self._buffers.place(data, self._size):
+        for piece in self._buffers.place(data, self.size):
             self._put(piece)
         return len(data)
 
     def _put(self, data: bytes | memoryview) -> None:
-        self._size += len(data)
-        if self._size <= INLINE_MAX_BYTES:
+        self.size += len(data)
+        if self.size <= INLINE_MAX_BYTES:
             self._parts.append(bytes(data))
             return
         try:
@@ -167,14 +168,14 @@ class ResultSink:
             self._put(table)
         if self._file is None or self._digest is None:
             data = b"".join(self._parts)
-            return Blob(Storage.INLINE, self._size, self._digests.of(data), data, "")
+            return Blob(Storage.INLINE, self.size, self._digests.of(data), data, "")
         digest = self._digest.digest()
         try:
             name = self._file.finish(durable=self._durable)
         except OSError as error:
             self.refusal = error
             raise
-        return Blob(Storage.FILE, self._size, digest, b"", name, self._file.identity)
+        return Blob(Storage.FILE, self.size, digest, b"", name, self._file.identity)
 
     def discard(self) -> None:
         """Forget what was written and delete the file, if there is one."""

@@ -251,6 +251,10 @@ class TempFile:
         """Write `data` behind what was written before."""
         _write_all(self._fd, data)
 
+    def stretch(self, size: int) -> None:
+        """Write the last of `size` bytes; the others take no space."""
+        os.pwrite(self._fd, b"\0", max(0, size - 1))
+
     def _close(self) -> None:
         if self._open:
             self._open = False  # also if it fails: the descriptor is gone then, and its number may be another file's
@@ -357,6 +361,18 @@ class Directory:
                     raise
             if durable:
                 _sync_name(path)
+
+    def try_file(self, size: int) -> OSError | None:
+        """Make a file of this size and delete it again; return what the system refused, None for nothing."""
+        try:
+            temp = TempFile(self.path)
+            try:
+                temp.stretch(size)
+            finally:
+                temp.discard()
+        except OSError as error:
+            return error
+        return None
 
     def names(self) -> list[str]:
         """Return the names of all entries, of whatever kind."""

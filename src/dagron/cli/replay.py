@@ -178,12 +178,12 @@ def _compare(name: str, value: Any, ledger: Ledger) -> ExitCode:
     """Pickle a result as a worker would, as that may be what failed, and compare it with the recorded one."""
     from dagron.checkpoint.format.digests import Digests
     from dagron.crossing.results import dump_result
-    from dagron.errors import ResultNotPicklableError
+    from dagron.errors import ResultNotPicklableError, ResultNotWrittenError
 
     with tempfile.TemporaryDirectory(prefix="dagron-debug-") as directory:
         try:
             blob = dump_result(name, value, Path(directory), Digests(signing_key()), durable=False)
-        except ResultNotPicklableError as error:
+        except (ResultNotPicklableError, ResultNotWrittenError) as error:
             say(f"error: {error}")
             return ExitCode.NODES
     commit = ledger.commits.get(name) or ledger.stale.get(name)

@@ -11,7 +11,7 @@ from dagron.checkpoint.format.storage import Storage
 from dagron.crossing.culprits import find_culprit
 from dagron.crossing.picklers import PROTOCOL, PlainPickler, ResultPickler
 from dagron.crossing.values import value_digest
-from dagron.errors import ResultNotPicklableError
+from dagron.errors import ResultNotPicklableError, ResultNotWrittenError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ def dump_result(
 
     Raises:
         ResultNotPicklableError: It cannot be pickled; with the path to the culprit.
-        OSError: The file could not be written.
+        ResultNotWrittenError: The file could not be written.
     """
     if type(value) in _ATOMS and _is_small(value):
         data = pickle.dumps(value, PROTOCOL)
@@ -49,7 +49,9 @@ def dump_result(
         except BaseException as error:
             sink.discard()
             if sink.refusal is not None:
-                raise sink.refusal from None
+                said = sink.refusal
+                reason = said.strerror or str(said)
+                raise ResultNotWrittenError(node, reason, said.errno or 0, sink.size) from None
             if kind is ResultPickler:
                 if isinstance(error, KeyboardInterrupt):
                     raise

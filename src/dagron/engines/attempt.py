@@ -21,7 +21,13 @@ from dagron.crossing.loading import load_value
 from dagron.crossing.results import dump_result
 from dagron.engines.protocol import Attempt, Fault, Outcome, OutcomeKind
 from dagron.engines.streams import flush_streams
-from dagron.errors import CheckpointDamagedError, NotLoadableError, ResultNotPicklableError, WorkerInitError
+from dagron.errors import (
+    CheckpointDamagedError,
+    NotLoadableError,
+    ResultNotPicklableError,
+    ResultNotWrittenError,
+    WorkerInitError,
+)
 from dagron.figures import Figures
 from dagron.tasks.arguments import CallWithHoles
 from dagron.tasks.binding import NO_INPUTS, Binding
@@ -62,6 +68,10 @@ class Witness(Protocol):
         """Note that the inputs are loaded."""
         ...
 
+    def returned(self, *, failed: bool) -> None:
+        """Put back what the task has changed of what is needed to deliver its result."""
+        ...
+
     def tells(self, outcome: Outcome) -> None:
         """Keep an outcome as far as it is known, and see to it that the process ends if the rest takes too long."""
         ...
@@ -86,7 +96,10 @@ _OF_INPUTS: dict[type[BaseException], int] = {
     CheckpointDamagedError: OutcomeKind.DAMAGED_INPUT,
     NotLoadableError: OutcomeKind.UNLOADABLE_INPUT,
 }
-_OF_RESULTS: dict[type[BaseException], int] = {ResultNotPicklableError: OutcomeKind.UNPICKLABLE}
+_OF_RESULTS: dict[type[BaseException], int] = {
+    ResultNotPicklableError: OutcomeKind.UNPICKLABLE,
+    ResultNotWrittenError: OutcomeKind.DISK,
+}
 
 
 def _load_input(source: bytes | BlobFile, setup: WorkerSetup) -> Any:
@@ -175,15 +188,14 @@ def make_attempt(
                 witness.calls()
             ours = {}
         value = _called(attempt.binding, fn, inputs)
+        if witness is not None:
+            witness.returned(failed=False)
         inputs = []  # their memory is better used for pickling
         ours = _OF_RESULTS
-        try:
-            blob = dump_result(attempt.name, value, setup.directory, setup.digests, durable=setup.durable)
-        except OSError as error:
-            type_name, message, text = describe_exception(error)
-            fault = Fault(type_name, error.strerror or message, text)
-            return Outcome(attempt.node, OutcomeKind.DISK, figures(), None, fault)
+        blob = dump_result(attempt.name, value, setup.directory, setup.digests, durable=setup.durable)
     except BaseException as error:
+        if witness is not None:
+            witness.returned(failed=True)
         kind = type(error)
         if interruptible and issubclass(kind, KeyboardInterrupt):
             raise

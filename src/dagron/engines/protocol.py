@@ -20,6 +20,7 @@ __all__ = [
     "NOTHING_PRINTED",
     "Attempt",
     "Copied",
+    "Damage",
     "Engine",
     "Fault",
     "Features",
@@ -173,6 +174,20 @@ class Outcome(NamedTuple):
 # --- what happens in an engine ----------------------------------------------------------------------------------------
 
 
+class Damage(NamedTuple):
+    """What was found of the process that makes the attempts of a slot, behind an attempt.
+
+    Attributes:
+        nodes: Whose attempt did that; several if it is not known which.
+        found: What cannot be put back, in words. If there is any, another process takes its place.
+        restored: What was put back.
+    """
+
+    nodes: list[int]
+    found: list[str]
+    restored: list[str]
+
+
 class Returned(NamedTuple):
     """The oldest batch of a slot is done.
 
@@ -180,11 +195,13 @@ class Returned(NamedTuple):
         slot: Where.
         outcomes: Of its attempts.
         unstarted: Nodes whose attempts were not begun.
+        damage: What its attempts have done to their process; None for nothing.
     """
 
     slot: int
     outcomes: list[Outcome]
     unstarted: list[int]
+    damage: Damage | None = None
 
 
 class Spawned(NamedTuple):
@@ -226,6 +243,7 @@ class Lost(NamedTuple):
         printed: What that attempt wrote.
         pid: The worker's process id; 0 if it is not known.
         loading: The position of the input that was being loaded for `running`; None for none.
+        damage: What the attempts have done to their process, as far as that is known; None for nothing.
     """
 
     slot: int
@@ -237,6 +255,7 @@ class Lost(NamedTuple):
     printed: Printed
     pid: int = 0
     loading: int | None = None
+    damage: Damage | None = None
 
 
 class Observed(NamedTuple):

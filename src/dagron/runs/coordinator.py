@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -15,10 +16,12 @@ from typing import Protocol
 from dagron.callbacks import ExecutionCallbacks
 from dagron.checkpoint.format import records as fmt
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
+from dagron.crossing.exceptions import load_exception
 from dagron.engines.protocol import (
     NOTHING_PRINTED,
     Attempt,
     Copied,
+    Damage,
     Engine,
     Happened,
     Lost,
@@ -28,7 +31,7 @@ from dagron.engines.protocol import (
     Spawned,
     TakesCopies,
 )
-from dagron.errors import CheckpointDamagedError, CommitError, InternalError
+from dagron.errors import CheckpointDamagedError, CommitError, InternalError, ResultNotWrittenError
 from dagron.graph.dag import DAG
 from dagron.results.trace import ExecutionTrace
 from dagron.runs import events as ev
@@ -61,6 +64,10 @@ There the time of this process is what is scarce: in a stencil of nodes of 1 ms 
 
 _LULL_SECONDS = 0.002
 """How long nothing happens before copies are written here: longer than nodes of 1 ms leave this process idle."""
+
+
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
+"""What a worker is refused for no reason of its own. Others are asked about: this process tries it, too."""
 
 
 def _is_full(cause: BaseException | None) -> bool:
@@ -253,18 +260,32 @@ class Coordinator:
     # --- what happened --------------------------------------------------------------------------------------------
 
     def _on_returned(self, returned: Returned, now: float) -> list[ev.Command]:
-        ended = [self._take_outcome(returned.slot, outcome) for outcome in returned.outcomes]
+        damage = self._told_of_damage(returned.damage)
+        ended = [self._take_outcome(returned.slot, outcome, damage) for outcome in returned.outcomes]
         return self._state.handle(ev.BatchReturned(returned.slot, ended, returned.unstarted, now))
 
     def _on_lost(self, lost: Lost, now: float) -> list[ev.Command]:
         self._store.worker_lost = True
         self._store.not_copied(lost.slot)
-        ended = [self._take_outcome(lost.slot, outcome) for outcome in lost.outcomes]
+        damage = self._told_of_damage(lost.damage)
+        ended = [self._take_outcome(lost.slot, outcome, damage) for outcome in lost.outcomes]
         if lost.running is not None:
             self._losses[lost.running] = lost
         return self._state.handle(ev.SlotLost(lost.slot, ended, lost.running, lost.unstarted, now))
 
-    def _take_outcome(self, slot: int, outcome: Outcome) -> ev.AttemptEnded:
+    def _told_of_damage(self, damage: Damage | None) -> str:
+        """Tell what attempts have done to their process, and return it as text."""
+        if damage is None:
+            return ""
+        names = " or ".join(repr(self._dag.name_of(node)) for node in damage.nodes)
+        if damage.restored:
+            logger.info("node %s has changed its process; put back: %s", names, ", ".join(damage.restored))
+        found = ", ".join(damage.found)
+        if found:
+            logger.warning("node %s has damaged its process, so another takes its place: %s", names, found)
+        return found
+
+    def _take_outcome(self, slot: int, outcome: Outcome, damage: str = "") -> ev.AttemptEnded:
         node, figures = outcome.node, outcome.figures
         attempt = self._state.attempts_of(node)
         completed = outcome.kind == OutcomeKind.COMPLETED
@@ -273,11 +294,9 @@ class Coordinator:
             self._outcomes[node] = (slot, outcome)
             if outcome.printed != NOTHING_PRINTED:
                 self._recorded.take(node, outcome.printed)
-        elif outcome.kind == OutcomeKind.DISK:
-            assert outcome.fault is not None
-            what = f"the result of node {self._dag.name_of(node)!r}: {outcome.fault.message}"
-            raise self._store.refused(what)
         else:
+            if outcome.kind == OutcomeKind.DISK:
+                outcome = self._blaming_process(outcome, damage)
             if outcome.kind == OutcomeKind.UNLOADABLE_INPUT:
                 outcome = self._blaming_parent(outcome)
             self.failures[node] = Failure(outcome, None, attempt, slot, outcome.printed)
@@ -297,6 +316,23 @@ class Coordinator:
         parent = dag.name_of(dag.parent_indices(node)[position])
         where = str(self._store.directory.path)
         return outcome._replace(fault=fault_of_input(outcome.fault, dag.name_of(node), parent, where))
+
+    def _blaming_process(self, outcome: Outcome, damage: str) -> Outcome:
+        """Complete the outcome of a node whose worker could not write, if this process can.
+
+        Raises:
+            CommitError: This process cannot either: it is the disk.
+        """
+        name = self._dag.name_of(outcome.node)
+        fault = outcome.fault
+        assert fault is not None
+        error = load_exception(name, fault.exception, fault.type_name, fault.message, fault.traceback_text)
+        assert isinstance(error, ResultNotWrittenError)
+        if error.errno in _OF_THE_DISK or self._store.directory.try_file(error.n_bytes) is not None:
+            raise self._store.refused(f"the result of node {name!r}: {error.reason}")
+        error = ResultNotWrittenError(name, error.reason, error.errno, error.n_bytes, damage)
+        told = fault._replace(message=str(error), exception=pickle.dumps(error), retryable=True)
+        return outcome._replace(fault=told)
 
     def _forget_damaged(self, node: int) -> None:
         """Record that an input of a node is damaged, so that the next resume makes it again."""

@@ -41,6 +41,9 @@ _INIT_AT = 80
 _TELLING_AT = 81
 """A byte: whether the outcome of what runs is there, as far as it is known."""
 
+_DAMAGE_AT = (84, 85)
+"""A byte for each half: whether what was noted of the process stands behind the outcomes."""
+
 _LOADS_AT = 82
 """Two bytes: which input of what runs is being loaded, counted from 1; 0 for none, and the last for all beyond it."""
 _LOADS = struct.Struct("<H")
@@ -123,6 +126,7 @@ class Board:
 
     def batch_started(self, batch: int) -> None:
         """Make the half of a batch empty."""
+        self._memory[_DAMAGE_AT[batch & 1]] = 0
         _COUNT.pack_into(self._memory, _COUNT_AT[batch & 1], batch, 0, 0)
 
     def has_room(self, batch: int) -> bool:
@@ -145,6 +149,11 @@ class Board:
         self._memory[_TELLING_AT] = 0
         n, used = self._write(batch, outcome)
         _COUNT.pack_into(self._memory, _COUNT_AT[batch & 1], batch, n + 1, used)
+
+    def note_damage(self, batch: int, damage: bytes) -> None:
+        """Note what a task has done to the process, behind the outcomes of a batch, which ends with that."""
+        self._write(batch, damage)
+        self._memory[_DAMAGE_AT[batch & 1]] = 1
 
     def _write(self, batch: int, outcome: bytes) -> tuple[int, int]:
         """Write an outcome behind those that count; return how many these are, and how much is used with it."""
@@ -189,6 +198,13 @@ class Board:
         """Return the outcome of what ran in a batch when the worker died, as far as it was told; None if it was not."""
         found, _, used = _COUNT.unpack_from(self._memory, _COUNT_AT[batch & 1])
         if found != batch or not self._memory[_TELLING_AT]:
+            return None
+        return self._outcome_at(_HEAD_BYTES + (batch & 1) * _HALF_BYTES + used)
+
+    def damage(self, batch: int) -> bytes | None:
+        """Return what was noted of the process at the end of a batch; None if nothing was."""
+        found, _, used = _COUNT.unpack_from(self._memory, _COUNT_AT[batch & 1])
+        if found != batch or not self._memory[_DAMAGE_AT[batch & 1]]:
             return None
         return self._outcome_at(_HEAD_BYTES + (batch & 1) * _HALF_BYTES + used)
 

@@ -86,12 +86,16 @@ class Channel:
 
 
 class WorkerEnd:
-    """The worker's end."""
+    """The worker's end.
+
+    Attributes:
+        fd: Its descriptor.
+    """
 
     def __init__(self, fd: Any) -> None:
-        self._fd: int = fd.detach()
-        os.set_inheritable(self._fd, False)
-        self._batches = open(self._fd, "rb")  # noqa: SIM115 - for the worker's life
+        self.fd: int = fd.detach()
+        os.set_inheritable(self.fd, False)
+        self._batches = open(self.fd, "rb")  # noqa: SIM115 - for the worker's life
 
     def receive(self) -> bytes | None:
         """Wait for the next batch and return it; None if there will be none."""
@@ -102,6 +106,11 @@ class WorkerEnd:
         payload = self._batches.read(size)
         return payload if len(payload) == size else None
 
+    def wait_for_end(self) -> None:
+        """Wait until there will be no more batches; those that come are let go."""
+        while self.receive() is not None:
+            pass
+
     def report(self, number: int, copies_refused: bool) -> None:
         """Say that a batch has finished, and whether copies that came with earlier ones could not be written."""
-        os.write(self._fd, _REPORT.pack(number, copies_refused))
+        os.write(self.fd, _REPORT.pack(number, copies_refused))

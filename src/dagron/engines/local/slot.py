@@ -23,6 +23,7 @@ from dagron.engines.protocol import (
     NOTHING_PRINTED,
     Attempt,
     Copied,
+    Damage,
     Lost,
     Observed,
     Outcome,
@@ -254,7 +255,13 @@ class Slot:
             n_copied = self._n_copying = 0
         if n_copied or copies_refused:
             yield Copied(self.index, n_copied, copies_refused)
-        yield Returned(self.index, outcomes, nodes[len(outcomes) :])
+        damage = self._damage(number)
+        yield Returned(self.index, outcomes, nodes[len(outcomes) :], damage)
+        if damage is not None and damage.found:
+            # Its worker makes none of the others, and goes.
+            self.allowance.end()
+            while self.outstanding:
+                yield Returned(self.index, [], self.outstanding.popleft().nodes)
 
     def kill_begins(self) -> None:
         """Note that its worker is being killed: what has ended by now counts, what ends later does not."""
@@ -299,6 +306,7 @@ class Slot:
                 running = None
         else:
             running = None  # it had noted the outcome, and not yet what comes next
+        damage = next((found for batch in self.outstanding if (found := self._damage(batch.number))), None)
         figures, printed = NO_FIGURES, NOTHING_PRINTED
         if running is not None:
             seconds = time.monotonic() - at_end.began
@@ -308,7 +316,9 @@ class Slot:
         self.idle_deaths = self.idle_deaths + 1 if died_idle else 0
         self.forget()
         loading = at_end.loads if running == at_end.node else None
-        return Lost(self.index, outcomes, running, unstarted, exit_code, figures, printed, self.pid or 0, loading)
+        return Lost(
+            self.index, outcomes, running, unstarted, exit_code, figures, printed, self.pid or 0, loading, damage
+        )
 
     def _told(self, at_end: Running, exit_code: int | None) -> Outcome | None:
         """Return what an attempt had told of the exception that its worker did not survive; None if it raised none."""
@@ -325,6 +335,10 @@ class Slot:
                 printed=self._printed(at_end.stdout_from, None, at_end.stderr_from, None),
             )
         return None
+
+    def _damage(self, batch: int) -> Damage | None:
+        noted = self.board.damage(batch)
+        return None if noted is None else Damage(*pickle.loads(noted))
 
     # --- what can be seen of it -------------------------------------------------------------------------------------
 

@@ -38,15 +38,21 @@ class Allowance:
     def __init__(self, n: int | None) -> None:
         self._n = n
         self._n_taken = 0
+        self._is_over = False
 
     @property
     def is_used_up(self) -> bool:
         """Whether the worker may make none beside those that it has made or has."""
-        return self._n_taken == self._n
+        return self._is_over or self._n_taken == self._n
 
     def renew(self) -> None:
         """Begin again, for another worker."""
         self._n_taken = 0
+        self._is_over = False
+
+    def end(self) -> None:
+        """Let the worker make no more, however many it has made: it is damaged."""
+        self._is_over = True
 
     def take(self, n: int) -> int:
         """Take so many attempts, or as many as are left, and return how many that are."""

@@ -5,13 +5,14 @@ Imported by the server before it forks, so it stays light.
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import os
 import pickle
 import struct
-import time
 import traceback
-from typing import Any
+from time import monotonic
+from typing import Any, NoReturn
 
 from dagron.checkpoint.blobs import Blob
 from dagron.checkpoint.files import write_copy
@@ -21,11 +22,12 @@ from dagron.engines.attempt import WorkerSetup, make_attempt
 from dagron.engines.local.board import Board
 from dagron.engines.local.capture import position
 from dagron.engines.local.channel import Channel, WorkerEnd
+from dagron.engines.local.condition import LOOK_AFTER_SECONDS, Budget, Condition
 from dagron.engines.local.cores import leave_processor_to_coordinator, limit_threads, pin
 from dagron.engines.local.first_call import call_received
 from dagron.engines.local.nested import hand_down_script
 from dagron.engines.local.processes import resident_bytes
-from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Fault, Outcome
+from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Fault, Outcome, OutcomeKind
 from dagron.engines.streams import flush_streams
 from dagron.figures import Figures
 from dagron.loading import this_is_a_worker
@@ -37,6 +39,12 @@ _PATIENCE_SECONDS = 0.01
 
 Five times what a batch of several is filled up to, so that noise alone breaks none up.
 """
+
+
+_MAX_SUSPECTS = 8
+"""Nodes that are named where it is not known which of several has damaged the process."""
+
+_exit = os._exit  # a task may put something else in its place
 
 
 class _Worker:
@@ -53,6 +61,15 @@ class _Worker:
         self.batch = 0
         self.end_if_silent = faulthandler.dump_traceback_later
         self.is_telling = False
+        self.condition: Condition
+        self.budget = Budget()
+        self.began = 0.0
+        self.is_new = True
+
+    def begin(self) -> None:
+        """Take what this process is like now for what it is to be like before each attempt."""
+        streams = dict.fromkeys(self.streams, "a captured stream")
+        self.condition = Condition({self.channel.fd: "the way to the coordinator", **streams})
 
     # As the witness of its attempts.
 
@@ -61,6 +78,11 @@ class _Worker:
 
     def calls(self) -> None:
         self.board.loads_input(None)
+
+    def returned(self, *, failed: bool) -> None:
+        self.condition.settle()
+        if failed or self.is_new or monotonic() - self.began >= LOOK_AFTER_SECONDS:
+            self.condition.settle_names()
 
     def tells(self, outcome: Outcome) -> None:
         self.board.loads_input(None)
@@ -145,10 +167,13 @@ def serve() -> None:
         if first is None:
             return
         if not call_received(first, worker.parts, worker.board):
-            os._exit(1)
+            _exit(1)
+    worker.begin()
     try:
         while (payload := worker.channel.receive()) is not None:
-            batch, copies, is_last = _run_batch(worker, payload)
+            batch, copies, is_last, is_damaged = _run_batch(worker, payload)
+            if is_damaged:
+                _leave(worker, batch)
             if is_last:  # nobody asks this worker afterwards whether it could write them
                 worker.write(copies)
             worker.channel.report(batch, worker.copies_refused)
@@ -159,10 +184,25 @@ def serve() -> None:
         # executor would pickle it, and a thread of the coordinator would unpickle what is the user's.
         traceback.print_exc()
         flush_streams()
-        os._exit(1)
+        _exit(1)
 
 
-def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, bytes, bool]], bool]:
+def _leave(worker: _Worker, batch: int) -> NoReturn:
+    """Report a batch and make place for another worker, because what a task has done to this process stays.
+
+    Nothing is written here any more, neither copies nor what the executor would send at its end.
+    """
+    try:
+        if worker.condition.is_intact(worker.channel.fd):
+            worker.channel.report(batch, True)
+            worker.channel.wait_for_end()
+            atexit._run_exitfuncs()
+        flush_streams()
+    finally:
+        _exit(0)
+
+
+def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, bytes, bool]], bool, bool]:
     batch, parts, attempts, copies, is_last = pickle.loads(payload)
     board = worker.board
     board.batch_started(batch)
@@ -170,25 +210,45 @@ def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, by
     for part in parts:
         # All of them first: the coordinator sends a part once, also if this batch ends early.
         worker.parts.add(*part)
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = monotonic() + _PATIENCE_SECONDS
+    is_damaged = False
+    budget = worker.budget
     stdout, stderr = worker.streams
     stdout_from, stderr_from = position(stdout), position(stderr)
     for fields in attempts:
         attempt = Attempt(*fields)
-        if not board.has_room(batch) or time.monotonic() > deadline:
+        if not board.has_room(batch) or monotonic() > deadline:
             break
         # What earlier attempts have left behind is no fault of this one; a new worker has run none.
         rss_before = resident_bytes() if attempt.memory_limited and worker.has_run else 0
-        board.attempt_started(attempt.node, time.monotonic(), stdout_from, stderr_from, rss_before)
+        worker.began = began = monotonic()
+        board.attempt_started(attempt.node, began, stdout_from, stderr_from, rss_before)
         worker.has_run = True
+        worker.is_new = is_new = budget.is_new(attempt.parts)
         outcome = make_attempt(attempt, worker.load_task, worker.setup, witness=worker)
         flush_streams()
         written = stdout_from, position(stdout), stderr_from, position(stderr)
         silent = written[0] == written[1] and written[2] == written[3]
         _, stdout_from, _, stderr_from = written
-        board.add_outcome(batch, pack_outcome(outcome, None if silent else written))
+        failed = outcome.kind != OutcomeKind.COMPLETED
+        if not (budget.is_due(monotonic() - began) or is_new or failed):
+            budget.skipped(attempt.node)
+            board.add_outcome(batch, pack_outcome(outcome, None if silent else written))
+            continue
+        found, restored = worker.condition.look()
+        is_damaged = bool(found)
+        suspects = [*budget.unlooked, attempt.node]
+        if is_damaged and failed and len(suspects) > 1:
+            # Whose damage it is that this attempt has met is not known: it is given back, and made in a clean process.
+            suspects.pop()
+        else:
+            board.add_outcome(batch, pack_outcome(outcome, None if silent else written))
+        budget.looked(attempt.parts)
+        if found or restored:
+            board.note_damage(batch, pickle.dumps((suspects[-_MAX_SUSPECTS:], found, restored), 5))
+            break
     board.attempt_started(None)
-    return batch, copies, is_last
+    return batch, copies, is_last, is_damaged
 
 
 # --- outcomes on the board --------------------------------------------------------------------------------------------
