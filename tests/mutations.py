@@ -278,15 +278,15 @@ MUTATIONS = [
     Mutation(
         "death",
         "engines/local/worker.py",
-        "board.attempt_started(attempt.node, time.monotonic(), stdout_from, stderr_from, rss_before)",
-        "board.attempt_started(attempts[0][0], time.monotonic(), stdout_from, stderr_from, rss_before)",
+        "board.attempt_started(attempt.node, began, stdout_from, stderr_from, rss_before)",
+        "board.attempt_started(attempts[0][0], began, stdout_from, stderr_from, rss_before)",
         "tests/engines/test_engines.py -k death_is_of_its_attempt",
     ),
     Mutation(
         "death",
         "engines/local/worker.py",
-        "board.attempt_started(attempt.node, time.monotonic(), stdout_from, stderr_from, rss_before)",
-        "board.attempt_started(attempt.node, time.monotonic(), 0, 0, rss_before)",
+        "board.attempt_started(attempt.node, began, stdout_from, stderr_from, rss_before)",
+        "board.attempt_started(attempt.node, began, 0, 0, rss_before)",
         "tests/engines/test_capture.py -k last_lines_that_it_wrote",
     ),
     Mutation(

@@ -296,7 +296,7 @@ class TestRecorded:
         run(ckpt, {f"n{i}": lambda: print("x" * 40) for i in range(10)})
         assert len(read_ledger(Directory(ckpt)).printed) == 3
 
-    def test_what_a_task_puts_in_the_place_of_its_streams_is_its_own(self, ckpt, tmp_path):
+    def test_what_a_task_puts_in_the_place_of_its_streams_is_its_own_and_no_other_nodes(self, ckpt, tmp_path):
         file = tmp_path / "file"
 
         def redirects():
@@ -305,13 +305,15 @@ class TestRecorded:
             os.lseek(fd, 2, os.SEEK_SET)
             os.dup2(fd, 1)
             os.dup2(fd, 2)
+            return os.dup(fd)
 
         def writes():
             os.write(1, b"ab")
 
-        run(ckpt, {"a": redirects, "b": writes})
-        assert file.read_bytes() == b"01ab456789"
-        assert read_ledger(Directory(ckpt)).printed == {}
+        run(ckpt, {"a": redirects, "b": writes}, max_workers=1)
+        assert file.read_bytes() == b"0123456789"
+        assert printed(ckpt, "b").stdout == "ab"
+        assert "a" not in read_ledger(Directory(ckpt)).printed
 
     def test_it_need_not_be_passed_on(self, ckpt, capsys):
         run(ckpt, {"a": lambda: print("quiet")}, pass_output=False)

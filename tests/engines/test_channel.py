@@ -59,9 +59,9 @@ def test_reports_come_back_in_order_and_nothing_is_no_error(ends):
 
 def test_a_report_that_comes_in_pieces_is_put_together(ends):
     ours, theirs = ends
-    os.write(theirs._fd, (7).to_bytes(8, "little") + b"\0\x08\0\0")
+    os.write(theirs.fd, (7).to_bytes(8, "little") + b"\0\x08\0\0")
     assert ours.finished() == [(7, False)]
-    os.write(theirs._fd, bytes(5) + b"\1")
+    os.write(theirs.fd, bytes(5) + b"\1")
     assert ours.finished() == [(8, True)]
 
 

@@ -33,6 +33,7 @@ from dagron.checkpoint.format.storage import Storage
 from dagron.crossing.parts import Part
 from dagron.engines.attempt import WorkerSetup
 from dagron.engines.inline import InlineEngine
+from dagron.engines.local import board
 from dagron.engines.local.board import MAX_BATCHES
 from dagron.engines.local.context import Server
 from dagron.engines.local.pool import ProcessPool
@@ -187,7 +188,8 @@ class TestOutcomes:
 
         engine.submit(0, [attempt(1, lambda path=str(ckpt): takes_the_directory_away(path))])
         (outcome,) = ends(engine, 1)[0].outcomes
-        assert (outcome.kind, outcome.fault.message) == (OutcomeKind.DISK, "No such file or directory")
+        assert outcome.kind == OutcomeKind.DISK
+        assert outcome.fault.message == "the worker of node 'n1' could not write the result: No such file or directory"
         ckpt.mkdir()
 
     def test_parts_that_tasks_share_are_there_in_each_batch_of_each_slot_also_after_a_kill(self, engine):
@@ -305,10 +307,14 @@ class TestEnds:
         if not engine.features.kills:
             pytest.skip("it would be the death of this process")
 
-        def stops_the_clock():
-            time.monotonic = lambda: 0.0  # of the worker: noise must not break the batch up before its second attempt
+        def has_patience():
+            from dagron.engines.local import (
+                worker,
+            )  # in it: noise must not break the batch up before its second attempt
 
-        engine.submit(0, [attempt(0, stops_the_clock), attempt(1, how), attempt(2, int)])
+            worker._PATIENCE_SECONDS = 600
+
+        engine.submit(0, [attempt(0, has_patience), attempt(1, how), attempt(2, int)])
         (lost,) = ends(engine, 1)
         assert ([outcome.node for outcome in lost.outcomes], lost.running, lost.unstarted) == ([0], 1, [2])
         assert lost.exit_code in (3, -9)
@@ -726,3 +732,18 @@ class TestReplacedWorkers:
         pool.close()
         assert not any(map(psutil.pid_exists, pids))
         assert threading.enumerate() == [threading.main_thread()]
+
+
+def test_no_two_places_in_the_head_of_a_board_overlap():
+    sizes = {
+        0: board._RUNNING.size,
+        board._COUNT_AT[0]: board._COUNT.size,
+        board._COUNT_AT[1]: board._COUNT.size,
+        board._INIT_AT: board._INIT.size,
+        board._TELLING_AT: 1,
+        board._LOADS_AT: board._LOADS.size,
+        board._DAMAGE_AT[0]: 1,
+        board._DAMAGE_AT[1]: 1,
+    }
+    ends = [at + sizes[at] for at in sorted(sizes)]
+    assert all(end <= start for end, start in zip(ends, [*sorted(sizes)[1:], board._HEAD_BYTES], strict=True))

@@ -713,12 +713,23 @@ def test_what_a_task_leaves_to_raise_between_two_attempts_is_never_unpickled_by_
             note(log, "pickled")
             return exec, (f"import os; open({str(log / 'unpickled')!r}, 'a').write(f'{{os.getpid()}}\\n')", {})
 
-    def stops_the_clock():
-        def monotonic():
-            note(log, "raised")
-            raise Spy
+    def leaves_a_thread_that_raises():
+        import ctypes
 
-        time.monotonic = monotonic
+        me = threading.get_ident()
+
+        def later():
+            wait_in_task(lambda: pids(log, "committed"))
+            # In the thread of the attempts, when that goes on: at the next batch.
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(me), ctypes.py_object(Spy))
+            note(log, "raised")
+
+        threading.Thread(target=later, daemon=True).start()
+
+    def on_complete(name, result):
+        if name == "mess" and not pids(log, "committed"):
+            note(log, "committed")
+            wait_for(lambda: pids(log, "raised"))
 
     def breaks_flush():
         class Stream:
@@ -731,9 +742,10 @@ def test_what_a_task_leaves_to_raise_between_two_attempts_is_never_unpickled_by_
 
         sys.stdout = Stream()
 
-    for i, mess in enumerate((stops_the_clock, breaks_flush)):
+    callbacks = ExecutionCallbacks(on_complete=on_complete)
+    for i, mess in enumerate((leaves_a_thread_that_raises, breaks_flush)):
         dag = DAG.builder().add_edge("mess", "next").build()
-        result = run(dag, ckpt, {"mess": mess, "next": lambda: 1}, max_workers=1)
+        result = run(dag, ckpt, {"mess": mess, "next": lambda: 1}, max_workers=1, callbacks=callbacks)
         assert (result["mess"].status.value, result["next"].result) == ("completed", 1)
         assert len(pids(log, "raised")) > i, "the mess made no difference"
     assert os.getpid() not in pids(log, "unpickled")

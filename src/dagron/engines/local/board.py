@@ -38,13 +38,13 @@ _COUNT_AT = (48, 64)  # behind `_RUNNING`, one for each half
 _INIT = struct.Struct("<d")  # since when the worker is in its `worker_init`, 0 for not
 _INIT_AT = 80
 
-_TELLING_AT = 81
+_TELLING_AT = 88
 """A byte: whether the outcome of what runs is there, as far as it is known."""
 
-_DAMAGE_AT = (84, 85)
+_DAMAGE_AT = (92, 93)
 """A byte for each half: whether what was noted of the process stands behind the outcomes."""
 
-_LOADS_AT = 82
+_LOADS_AT = 90
 """Two bytes: which input of what runs is being loaded, counted from 1; 0 for none, and the last for all beyond it."""
 _LOADS = struct.Struct("<H")
 _MAX_LOADS = 0xFFFF
