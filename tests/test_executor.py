@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from waiting import growing
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks, NodeStatus, Task
@@ -328,9 +329,12 @@ class TestCancelling:
         second = run(chain("a", "b", "c"), ckpt, {**tasks, "b": lambda: 1}, "resume", pool="inline")
         assert (second.succeeded, second.restored, log.count("a")) == (3, 1, 1)
 
-    def test_the_timeout_of_a_run_kills_what_runs(self, ckpt):
-        tasks = {"a": lambda: 1, "b": lambda: time.sleep(60), "c": lambda: 2}
-        result = run(chain("a", "b", "c"), ckpt, tasks, run_timeout=1.0)
+    def test_the_timeout_of_a_run_kills_what_runs(self, ckpt, log):
+        tasks = {"a": lambda: 1, "b": lambda: (log.note("b"), time.sleep(600)), "c": lambda: 2}
+        for seconds in growing(0.5):
+            result = run(chain("a", "b", "c"), ckpt, tasks, run_timeout=seconds)
+            if log.count("b"):
+                break
         assert [result[name].status.value for name in "abc"] == ["completed", "timed_out", "cancelled"]
 
     def test_a_node_that_takes_too_long_is_killed_and_its_neighbour_is_not(self, ckpt, log):

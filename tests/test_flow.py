@@ -757,9 +757,9 @@ class TestRun:
         assert (result[b].status, result[b].result) == (NodeStatus.SKIPPED, None)
 
     def test_a_run_can_be_ended(self, flow, ckpt):
-        wait = flow.add("wait", time.sleep, 60)
-        result = flow.run(ckpt, run_timeout=3, kill_grace_seconds=0.0)
-        with pytest.raises(dagron.NodeCancelledError, match=r"'wait' was cancelled: the run took longer than 3 s"):
+        wait = flow.add("wait", time.sleep, 600)
+        result = flow.run(ckpt, run_timeout=0.5, kill_grace_seconds=0.0)
+        with pytest.raises(dagron.NodeCancelledError, match=r"'wait' was cancelled: the run took longer than 0\.5 s"):
             result.value(wait)
 
     def test_an_empty_flow_runs(self, flow, ckpt):

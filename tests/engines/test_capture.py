@@ -10,6 +10,7 @@ from functools import partial
 
 import pytest
 from places import SRC
+from waiting import growing
 
 from dagron import DAG, CheckpointDamagedError, CheckpointExecutor, ExecutionCallbacks, Task
 from dagron.checkpoint.files import Directory
@@ -346,7 +347,7 @@ class TestFailures:
         assert "stderr:\n    what went wrong\n    from C" in str(error)
         assert read_ledger(Directory(ckpt)).failures["dies"].output.stderr == "what went wrong\nfrom C"
 
-    def test_a_node_that_raised_or_took_too_long_has_them_too(self, ckpt):
+    def test_a_node_that_raised_or_took_too_long_has_them_too(self, ckpt, log):
         def raises():
             print("before it raised", file=sys.stderr)
             raise ValueError
@@ -354,10 +355,14 @@ class TestFailures:
         def hangs():
             import time
 
-            print("before it hung", file=sys.stderr)
+            print("before it hung", file=sys.stderr, flush=True)
+            log.note("printed")
             time.sleep(600)
 
-        result = run(ckpt, {"raises": raises, "quiet": lambda: 1 / 0, "hangs": Task(hangs, timeout=0.5)})
+        for seconds in growing(0.25):
+            result = run(ckpt, {"raises": raises, "quiet": lambda: 1 / 0, "hangs": Task(hangs, timeout=seconds)})
+            if log.count("printed"):
+                break
         assert [result[name].stderr_tail for name in result.node_results] == ["before it raised", "", "before it hung"]
 
     def test_python_says_where_a_segmentation_fault_was(self, ckpt):

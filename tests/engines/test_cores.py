@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from functools import partial
 
 import pytest
 
@@ -50,8 +51,10 @@ def test_each_worker_has_a_processor_of_its_own_and_so_has_what_it_starts(tmp_pa
     if len(cpus) < 2:
         pytest.skip("one processor only")
 
-    def work():
-        time.sleep(0.05)
+    def work(name):
+        (tmp_path / name).touch()
+        while name in ("n0", "n1") and not all((tmp_path / other).exists() for other in ("n0", "n1")):
+            time.sleep(0.005)  # in a task: until both workers are there
         mine = os.sched_getaffinity(0)
         if not (pid := os.fork()):
             os._exit(0 if os.sched_getaffinity(0) == mine else 1)
@@ -59,7 +62,7 @@ def test_each_worker_has_a_processor_of_its_own_and_so_has_what_it_starts(tmp_pa
 
     dag = independent(8)
     executor = CheckpointExecutor(dag, tmp_path / "ckpt", max_workers=2, pin_cpus=True)
-    result = executor.execute(dict.fromkeys(dag.nodes, work))
+    result = executor.execute({name: partial(work, name) for name in dag.nodes})
     found = [result[name].result for name in dag.nodes]
     by_worker = {pid: cpu for cpu, _, pid in found}
     assert all(len(cpu) == 1 and child == 0 for cpu, child, _ in found)

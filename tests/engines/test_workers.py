@@ -13,7 +13,7 @@ import time
 import psutil
 import pytest
 from places import SRC
-from waiting import is_dead, wait_for
+from waiting import growing, is_dead, wait_for
 
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus, Task
@@ -362,8 +362,11 @@ class TestOrphans:
             os.close(fd)
             time.sleep(600)
 
-        result = run(nodes("a"), ckpt, {"a": Task(parent, timeout=1.0)})
-        assert result["a"].status is NodeStatus.TIMED_OUT
+        for seconds in growing(0.5):
+            result = run(nodes("a"), ckpt, {"a": Task(parent, timeout=seconds)})
+            assert result["a"].status is NodeStatus.TIMED_OUT
+            if log.count("child"):
+                break
         assert all(is_dead(pid) for pid in log.pids("child"))
 
 

@@ -7,6 +7,7 @@ import math
 import random
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -187,12 +188,32 @@ def depth(trace):
 
 
 def test_a_rerun_starts_with_what_took_longest(ckpt):
+    class Clock:
+        """That of a worker's attempts, which only goes on when a task says so."""
+
+        now = 0.0
+        time = staticmethod(time.time)
+
+        def perf_counter(self):
+            return self.now
+
+    def give_clock():
+        from dagron.engines import attempt
+
+        attempt.time = Clock()
+
+    def takes(seconds):
+        from dagron.engines import attempt
+
+        attempt.time.now += seconds
+
     names = [*(f"n{i}" for i in range(8)), "slow"]
-    tasks = {name: (lambda name=name: time.sleep(0.3 if name == "slow" else 0.02)) for name in names}
+    tasks = {name: partial(takes, 300.0 if name == "slow" else 1.0) for name in names}
     dag = DAG.builder().add_nodes(names).build()
     for expected in (8, 0):
         # In the order in which they are sent: which worker is up first is another matter.
         sent = []
         callbacks = ExecutionCallbacks(on_start=sent.append)
-        CheckpointExecutor(dag, ckpt, callbacks, max_workers=2, durability="process").execute(tasks)
+        options = {"max_workers": 2, "durability": "process", "worker_init": give_clock}
+        CheckpointExecutor(dag, ckpt, callbacks, **options).execute(tasks)
         assert sent.index("slow") == expected

@@ -24,9 +24,12 @@ def run(ckpt, tasks, **options):
 
 
 def grow_for_ever():
-    """Take memory, 8 MiB at a time, until killed; never more than 2 GiB, so that a broken limit cannot hurt."""
+    """Take memory, 8 MiB at a time, until killed; never more than 800 MiB, so that a broken limit cannot hurt.
+
+    Nor can a slow look be told of more than that.
+    """
     taken = []
-    for _ in range(256):
+    for _ in range(100):
         taken.append(b"x" * (8 * MIB))
         time.sleep(0.002)
     time.sleep(60)

@@ -14,6 +14,7 @@ import textwrap
 import threading
 import time
 import uuid
+from functools import partial
 from typing import NamedTuple
 
 import cloudpickle
@@ -21,7 +22,7 @@ import psutil
 import pytest
 from places import SRC
 from run_log import RunLog
-from waiting import is_dead, wait_for
+from waiting import growing, is_dead, wait_for
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks, NodeStatus, Task
@@ -91,7 +92,7 @@ def note(name):
 def end(*_):
     note("asked")
     if obeys:
-        time.sleep(0.3)
+        time.sleep(0.1)
         note("cleaned up")
         os._exit(0)
 
@@ -118,8 +119,6 @@ STOPS = {
     "the timeout of the run": NodeStatus.TIMED_OUT,
     "a cancel event": NodeStatus.CANCELLED,
 }
-# Long enough for a few children to start, on a busy machine, too; else a test waits for what never comes, and fails.
-STOP_SECONDS = 2.0
 GRACE_SECONDS = 1.5
 LIKE_IT = 4
 
@@ -182,27 +181,34 @@ TREES = {task.__name__: task for task in (cleans, cleans_in_a_session_of_its_own
 @pytest.fixture(scope="module", params=STOPS)
 def stopped(request, tmp_path_factory):
     """All trees, each in a slot of its own, stopped at the same time: how, the result, a log for each, what is kept."""
-    how, directory = request.param, tmp_path_factory.mktemp("trees")
+    # For most machines two seconds are long enough for so many children to start.
+    for seconds in growing(2.0):
+        run, result, logs, left = stopped_after(seconds, request.param, tmp_path_factory.mktemp("trees"))
+        if all(log.count("child") for log in logs.values()):
+            break
+    return Stopped(request.param, result, logs, run.checkpoint_info().completed_nodes, left)
+
+
+def stopped_after(seconds, how, directory):
     logs = {name: RunLog(directory / name) for name in TREES}
 
     class AllReady:
         def is_set(self):
             return all(log.count("child") for log in logs.values())
 
-    own = STOP_SECONDS if how == "its own timeout" else None
+    own = seconds if how == "its own timeout" else None
     tasks = {name: Task(lambda task=task, log=logs[name]: task(log), timeout=own) for name, task in TREES.items()}
     run = executor(nodes(*TREES), directory / "ckpt", max_workers=len(TREES), kill_grace_seconds=GRACE_SECONDS)
     os.environ["DAGRON_TEST_MARK"] = mark = uuid.uuid4().hex
     try:
         result = run.execute(
             tasks,
-            run_timeout=STOP_SECONDS if how == "the timeout of the run" else None,
+            run_timeout=seconds if how == "the timeout of the run" else None,
             cancel_event=AllReady() if how == "a cancel event" else None,
         )
     finally:
         del os.environ["DAGRON_TEST_MARK"]
-    assert all(log.count("child") for log in logs.values()), "the machine is too slow for this test"
-    return Stopped(how, result, logs, run.checkpoint_info().completed_nodes, marked(mark))
+    return run, result, logs, marked(mark)
 
 
 class TestTrees:
@@ -256,8 +262,8 @@ class TestGrace:
         assert result.cancelled == 1
         assert (log.count("asked"), log.count("cleaned up")) == (1, 1)
 
-    def test_a_further_attempt_begins_when_nothing_of_the_last_one_is_left(self, ckpt, log, mark):
-        def task():
+    def test_a_further_attempt_begins_when_nothing_of_the_last_one_is_left(self, ckpt, tmp_path, mark):
+        def task(log):
             attempt = log.count("attempt")
             log.note("attempt")
             if not all(map(is_dead, log.pids("child"))):
@@ -267,7 +273,11 @@ class TestGrace:
                 time.sleep(LONG)
             return attempt
 
-        result = executor(nodes("a"), ckpt).execute({"a": Task(task, timeout=1.0, retries=2)})
+        for seconds in growing(0.5):
+            log = RunLog(tmp_path / f"log-{seconds}")
+            result = executor(nodes("a"), ckpt).execute({"a": Task(partial(task, log), timeout=seconds, retries=2)})
+            if log.count("child") == 2:
+                break
         assert (result["a"].result, result["a"].attempts) == (2, 3)
         assert log.counts() == {"attempt": 3, "child": 2, "asked": 2, "cleaned up": 2}
 
@@ -413,8 +423,8 @@ class TestCancel:
                 os.remove(os.path.join(log.directory, name))
 
     @pytest.mark.parametrize("phase", ["running", "waiting for its next attempt", "stopped while idle"])
-    def test_the_time_of_a_run_ends_it_in_every_phase(self, ckpt, log, mark, phase):
-        def first():
+    def test_the_time_of_a_run_ends_it_in_every_phase(self, ckpt, tmp_path, mark, phase):
+        def first(log):
             log.note("first")
             if phase == "stopped while idle":
                 # Nothing tells of a stopped worker; the next node never begins, so its own timeout does not, either.
@@ -422,32 +432,36 @@ class TestCancel:
                     target=lambda: (wait_for(lambda: log.count("committed")), os.kill(os.getpid(), signal.SIGSTOP))
                 ).start()
 
-        def second():
+        def second(log):
             log.note("second")
             if phase == "running":
                 time.sleep(LONG)
             raise ValueError
 
-        def on_complete(name, result):
+        def on_complete(log, name, result):
             log.note("committed")
             if phase == "stopped while idle":
                 wait_for(lambda: psutil.Process(log.pids("first")[0]).status() == psutil.STATUS_STOPPED)
 
         dag = DAG.builder().add_edge("first", "second").build()
-        tasks = {"first": first, "second": Task(second, retries=1, retry_delay=LONG)}
-        result = executor(
-            dag,
-            ckpt,
-            max_workers=1,
-            kill_grace_seconds=0.2,
-            callbacks=ExecutionCallbacks(on_complete=on_complete),
-        ).execute(tasks, run_timeout=1.5)
+        reached = {"running": "second", "waiting for its next attempt": "retried", "stopped while idle": "committed"}
+        for seconds in growing(0.5):
+            log = RunLog(tmp_path / f"log-{seconds}")
+            callbacks = ExecutionCallbacks(
+                on_complete=partial(on_complete, log), on_retry=lambda *_, log=log: log.note("retried")
+            )
+            result = executor(dag, ckpt, max_workers=1, kill_grace_seconds=0.2, callbacks=callbacks).execute(
+                {"first": partial(first, log), "second": Task(partial(second, log), retries=1, retry_delay=LONG)},
+                run_timeout=seconds,
+            )
+            if log.count(reached[phase]):
+                break
         assert result["first"].status is NodeStatus.COMPLETED
         ended = {"running": "timed_out", "waiting for its next attempt": "cancelled", "stopped while idle": "cancelled"}
         assert result["second"].status.value == ended[phase]
-        assert "the run took longer than 1.5 s" in str(result["second"].error)
+        assert f"the run took longer than {seconds:g} s" in str(result["second"].error)
         assert log.count("second") == (0 if phase == "stopped while idle" else 1)
-        result = executor(dag, ckpt, pool="inline").resume({"first": first, "second": lambda: 2})
+        result = executor(dag, ckpt, pool="inline").resume({"first": partial(first, log), "second": lambda: 2})
         assert (result.succeeded, result.restored, log.count("first")) == (2, 1, 1)
 
 

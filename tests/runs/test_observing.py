@@ -112,7 +112,7 @@ def test_a_run_of_many_nodes_spends_less_than_a_hundredth_on_a_live_bar(ckpt, mo
     began = time.monotonic()
     assert executor.execute(dict.fromkeys(dag.nodes, int)).ok
     seconds = time.monotonic() - began
-    # The first and the last picture are drawn in any case, and the first one imports what it is drawn with.
+    # The first and the last picture are drawn in any case.
     assert spent[0] < 0.01 * seconds + 0.2
 
 

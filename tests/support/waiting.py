@@ -15,6 +15,19 @@ def wait_for(fact, seconds=60):
     return value
 
 
+def growing(first):
+    """Yield limits in seconds, each twice the one before; fail, never pass, when there are no more.
+
+    For a limit that is to be met only after something has happened: whoever asks goes on until it had, so a slow
+    machine gets a longer one, and no other one waits for it.
+    """
+    seconds = first
+    while seconds < 100:
+        yield seconds
+        seconds *= 2
+    raise AssertionError("what was to come before the limit did not happen")
+
+
 def is_dead(process):
     """Whether a process, given by its id or as `psutil` has it, runs no more.
 
