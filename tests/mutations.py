@@ -637,6 +637,20 @@ MUTATIONS = [
     ),
     Mutation(
         "value",
+        "crossing/picklers.py",
+        "            return reduced_instance(obj) if kind in self._guarded else NotImplemented\n",
+        "            return NotImplemented\n",
+        "tests/crossing/test_values.py -k kinds_are_the_same",
+    ),
+    Mutation(
+        "value",
+        "crossing/definitions.py",
+        "            return reduced_exception(obj)\n",
+        "            pass\n",
+        "tests/crossing/test_crossing.py -k other_arguments",
+    ),
+    Mutation(
+        "value",
         "crossing/changed.py",
         "        return Inert\n\n    def persistent_load",
         "        return super().find_class(module, name)\n\n    def persistent_load",

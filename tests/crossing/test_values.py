@@ -382,6 +382,56 @@ def make_shared_variable():
     return use
 shared_variable = make_shared_variable()
 
+class OneNumber(Pair):
+    __slots__ = ()
+    def __new__(cls, n):
+        return super().__new__(cls, n, str(n))
+
+class Proxy:
+    # Hands all questions on, also those that pickle asks before it has any attribute.
+    def __init__(self, target):
+        self._target = target
+    def __getattr__(self, name):
+        return getattr(self._target, name)
+    def __eq__(self, other):
+        return self._target == other._target
+    def __repr__(self):
+        return f"Proxy({self._target!r})"
+
+class SlottedProxy:
+    __slots__ = ("_target",)
+    __init__, __getattr__, __eq__, __repr__ = Proxy.__init__, Proxy.__getattr__, Proxy.__eq__, Proxy.__repr__
+
+class NamedItems(dict):
+    def __getattr__(self, name):
+        return self[name] if name in self else getattr(self._more, name)
+
+class Failed(Exception):
+    def __init__(self, step, *, why):
+        super().__init__(f"{step}: {why}")
+        self.step, self.why = step, why
+    def __eq__(self, other):
+        return (self.args, vars(self)) == (other.args, vars(other))
+
+class FailedInSlots(Failed):
+    __slots__ = ("place",)
+    def __init__(self, place):
+        super().__init__(1, why="slots")
+        self.place = place
+    def __eq__(self, other):
+        return super().__eq__(other) and self.place == other.place
+
+def instances(
+    number=OneNumber(1), proxy=Proxy([1, 2]), slotted=SlottedProxy("text"), items=NamedItems(a=1),
+    failed=Failed(1, why="x"), in_slots=FailedInSlots(4), far=kinds_library.Far(1, 2),
+):
+    object.__setattr__(items, "_more", "abc")
+    again = pickle.loads(pickle.dumps(number.both()))
+    return (
+        number, again, proxy.count(1), slotted.upper(), items.a, items.upper(), str(failed), failed.why,
+        in_slots.place, in_slots.step, str(far), far.b, isinstance(far, kinds_library.Far),
+    )
+
 class Oops(Exception):
     def __init__(self, code):
         super().__init__(code)
@@ -397,7 +447,7 @@ TASKS = {
     f.__name__: f
     for f in (cached, cached_and_recursive, cached_members, dispatching, dispatching_method, typing_kinds, sentinels,
               names_of_several, enums, dataclass_kinds, class_kinds, globals_of_a_script, exceptions, aliases,
-              of_a_library)
+              of_a_library, instances)
 }
 
 # Of each kind a value that a first node returns, that a second compares by identity and equality where it runs.
@@ -406,6 +456,8 @@ VALUES = [
     User(1, "a"), Item("b", 2), Old.OK, New.OK, Pair(1), Point, Planet, User, Left, describe, table, UserId, T, P, Ts,
     MISSING, UNSET, PLAIN, Concrete, HasF, class_kinds, Described.Inner, Described.make, Box[int], First, Movie,
     Slotted(1, 2), SlotsAndMore, Made(1, 2), Tree(a=1), frozenset({Point(1), Point(2)}), WithMeta,
+    OneNumber(1), Proxy([1, 2]), SlottedProxy("text"), NamedItems(a=1), Failed(1, why="x"), FailedInSlots(4),
+    kinds_library.Far(1, 2),
 ] + ([Alias, Json, Rose] if FUTURE else [])
 IDENTICAL = (type, enum.Enum, typing.NewType, typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, Unset, _Missing)
 
@@ -445,6 +497,13 @@ class Held:
 
 def get():
     return VAR.get()
+
+class Far(ValueError):
+    def __init__(self, a, b):
+        super().__init__(f"{a} and {b}")
+        self.a, self.b = a, b
+    def __eq__(self, other):
+        return vars(self) == vars(other)
 """
 
 MAIN = """

@@ -1,6 +1,7 @@
 """How failures are told: all of them in one error, a report for each, with the inputs and the user's own frames."""
 
 import dataclasses
+import enum
 import functools
 import json
 import os
@@ -166,6 +167,10 @@ class Point:
     y: object
 
 
+class Colour(enum.Enum):
+    RED = 1
+
+
 def deep(n):
     found = []
     for _ in range(n):
@@ -190,7 +195,7 @@ class TestShownValues:
             (Long(2000), "<Long of length 2000>"),
             (object(), "<object object>"),
             (Point, repr(Point)),
-            (NodeStatus.FAILED, repr(NodeStatus.FAILED)),
+            (Colour.RED, "<Colour.RED: 1>"),
         ],
         ids=lambda value: type(value).__name__,
     )

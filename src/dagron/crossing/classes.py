@@ -11,9 +11,23 @@ from typing import Any
 
 from dagron.crossing.names import called
 from dagron.crossing.parts import annotations_of
-from dagron.stored.classes import fill_class, new_class, new_enum
+from dagron.stored.classes import bare, bare_exception, fill_class, new_class, new_enum, set_attributes
+from dagron.stored.names import row
 
-__all__ = ["METACLASSES", "attributes_of", "has_state", "is_heap_type", "reduced_class", "reduces_itself"]
+__all__ = [
+    "METACLASSES",
+    "answers_for_attributes",
+    "attributes_of",
+    "has_state",
+    "is_heap_type",
+    "is_plain_exception",
+    "is_row",
+    "reduced_class",
+    "reduced_exception",
+    "reduced_instance",
+    "reduced_row",
+    "reduces_itself",
+]
 
 _NO_STATE = {"__dict__", "__weakref__", "__module__", "__qualname__", "_abc_impl", "__annotate_func__"}
 _NO_STATE |= {"__annotations_cache__", "__classdictcell__"}
@@ -123,11 +137,81 @@ def has_state(obj: Any) -> bool:
     )
 
 
+def is_row(obj: Any) -> bool:
+    """Tell whether an object is a named tuple."""
+    return isinstance(obj, tuple) and type(getattr(obj, "_fields", None)) is tuple
+
+
+def reduced_row(obj: Any) -> Any:
+    """Return what a named tuple is reduced to: values and their names, so that these may get another order."""
+    cls = type(obj)
+    plain = not reduces_itself(cls) and not getattr(obj, "__dict__", None)
+    return (row, (cls, cls._fields, tuple(obj))) if plain else NotImplemented
+
+
+_HOOKS = ("__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__")
+
+
+def answers_for_attributes(cls: Any) -> bool:
+    """Tell whether code of a class answers for attributes that its instances lack, and none says how to pickle these.
+
+    pickle asks an instance for `__setstate__` before it has any attribute. So what hands all questions on to an
+    attribute would ask itself for that without end.
+    """
+    answers = hasattr(cls, "__getattr__") or cls.__getattribute__ not in _FOUND_BY
+    return answers and not reduces_itself(cls) and not any(_own(cls, name) for name in _HOOKS)
+
+
+_FOUND_BY = {object.__getattribute__, dict.__getattribute__, list.__getattribute__}
+
+
+def _own(cls: type, name: str) -> bool:
+    return any(name in vars(base) for base in cls.__mro__ if is_heap_type(base))
+
+
+def reduced_instance(obj: Any) -> Any:
+    """Return what an instance is reduced to, so that nothing is asked of it before it is whole."""
+    cls = type(obj)
+    builtin = next(base for base in cls.__mro__ if not is_heap_type(base))
+    if builtin not in (object, dict, list) or not (attributes := attributes_of(obj)):
+        return NotImplemented
+    items = iter(list.__iter__(obj)) if builtin is list else None
+    pairs = iter(dict.items(obj)) if builtin is dict else None
+    return bare, (cls,), attributes, items, pairs, set_attributes
+
+
+_SIZE_OF_EXCEPTION = BaseException.__basicsize__
+
+
+def is_plain_exception(cls: Any) -> bool:
+    """Tell whether an exception is made in its own way, but has nothing but its arguments and attributes.
+
+    pickle would call its class with the arguments that it handed on to `Exception`, which often are others.
+    """
+    return (
+        cls.__reduce__ is BaseException.__reduce__
+        and cls.__reduce_ex__ is _REDUCE_EX
+        and any(_own(cls, name) for name in ("__init__", "__new__", "__slots__"))
+        and next(base for base in cls.__mro__ if not is_heap_type(base)).__basicsize__ == _SIZE_OF_EXCEPTION
+        and not any(_own(cls, name) for name in _HOOKS)
+    )
+
+
+def reduced_exception(error: BaseException) -> Any:
+    """Return what such an exception is reduced to: its arguments and its attributes."""
+    made = bare_exception, (type(error), error.args)
+    attributes = attributes_of(error)
+    return (*made, attributes, None, None, set_attributes) if attributes else made
+
+
 def attributes_of(obj: Any) -> dict[str, Any]:
     """Return all attributes of an instance, also those in slots."""
     found = dict(getattr(obj, "__dict__", {}))
     for cls in type(obj).__mro__:
         for name, value in vars(cls).items():
-            if isinstance(value, types.MemberDescriptorType) and hasattr(obj, name):
-                found[name] = getattr(obj, name)
+            if isinstance(value, types.MemberDescriptorType):
+                try:
+                    found[name] = value.__get__(obj, cls)  # not `getattr`, which the class may answer
+                except AttributeError:
+                    continue
     return found

@@ -21,7 +21,20 @@ from typing import Any
 import cloudpickle
 from blake3 import blake3
 
-from dagron.crossing.classes import METACLASSES, attributes_of, has_state, is_heap_type, reduced_class, reduces_itself
+from dagron.crossing.classes import (
+    METACLASSES,
+    answers_for_attributes,
+    attributes_of,
+    has_state,
+    is_heap_type,
+    is_plain_exception,
+    is_row,
+    reduced_class,
+    reduced_exception,
+    reduced_instance,
+    reduced_row,
+    reduces_itself,
+)
 from dagron.crossing.code import global_names, marshalled, modules_below, without_file
 from dagron.crossing.library import (
     DISPATCH_CODE,
@@ -122,6 +135,8 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if kind is types.CodeType:
             code = obj if self.keeps_files else without_file(obj)
             return new_code, (python_version(), marshalled(code))
+        if isinstance(obj, BaseException) and kind not in copyreg.dispatch_table and is_plain_exception(kind):
+            return reduced_exception(obj)
         if self.names.has(kind.__module__):
             return self._instance(obj)
         if kind is _Place:
@@ -272,6 +287,8 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
         cls = type(obj)
         if cls in copyreg.dispatch_table or (isinstance(obj, enum.Enum) and not _reduces_to_name(obj)):
             return NotImplemented
+        if is_row(obj):
+            return reduced_row(obj)
         if reduces_itself(cls):
             reduced = obj.__reduce_ex__(PROTOCOL)
             if type(reduced) is not str:
@@ -290,7 +307,7 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             reference = None if found is None else self._referred(*found, obj)
             if reference is not None:
                 return reference
-        return NotImplemented
+        return reduced_instance(obj) if answers_for_attributes(cls) else NotImplemented
 
     def _class(self, cls: type) -> Any:
         module = cls.__module__

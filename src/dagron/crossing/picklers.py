@@ -13,13 +13,23 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from dagron.crossing.classes import has_state, is_heap_type, reduces_itself
+from dagron.crossing.classes import (
+    answers_for_attributes,
+    has_state,
+    is_heap_type,
+    is_plain_exception,
+    is_row,
+    reduced_exception,
+    reduced_instance,
+    reduced_row,
+    reduces_itself,
+)
 from dagron.crossing.definitions import PROTOCOL, DefinitionPickler
 from dagron.crossing.names import IDENTITIES, Names, module_found
 from dagron.crossing.table import Table
 from dagron.script import is_script, membership
 from dagron.shapes import shape_of
-from dagron.stored.names import member, of_script, row, script_value
+from dagron.stored.names import member, of_script, script_value
 
 __all__ = [
     "PROTOCOL",
@@ -55,17 +65,6 @@ def _reduce_member(found: enum.Enum) -> Any:
     return member, (cls, found._value_, ((found._name_, found._value_),))
 
 
-def _reduce_row(obj: Any) -> Any:
-    """Reduce a named tuple to values and their names, so that these may get another order."""
-    cls = type(obj)
-    plain = not reduces_itself(cls) and not getattr(obj, "__dict__", None)
-    return (row, (cls, cls._fields, tuple(obj))) if plain else NotImplemented
-
-
-def _is_row(obj: Any) -> bool:
-    return isinstance(obj, tuple) and type(getattr(obj, "_fields", None)) is tuple
-
-
 class PlainPickler(pickle.Pickler):
     """Pickles a result; quick, and no match for functions without a name and whatever else plain pickle refuses.
 
@@ -79,6 +78,7 @@ class PlainPickler(pickle.Pickler):
         self._names: Names | None = None
         self._is_script = membership()
         self._reduces: dict[type, bool] = {}
+        self._guarded: set[type] = set()
         self._slotted: set[type] = set()  # instances have a state; to look at each takes as long as to pickle it
 
     def reducer_override(self, obj: Any) -> Any:
@@ -89,16 +89,18 @@ class PlainPickler(pickle.Pickler):
                 return _reduce_member(obj)
             if isinstance(obj, type):
                 return self._named(obj)
-            if _is_row(obj):
-                return _reduce_row(obj)
+            if is_row(obj):
+                return reduced_row(obj)
             reduces = self._reduces.get(kind)
             if reduces is None:
                 reduces = self._reduces[kind] = reduces_itself(kind) and kind not in copyreg.dispatch_table
+                if answers_for_attributes(kind) and kind not in copyreg.dispatch_table:
+                    self._guarded.add(kind)
                 if any(isinstance(held, types.MemberDescriptorType) for c in kind.__mro__ for held in vars(c).values()):
                     self._slotted.add(kind)
             if reduces or (kind not in self._slotted and not (getattr(obj, "__dict__", None) or has_state(obj))):
                 raise pickle.PicklingError("it may have a name")
-            return NotImplemented
+            return reduced_instance(obj) if kind in self._guarded else NotImplemented
         if isinstance(obj, type):
             module = obj.__module__
             if not self._is_script(module) and (not is_heap_type(obj) or module_found(module, obj.__qualname__) is obj):
@@ -106,6 +108,8 @@ class PlainPickler(pickle.Pickler):
             return self._named(obj)
         if kind in IDENTITIES or (kind is types.FunctionType and self._is_script(obj.__module__)):
             raise pickle.PicklingError("it may have a name")
+        if isinstance(obj, BaseException) and kind not in copyreg.dispatch_table and is_plain_exception(kind):
+            return reduced_exception(obj)
         return NotImplemented
 
     def _named(self, cls: type) -> Any:
@@ -137,8 +141,6 @@ class ResultPickler(DefinitionPickler):
             reduced = _reduce_member(obj)
             if reduced is not NotImplemented:
                 return reduced
-        elif _is_row(obj) and is_script(type(obj).__module__):
-            return _reduce_row(obj)
         return super().reducer_override(obj)
 
 

@@ -10,7 +10,16 @@ from typing import Any
 from dagron.script import name_here
 from dagron.shapes import is_of_script
 
-__all__ = ["bare", "fill_class", "known_class", "known_key", "new_class", "new_enum", "set_attributes"]
+__all__ = [
+    "bare",
+    "bare_exception",
+    "fill_class",
+    "known_class",
+    "known_key",
+    "new_class",
+    "new_enum",
+    "set_attributes",
+]
 
 _classes: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
 """Classes that have no name in the script, by the digest of their definition."""
@@ -169,8 +178,14 @@ def new_enum(
 
 
 def bare(cls: type) -> Any:
-    """Return an instance of which `__init__` was not called."""
-    return object.__new__(cls)
+    """Return an instance of which neither `__new__` nor `__init__` of its class was called."""
+    builtin: Any = next(base for base in cls.__mro__ if base in (dict, list, object))
+    return builtin.__new__(cls)
+
+
+def bare_exception(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """Return an exception of which neither `__new__` nor `__init__` of its class was called."""
+    return BaseException.__new__(cls, *args)
 
 
 def set_attributes(obj: Any, attributes: dict[str, Any]) -> None:
