@@ -136,7 +136,7 @@ def test_the_snapshot_says_what_each_slot_runs_and_the_metadata_say_it_to_others
     snapshot, running = seen[0]
     (node,) = snapshot.running
     assert (node.name, node.slot) == ("waits", 0)
-    assert node.seconds > 0.5
+    assert node.seconds > 0
     assert node.memory_bytes > 2**20
     assert [(item["node"], item["slot"]) for item in running] == [("waits", 0)]
     assert abs(running[0]["started_unix"] - time.time()) < 60

@@ -286,26 +286,26 @@ class Coordinator:
         return found
 
     def _take_outcome(self, slot: int, outcome: Outcome, damage: str = "") -> ev.AttemptEnded:
-        node, figures = outcome.node, outcome.figures
+        node, kind, figures, blob, fault, printed = outcome
         attempt = self._state.attempts_of(node)
-        completed = outcome.kind == OutcomeKind.COMPLETED
-        end = ev.End.COMPLETED if completed else ev.End.RAISED
+        completed = kind == OutcomeKind.COMPLETED
+        error, retryable = "", False
         if completed:
             self._outcomes[node] = (slot, outcome)
-            if outcome.printed != NOTHING_PRINTED:
-                self._recorded.take(node, outcome.printed)
+            if printed != NOTHING_PRINTED:
+                self._recorded.take(node, printed)
         else:
-            if outcome.kind == OutcomeKind.DISK:
+            if kind == OutcomeKind.DISK:
                 outcome = self._blaming_process(outcome, damage)
-            if outcome.kind == OutcomeKind.UNLOADABLE_INPUT:
+            elif kind == OutcomeKind.UNLOADABLE_INPUT:
                 outcome = self._blaming_parent(outcome)
-            self.failures[node] = Failure(outcome, None, attempt, slot, outcome.printed)
-            if outcome.kind == OutcomeKind.DAMAGED_INPUT:
+            fault = outcome.fault
+            failure = self.failures[node] = Failure(outcome, None, attempt, slot, printed)
+            error, retryable = failure.text, fault is not None and fault.retryable
+            if kind == OutcomeKind.DAMAGED_INPUT:
                 self._forget_damaged(node)
-        size = outcome.blob.size if outcome.blob is not None else 0
-        error = "" if completed else self.failures[node].text
-        self._listeners.attempt_ended(node, slot, attempt, end, figures, size, error)
-        retryable = outcome.fault is not None and outcome.fault.retryable
+        end = ev.End.COMPLETED if completed else ev.End.RAISED
+        self._listeners.attempt_ended(node, slot, attempt, end, figures, blob.size if blob is not None else 0, error)
         return ev.AttemptEnded(node, completed, retryable, figures.duration_seconds)
 
     def _blaming_parent(self, outcome: Outcome) -> Outcome:
@@ -438,32 +438,33 @@ class Coordinator:
         if not nodes:
             return
         dag, state, store = self._dag, self._state, self._store
+        name_of, pop_printed = dag.name_of, self._recorded.pop
         pending = []
         changed: list[int] = []
         doubtful: set[str] = set()
         for node in nodes:
             slot, outcome = self._outcomes.pop(node)
-            blob = outcome.blob
-            assert blob is not None
+            assert outcome.blob is not None
+            storage, size, digest, data, temp_name, identity, value_digest = outcome.blob
+            missing = state.parents_without_result(node)
             commit = fmt.Commit(
-                dag.name_of(node),
-                blob.storage,
+                name_of(node),
+                storage,
                 slot,
                 state.attempts_of(node),
-                blob.size,
-                blob.digest,
+                size,
+                digest,
                 dag.parents_fingerprint(node),
                 outcome.figures,
-                tuple(dag.name_of(parent) for parent in state.parents_without_result(node)),
-                value_digest=blob.value_digest,
+                tuple(map(name_of, missing)) if missing else (),
+                value_digest=value_digest,
             )
             in_doubt = state.is_in_doubt(node)
             if in_doubt:
                 doubtful.add(commit.name)
             if store.differs(commit, in_doubt=in_doubt):
                 changed.append(node)
-            printed = self._recorded.pop(node)
-            pending.append(PendingCommit(commit, blob.data, blob.temp_name, printed, blob.identity))
+            pending.append(PendingCommit(commit, data, temp_name, pop_printed(node), identity))
         if changed:
             # Before the commit: a kill between the two must not leave a child that took the old result.
             self._carry_out(state.handle(ev.Changed(changed)))

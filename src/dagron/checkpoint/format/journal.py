@@ -174,8 +174,7 @@ class RecordWriter:
         self.sequence += 1
         head = _RECORD.pack(MARKER, kind, b"\0\0\0", len(body), payload_size, self.sequence)
         check = self._seed.copy()
-        check.update(head)
-        check.update(body)
+        check.update(head + body)
         return head + check.digest(CHECK_SIZE) + body
 
 

@@ -102,6 +102,13 @@ class FileNames:
                 cased[folded] = cased.get(folded, 0) + 1
         self._rivals = {folded for folded, n in cased.items() if n + (folded in plain) > 1}
 
+    def special_name(self, name: str) -> str:
+        """Return the name of the file that holds the result of `name` if it is not the plain one; else nothing."""
+        if not self._recorded and not self._rivals:
+            return ""
+        found = self.file_name(name)
+        return found if found != plain_file_name(name) else ""
+
     def file_name(self, name: str) -> str:
         """Return the name of the file that holds the result of `name`."""
         recorded = self._recorded.get(name)

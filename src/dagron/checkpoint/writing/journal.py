@@ -137,14 +137,15 @@ def _encoded(records: RecordWriter, said: Iterable[Said], offset: int) -> tuple[
             kind, body = int(Kind.DAG_RECORDED), item
         else:
             kind, body = int(item.kind), encode_event(item)
-        frame = records.frame(kind, body, len(payload))
+        size = len(payload)
+        frame = records.frame(kind, body, size)
         chunks.append(frame)
         payload_offset = offset + len(frame)
         # As `Record(...)` would, at half of its cost.
-        made.append(tuple.__new__(Record, (kind, records.sequence, offset, body, payload_offset, len(payload))))
-        if payload:
+        made.append(tuple.__new__(Record, (kind, records.sequence, offset, body, payload_offset, size)))
+        if size:
             chunks.append(payload)
-        offset = payload_offset + len(payload)
+        offset = payload_offset + size
     return chunks, made
 
 

@@ -35,7 +35,7 @@ class ResultFiles:
     def _clear_the_way(self, file_name: str) -> None:
         # A left-over file whose name differs in case only is the same file where case does not count. Removed now, it
         # can neither keep its old name nor take the new result with it when left-over files are removed at the end.
-        twin = self._twins.pop(file_name.lower(), None)
+        twin = self._twins.pop(file_name.lower(), None) if self._twins else None
         if twin is not None and twin != file_name:
             self._directory.remove(twin)
             self.present.discard(twin)

@@ -19,7 +19,6 @@ from typing import Any, Literal, NamedTuple
 from dagron.checkpoint.blobs import BlobFile
 from dagron.checkpoint.files import Directory, is_temporary
 from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.format.names import plain_file_name
 from dagron.checkpoint.format.records import (
     NO_ORIGIN,
     Commit,
@@ -54,6 +53,9 @@ __all__ = ["CheckpointStore", "Durability", "PendingCommit"]
 Texts = tuple[tuple[str, str], ...]
 
 Durability = Literal["power", "process"]
+
+_INLINE = int(Storage.INLINE)
+"""As a plain number, because the storage of each result is compared with it."""
 
 
 class PendingCommit(NamedTuple):
@@ -255,15 +257,13 @@ class CheckpointStore:
         On crash:
             A prefix of the group is committed.
         """
-        journal, ledger, file_name_of = self._writing, self._ledger, self._files.names.file_name
+        journal, ledger, special_name_of = self._writing, self._ledger, self._files.names.special_name
         known = [kept.names for kept in (ledger.commits, ledger.stale, ledger.lost) if kept]
         sequence = ledger.sequence
         commits: list[tuple[Commit, bytes]] = []
         for commit, data, temp_name, _, _ in pending:
             name, sequence = commit.name, sequence + 1
-            file_name = file_name_of(name)
-            special = file_name if file_name != plain_file_name(name) else ""
-            since = 0
+            special, since = special_name_of(name), 0
             for names in known:
                 if name in names:
                     since = self._since(commit, sequence, name in doubtful)
@@ -284,12 +284,14 @@ class CheckpointStore:
                     self._files.publish(item.temp_name, commit.file_name)
                     self._unpublished.discard(item.temp_name)
             journal.apply(records)
+            add_copy, remember = self._copies.add, self._results.remember
             for (commit, data), record, item in zip(commits, records, pending, strict=False):
-                if commit.storage == Storage.INLINE:
-                    self._copies.add(Copy(record.sequence, commit, data))
-                    self._results.remember(commit.name, record.sequence, data)
+                sequence = record.sequence
+                if commit.storage == _INLINE:
+                    add_copy(Copy(sequence, commit, data))
+                    remember(commit.name, sequence, data)
                 elif item.identity:
-                    self._results.note_identity(commit.name, record.sequence, item.identity)
+                    self._results.note_identity(commit.name, sequence, item.identity)
             if self._copies.is_over_budget:
                 self.write_copies()
         except OSError as error:
@@ -445,10 +447,12 @@ class CheckpointStore:
         A result that was lost and made again from the same inputs is not replaced: its children are as good as they
         were. With `in_doubt`, what it is made from has changed, and then it is compared with what was lost.
         """
-        ledger = self._ledger
-        old = ledger.stale.get(commit.name) or ledger.commits.get(commit.name)
+        ledger, name = self._ledger, commit.name
+        if not in_doubt and name not in ledger.commits.names and name not in ledger.stale.names:
+            return False  # nearly always, and this is asked for every node
+        old = ledger.stale.get(name) or ledger.commits.get(name)
         if old is None and in_doubt:
-            old = ledger.lost.get(commit.name)
+            old = ledger.lost.get(name)
         return old is not None and not old.has_equal_result(commit.digest, commit.value_digest)
 
     @property
