@@ -44,10 +44,10 @@ TEMP_SUFFIX = ".tmp"
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a FIFO in the place of a file must not hold us up
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW
-_FILE_MODE = 0o600
+_FILE_MODE, _DIRECTORY_MODE = 0o600, 0o700
+"""For the user alone: a result may be private, and whoever can write a pickle decides what its reader runs."""
 _RENEW_BYTES = 1024 * 1024
 """Bytes that are read and written again at once. Never varied: it happens once, after a run that was killed."""
-_DIRECTORY_MODE = 0o700
 
 
 def _write_all(fd: int, data: bytes | memoryview) -> None:

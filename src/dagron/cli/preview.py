@@ -27,7 +27,7 @@ __all__ = ["MAX_PREVIEW_BYTES", "StandIn", "preview", "shown_value"]
 MAX_PREVIEW_BYTES = 32 * 2**20
 """A larger pickle is not loaded unless --full asks for it: reading this much takes about a second."""
 
-# What a preview shows of one collection, one text and one nesting: together about a screen.
+# What a preview shows of one collection, one text and one nesting: together about a screen. Never varied.
 _MAX_ITEMS = 20
 _MAX_STRING = 400
 _MAX_DEPTH = 6

@@ -19,7 +19,8 @@ __all__ = ["as_svg"]
 
 _SWEEPS = 8
 """Passes over the layers: with 24 of them random graphs of 100 to 500 nodes had no fewer crossings."""
-# In pixels: from one layer to the next, height of a node, between two nodes, around all.
+# In pixels: from one layer to the next, height of a node, between two nodes, around all. A node has room for a line of
+# 12 pixels, and an edge for its bend between two layers; chosen by eye, never varied.
 _ROW = 70
 _BOX = 30
 _GAP = 14

@@ -20,7 +20,8 @@ from dagron.shown import text_of, without_middle
 
 __all__ = ["describe_exception", "dump_exception", "load_exception", "noted", "traceback_of"]
 
-# An outcome has to fit on its slot's board; these are characters, of up to four bytes.
+# An outcome has to fit on its slot's board, whose `MAX_OUTCOME_BYTES` follows from these; the first two are characters,
+# of up to four bytes.
 _MAX_TEXT = 16 * 1024
 _MAX_MESSAGE = 4 * 1024
 _MAX_EXCEPTION_BYTES = 64 * 1024

@@ -86,8 +86,8 @@ class Member(NamedTuple):
     position: int
 
 
-IS_OWN = 0
-IS_EMPTY = -1
+IS_OWN, IS_EMPTY = 0, -1
+"""In a form, in the place of the number of a part; those begin with 1."""
 
 
 class _Empty:

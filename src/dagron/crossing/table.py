@@ -25,6 +25,7 @@ __all__ = ["Table", "script_here"]
 
 _ATTRIBUTES = ("__file__", "__package__", "__path__")
 _MAX_REASON = 500
+"""Characters of why something cannot be pickled, which is told only if a task asks for it; never varied."""
 
 _MAX_OPTIONAL_BYTES = 16 * 1024
 """Pickled, of a global variable that no task is known to use: a flow, say, or a table that only the script reads."""

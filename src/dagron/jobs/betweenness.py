@@ -36,7 +36,10 @@ __all__ = [
 ]
 
 FAN_IN = 8
+"""Sums that are added at a time: so the 120 chunks are added in three levels."""
+
 N_SHOWN = 20
+"""Nodes in the report: a screen."""
 
 Network = list[list[int]]
 """For each node its neighbours, in rising order."""

@@ -41,6 +41,9 @@ N_GROUPS = 12
 MIN_WORDS = 10
 
 SIMILAR = 0.9
+"""The cosine from which two files count as similar; chosen, not derived."""
+
+# Rows of a table of the report, which is two screens long.
 N_SHOWN_PACKAGES = 10
 N_SHOWN = 15
 

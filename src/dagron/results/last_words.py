@@ -25,6 +25,7 @@ _REPORT_CHARACTERS, _BEFORE_CHARACTERS, _BEHIND_CHARACTERS = 2000, 700, 1000
 _BEFORE_LINES = 5
 """A library that aborts has said why just before."""
 _LINE_CHARACTERS = 300
+"""A longer line of a report is cut in its middle; frames of Python seldom are, as few paths have so many."""
 
 _FATAL = "Fatal Python error: "
 _STACK = re.compile(r"(Current thread 0x.*|Stack) \(most recent call first\):")

@@ -24,6 +24,7 @@ _MAX_VALUE = 200
 _MAX_ALL = 4000
 """Characters of all texts of a task together."""
 
+# As `reprlib` shows them, which has six of most collections; of nestings three levels fit into `_MAX_VALUE`.
 _MAX_ITEMS = 6
 _MAX_DEPTH = 3
 _MAX_LENGTH = 1000

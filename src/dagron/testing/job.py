@@ -56,13 +56,22 @@ LONG = "long:"
 """How the names of the nodes begin that always make a batch of their own."""
 
 _PARENTS = ("scan", "weights", "report")
+"""The nodes behind which nasty ones stand, so that there are some in every part of a run."""
+
+# So many that each kind is at work in many of the moments at which a kill may come; chosen, never varied.
 _N_LONG = 16
 _N_SHORT = 100
+_N_MADE = 6
+
 _LONG_SECONDS = 0.025
+"""Twelve times what a batch of several is filled up to."""
+
 _GIL_MICROSECONDS = 100_000
 _FAMILY_SECONDS = 0.05
-_N_MADE = 6
+"""Twice and four times a long node, so that kills hit these, too, though there are only a few."""
+
 _FOR_EVER = "600"
+"""Seconds, as a command takes them: longer than any run, and an end for what a broken promise leaves behind."""
 
 # A child that nobody waits for says so when it is collected; these are meant to be left behind.
 _children: list[subprocess.Popen[bytes]] = []

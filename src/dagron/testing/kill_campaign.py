@@ -41,7 +41,9 @@ GONE_SECONDS = 2.0
 _PATIENCE_SECONDS = 120.0
 """After which a coordinator is taken to hang; a run takes seconds."""
 
-_SHORTEST_SECONDS, _LONGEST_SECONDS = 0.0002, 0.3  # of the start-up of a resume
+_SHORTEST_SECONDS, _LONGEST_SECONDS = 0.0002, 0.3
+"""Between the call of `resume` and a kill in its start-up: from its first system calls to workers that run."""
+
 _FOREIGN = {"notes.txt": b"mine", "_journal.old": b"mine, too", "sub/inner.pkl": b"and this", ".hidden": b""}
 _FOREIGN_RESULT = "foreign.pkl"
 

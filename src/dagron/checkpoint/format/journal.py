@@ -82,6 +82,7 @@ _RECORD = struct.Struct("<4sB3sIIQ")
 HEADER_SIZE = _HEADER.size + CHECK_SIZE
 RECORD_SIZE = _RECORD.size + CHECK_SIZE
 _KEYED = 1
+"""The one flag of a header: the checks are keyed."""
 
 _WINDOW = 1 << 20
 """Bytes that a reader asks for at once. Never varied: more would take memory, less more system calls."""

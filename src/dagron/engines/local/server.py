@@ -42,7 +42,7 @@ from dagron.engines.streams import flush_streams
 __all__ = ["KILL", "MAX_FDS", "PID", "REQUEST", "SPAWN", "STATUS", "inherited_fd", "main"]
 
 REQUEST = struct.Struct("<Bxxxqd")  # operation, pid, grace in seconds
-SPAWN, KILL = 1, 2
+SPAWN, KILL = 1, 2  # operations
 PID = struct.Struct("<q")
 STATUS = struct.Struct("<qQ")  # exit code, negative for a signal; peak resident bytes
 MAX_FDS = 64
@@ -54,7 +54,7 @@ _POLL_SECONDS = 0.5
 _LAST_SECONDS = 10.0
 """How long all that is left is killed again and again. Never varied: only what hangs in the kernel takes that long."""
 
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # of prctl(2)
 
 _inherited: list[int] = []
 
