@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -813,7 +814,10 @@ flow.map("n{}", bad, range(10))
 
 def test_a_shell_takes_the_commands_that_are_proposed_as_they_stand(cli, tmp_path):
     (tmp_path / "tools of mine").mkdir()
-    (tmp_path / "tools of mine" / "dagron").write_text(f"#!{sys.executable}\nfrom dagron.cli import main\nmain()\n")
+    # Through a shell, as pip does it, because a line that begins with #! takes no interpreter with a blank in its path.
+    (tmp_path / "tools of mine" / "dagron").write_text(
+        f"#!/bin/sh\n'''exec' {shlex.quote(sys.executable)} \"$0\" \"$@\"\n' '''\nfrom dagron.cli import main\nmain()\n"
+    )
     (tmp_path / "tools of mine" / "dagron").chmod(0o755)
     cli.write(MANY_FAIL, "my job.py")
 

@@ -106,6 +106,7 @@ class TestByTheLock:
             done.set()
             looker.join()
 
+    @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
     def test_a_child_that_lives_on_does_not_keep_it_going(self, ckpt):
         children = []
 

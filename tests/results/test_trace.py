@@ -234,7 +234,7 @@ class TestOfARun:
     @pytest.mark.skipif(sys.platform != "linux", reason="needs the proportional set size")
     def test_that_of_a_checkpoint_says_how_the_last_attempt_of_each_node_ended(self, ckpt):
         def raised():
-            raise ValueError
+            raise ValueError("no")
 
         def greedy():
             taken = [b"x" * 2**20 for _ in range(400)]
