@@ -726,6 +726,20 @@ MUTATIONS = [
         "with nullcontext():",
         "tests/promises/test_suspended.py -k all_processes",
     ),
+    Mutation(
+        "surroundings",
+        "engines/local/surroundings.py",
+        "pair = _socket.socketpair(",
+        "pair = socket.socketpair(",
+        "tests/promises/test_surroundings.py -k gevent_patches",
+    ),
+    Mutation(
+        "surroundings",
+        "engines/local/surroundings.py",
+        "bytes(process.current_process().authkey)",
+        "process.current_process().authkey",
+        "tests/promises/test_surroundings.py -k celery_process",
+    ),
 ]
 
 

@@ -4,6 +4,7 @@ Each surrounding is put up in a process of its own, which a program forks that h
 (`traced.py`), so that one costs no more than its run.
 """
 
+import asyncio
 import ctypes
 import errno
 import io
@@ -12,12 +13,14 @@ import os
 import pathlib
 import platform
 import resource
+import select
 import signal
 import socket
 import struct
 import sys
 import threading
 import time
+import warnings
 
 import pytest
 from tracing import Traced
@@ -45,11 +48,94 @@ def run(path, task=lambda: 1, **options):
 
 def default_timeout(path):
     socket.setdefaulttimeout(0.05)
-    table = bytes(3_000_000)  # more than a socket takes at once
+    table = bytes(30_000_000)  # more than a socket takes at once
     flow = dagron.Flow()
     nodes = flow.map("n[{}]", lambda i, table: len(table), range(2), table=table)
     result = flow.run(path, resume=True, **FLOW_OPTIONS)
-    return [result.value(node) for node in nodes] == [3_000_000] * 2
+    return [result.value(node) for node in nodes] == [30_000_000] * 2
+
+
+def gevent_patches(path):
+    """Sockets that are never blocking, as gevent has them, without gevent."""
+
+    class Socket(socket.socket):
+        def settimeout(self, seconds):
+            os.set_blocking(self.fileno(), False)
+
+    original = socket.socketpair
+    socket.socketpair = lambda *arguments: [Socket(fileno=end.detach()) for end in original(*arguments)]
+    flow = dagron.Flow()
+    nodes = flow.map("n[{}]", lambda i, table: len(table), range(2), table=bytes(30_000_000))
+    result = flow.run(path, resume=True, **FLOW_OPTIONS)
+    return [result.value(node) for node in nodes] == [30_000_000] * 2
+
+
+def eventlet_patches(path):
+    del select.poll
+    return run(path)
+
+
+class NoKey(bytes):
+    """As celery's billiard has keys."""
+
+    def __reduce__(self):
+        raise TypeError("Pickling an AuthenticationString object is disallowed for security reasons")
+
+
+def celery_process(path):
+    multiprocessing.current_process()._config.update(authkey=NoKey(b"key"), daemon=True)
+    return run(path)
+
+
+def embedded(path):
+    del sys.argv, sys.orig_argv, sys.modules["__main__"]
+    return no_executable(path)
+
+
+def closed_streams(path):
+    for fd in (0, 1, 2):
+        os.close(fd)
+    kept, sys.stdin, sys.stdout, sys.stderr = (sys.stdin, sys.stdout, sys.stderr), None, None, None
+    try:
+        return run(path, lambda: print("printed") or 1)
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = kept
+
+
+def small_files_only(path):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    return run(path)
+
+
+def in_a_loop(path):
+    async def main():
+        return run(path)
+
+    return asyncio.run(main())
+
+
+def traced(path):
+    def tracer(*_):
+        return tracer
+
+    sys.settrace(tracer)
+    threading.settrace(tracer)
+    return run(path)
+
+
+def warnings_are_errors(path):
+    warnings.simplefilter("error")
+    return run(path)
+
+
+def forked_after_a_run(path):
+    found = [run(path + "-1")]
+    read, write = os.pipe()
+    if not (pid := os.fork()):
+        os.write(write, b"%d" % run(path + "-2"))
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return [*found, int(os.read(read, 9)), run(path + "-3")]
 
 
 def path_objects(path):
@@ -247,6 +333,16 @@ def stdout_that_is_no_stream(path):
 
 WORKS = {
     default_timeout: True,
+    gevent_patches: True,
+    eventlet_patches: ["WorkerStartError", "eventlet.monkey_patch()"],
+    celery_process: 1,
+    embedded: 1,
+    closed_streams: 1,
+    small_files_only: ["WorkerStartError", "`ulimit -f`"],
+    in_a_loop: 1,
+    traced: 1,
+    warnings_are_errors: 1,
+    forked_after_a_run: [1, 1, 1],
     path_objects: 1,
     long_path: 1,
     no_directory: 1,

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -52,24 +53,30 @@ class Check:
 
 def examine(directory: Path) -> list[Check]:
     """Try what a run needs, with files in a temporary directory below `directory`, which are deleted again."""
-    checks = [_versions(), _installation(), _processors(), _memory(), _limits()]
+    checks = [_versions(), _installation()]
+    for name, look in (("processors", _processors), ("memory", _memory), ("limits", _limits)):
+        checks.append(_found(name, look))
     try:
         with tempfile.TemporaryDirectory(prefix=".dagron-doctor-", dir=directory) as scratch:
             path = Path(scratch)
             steps: list[tuple[str, Callable[[Path], Check]]] = [
+                ("directory", _space),
                 ("flush", _flush),
                 ("lock", _lock),
                 ("run", _trial_run),
             ]
-            checks.append(_space(path))
             for name, step in steps:
-                try:
-                    checks.append(step(path))
-                except Exception as error:
-                    checks.append(Check(name, "bad", f"{type(error).__name__}: {error}"))
+                checks.append(_found(name, partial(step, path)))
     except OSError as error:
         checks.append(Check("directory", "bad", f"cannot write to '{directory}': {error.strerror}"))
     return checks
+
+
+def _found(name: str, look: Callable[[], Check]) -> Check:
+    try:
+        return look()
+    except Exception as error:  # such as that `/proc` is not there
+        return Check(name, "bad", f"{type(error).__name__}: {error}")
 
 
 def _versions() -> Check:

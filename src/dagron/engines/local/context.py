@@ -14,6 +14,7 @@ import select
 import socket
 import subprocess
 import threading
+from array import array
 from io import BytesIO
 from multiprocessing import context, process, reduction, util
 from typing import Any
@@ -24,6 +25,7 @@ from dagron.engines.local.processes import created_at
 from dagron.engines.local.server import KILL, MAX_FDS, PID, REQUEST, SPAWN, STATUS, inherited_fd
 from dagron.engines.local.surroundings import (
     NO_SIGPIPE,
+    Socket,
     blocking_pair,
     has_directory,
     import_path,
@@ -87,7 +89,8 @@ class Server:
         """Ask for a worker."""
         assert len(fds) <= MAX_FDS
         try:
-            socket.send_fds(self._control, [REQUEST.pack(SPAWN, 0, 0.0)], fds, NO_SIGPIPE)
+            passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))]
+            self._control.sendmsg([REQUEST.pack(SPAWN, 0, 0.0)], passed, NO_SIGPIPE)
         except ConnectionError as error:
             raise self.gone() from error
 
@@ -130,7 +133,7 @@ class Server:
         self._control.close()
 
 
-def _start(program: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _start(program: str) -> tuple[Socket, subprocess.Popen[bytes]]:
     ours, theirs = blocking_pair()
     path_fd = -1
     try:
@@ -266,7 +269,7 @@ class _ServedPopen:
         self._close_fds()
 
 
-def _close_all(payload: socket.socket, sentinel: int) -> None:
+def _close_all(payload: Socket, sentinel: int) -> None:
     payload.close()
     os.close(sentinel)
 
@@ -279,6 +282,8 @@ class SlotProcess(process.BaseProcess):
 
     def __init__(self, server: Server, stdio: tuple[int, int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # Of celery's processes it is of a class of their own, which cannot be pickled here.
+        self._config["authkey"] = process.AuthenticationString(self._config["authkey"])  # type: ignore[attr-defined]
         self._server: Server | None = server
         self._stdio = stdio
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from dagron.engines.local.board import MAX_BATCHES
 from dagron.engines.protocol import Features
 
 __all__ = ["FEATURES"]
 
+_SEES_MEMORY = sys.platform != "linux" or os.path.exists("/proc/self/statm")
+"""Linux tells of memory where `/proc` is mounted, which in a chroot it may not be."""
+
 FEATURES = Features(
-    kills=True, observes_memory=True, replaces=True, captures=True, batches=True, max_batches=MAX_BATCHES
+    kills=True, observes_memory=_SEES_MEMORY, replaces=True, captures=True, batches=True, max_batches=MAX_BATCHES
 )

@@ -10,9 +10,11 @@ whatever happens first.
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import select
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
@@ -25,11 +27,13 @@ from dagron.engines.local.first_call import init_error
 from dagron.engines.local.processes import pid_namespace
 from dagron.engines.local.slot import Slot
 from dagron.engines.local.spent import Leaving
-from dagron.engines.local.surroundings import check_open_files, refusal
+from dagron.engines.local.surroundings import check_open_files, check_patches, refusal
 from dagron.engines.protocol import Attempt, Happened, Lost, Observed, Spawned, WorkerInit
 from dagron.errors import WorkerStartError
 
 __all__ = ["ProcessPool"]
+
+logger = logging.getLogger("dagron")
 
 _MAX_IDLE_DEATHS = 3
 """Workers of a slot that may die one after the other without having run anything, before the run gives up.
@@ -76,6 +80,9 @@ class ProcessPool:
         self._init: WorkerInit | None = None
         self._owner = os.getpid()
         self._slots: list[Slot] = []
+        check_patches()
+        if sys.platform == "linux" and not os.path.exists("/proc/self"):
+            logger.warning("/proc is not there: what tasks start cannot be found, and may outlive them and the run")
         check_open_files(n_slots)
         try:
             for i in range(n_slots):
@@ -229,6 +236,8 @@ class ProcessPool:
         lost = slot.lost(exit_code, peak)
         if slot.idle_deaths >= _MAX_IDLE_DEATHS:
             end = "vanished" if exit_code is None else f"ended with exit code {exit_code}"
+            if exit_code == -9:
+                end += " (the machine may have run out of memory, or this user of processes)"
             said = f": {slot.said}" if slot.said else ""
             raise WorkerStartError(f"{slot.idle_deaths} workers in a row {end} before they ran anything{said}")
         return lost

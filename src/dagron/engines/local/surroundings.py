@@ -6,8 +6,10 @@ directory that is gone, a default timeout for sockets, tight limits. What is mis
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
+import select
 import socket
 import sys
 from multiprocessing import process, spawn, util
@@ -17,14 +19,18 @@ from dagron.errors import WorkerStartError
 
 __all__ = [
     "NO_SIGPIPE",
+    "Socket",
     "blocking_pair",
     "check_open_files",
+    "check_patches",
     "has_directory",
     "import_path",
     "interpreter",
     "preparation",
     "refusal",
 ]
+
+Socket = _socket.socket
 
 NO_SIGPIPE: int = getattr(socket, "MSG_NOSIGNAL", 0)
 """For `send`: the script may have put the default action back for SIGPIPE, which would end it with any worker."""
@@ -37,9 +43,13 @@ _FILES_OF_A_RUN = 12
 """For the whole run: server, checkpoint, and what is open for a moment only; for a worker that starts that is six."""
 
 
-def blocking_pair() -> tuple[socket.socket, socket.socket]:
-    """Return a pair of connected sockets that wait as long as it takes, whatever `socket.setdefaulttimeout` says."""
-    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+def blocking_pair() -> tuple[Socket, Socket]:
+    """Return a pair of connected sockets that wait as long as it takes.
+
+    Whatever `socket.setdefaulttimeout` says, and whatever gevent has put in the place of `socket`: what is passed to a
+    worker has to wait there, too.
+    """
+    pair = _socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     for end in pair:
         end.settimeout(None)
     return pair
@@ -94,13 +104,26 @@ def preparation(name: str) -> dict[str, Any]:
     """
     data = {
         "name": name,
-        "authkey": process.current_process().authkey,
+        "authkey": bytes(process.current_process().authkey),  # of celery's processes it is of a class of their own
         "log_to_stderr": util._log_to_stderr,  # type: ignore[attr-defined]
         "orig_dir": process.ORIGINAL_DIR,  # type: ignore[attr-defined]
     }
     if (arguments := getattr(sys, "argv", None)) is not None:
         data["sys_argv"] = arguments
     return data
+
+
+def check_patches() -> None:
+    """Check that nobody has taken away from Python what waiting for workers needs.
+
+    Raises:
+        WorkerStartError: Somebody has.
+    """
+    if not hasattr(select, "poll"):
+        raise WorkerStartError(
+            "select.poll is gone from this process, as after eventlet.monkey_patch(); run where nothing is patched, "
+            "such as in a process of its own, or with pool='inline'"
+        )
 
 
 def check_open_files(n_slots: int) -> None:
