@@ -98,7 +98,10 @@ def _file_of(fd: int) -> tuple[int, int] | None:
 
 
 def _affinity() -> set[int] | None:
-    return _getaffinity(0) if _getaffinity is not None else None
+    try:
+        return _getaffinity(0) if _getaffinity is not None else None
+    except OSError:
+        return None  # a sandbox forbids to ask
 
 
 class _Names:
