@@ -309,6 +309,15 @@ class TestClassesOfTheUsersFile:
         pair = user_file.Pair
         assert type(pickle.loads(TaskPickler().dump("node", lambda: pair(1)))()) is pair
 
+    def test_a_class_without_a_name_is_of_the_base_that_the_script_has_now(self, user_file, tmp_path):
+        data = bytes_of(dumped([type("Local", (user_file.Pair,), {})(1)], tmp_path), tmp_path)
+        assert type(pickle.loads(data)[0]) is type(pickle.loads(data)[0])
+        user_file.Pair = type("Pair", (), {"__module__": FILE_MODULE, "__annotations__": {"a": int, "b": int}})
+        dataclasses.dataclass(user_file.Pair)
+        (found,) = pickle.loads(data)
+        assert isinstance(found, user_file.Pair)
+        assert type(found) is type(pickle.loads(data)[0])
+
     def test_a_class_that_changed_since_the_last_run_is_pickled_anew(self, user_file, tmp_path):
         first = pickle_tasks(["node"], [user_file.Pair], [(Exception,)], [1])
         user_file.Pair.added = 5

@@ -382,6 +382,9 @@ def make_shared_variable():
     return use
 shared_variable = make_shared_variable()
 
+class Model(kinds_library.BaseModel):
+    pass
+
 class OneNumber(Pair):
     __slots__ = ()
     def __new__(cls, n):
@@ -423,13 +426,13 @@ class FailedInSlots(Failed):
 
 def instances(
     number=OneNumber(1), proxy=Proxy([1, 2]), slotted=SlottedProxy("text"), items=NamedItems(a=1),
-    failed=Failed(1, why="x"), in_slots=FailedInSlots(4), far=kinds_library.Far(1, 2),
+    failed=Failed(1, why="x"), in_slots=FailedInSlots(4), far=kinds_library.Far(1, 2), model=Model[str](),
 ):
     object.__setattr__(items, "_more", "abc")
     again = pickle.loads(pickle.dumps(number.both()))
     return (
         number, again, proxy.count(1), slotted.upper(), items.a, items.upper(), str(failed), failed.why,
-        in_slots.place, in_slots.step, str(far), far.b, isinstance(far, kinds_library.Far),
+        in_slots.place, in_slots.step, str(far), far.b, isinstance(far, kinds_library.Far), type(model) is Model[str],
     )
 
 class Oops(Exception):
@@ -457,7 +460,7 @@ VALUES = [
     MISSING, UNSET, PLAIN, Concrete, HasF, class_kinds, Described.Inner, Described.make, Box[int], First, Movie,
     Slotted(1, 2), SlotsAndMore, Made(1, 2), Tree(a=1), frozenset({Point(1), Point(2)}), WithMeta,
     OneNumber(1), Proxy([1, 2]), SlottedProxy("text"), NamedItems(a=1), Failed(1, why="x"), FailedInSlots(4),
-    kinds_library.Far(1, 2),
+    kinds_library.Far(1, 2), Model[int], Model[str](),
 ] + ([Alias, Json, Rose] if FUTURE else [])
 IDENTICAL = (type, enum.Enum, typing.NewType, typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, Unset, _Missing)
 
@@ -497,6 +500,21 @@ class Held:
 
 def get():
     return VAR.get()
+
+# As pydantic makes classes of a generic model.
+MADE = {}
+
+class BaseModel:
+    def __class_getitem__(cls, args):
+        args = args if isinstance(args, tuple) else (args,)
+        if (cls, args) not in MADE:
+            made = MADE[cls, args] = type(f"{cls.__name__}{args}", (cls,), {"__module__": cls.__module__})
+            made.__pydantic_generic_metadata__ = {"origin": cls, "args": args}
+        return MADE[cls, args]
+    def __eq__(self, other):
+        return type(self) is type(other)
+    def __repr__(self):
+        return "Model()"
 
 class Far(ValueError):
     def __init__(self, a, b):

@@ -43,6 +43,7 @@ from dagron.crossing.library import (
     reduced_dispatching,
     reduced_global,
     reduced_identity,
+    reduced_subscription,
 )
 from dagron.crossing.names import IDENTITIES, Names, called, module_found
 from dagron.crossing.parts import annotations_of
@@ -315,7 +316,7 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return NotImplemented
         if not is_heap_type(cls):
             return super().reducer_override(cls)
-        reference = self._named(cls)
+        reference = self._named(cls) or reduced_subscription(cls, self.names.has)
         return self.class_by_value(cls) if reference is None else reference
 
     def class_by_value(self, cls: type) -> Any:

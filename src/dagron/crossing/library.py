@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import operator
 import pickle
 import typing
+from collections.abc import Callable
 from contextvars import Context, ContextVar
 from typing import Any
 
@@ -30,6 +32,7 @@ __all__ = [
     "reduced_dispatching",
     "reduced_global",
     "reduced_identity",
+    "reduced_subscription",
 ]
 
 _dispatching: Any = functools.singledispatch(id)
@@ -83,6 +86,19 @@ def reduced_global(obj: Any, module: str, variable: str) -> Any:
     except Exception:
         default = ()  # nobody needs it but who has another version of the module
     return variable_of_module, (module, variable, obj.name, default)
+
+
+def reduced_subscription(cls: type, is_script: Callable[[str], bool]) -> Any:
+    """Return what a model of pydantic is reduced to that was made by subscription, as `Model[int]`; None for others.
+
+    It has no name, but pydantic knows it. Code of the script is not asked: it may need what is not loaded yet.
+    """
+    made_by = vars(cls).get("__pydantic_generic_metadata__") or {}
+    origin, args = made_by.get("origin"), made_by.get("args")
+    if not origin or not args:
+        return None
+    makers = (base.__module__ for base in origin.__mro__ if "__class_getitem__" in vars(base))
+    return None if any(map(is_script, makers)) else (operator.getitem, (origin, args))
 
 
 # --- type aliases that refer to themselves ----------------------------------------------------------------------------

@@ -72,6 +72,12 @@ class _Quiet:
             type.__setattr__(base, "__init_subclass__", method)
 
 
+def _known(key: str, bases: tuple[type, ...]) -> type | None:
+    """Return the class with a key, unless a base of it has been defined anew, in a notebook for instance."""
+    found = _classes.get(key) if key else None
+    return found if found is not None and found.__bases__ == bases else None
+
+
 def new_class(
     key: str, meta: Any, name: str, qualname: str, module: str, bases: tuple[type, ...], slots: tuple[str, ...] | None
 ) -> type:
@@ -86,7 +92,7 @@ def new_class(
         bases: What it is derived from.
         slots: The names of its slots; None if it has a dictionary instead.
     """
-    found = _classes.get(key) if key else None
+    found = _known(key, bases)
     if found is None:
         namespace: dict[str, Any] = {"__module__": name_here(module), "__qualname__": qualname}
         if slots is not None:
@@ -145,7 +151,7 @@ def new_enum(
         boundary: What a flag does with bits that it has no member for; None if it is no flag.
         members: Name, what the built-in base is made from, and value of each, aliases among them.
     """
-    found = _classes.get(key) if key else None
+    found = _known(key, bases)
     if found is not None:
         return found
 
