@@ -18,6 +18,7 @@ PAGE = DOCS / "api.md"
 GROUPS = {
     "Writing a job": ["Flow", "Node", "Task", "DAG", "DAGBuilder"],
     "Running it": ["CheckpointExecutor", "ExecutionCallbacks", "RunObserver", "RunSnapshot", "RunningNode"],
+    "In a task": ["current", "CurrentAttempt"],
     "What comes of it": [
         "ExecutionResult",
         "NodeResult",
@@ -74,12 +75,19 @@ def reference() -> str:
             assert tree is not None
             parts.append("\n```\n" + "\n".join(line[4:] for line in tree[1].splitlines()) + "\n```")
         for name in names:
-            parts += _class(items[name])
+            item = items[name]
+            parts += _function(item) if isinstance(item, griffe.Function) else _class(item)
     return "\n".join(parts) + "\n"
 
 
 def _link(name: str) -> str:
     return f"[`{name}`](#{name.lower()})"
+
+
+def _function(item: griffe.Function) -> Iterator[str]:
+    yield f"\n### {item.name}"
+    yield f"\n```py\n{_signature(item.name, item.parameters, item.returns)}\n```"
+    yield from _docstring(item)
 
 
 def _class(item: griffe.Class) -> Iterator[str]:

@@ -40,6 +40,41 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation(
+        "redone",
+        "checkpoint/files.py",
+        "                if other != inputs:\n",
+        "                if False:\n",
+        "tests/engines/test_current.py -k from_another_result",
+    ),
+    Mutation(
+        "redone",
+        "checkpoint/writing/store.py",
+        "        self.scratches.keep(() if is_fresh else (",
+        "        self.scratches.keep((",
+        "tests/engines/test_current.py -k fresh_run_begins_without",
+    ),
+    Mutation(
+        "redone",
+        "checkpoint/writing/scratches.py",
+        "            self._remove(found - kept)\n",
+        "",
+        "tests/engines/test_current.py -k left_behind_a_commit",
+    ),
+    Mutation(
+        "redone",
+        "checkpoint/files.py",
+        "    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _NOFOLLOW)\n    try:\n        if stat",
+        "    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)\n    try:\n        if stat",
+        "tests/engines/test_current.py -k no_link_is_followed",
+    ),
+    Mutation(
+        "redone",
+        "runs/coordinator.py",
+        "            self._store.scratches.note(self._dag.name_of(lost.running))\n",
+        "",
+        "tests/engines/test_current.py -k survives_the_end",
+    ),
+    Mutation(
         "death",
         "crossing/exceptions.py",
         '    so_far(name, message := _plain_message(error), f"{name}: {message}\\n")\n',

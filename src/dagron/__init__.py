@@ -35,6 +35,7 @@ from dagron.errors import (
     NodeSkippedError,
     NodeTimeoutError,
     NotCallableError,
+    NotInTaskError,
     NotLoadableError,
     NotRunByCallError,
     OptionError,
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult
     from dagron.results.status import NodeStatus
     from dagron.results.trace import ExecutionTrace, Span
+    from dagron.tasks.current import CurrentAttempt, current
     from dagron.tasks.handle import Node
     from dagron.tasks.options import Task
 
@@ -84,6 +86,7 @@ __all__ = [
     "ClassChangedError",
     "ClearError",
     "CommitError",
+    "CurrentAttempt",
     "CycleError",
     "DAGBuilder",
     "DagronError",
@@ -111,6 +114,7 @@ __all__ = [
     "NodeTimeoutError",
     "NodesFailedError",
     "NotCallableError",
+    "NotInTaskError",
     "NotLoadableError",
     "NotRunByCallError",
     "OptionError",
@@ -136,12 +140,14 @@ __all__ = [
     "WorkerInitError",
     "WorkerLostError",
     "WorkerStartError",
+    "current",
 ]
 
 # Loaded when they are first named: a worker imports this package too, and needs little of it.
 _HOMES = {
     "CheckpointExecutor": "executor",
     "CheckpointInfo": "results.results",
+    "CurrentAttempt": "tasks.current",
     "DAG": "graph.dag",
     "DAGBuilder": "graph.dag",
     "ExecutionCallbacks": "callbacks",
@@ -156,6 +162,7 @@ _HOMES = {
     "RunningNode": "callbacks",
     "Span": "results.trace",
     "Task": "tasks.options",
+    "current": "tasks.current",
 }
 
 

@@ -47,6 +47,7 @@
     │   ├── NodeSkippedError
     │   └── NodeCancelledError
     ├── NodesFailedError (ExceptionGroup)    the author of the tasks; raised by `ExecutionResult.raise_for_failures`
+    ├── NotInTaskError (RuntimeError)        the author of the tasks
     ├── WorkerStartError                     the operator of the machine
     │   └── WorkerInitError                  the author of the `worker_init`
     └── InternalError                        us: please report it
@@ -90,6 +91,7 @@ __all__ = [
     "NodeTimeoutError",
     "NodesFailedError",
     "NotCallableError",
+    "NotInTaskError",
     "NotLoadableError",
     "NotRunByCallError",
     "OptionError",
@@ -855,6 +857,29 @@ class NodesFailedError(DagronError, ExceptionGroup[Exception]):
         names = {id(error): name for name, error in zip(self.nodes, self.exceptions, strict=True)}
         nodes = [names.get(id(error), "") for error in excs]
         return NodesFailedError(nodes, excs, self.n_nodes, self.n_skipped, self.n_cancelled)
+
+
+class NotInTaskError(DagronError, RuntimeError):
+    """`dagron.current()` was called where no task runs.
+
+    Attributes:
+        n_running: How many attempts are made in this process, in other threads.
+    """
+
+    def __init__(self, n_running: int) -> None:
+        super().__init__(n_running)
+        self.n_running = n_running
+
+    def __str__(self) -> str:
+        if self.n_running:
+            return (
+                f"dagron.current(): {self.n_running} tasks run in threads of this process, and this is none of these "
+                "threads; call it in the task, and pass on what it returns"
+            )
+        return (
+            "dagron.current() tells a task of itself, and no task runs in this process; where a task has started the "
+            "process, pass on what dagron.current() returns in the task"
+        )
 
 
 class WorkerStartError(DagronError):

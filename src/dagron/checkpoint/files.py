@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import re
 import stat
 import struct
 import sys
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "SCRATCH",
     "TEMP_PREFIX",
     "TEMP_SUFFIX",
     "AppendFile",
@@ -35,12 +37,17 @@ __all__ = [
     "TempFile",
     "has_no_locks",
     "is_temporary",
+    "make_scratch",
     "write_copy",
 ]
 
 TEMP_PREFIX = "_dagron-"
 TEMP_SUFFIX = ".tmp"
 
+SCRATCH = f"{TEMP_PREFIX}scratch"
+"""The folder of the directories in which nodes keep what they have done so far; ours by its name."""
+
+_SCRATCH_NAME = re.compile("[0-9a-f]{32}")
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a FIFO in the place of a file must not hold us up
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW
@@ -316,6 +323,46 @@ def write_copy(path: str, data: bytes, *, exists: bool) -> None:
         os.close(fd)
 
 
+def make_scratch(directory: str | Path, node: str, inputs: str) -> str:
+    """Make the directory in which a node keeps what it has done so far, unless it is there, and return its path.
+
+    Args:
+        directory: That of the checkpoint.
+        node: The node, as `scratch_name` names it.
+        inputs: What the node is called with, as hexadecimal digits. What was made from other inputs is removed.
+
+    On crash:
+        Some of the directories, empty.
+    """
+    path = os.path.join(directory, SCRATCH)
+    for name in ("", node, inputs):
+        path = os.path.join(path, name) if name else path
+        try:
+            os.mkdir(path, _DIRECTORY_MODE)
+        except FileExistsError:
+            if not stat.S_ISDIR(os.lstat(path).st_mode):
+                raise
+        if name == node:
+            for other in os.listdir(path):
+                if other != inputs:
+                    _remove_tree(path, other)
+    return path
+
+
+def _remove_tree(path: str, name: str) -> None:
+    """Delete a directory with all that is in it, and follow no link."""
+    import shutil  # few runs have need of it
+
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _NOFOLLOW)
+    try:
+        if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+            shutil.rmtree(name, dir_fd=fd)
+        else:
+            os.unlink(name, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
 class Directory:
     """A checkpoint directory: whole-file operations on its entries, named without a path."""
 
@@ -373,6 +420,29 @@ class Directory:
         except OSError as error:
             return error
         return None
+
+    def scratches(self) -> set[str] | None:
+        """Return the names of the directories in which nodes keep what they have done so far; None without a folder."""
+        try:
+            if not stat.S_ISDIR(os.lstat(self._prefix + SCRATCH).st_mode):
+                return None
+            return set(filter(_SCRATCH_NAME.fullmatch, os.listdir(self._prefix + SCRATCH)))
+        except FileNotFoundError:
+            return None
+
+    def remove_scratch(self, name: str) -> None:
+        """Delete one of `scratches` with all that is in it, if it is there."""
+        try:
+            _remove_tree(self._prefix + SCRATCH, name)
+        except FileNotFoundError:
+            pass
+
+    def remove_scratch_folder(self) -> None:
+        """Delete the folder of `scratches`, if it is there and empty."""
+        try:
+            os.rmdir(self._prefix + SCRATCH)
+        except OSError:
+            pass  # what else is in it is not ours
 
     def names(self) -> list[str]:
         """Return the names of all entries, of whatever kind."""

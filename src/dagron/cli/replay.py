@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
@@ -18,7 +19,7 @@ from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.place import Place
 from dagron.cli.reading import directory_of
 from dagron.cli.terminal import NOT_FOR_A_LINE, shown_error
-from dagron.shown import shown_name, shown_seconds
+from dagron.shown import iso_time, shown_name, shown_seconds
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format.records import Commit
@@ -158,7 +159,8 @@ def run_call(call: Call, ledger: Ledger, *, post_mortem: bool) -> ExitCode:
 
     started = time.perf_counter()
     try:
-        value = call.binding.call(call.fn, call.inputs)
+        with _as_attempt(call.node):
+            value = call.binding.call(call.fn, call.inputs)
     except KeyboardInterrupt:
         raise
     except BdbQuit:
@@ -172,6 +174,18 @@ def run_call(call: Call, ledger: Ledger, *, post_mortem: bool) -> ExitCode:
     seconds = time.perf_counter() - started
     say(f"completed in {shown_seconds(seconds)}: {shown_name(shown_value(value))}")
     return _compare(call.node, value, ledger)
+
+
+@contextmanager
+def _as_attempt(name: str) -> Iterator[None]:
+    """Let the task know where it is, with a directory that goes with the call: nothing of the checkpoint is touched."""
+    from dagron.tasks.current import CurrentAttempt, within
+
+    with (
+        tempfile.TemporaryDirectory(prefix="dagron-debug-") as directory,
+        within(CurrentAttempt(name, 1, iso_time(time.time()), 0, lambda: directory)),
+    ):
+        yield
 
 
 def _compare(name: str, value: Any, ledger: Ledger) -> ExitCode:

@@ -15,7 +15,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
+from dagron.checkpoint.files import make_scratch as make_scratch_directory
 from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.format.names import scratch_name
 from dagron.crossing.exceptions import describe_exception, dump_exception
 from dagron.crossing.loading import load_value
 from dagron.crossing.results import dump_result
@@ -31,6 +33,7 @@ from dagron.errors import (
 from dagron.figures import Figures
 from dagron.tasks.arguments import CallWithHoles
 from dagron.tasks.binding import NO_INPUTS, Binding
+from dagron.tasks.current import CurrentAttempt, begin_attempt, end_attempt
 
 __all__ = ["TELLING_SECONDS", "Witness", "WorkerSetup", "call_init", "make_attempt"]
 
@@ -149,6 +152,7 @@ def make_attempt(
     setup: WorkerSetup,
     *,
     interruptible: bool = False,
+    slot: int = 0,
     witness: Witness | None = None,
 ) -> Outcome:
     """Make one attempt.
@@ -158,11 +162,39 @@ def make_attempt(
         load_task: Makes the task of what `attempt` carries.
         setup: What a worker knows of its run.
         interruptible: Whether a KeyboardInterrupt is the user's.
+        slot: The slot that makes it.
         witness: Whoever outlives this process; None if nobody does.
 
     Raises:
         KeyboardInterrupt: If `interruptible`. Else it is an outcome, like everything that a task can raise.
     """
+    around = begin_attempt(_current, attempt, slot, setup)
+    try:
+        outcome = _make(attempt, load_task, setup, interruptible, witness)
+    finally:
+        has_scratch = end_attempt(around)
+    return outcome._replace(has_scratch=True) if has_scratch else outcome
+
+
+def _current(attempt: Attempt, slot: int, setup: WorkerSetup) -> CurrentAttempt:
+    """Return what a task is told of the attempt that it is part of."""
+
+    def make_scratch() -> str:
+        # What was made from other inputs is none of this attempt's.
+        digests = [data if isinstance(data, bytes) else data.digest for data in attempt.inputs]
+        inputs = setup.digests.of(b"".join(setup.digests.of(digest) for digest in digests)).hex()[:32]
+        return make_scratch_directory(setup.directory, scratch_name(attempt.name), inputs)
+
+    return CurrentAttempt(attempt.name, attempt.number, attempt.run, slot, make_scratch)
+
+
+def _make(
+    attempt: Attempt,
+    load_task: Callable[[Attempt], tuple[Any, Any]],
+    setup: WorkerSetup,
+    interruptible: bool,
+    witness: Witness | None,
+) -> Outcome:
     started_unix, started = time.time(), time.perf_counter()
     cpu_before, system_before, _ = _usage()
 
@@ -271,9 +303,7 @@ def call_init(load: Callable[[], tuple[Any, Any]], *, interruptible: bool = Fals
         raise WorkerInitError(f"{type_name}: {message}" if message else type_name, None, text) from error
 
 
-_OURS = frozenset(
-    function.__code__ for function in (make_attempt, call_init, _called, Binding.call, CallWithHoles.__call__)
-)
+_OURS = frozenset(function.__code__ for function in (_make, call_init, _called, Binding.call, CallWithHoles.__call__))
 """The code between an attempt and its task, whose frames a traceback leaves out."""
 
 

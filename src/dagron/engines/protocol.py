@@ -89,6 +89,8 @@ class Attempt(NamedTuple):
         binding: How the callable takes its inputs.
         inputs: For each parent that is taken, its pickled result or the file that has it.
         memory_limited: Whether its memory is watched.
+        number: Which attempt of the node, counted from 1.
+        run: When the run began, as text.
     """
 
     node: int
@@ -98,6 +100,8 @@ class Attempt(NamedTuple):
     binding: Binding
     inputs: tuple[bytes | BlobFile, ...]
     memory_limited: bool = False
+    number: int = 1
+    run: str = ""
 
 
 class WorkerInit(NamedTuple):
@@ -161,6 +165,7 @@ class Outcome(NamedTuple):
         blob: The pickled result, if it completed.
         fault: Why it did not, if it failed.
         printed: What it wrote.
+        has_scratch: Whether its task has asked for the directory of its own.
     """
 
     node: int
@@ -169,6 +174,7 @@ class Outcome(NamedTuple):
     blob: Blob | None = None
     fault: Fault | None = None
     printed: Printed = NOTHING_PRINTED
+    has_scratch: bool = False
 
 
 # --- what happens in an engine ----------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from dagron.runs.observing import Watch
 from dagron.runs.output import RecordedOutput
 from dagron.runs.plan import RunPlan
 from dagron.runs.state import RunState
+from dagron.shown import iso_time
 
 __all__ = ["CancelEvent", "Coordinator"]
 
@@ -148,6 +149,7 @@ class Coordinator:
             dag, store, callbacks, watch, trace, interrupts, clock.monotonic, pass_output=pass_output
         )
         self._recorded = RecordedOutput()
+        self._run_text = iso_time(store.began_unix)
         self._clock = clock
         self._began = clock.monotonic()
         self._run_timeout = run_timeout
@@ -270,6 +272,7 @@ class Coordinator:
         damage = self._told_of_damage(lost.damage)
         ended = [self._take_outcome(lost.slot, outcome, damage) for outcome in lost.outcomes]
         if lost.running is not None:
+            self._store.scratches.note(self._dag.name_of(lost.running))
             self._losses[lost.running] = lost
         return self._state.handle(ev.SlotLost(lost.slot, ended, lost.running, lost.unstarted, now))
 
@@ -286,7 +289,7 @@ class Coordinator:
         return found
 
     def _take_outcome(self, slot: int, outcome: Outcome, damage: str = "") -> ev.AttemptEnded:
-        node, kind, figures, blob, fault, printed = outcome
+        node, kind, figures, blob, fault, printed, has_scratch = outcome
         attempt = self._state.attempts_of(node)
         completed = kind == OutcomeKind.COMPLETED
         error, retryable = "", False
@@ -304,6 +307,8 @@ class Coordinator:
             error, retryable = failure.text, fault is not None and fault.retryable
             if kind == OutcomeKind.DAMAGED_INPUT:
                 self._forget_damaged(node)
+        if has_scratch:
+            self._store.scratches.note(self._dag.name_of(node))
         end = ev.End.COMPLETED if completed else ev.End.RAISED
         self._listeners.attempt_ended(node, slot, attempt, end, figures, blob.size if blob is not None else 0, error)
         return ev.AttemptEnded(node, completed, retryable, figures.duration_seconds)
@@ -424,7 +429,10 @@ class Coordinator:
                 inputs = ()
             limited = plan.policies[node].memory_limit is not None
             own, parts = plan.tasks.own[node], plan.tasks.parts[node]
-            attempts.append(Attempt(node, dag.name_of(node), own, parts, binding, inputs, limited))
+            number = self._state.attempts_of(node)
+            attempts.append(
+                Attempt(node, dag.name_of(node), own, parts, binding, inputs, limited, number, self._run_text)
+            )
         if plan.policies[nodes[0]].exclusive:
             store.write_copies()  # an exclusive node runs beside nothing of ours
         self._listeners.started(nodes)

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Mapping
 
 from blake3 import blake3
 
-__all__ = ["JOURNAL", "LOCK", "MAX_STEM", "META", "SUFFIX", "FileNames", "plain_file_name"]
+__all__ = ["JOURNAL", "LOCK", "MAX_STEM", "META", "SUFFIX", "FileNames", "plain_file_name", "scratch_name"]
 
 JOURNAL = "_journal"
 META = "_meta.json"
@@ -78,6 +78,11 @@ def _escaped_file_name(name: str) -> str:
 def plain_file_name(name: str) -> str:
     """Return the file name of a node that has no rival."""
     return f"{name}{SUFFIX}" if _is_ordinary(name) else _escaped_file_name(name)
+
+
+def scratch_name(node: str) -> str:
+    """Return the name of the directory in which a node keeps what it has done so far: 32 hexadecimal digits."""
+    return blake3(node.encode("utf-8", "surrogatepass")).hexdigest(16)
 
 
 class FileNames:

@@ -56,6 +56,9 @@ def clear(directory: Directory, ledger: Ledger | None, key: bytes | None, *, dur
         owned |= set(filter(is_temporary, sizes))
         # In this order also after a loss of power: what says which files are ours goes after these files, and a
         # journal may not be missed while there is a `_meta.json`.
+        for name in directory.scratches() or ():
+            directory.remove_scratch(name)
+        directory.remove_scratch_folder()
         for names in (sorted(owned), (META,), (JOURNAL, LOCK)):
             directory.remove_all(names)
             if durable:

@@ -45,6 +45,7 @@ from dagron.checkpoint.writing.hold import Hold
 from dagron.checkpoint.writing.journal import JournalWriter, Said, refusal
 from dagron.checkpoint.writing.result_files import ResultFiles
 from dagron.checkpoint.writing.results import Results
+from dagron.checkpoint.writing.scratches import Scratches
 from dagron.checkpoint.writing.snapshot import NO_SLOTS, write_snapshot
 from dagron.errors import CheckpointGoneError, CommitError
 
@@ -91,6 +92,7 @@ class CheckpointStore:
         directory: The directory.
         digests: How results are digested.
         worker_lost: Whether a worker died in this run; it may have left a temporary file.
+        scratches: The directories in which nodes keep what they have done so far.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class CheckpointStore:
         self.digests = Digests(signing_key)
         self.ledger: Ledger | None = None
         self.worker_lost = False
+        self.scratches = Scratches(self.directory)
         self._recovered = False
         self._unpublished: set[str] = set()  # temporary files that the journal may name
         self._key = signing_key
@@ -203,7 +206,10 @@ class CheckpointStore:
             self._recovered = True
         except OSError as error:
             raise self._commit_error(error) from error
-        return self._writing.ledger.commits
+        is_fresh = fresh or old is None or old.cleared
+        commits = self._writing.ledger.commits
+        self.scratches.keep(() if is_fresh else (name for name in nodes if name not in commits))
+        return commits
 
     def _run(self, total: int, n_slots: int, structure: bytes, *, fail_fast: bool) -> RunStarted:
         return RunStarted(
@@ -296,6 +302,7 @@ class CheckpointStore:
                 self.write_copies()
         except OSError as error:
             raise self._commit_error(error) from error
+        self.scratches.completed(commit.name for commit, _ in commits)
 
     def _since(self, commit: Commit, sequence: int, in_doubt: bool) -> int:
         if self.differs(commit, in_doubt=in_doubt):
@@ -402,6 +409,11 @@ class CheckpointStore:
         self._copies.take_back(slot)
 
     @property
+    def began_unix(self) -> float:
+        """When the run began, in seconds since the epoch."""
+        return self._ledger.run.at
+
+    @property
     def lags(self) -> bool:
         """Whether there are copies that `tend` would write."""
         return self._copies.n_waiting > 0
@@ -500,6 +512,7 @@ class CheckpointStore:
             self._ending.whole(ended, worker_lost=self.worker_lost, durable=self._power)
         except OSError as error:
             raise self._commit_error(error) from error
+        self.scratches.keep(name for name in self._nodes if name not in self._ledger.commits)
 
     def interrupt(self) -> None:
         """Do for a run that is cut short what can be done, once its workers have ended: see `Ending.cut_short`."""

@@ -48,8 +48,9 @@ _exit = os._exit  # a task may put something else in its place
 
 
 class _Worker:
-    def __init__(self, setup: WorkerSetup, board: Board, channel: WorkerEnd) -> None:
+    def __init__(self, setup: WorkerSetup, slot: int, board: Board, channel: WorkerEnd) -> None:
         self.setup = setup
+        self.slot = slot
         self.board = board
         self.channel = channel
         self.parts = ReceivedParts(binds=True)
@@ -120,6 +121,7 @@ _worker: _Worker | None = None
 
 def start_worker(
     packed: bytes,
+    slot: int,
     n_threads: int | None,
     cpu: int | None,
     board: Board,
@@ -130,6 +132,7 @@ def start_worker(
 
     Args:
         packed: The setup, pickled.
+        slot: The slot.
         n_threads: What libraries that use threads of their own may use; None to leave it to them.
         cpu: The processor to run on; None to leave it to the system.
         board: That of the slot.
@@ -151,7 +154,7 @@ def start_worker(
     this_is_a_worker()
     hand_down_script()
     assert isinstance(channel, WorkerEnd)
-    _worker = _Worker(setup, board, channel)
+    _worker = _Worker(setup, slot, board, channel)
     _worker.has_init = has_init
 
 
@@ -225,7 +228,7 @@ def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, by
         board.attempt_started(attempt.node, began, stdout_from, stderr_from, rss_before)
         worker.has_run = True
         worker.is_new = is_new = budget.is_new(attempt.parts)
-        outcome = make_attempt(attempt, worker.load_task, worker.setup, witness=worker)
+        outcome = make_attempt(attempt, worker.load_task, worker.setup, slot=worker.slot, witness=worker)
         flush_streams()
         written = stdout_from, position(stdout), stderr_from, position(stderr)
         silent = written[0] == written[1] and written[2] == written[3]
@@ -255,7 +258,8 @@ def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, by
 
 
 _PACKED = struct.Struct("<QBBxxxxxxQ32s16sddddQB")
-"""Node and kind; storage, size and digests of the blob; the figures; whether the blob's data is all that follows.
+"""Node and kind; storage, size and digests of the blob; the figures; whether the blob's data is all that follows,
+and whether there is a scratch directory.
 
 Else the rest of blob and fault follows, pickled.
 """
@@ -273,13 +277,13 @@ def pack_outcome(outcome: Outcome, written: tuple[int, int, int, int] | None = N
         written: From where to where the attempt wrote to the captured standard output, and the same of standard error;
             None if that is not worth a look.
     """
-    node, kind, figures, blob, fault, _ = outcome
+    node, kind, figures, blob, fault, _, has_scratch = outcome
     if blob is not None:
         storage, size, digest, data, temp_name, identity, value = blob
     else:
         storage, size, digest, data, temp_name, identity, value = 0, 0, _NO_DIGEST, b"", "", (), _NO_DIGEST
     plain = blob is not None and not temp_name and written is None
-    head = _PACKED.pack(node, kind, storage, size, digest, value, *figures, plain)
+    head = _PACKED.pack(node, kind, storage, size, digest, value, *figures, plain | has_scratch << 1)
     if plain:
         return head + data
     has_blob, cause = blob is not None, tuple(fault) if fault is not None else None
@@ -288,14 +292,15 @@ def pack_outcome(outcome: Outcome, written: tuple[int, int, int, int] | None = N
 
 def unpack_outcome(packed: bytes) -> tuple[Outcome, tuple[int, int, int, int] | None]:
     """Return what `pack_outcome` was given."""
-    node, kind, storage, size, digest, value, started, duration, cpu, system, peak, plain = _PACKED.unpack_from(packed)
+    node, kind, storage, size, digest, value, started, duration, cpu, system, peak, bits = _PACKED.unpack_from(packed)
     rest = packed[_PACKED.size :]
     # Thrice as quick as what the classes' own constructors do in Python.
     figures = _new(Figures, (started, duration, cpu, system, peak))
-    if plain:
+    has_scratch = bits > 1
+    if bits & 1:
         blob = _new(Blob, (storage, size, digest, rest, "", (), value))
-        return _new(Outcome, (node, kind, figures, blob, None, NOTHING_PRINTED)), None
+        return _new(Outcome, (node, kind, figures, blob, None, NOTHING_PRINTED, has_scratch)), None
     has_blob, data, temp_name, identity, cause, written = pickle.loads(rest)
     found = Blob(storage, size, digest, data, temp_name, identity, value) if has_blob else None
     fault = Fault._make(cause) if cause is not None else None
-    return Outcome(node, kind, figures, found, fault), written
+    return Outcome(node, kind, figures, found, fault, has_scratch=has_scratch), written
