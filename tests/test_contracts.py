@@ -211,6 +211,9 @@ class TestDocstrings:
     @pytest.mark.parametrize("name", dagron.__all__)
     def test_every_public_object_has_one_of_its_own_and_so_has_each_of_its_methods(self, name):
         value = getattr(dagron, name)
+        if isinstance(value, types.FunctionType):
+            assert inspect.getdoc(value)
+            return
         assert vars(value)["__doc__"].strip()
         # A dataclass without a docstring gets its signature for one.
         assert not vars(value)["__doc__"].startswith(f"{name}(")

@@ -51,10 +51,7 @@ class CurrentAttempt:
         is given it, in this run or in one that resumes. It is removed once the node has completed; and if a result that
         the node takes has become another one, it begins empty. What is written there survives `kill -9`; what is to
         survive a loss of power, the task has to flush. Write to a file of another name and rename it with `os.replace`,
-        so that a kill leaves no half of it.
-
-        Raises:
-            OSError: It cannot be made.
+        so that a kill leaves no half of it. An `OSError` says why it cannot be made.
         """
         from pathlib import Path  # few tasks ask for it
 
