@@ -14,13 +14,11 @@ from __future__ import annotations
 import builtins
 import faulthandler
 import gc
-import hmac
 import io
 import mmap
 import os
 import pickle
 import resource
-import secrets
 import signal
 import stat
 import struct
@@ -56,8 +54,6 @@ _NAMES = {
     resource: "getrlimit getrusage setrlimit",
     mmap: "ACCESS_COPY mmap",
     stat: "S_ISREG ST_MODE",
-    hmac: "compare_digest new",
-    secrets: "token_bytes token_hex",
 }
 """What dagron calls in a worker, and what every task takes for granted, by the module that has it."""
 
