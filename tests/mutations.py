@@ -239,9 +239,30 @@ MUTATIONS = [
     Mutation(
         "trust",
         "cli/verbs/show.py",
-        "        check_directory(directory_of(where), allow_untrusted=allow_untrusted)\n",
+        "        check_trust(directory_of(where), allow_untrusted=allow_untrusted)\n",
         "        pass\n",
         "tests/cli/test_cli_checkpoint.py -k show_loads_a_result_of_an_untrusted_checkpoint",
+    ),
+    Mutation(
+        "trust",
+        "checkpoint/files.py",
+        "    elif umask == _USUAL or left & stat.S_IWOTH:\n",
+        "    elif False:\n",
+        "tests/promises/test_only_what_you_trust.py -k whatever_the_umask",
+    ),
+    Mutation(
+        "trust",
+        "checkpoint/files.py",
+        "            os.fchmod(self._fd, mode)\n",
+        "            pass\n",
+        "tests/promises/test_only_what_you_trust.py -k a_task_has_set_the_umask",
+    ),
+    Mutation(
+        "trust",
+        "engines/local/worker.py",
+        "            with umask_for(mode):\n",
+        "            with umask_for(0o600):\n",
+        "tests/promises/test_only_what_you_trust.py -k a_task_has_set_the_umask",
     ),
     # --- nothing recorded is ever redone
     Mutation(

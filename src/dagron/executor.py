@@ -27,7 +27,6 @@ from dagron.shown import iso_time
 from dagron.tasks.options import Task, check_timeout
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.format.digests import Digests
     from dagron.checkpoint.reading.ledger import Ledger
     from dagron.engines.attempt import WorkerSetup
     from dagron.runs.coordinator import CancelEvent
@@ -214,7 +213,8 @@ class CheckpointExecutor:
 
         Without a checkpoint everything runs. A node that completed runs again if its set of parents has changed, with
         its descendants; if it ran while a parent was failed and that parent completes now; if a parent ran again for
-        such a reason and its result differs now; or if its result was lost or damaged (a warning says so).
+        such a reason and its result differs now; or if its result was lost or damaged (a warning says so). In a
+        directory that cannot be written, the results are given if there is nothing to run.
 
         Args:
             tasks: As for `execute`: every node, not only the remaining ones.
@@ -298,6 +298,7 @@ class CheckpointExecutor:
         from dagron.runs.engine import LazyEngine, choose_engine
         from dagron.runs.plan import plan_run
         from dagron.runs.prepare import begin_run, check_limits, has_deadlines
+        from dagron.runs.read_only import resume_read_only
 
         begin_no_run_while_loading(self.dag, tasks)
         check_system()
@@ -308,8 +309,13 @@ class CheckpointExecutor:
         dag, options, store = self.dag, self._options, self._store()
         clock = AwakeClock()
         engine = choose_engine(options, clock.since)
-        pool = LazyEngine(lambda: engine.start(self._setup(store.digests), interrupts))
+        pool = LazyEngine(lambda: engine.start(self._setup(store), interrupts))
         trace = ExecutionTrace(engine.n_slots, time.time()) if options.enable_tracing else None
+        if not fresh and store.directory.can_only_be_read():
+            plan, callbacks = plan_run(dag, tasks, options), options.callbacks or ExecutionCallbacks()
+            result = resume_read_only(store, dag, plan, callbacks, trace, self._look)
+            result.total_duration_seconds = time.monotonic() - began
+            return result
         with Interrupts() as interrupts:
             try:
                 if fresh and len(dag) and not (cancel_event is not None and cancel_event.is_set()):
@@ -358,10 +364,11 @@ class CheckpointExecutor:
         result.total_duration_seconds = time.monotonic() - began
         return result
 
-    def _setup(self, digests: Digests) -> WorkerSetup:
+    def _setup(self, store: CheckpointStore) -> WorkerSetup:
         from dagron.engines.attempt import WorkerSetup
 
-        return WorkerSetup(str(self._path), digests, self._options.durability == "power")
+        durable, mode = self._options.durability == "power", store.directory.file_mode
+        return WorkerSetup(str(self._path), store.digests, durable, file_mode=mode)
 
     def _watch(self, prepared: Prepared, state: RunState, n_slots: int, began: float) -> Watch:
         from dagron.runs.observing import Watch

@@ -16,7 +16,16 @@ import pytest
 from places import SRC
 
 from dagron.checkpoint import files
-from dagron.checkpoint.files import TEMP_PREFIX, TEMP_SUFFIX, AppendFile, Directory, DirectoryLock, ReadFile, TempFile
+from dagron.checkpoint.files import (
+    TEMP_PREFIX,
+    TEMP_SUFFIX,
+    AppendFile,
+    Directory,
+    DirectoryLock,
+    ReadFile,
+    TempFile,
+    mode_for,
+)
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, modes and FIFOs are those of POSIX")
 
@@ -427,6 +436,36 @@ class TestReadFile:
     def test_what_is_missing_is_told_as_missing(self, directory):
         with pytest.raises(FileNotFoundError):
             directory.read("x")
+
+
+@pytest.mark.parametrize(("umask", "alone", "in_setgid"), [
+    (0o022, 0o700, 0o750),  # the usual one is no wish to share; a directory for a group is
+    (0o002, 0o770, 0o770),
+    (0o000, 0o700, 0o770),  # nor is one that lets everyone write
+    (0o007, 0o770, 0o770),
+    (0o027, 0o750, 0o750),
+    (0o077, 0o700, 0o700),
+    (0o012, 0o765, 0o765),
+    (0o777, 0o700, 0o700),  # what its owner cannot read is no use
+])  # fmt: skip
+def test_who_may_look_follows_from_the_umask_and_from_a_setgid_directory(tmp_path, umask, alone, in_setgid):
+    assert (mode_for(umask, in_setgid=False), mode_for(umask, in_setgid=True)) == (alone, in_setgid)
+    (tmp_path / "group").mkdir()
+    (tmp_path / "group").chmod(0o2700)
+    os.umask(umask)
+    assert (Directory(tmp_path / "ckpt").mode, Directory(tmp_path / "ckpt").file_mode) == (alone, alone & 0o666)
+    assert Directory(tmp_path / "group" / "a" / "ckpt").mode == in_setgid
+
+
+def test_the_umask_is_read_also_where_the_system_does_not_list_it(monkeypatch):
+    def no_file(*_):
+        raise FileNotFoundError
+
+    os.umask(0o027)
+    assert files._umask() == 0o027
+    monkeypatch.setattr("builtins.open", no_file)
+    assert files._umask() == 0o027
+    assert files._umask() == 0o027  # and is as it was
 
 
 class TestDirectory:

@@ -1,7 +1,7 @@
 """Who may read a checkpoint, whose checkpoint is believed, and that nothing is unpickled before it is authenticated.
 
 Loading a pickle runs code, so these tests lay out pickles that leave a trace when they are loaded. What holds this up:
-`_FILE_MODE` and `_DIRECTORY_MODE` in `files`, `claim._check_owner`, and for everything that is unpickled the digest in
+`mode_for` in `files`, `claim._check_owner`, and for everything that is unpickled the digest in
 `blobs.read_blob` and `blobs.load_result`, itself under the check of its record (`format.scan`), which is under that of
 the header (`format.decode_header`); each compared by `Digests.equal`, and keyed with the signing key.
 """
@@ -171,7 +171,9 @@ class TestModes:
         os.umask(before)
 
     @pytest.mark.parametrize("mask", [0, 0o022, 0o077], ids=oct)
-    def test_at_every_moment_everything_is_ours_alone_whatever_the_umask(self, ckpt, monkeypatch, umask, mask):
+    def test_at_every_moment_everything_is_ours_alone_whatever_the_umask_that_says_nothing_of_sharing(
+        self, ckpt, monkeypatch, umask, mask
+    ):
         watched = Watched(ckpt)
         monkeypatch.setattr(files, "os", watched)
         umask(mask)
@@ -213,6 +215,33 @@ class TestModes:
             assert {stat.S_IMODE((ckpt / name).stat().st_mode) for name in os.listdir(ckpt)} == {0o600}
         executor(ckpt).clear_checkpoint()
         assert stat.S_IMODE(ckpt.stat().st_mode) == 0o755
+
+    @pytest.mark.parametrize(("mask", "setgid", "directory", "file"), [
+        (0o007, False, 0o770, 0o660),
+        (0o027, False, 0o750, 0o640),
+        (0o002, True, 0o770, 0o660),  # nothing for the rest of the world
+        (0o022, True, 0o750, 0o640),
+    ])  # fmt: skip
+    def test_the_group_gets_what_the_umask_or_a_setgid_directory_says_also_where_a_task_has_set_the_umask(
+        self, tmp_path, umask, mask, setgid, directory, file
+    ):
+        (tmp_path / "shared").mkdir()
+        (tmp_path / "shared").chmod(0o2770 if setgid else 0o770)
+        ckpt = tmp_path / "shared" / "ckpt"
+
+        def sets_umask(value):
+            os.umask(0o777)
+            return value
+
+        umask(mask)
+        flow = dagron.Flow()
+        flow.map("n{}", sets_umask, [large(1), b"small", b"small, too", large(2)])
+        flow.run(ckpt, resume=True, max_workers=1, durability="process").raise_for_failures()
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in ckpt.iterdir()}
+        assert modes == dict.fromkeys(["n0.pkl", "n1.pkl", "n2.pkl", "n3.pkl", JOURNAL, META, LOCK], file)
+        assert stat.S_IMODE(ckpt.stat().st_mode) & 0o777 == directory
+        if setgid and sys.platform == "linux":
+            assert ckpt.stat().st_mode & stat.S_ISGID
 
 
 # --- owners ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import os
 import pickle
 from typing import TYPE_CHECKING, NamedTuple
 
-from dagron.checkpoint.files import ReadFile, TempFile
+from dagron.checkpoint.files import PRIVATE_MODE, ReadFile, TempFile
 from dagron.checkpoint.format.buffers import BufferTable
 from dagron.checkpoint.format.digests import NO_VALUE_DIGEST, Digests
 from dagron.checkpoint.format.names import JOURNAL
@@ -100,14 +100,16 @@ class ResultSink:
         directory: The checkpoint directory.
         digests: How results are digested.
         durable: Whether a file has to survive a loss of power when `finish` returns.
+        mode: That of a file.
 
     Attributes:
         size: How many bytes have come.
         refusal: What the disk said when it refused; None if it did not. Tells it from errors of what is pickled.
     """
 
-    def __init__(self, directory: str | Path, digests: Digests, *, durable: bool) -> None:
+    def __init__(self, directory: str | Path, digests: Digests, *, durable: bool, mode: int = PRIVATE_MODE) -> None:
         self._directory = directory
+        self._mode = mode
         self._durable = durable
         self._digests = digests
         self._parts: list[bytes] = []
@@ -136,7 +138,7 @@ class ResultSink:
             return
         try:
             if self._file is None:
-                self._file = TempFile(self._directory)
+                self._file = TempFile(self._directory, self._mode)
                 self._digest = self._digests.new()
                 self._put_in_file(b"".join(self._parts))
                 self._parts.clear()

@@ -20,13 +20,16 @@ import struct
 import sys
 import time
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "PRIVATE_MODE",
     "SCRATCH",
     "TEMP_PREFIX",
     "TEMP_SUFFIX",
@@ -38,6 +41,8 @@ __all__ = [
     "has_no_locks",
     "is_temporary",
     "make_scratch",
+    "mode_for",
+    "umask_for",
     "write_copy",
 ]
 
@@ -51,10 +56,46 @@ _SCRATCH_NAME = re.compile("[0-9a-f]{32}")
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # a FIFO in the place of a file must not hold us up
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW
-_FILE_MODE, _DIRECTORY_MODE = 0o600, 0o700
-"""For the user alone: a result may be private, and whoever can write a pickle decides what its reader runs."""
 _RENEW_BYTES = 1024 * 1024
 """Bytes that are read and written again at once. Never varied: it happens once, after a run that was killed."""
+
+
+# --- who may look -----------------------------------------------------------------------------------------------------
+
+PRIVATE_MODE = 0o600
+"""Of a file that is its owner's alone: a result may be private, and whoever can write a pickle decides what its reader
+runs."""
+
+_USUAL, _USUAL_WITH_GROUPS = 0o022, 0o002
+"""What systems set where nobody has asked for anything; the second where every user has a group of their own."""
+
+
+def _umask() -> int:
+    """Return the umask of this process."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            return next(int(line.split()[1], 8) for line in file if line.startswith(b"Umask:"))
+    except (OSError, StopIteration):
+        pass
+    # Elsewhere it can only be read by setting it; what another thread makes meanwhile is its owner's alone.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def mode_for(umask: int, *, in_setgid: bool) -> int:
+    """Return the mode of a directory that is made where this umask holds; a file has it without the execute bits.
+
+    The group gets what the umask leaves to it, and others may read if the umask has been set so. The umask that systems
+    set by themselves is no wish to share, nor is one that lets everyone write. In a setgid directory, which is made for
+    a group, that group may look all the same.
+    """
+    left = 0o777 & ~umask
+    if umask == _USUAL_WITH_GROUPS:
+        left &= 0o770
+    elif umask == _USUAL or left & stat.S_IWOTH:
+        left &= 0o770 if in_setgid else 0o700
+    return left | 0o700
 
 
 def _write_all(fd: int, data: bytes | memoryview) -> None:
@@ -241,6 +282,7 @@ class TempFile:
 
     Args:
         directory: Where it is created.
+        mode: Who may look at it, whatever the umask of a process in which tasks have run.
 
     Attributes:
         identity: Once it is finished, as in `ReadFile`.
@@ -248,11 +290,16 @@ class TempFile:
 
     identity: tuple[int, ...] = ()
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, mode: int = PRIVATE_MODE) -> None:
         self.name = f"{TEMP_PREFIX}{os.urandom(8).hex()}{TEMP_SUFFIX}"
         self.path = os.path.join(directory, self.name)
-        self._fd = os.open(self.path, _CREATE, _FILE_MODE)
+        self._fd = os.open(self.path, _CREATE, mode)
         self._open = True
+        try:
+            os.fchmod(self._fd, mode)
+        except OSError:
+            self.discard()
+            raise
 
     def write(self, data: bytes | memoryview) -> None:
         """Write `data` behind what was written before."""
@@ -299,7 +346,7 @@ def _remove(path: str) -> None:
             raise
 
 
-def write_copy(path: str, data: bytes, *, exists: bool) -> None:
+def write_copy(path: str, data: bytes, *, exists: bool, mode: int = PRIVATE_MODE) -> None:
     """Write a small file that can be rebuilt, so that it needs neither a rename nor a sync. Used by workers, too.
 
     Args:
@@ -307,29 +354,31 @@ def write_copy(path: str, data: bytes, *, exists: bool) -> None:
         data: All of its bytes.
         exists: Whether it is expected to be there. It is then written over, because on ext4 a file created soon after
             others were deleted costs ten times as much.
+        mode: Who may look at it if it is made; the umask takes away from that.
 
     On crash:
         The file is missing, empty, a byte long or whole; its size tells which.
     """
     try:
-        fd = _open_to_overwrite(path, len(data)) if exists else os.open(path, _CREATE, _FILE_MODE)
+        fd = _open_to_overwrite(path, len(data)) if exists else os.open(path, _CREATE, mode)
     except OSError:
         # The other way round than expected, or something in our place that is not to be written to: make it free.
         _remove(path)
-        fd = os.open(path, _CREATE, _FILE_MODE)
+        fd = os.open(path, _CREATE, mode)
     try:
         _write_all(fd, data)
     finally:
         os.close(fd)
 
 
-def make_scratch(directory: str | Path, node: str, inputs: str) -> str:
+def make_scratch(directory: str | Path, node: str, inputs: str, mode: int = PRIVATE_MODE) -> str:
     """Make the directory in which a node keeps what it has done so far, unless it is there, and return its path.
 
     Args:
         directory: That of the checkpoint.
         node: The node, as `scratch_name` names it.
         inputs: What the node is called with, as hexadecimal digits. What was made from other inputs is removed.
+        mode: That of a file in the checkpoint: who may look at it may look into these directories, too.
 
     On crash:
         Some of the directories, empty.
@@ -338,7 +387,7 @@ def make_scratch(directory: str | Path, node: str, inputs: str) -> str:
     for name in ("", node, inputs):
         path = os.path.join(path, name) if name else path
         try:
-            os.mkdir(path, _DIRECTORY_MODE)
+            os.mkdir(path, mode | 0o100 | (mode & 0o044) >> 2)  # what may be read may be entered
         except FileExistsError:
             if not stat.S_ISDIR(os.lstat(path).st_mode):
                 raise
@@ -363,6 +412,16 @@ def _remove_tree(path: str, name: str) -> None:
         os.close(fd)
 
 
+@contextmanager
+def umask_for(mode: int) -> Iterator[None]:
+    """Let files that are made meanwhile get this mode, in a process in which tasks may have set the umask."""
+    old = os.umask(0o777 & ~(mode | 0o700))
+    try:
+        yield
+    finally:
+        os.umask(old)
+
+
 class Directory:
     """A checkpoint directory: whole-file operations on its entries, named without a path."""
 
@@ -378,12 +437,36 @@ class Directory:
             return None
         return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
+    def can_only_be_read(self) -> bool:
+        """Tell whether the directory is there and cannot be written, by its mode or by its medium."""
+        return os.path.isdir(self.path) and not os.access(self.path, os.W_OK | os.X_OK)
+
+    @cached_property
+    def mode(self) -> int:
+        """The mode of the directory if it is made, by the umask of when this is first asked for."""
+        existing = self.path
+        while True:
+            try:
+                found = os.stat(existing).st_mode
+                break
+            except OSError:
+                if existing == existing.parent:
+                    found = 0
+                    break
+                existing = existing.parent
+        return mode_for(_umask(), in_setgid=bool(found & stat.S_ISGID))
+
+    @property
+    def file_mode(self) -> int:
+        """The mode of a file that is made in it."""
+        return self.mode & 0o666
+
     def path_to(self, name: str) -> str:
         """Return the path to an entry, whether it exists or not."""
         return self._prefix + name
 
     def create(self, *, durable: bool = False) -> None:
-        """Create the directory and its parents where they are missing; ours alone, if we create it.
+        """Create the directory and its parents where they are missing; with `mode`, if we create it.
 
         Guarantees:
             If `durable`, its own name and those of the parents made here survive a loss of power, also if an earlier
@@ -392,6 +475,7 @@ class Directory:
         On crash:
             Some of the parents, empty.
         """
+        mode = self.mode
         missing = []
         path = self.path
         while not path.is_dir():
@@ -402,7 +486,7 @@ class Directory:
             _sync_name(path)
         for path in reversed(missing):
             try:
-                os.mkdir(path, _DIRECTORY_MODE if path == self.path else 0o777)
+                os.mkdir(path, mode if path == self.path else 0o777)
             except FileExistsError:
                 if not path.is_dir():
                     raise
@@ -471,7 +555,7 @@ class Directory:
 
     def write_copy(self, name: str, data: bytes, *, exists: bool) -> None:
         """Write a copy of a small result: `write_copy` for the entry `name`."""
-        write_copy(self._prefix + name, data, exists=exists)
+        write_copy(self._prefix + name, data, exists=exists, mode=self.file_mode)
 
     def replace(self, name: str, data: bytes, *, durable: bool) -> None:
         """Give `name` the content `data`, atomically.
@@ -483,7 +567,7 @@ class Directory:
         On crash:
             The old content, and perhaps a temporary file.
         """
-        temp = TempFile(self.path)
+        temp = TempFile(self.path, self.file_mode)
         try:
             temp.write(data)
             temp.finish(durable=durable)
@@ -711,10 +795,12 @@ class DirectoryLock:
         of_machine: Where the file system of the directory has no locks, take a file of `/tmp` instead, whose name is
             that of the directory's device and inode. It keeps apart the processes that have this `/tmp`, so those of
             other machines and of other containers not.
+        mode: Returns who may look at the file if it is made.
     """
 
-    def __init__(self, path: Path, *, of_machine: bool = False) -> None:
+    def __init__(self, path: Path, *, of_machine: bool = False, mode: Callable[[], int] = lambda: PRIVATE_MODE) -> None:
         self._of_machine = of_machine
+        self._mode = mode
         self._path = path
         self._file_fd = -1
         self._directory_fd = -1
@@ -729,7 +815,7 @@ class DirectoryLock:
             The kernel releases it.
         """
         try:
-            fd = _locked(os.open(self._path, os.O_RDWR | os.O_CREAT | _NOFOLLOW | _NONBLOCK, _FILE_MODE))
+            fd = _locked(os.open(self._path, os.O_RDWR | os.O_CREAT | _NOFOLLOW | _NONBLOCK, self._mode()))
         except OSError as error:
             if self._of_machine and has_no_locks(error):
                 return self._take_lock_of_machine()

@@ -65,7 +65,7 @@ def prepared_call(where: Place, ledger: Ledger, name: str, job: Job, *, allow_un
     """
     from dagron.checkpoint.blobs import load_result
     from dagron.checkpoint.format.digests import Digests
-    from dagron.checkpoint.writing.claim import check_directory
+    from dagron.checkpoint.writing.claim import check_trust
     from dagron.cli.nodes import no_such_node
     from dagron.crossing.loading import load_result_of
     from dagron.runs.plan import bind_node
@@ -76,7 +76,7 @@ def prepared_call(where: Place, ledger: Ledger, name: str, job: Job, *, allow_un
     fn, binding = bind_node(dag, job.tasks, name)
     parents = dag.parents(name)
     directory = directory_of(where)
-    check_directory(directory, allow_untrusted=allow_untrusted)
+    check_trust(directory, allow_untrusted=allow_untrusted)
     inputs: list[Any] = []
     notes: list[str] = []
     for position in binding.consumed:

@@ -6,6 +6,7 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink
+from dagron.checkpoint.files import PRIVATE_MODE
 from dagron.checkpoint.format.digests import NO_VALUE_DIGEST, Digests
 from dagron.checkpoint.format.storage import Storage
 from dagron.crossing.culprits import find_culprit
@@ -28,6 +29,7 @@ def dump_result(
     digests: Digests,
     *,
     durable: bool,
+    mode: int = PRIVATE_MODE,
 ) -> Blob:
     """Pickle what a task returned; a large one goes to a temporary file in `directory`.
 
@@ -40,7 +42,7 @@ def dump_result(
         if len(data) <= INLINE_MAX_BYTES:
             return Blob(Storage.INLINE, len(data), digests.of(data), data, "")
     for kind in (PlainPickler, ResultPickler):
-        sink = ResultSink(directory, digests, durable=durable)
+        sink = ResultSink(directory, digests, durable=durable, mode=mode)
         try:
             pickler = kind(sink, PROTOCOL, buffer_callback=sink.expect)
             pickler.dump(value)

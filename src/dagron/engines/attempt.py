@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
+from dagron.checkpoint.files import PRIVATE_MODE
 from dagron.checkpoint.files import make_scratch as make_scratch_directory
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import scratch_name
@@ -52,12 +53,14 @@ class WorkerSetup(NamedTuple):
         digests: How they are digested; with the signing key, if there is one.
         durable: Whether results have to survive a loss of power.
         telling_seconds: How long a task's exception may take to say what it is.
+        file_mode: That of the files of results.
     """
 
     directory: str
     digests: Digests
     durable: bool
     telling_seconds: float = TELLING_SECONDS
+    file_mode: int = PRIVATE_MODE
 
 
 class Witness(Protocol):
@@ -183,7 +186,7 @@ def _current(attempt: Attempt, slot: int, setup: WorkerSetup) -> CurrentAttempt:
         # What was made from other inputs is none of this attempt's.
         digests = [data if isinstance(data, bytes) else data.digest for data in attempt.inputs]
         inputs = setup.digests.of(b"".join(setup.digests.of(digest) for digest in digests)).hex()[:32]
-        return make_scratch_directory(setup.directory, scratch_name(attempt.name), inputs)
+        return make_scratch_directory(setup.directory, scratch_name(attempt.name), inputs, setup.file_mode)
 
     return CurrentAttempt(attempt.name, attempt.number, attempt.run, slot, make_scratch)
 
@@ -224,7 +227,9 @@ def _make(
             witness.returned(failed=False)
         inputs = []  # their memory is better used for pickling
         ours = _OF_RESULTS
-        blob = dump_result(attempt.name, value, setup.directory, setup.digests, durable=setup.durable)
+        blob = dump_result(
+            attempt.name, value, setup.directory, setup.digests, durable=setup.durable, mode=setup.file_mode
+        )
     except BaseException as error:
         if witness is not None:
             witness.returned(failed=True)

@@ -17,7 +17,7 @@ from dagron.runs.coordinator import Coordinator
 from dagron.runs.phases import Phase
 from dagron.runs.state import RunState
 
-__all__ = ["conclude"]
+__all__ = ["conclude", "conclude_restored"]
 
 _STATUS = {
     Phase.COMPLETED: NodeStatus.COMPLETED,
@@ -48,11 +48,7 @@ def conclude(
         )
         commit = store.commit_of(name)
         if result.status is NodeStatus.COMPLETED and commit is not None:
-            result.attempts = commit.attempts
-            result._figures = commit.figures
-            result.result_bytes = commit.size
-            result.slot = commit.slot
-            result._load = partial(_value_of, store, commit)
+            _fill(result, store, commit)
         elif result.status is NodeStatus.COMPLETED:
             result._load = partial(_found_damaged, store.directory.path_to(store.file_name(name)))
         elif result.status is NodeStatus.SKIPPED:
@@ -79,6 +75,34 @@ def conclude(
         restored=state.n_restored,
         trace=trace,
     )
+
+
+def conclude_restored(dag: DAG, store: CheckpointStore, trace: ExecutionTrace | None) -> ExecutionResult:
+    """Return the results of a checkpoint in which every node is completed and of which nothing was run.
+
+    Args:
+        dag: The DAG.
+        store: Loads the results.
+        trace: The spans, or None.
+    """
+
+    def make(name: str, _: int) -> NodeResult[Any]:
+        result: NodeResult[Any] = NodeResult(name, NodeStatus.COMPLETED, restored=True)
+        commit = store.commit_of(name)
+        assert commit is not None, "every node is completed"
+        _fill(result, store, commit)
+        return result
+
+    names = {name: node for node, name in enumerate(dag.nodes)}
+    return ExecutionResult(NodeResults(names, make), succeeded=len(dag), restored=len(dag), trace=trace)
+
+
+def _fill(result: NodeResult[Any], store: CheckpointStore, commit: Commit) -> None:
+    result.attempts = commit.attempts
+    result._figures = commit.figures
+    result.result_bytes = commit.size
+    result.slot = commit.slot
+    result._load = partial(_value_of, store, commit)
 
 
 def _value_of(store: CheckpointStore, commit: Commit) -> Any:

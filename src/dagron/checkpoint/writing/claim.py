@@ -12,7 +12,7 @@ from dagron.checkpoint.reading.opening import read_ledger
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, ForeignFilesError
 from dagron.shown import iso_time
 
-__all__ = ["check_directory", "check_lock_file", "holder_of"]
+__all__ = ["check_directory", "check_lock_file", "check_trust", "holder_of"]
 
 _LOOK_BYTES = 32
 """Of what stands in the place of the lock: enough to know it by."""
@@ -33,6 +33,16 @@ def check_directory(directory: Directory, *, allow_untrusted: bool) -> None:
         raise CheckpointDirectoryError(
             str(directory.path), f"cannot look at {str(where)!r}: {error.strerror or error}"
         ) from error
+
+
+def check_trust(directory: Directory, *, allow_untrusted: bool) -> None:
+    """Check that what is in a checkpoint may be unpickled, for a reader who need not be allowed to write.
+
+    Raises:
+        CheckpointDirectoryError: It belongs to another user, or is writable by everyone.
+    """
+    if not allow_untrusted:
+        _check_owner(directory)
 
 
 def _check(directory: Directory, *, allow_untrusted: bool) -> None:

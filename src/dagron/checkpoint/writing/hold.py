@@ -53,7 +53,7 @@ class Hold:
         self._key = key
         self._allow_untrusted = allow_untrusted
         self._durable = durable
-        self._lock = DirectoryLock(directory.path / LOCK, of_machine=_of_machine())
+        self._lock = DirectoryLock(directory.path / LOCK, of_machine=_of_machine(), mode=lambda: directory.file_mode)
         self._owner = os.getpid()
 
     def take(self, *, accept_damage: bool) -> Ledger | None:

@@ -35,8 +35,10 @@ from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.format.structure import encode_dag
 from dagron.checkpoint.reading.boot import boot_id
 from dagron.checkpoint.reading.ledger import Ledger
+from dagron.checkpoint.reading.opening import read_ledger
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.checkpoint.writing.beginning import Beginning
+from dagron.checkpoint.writing.claim import check_trust
 from dagron.checkpoint.writing.clearing import clear
 from dagron.checkpoint.writing.copies import Copy
 from dagron.checkpoint.writing.copying import CopyWriter
@@ -47,7 +49,7 @@ from dagron.checkpoint.writing.result_files import ResultFiles
 from dagron.checkpoint.writing.results import Results
 from dagron.checkpoint.writing.scratches import Scratches
 from dagron.checkpoint.writing.snapshot import NO_SLOTS, write_snapshot
-from dagron.errors import CheckpointGoneError, CommitError
+from dagron.errors import CheckpointDirectoryError, CheckpointGoneError, CommitError
 
 __all__ = ["CheckpointStore", "Durability", "PendingCommit"]
 
@@ -111,6 +113,7 @@ class CheckpointStore:
         self._recovered = False
         self._unpublished: set[str] = set()  # temporary files that the journal may name
         self._key = signing_key
+        self._allow_untrusted = allow_untrusted
         self._power = durability == "power"
         self._durability = durability
         self._hold = Hold(self.directory, signing_key, allow_untrusted=allow_untrusted, durable=self._power)
@@ -142,6 +145,30 @@ class CheckpointStore:
             The kernel releases the lock; an empty directory or an empty lock file may be left.
         """
         self.ledger = self._hold.take(accept_damage=accept_damage)
+
+    def open_to_read(self) -> PackedCommits:
+        """Read what is in the directory, for results alone. Takes no lock and changes nothing.
+
+        Returns:
+            The commits whose bytes are in place, as far as the sizes of files tell.
+
+        Raises:
+            CheckpointDirectoryError: It cannot be read, or is not to be trusted.
+            FormatVersionError: It has another version than ours.
+            CheckpointDamagedError: The journal is missing or its header damaged.
+        """
+        check_trust(self.directory, allow_untrusted=self._allow_untrusted)
+        ledger = read_ledger(self.directory, self._key)
+        if ledger is None or ledger.cleared:
+            return PackedCommits()
+        self.ledger = ledger
+        self._results = Results(self.directory, ledger, self.digests)
+        try:
+            sizes = self.directory.sizes()
+        except OSError as error:
+            raise CheckpointDirectoryError(str(self.directory.path), error.strerror or str(error)) from error
+        large = (c for name in ledger.commits.special if (c := ledger.commits[name]).storage == Storage.FILE)
+        return ledger.commits.without({c.name for c in large if sizes.get(c.file_name) != c.size})
 
     # --- beginning and ending a run ---------------------------------------------------------------------------
 

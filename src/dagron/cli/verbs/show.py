@@ -42,9 +42,9 @@ def show(
     such node, also if --value finds no result, and 3 if the result is damaged, or cannot be loaded with --unpickle.
     """
     if unpickle:
-        from dagron.checkpoint.writing.claim import check_directory
+        from dagron.checkpoint.writing.claim import check_trust
 
-        check_directory(directory_of(where), allow_untrusted=allow_untrusted)
+        check_trust(directory_of(where), allow_untrusted=allow_untrusted)
     details = details_of(where, node, full=full or (value and not unpickle), unpickle=unpickle, plain=value)
     if value:
         if not details.value:
