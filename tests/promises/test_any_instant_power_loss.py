@@ -111,6 +111,9 @@ class NoLock:
     def acquire(self):
         return True
 
+    def mark(self):
+        pass
+
     def release(self):
         pass
 
@@ -133,7 +136,7 @@ def machine(boot, recorder=None):
         # What the length of a record depends on, so that the same search goes the same way.
         patched.setattr(store.time, "time", lambda: 1_000_000.25)
         patched.setattr(store.os, "getpid", lambda: 4242)
-        patched.setattr(files.secrets, "token_hex", lambda n: f"{next(_numbers):0{2 * n}x}")
+        patched.setattr(os, "urandom", lambda n: next(_numbers).to_bytes(n))
         patched.setattr(hold, "DirectoryLock", NoLock)
         if recorder is not None:
             patched.setattr(files, "os", recorder)
