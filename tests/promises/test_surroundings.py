@@ -173,7 +173,16 @@ def few_files(path, n=40):
 
 
 def fewer_files_than_one_worker_takes(path):
-    return few_files(path, 16)
+    return few_files(path, surroundings._FEWEST_FILES - 1)
+
+
+def fewest_files(path):
+    n = surroundings._FEWEST_FILES
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    flow = dagron.Flow()
+    nodes = flow.map("n[{}]", lambda i: os.getpid(), range(6))
+    result = flow.run(path, resume=True, **FLOW_OPTIONS)
+    return len({result.value(node) for node in nodes})  # none was taken for damaged
 
 
 def just_enough_files(path):
@@ -349,6 +358,7 @@ WORKS = {
     many_files: 1,
     few_files: ["WorkerStartError", "8 worker(s) take"],
     fewer_files_than_one_worker_takes: ["WorkerStartError", "raise the limit (`ulimit -n`"],
+    fewest_files: 1,
     just_enough_files: [0, 1],
     no_executable: 1,
     no_executable_and_none_beside: ["WorkerStartError", "multiprocessing.set_executable()"],

@@ -83,7 +83,7 @@ class ProcessPool:
         check_patches()
         if sys.platform == "linux" and not os.path.exists("/proc/self"):
             logger.warning("/proc is not there: what tasks start cannot be found, and may outlive them and the run")
-        check_open_files(n_slots)
+        check_open_files(n_slots, replaces=max_tasks is not None)
         try:
             for i in range(n_slots):
                 self._slots.append(Slot(i, max_tasks, since))

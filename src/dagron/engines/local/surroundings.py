@@ -39,6 +39,13 @@ _FILES_OF_A_SLOT = 13
 """The coordinator's open files for each worker: board, two captured streams, channel, the four pipes of an executor's
 queues and wake-ups, payload and status. A test counts them."""
 
+_FILES_OF_A_LEAVER = 9
+"""For each worker that makes place for another and has not ended yet: the queues, wake-ups, payload and status."""
+
+_FEWEST_FILES = 48
+"""What a process must be able to open, as a worker inherits the limit: with fewer than 32 left beside its own dozen it
+is taken for one that its task has damaged."""
+
 _FILES_OF_A_RUN = 12
 """For the whole run: server, checkpoint, and what is open for a moment only; for a worker that starts that is six."""
 
@@ -126,8 +133,12 @@ def check_patches() -> None:
         )
 
 
-def check_open_files(n_slots: int) -> None:
+def check_open_files(n_slots: int, *, replaces: bool = False) -> None:
     """Check that this process may open what a run needs.
+
+    Args:
+        n_slots: How many workers it has at the same time.
+        replaces: Whether others take their places.
 
     Raises:
         WorkerStartError: It may not.
@@ -136,10 +147,11 @@ def check_open_files(n_slots: int) -> None:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     n_open = _n_open_files()
-    needed = _FILES_OF_A_RUN + n_slots * _FILES_OF_A_SLOT
+    of_slot = _FILES_OF_A_SLOT + replaces * _FILES_OF_A_LEAVER
+    needed = max(_FILES_OF_A_RUN + n_slots * of_slot, _FEWEST_FILES - n_open)
     if soft == resource.RLIM_INFINITY or n_open + needed <= soft:
         return
-    fitting = (soft - n_open - _FILES_OF_A_RUN) // _FILES_OF_A_SLOT
+    fitting = (soft - n_open - _FILES_OF_A_RUN) // of_slot if soft >= _FEWEST_FILES else 0
     fewer = f"run at most {fitting} of them, or " if fitting > 0 else ""
     above = "" if hard == resource.RLIM_INFINITY else f", up to {hard}"
     raise WorkerStartError(
