@@ -172,7 +172,7 @@ def _n_open_files() -> int:
 _HINTS = {
     errno.EMFILE: "this process has as many files open as it may (`ulimit -n`)",
     errno.ENFILE: "the machine has as many files open as it may",
-    errno.EAGAIN: "no further process or thread may be started (`ulimit -u`, or the limit of a container or group)",
+    errno.EAGAIN: "no further process or thread may be started (`ulimit -u`, `ulimit -v`, or the limit of a container)",
     errno.ENOMEM: "there is not enough memory (or `ulimit -v` is too low)",
     errno.EFBIG: "files may not be that large (`ulimit -f`)",
     errno.E2BIG: "the environment variables are too large for a new process",
