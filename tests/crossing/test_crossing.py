@@ -37,6 +37,7 @@ from dagron.errors import (
     NodeError,
     RemoteTraceback,
     ResultNotPicklableError,
+    ResultNotWrittenError,
     TaskFailedError,
     TaskNotPicklableError,
 )
@@ -166,7 +167,7 @@ class TestResults:
             real(file, data)
 
         monkeypatch.setattr(TempFile, "write", write)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(ResultNotWrittenError, match="No space left"):
             dumped(bytes(20_000_000), tmp_path)
         assert list(tmp_path.iterdir()) == []
 
@@ -192,8 +193,8 @@ class TestResults:
             dumped(value, tmp_path)
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_disk_that_refuses_is_an_os_error(self, tmp_path):
-        with pytest.raises(FileNotFoundError):
+    def test_a_disk_that_refuses_is_told_with_the_node(self, tmp_path):
+        with pytest.raises(ResultNotWrittenError, match="node.*No such file"):
             dumped(bytes(100_000), tmp_path / "missing")
 
     def test_lambdas_closures_and_local_classes_come_back(self, tmp_path):
