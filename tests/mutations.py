@@ -708,8 +708,15 @@ MUTATIONS = [
     Mutation(
         "value",
         "crossing/changed.py",
-        "        return Inert\n\n    def persistent_load",
-        "        return super().find_class(module, name)\n\n    def persistent_load",
+        "    return not same or bool(renamed(recorded, now))\n",
+        "    return not same\n",
+        "tests/crossing/test_attributes_set_later.py -k another_name",
+    ),
+    Mutation(
+        "value",
+        "crossing/changed.py",
+        "        return Inert\n\n    def _looked_up",
+        "        return super().find_class(module, name)\n\n    def _looked_up",
         "tests/crossing/test_values.py -k nothing_that_a_result_names",
     ),
     Mutation(

@@ -28,6 +28,7 @@ __all__ = [
     "forget_shapes",
     "is_of_script",
     "operations",
+    "set_in",
     "shape_of",
     "stand_in",
 ]
@@ -104,15 +105,29 @@ def _set_by_initializers(cls: type) -> set[str]:
         code = getattr(getattr(function, "__func__", function), "__code__", None)
         if code is None:
             continue
-        found |= _set_in(code)
+        found |= set_in(code)
         methods += [
             other for other in code.co_names if other not in methods and isinstance(own.get(other), types.FunctionType)
         ]
     return found
 
 
-def _set_in(code: types.CodeType) -> set[str]:
-    return {code.co_names[argument] for operation, argument in operations(code.co_code) if operation == _STORE_ATTR}
+def set_in(code: types.CodeType) -> set[str]:
+    """Return the names of the attributes that code sets, without that of functions in it."""
+    if not code.co_names:
+        return set()
+    found: set[str] = set()
+    bytecode = code.co_code
+    kinds = bytecode[::2]
+    at = kinds.find(_STORE_ATTR)
+    while at >= 0:
+        argument, above = bytecode[2 * at + 1], at - 1
+        while above >= 0 and kinds[above] == EXTENDED_ARG:
+            argument |= bytecode[2 * above + 1] << 8 * (at - above)
+            above -= 1
+        found.add(code.co_names[argument])
+        at = kinds.find(_STORE_ATTR, at + 1)
+    return found
 
 
 def operations(bytecode: bytes) -> Iterator[tuple[int, int]]:

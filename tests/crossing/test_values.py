@@ -694,7 +694,7 @@ class TestAScriptThatHasChanged:
                 return os.mkdir, (str(tmp_path / "ran"),)
 
         data = pickle.dumps([Boom(), {1: Boom()}, (Boom(), b"x")], 5)
-        assert changed_results(["a"], lambda _: data) == {}
+        assert changed_results(["a"], lambda _: data, {}, {}) == {}
         assert not (tmp_path / "ran").exists()
 
     def test_a_run_says_with_what_it_was_made(self, run_with, tmp_path):

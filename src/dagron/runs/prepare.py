@@ -18,7 +18,7 @@ from dagron.checkpoint.format.records import NO_ORIGIN, Origin
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.checkpoint.writing.store import CheckpointStore
-from dagron.crossing.changed import changed_results, versions
+from dagron.crossing.changed import changed_results, may_have_changed, versions
 from dagron.errors import OptionError
 from dagron.graph.dag import DAG
 from dagron.runs.leftovers import end_leftovers
@@ -117,10 +117,11 @@ def prepare(dag: DAG, plan: RunPlan, earlier: Earlier) -> Prepared:
     if earlier.commits:
         # After damage nothing may be taken for granted: what is missing may have been what mattered.
         is_same = ledger is not None and ledger.structure == dag.structure_digest().hex() and not ledger.damage
-        if earlier.load is not None and ledger is not None and dict(ledger.definitions) != plan.definitions:
-            # A name that is new in the script is in no result yet, so looking into all of them would find nothing.
-            if any(plan.definitions.get(name) != digest for name, digest in ledger.definitions):
-                changed = changed_results([name for name in dag.nodes if name in earlier.commits], earlier.load)
+        recorded = {} if ledger is None else dict(ledger.definitions)
+        if earlier.load is not None and ledger is not None and recorded != plan.definitions:
+            if may_have_changed(recorded, plan.definitions):
+                names = [name for name in dag.nodes if name in earlier.commits]
+                changed = changed_results(names, earlier.load, recorded, plan.definitions)
             # Also if nothing has to be made again: the next resume is to compare with this script.
             restore = plan_restore(dag, earlier.commits, earlier.stale, same_structure=is_same, changed=changed)
             is_same = False

@@ -300,8 +300,8 @@ class RunStarted:
         durability: What survives, `"power"` or `"process"`.
         owns: If fresh, the files in the directory that are ours and belong to no commit.
         absent: If not fresh, the completed and failed nodes that the DAG of this run does not have.
-        definitions: What the script defines, each name with a digest; of that script which the commits were last
-            compared with, as `structure`.
+        definitions: What the script defines, each name with a digest, and for a class the attributes that its methods
+            set later; of that script which the commits were last compared with, as `structure`.
         versions: Of Python and of what pickles, each with its name.
         origin: The job that it is of.
     """
