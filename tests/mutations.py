@@ -252,17 +252,17 @@ MUTATIONS = [
     ),
     Mutation(
         "trust",
-        "checkpoint/files.py",
-        "            os.fchmod(self._fd, mode)\n",
-        "            pass\n",
+        "executor.py",
+        "durable, file_mode=mode)",
+        "durable)",
         "tests/promises/test_only_what_you_trust.py -k a_task_has_set_the_umask",
     ),
     Mutation(
         "trust",
-        "engines/local/worker.py",
-        "            with umask_for(mode):\n",
-        "            with umask_for(0o600):\n",
-        "tests/promises/test_only_what_you_trust.py -k a_task_has_set_the_umask",
+        "checkpoint/files.py",
+        "            os.fchmod(self._fd, mode)\n",
+        "            pass\n",
+        "tests/checkpoint/test_files.py -k its_mode_whatever",
     ),
     # --- nothing recorded is ever redone
     Mutation(

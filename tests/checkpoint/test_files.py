@@ -304,6 +304,12 @@ class TestTempFile:
             assert mode_of(directory.path / name) == 0o600
         assert len({temp.name for temp in made}) == 20
 
+    @pytest.mark.parametrize("mask", [0, 0o077, 0o777])
+    def test_it_has_its_mode_whatever_the_umask_of_a_process_in_which_tasks_have_run(self, directory, mask):
+        os.umask(mask)
+        name = TempFile(directory.path, 0o640).finish(durable=False)
+        assert mode_of(directory.path / name) == 0o640
+
     def test_what_was_written_is_there_when_it_is_finished_and_published(self, directory):
         temp = TempFile(directory.path)
         temp.write(b"one ")

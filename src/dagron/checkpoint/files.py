@@ -20,8 +20,7 @@ import struct
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
@@ -42,7 +41,6 @@ __all__ = [
     "is_temporary",
     "make_scratch",
     "mode_for",
-    "umask_for",
     "write_copy",
 ]
 
@@ -410,16 +408,6 @@ def _remove_tree(path: str, name: str) -> None:
             os.unlink(name, dir_fd=fd)
     finally:
         os.close(fd)
-
-
-@contextmanager
-def umask_for(mode: int) -> Iterator[None]:
-    """Let files that are made meanwhile get this mode, in a process in which tasks may have set the umask."""
-    old = os.umask(0o777 & ~(mode | 0o700))
-    try:
-        yield
-    finally:
-        os.umask(old)
 
 
 class Directory:

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, NoReturn
 
 from dagron.checkpoint.blobs import Blob
-from dagron.checkpoint.files import umask_for, write_copy
+from dagron.checkpoint.files import write_copy
 from dagron.crossing.binding import become_script
 from dagron.crossing.parts import ReceivedParts
 from dagron.engines.attempt import WorkerSetup, make_attempt
@@ -107,13 +107,12 @@ class _Worker:
 
     def write(self, copies: list[tuple[str, bytes, bool]]) -> None:
         """Write copies of results; once one was refused no more, and the coordinator is told with the next report."""
-        if self.copies_refused or not copies:
+        if self.copies_refused:
             return
         directory, mode = self.setup.directory, self.setup.file_mode
         try:
-            with umask_for(mode):
-                for name, data, exists in copies:
-                    write_copy(os.path.join(directory, name), data, exists=exists, mode=mode)
+            for name, data, exists in copies:
+                write_copy(os.path.join(directory, name), data, exists=exists, mode=mode)
         except OSError:
             self.copies_refused = True
 
