@@ -24,6 +24,7 @@ GROUPS = {
         "NodeResult",
         "NodeStatus",
         "CheckpointInfo",
+        "PruneReport",
         "ExecutionTrace",
         "Span",
     ],

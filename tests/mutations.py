@@ -496,6 +496,63 @@ MUTATIONS = [
         "INLINE_MAX_BYTES = 2**40\n",
         "tests/promises/test_bounded_memory.py -k thirty",
     ),
+    # --- a pruning drops nothing that a resume goes by
+    Mutation(
+        "stale",
+        "checkpoint/writing/pruning.py",
+        "commit._replace(since=self._number(commit.since))",
+        "commit",
+        "tests/checkpoint/test_pruning.py -k all_that_is_said",
+    ),
+    Mutation(
+        "nothing",
+        "checkpoint/writing/pruning.py",
+        "            structure=ledger.structure,\n",
+        "",
+        "tests/checkpoint/test_pruning.py -k all_that_is_said",
+    ),
+    Mutation(
+        "nothing",
+        "checkpoint/writing/pruning.py",
+        "if is_temporary(name)} - named",
+        "if is_temporary(name)}",
+        "tests/checkpoint/test_pruning.py -k rename_was_cut_short",
+    ),
+    Mutation(
+        "deletes",
+        "checkpoint/writing/pruning.py",
+        "                journal.say(self._said(()))\n",
+        "                pass\n",
+        "tests/checkpoint/test_pruning.py -k in_the_place_of_a_file",
+    ),
+    Mutation(
+        "deletes",
+        "checkpoint/writing/pruning.py",
+        "        yield self._said(self._dropped)\n",
+        "        yield self._said(())\n",
+        "tests/checkpoint/test_store.py -k TestDyingAtEverySystemCall",
+    ),
+    Mutation(
+        "wrong value",
+        "checkpoint/writing/pruning.py",
+        "        if ledger.damage:\n",
+        "        if False:\n",
+        "tests/checkpoint/test_pruning.py -k damaged_journal",
+    ),
+    Mutation(
+        "writer",
+        "checkpoint/writing/pruning.py",
+        "        checkpoint_id = secrets.token_bytes(16)",
+        "        checkpoint_id = self._ledger.checkpoint_id",
+        "tests/checkpoint/test_pruning.py -k reads_along",
+    ),
+    Mutation(
+        "instant",
+        "checkpoint/writing/pruning.py",
+        "self._journal(checkpoint_id), durable=durable)",
+        "self._journal(checkpoint_id), durable=False)",
+        "tests/promises/test_any_instant_power_loss.py -k pruning",
+    ),
     # --- one writer
     Mutation(
         "writer",
@@ -517,7 +574,7 @@ MUTATIONS = [
         "checkpoint/writing/store.py",
         "        return CheckpointGoneError(path, gone) if gone else CommitError(path, reason)\n",
         "        return CommitError(path, reason)\n",
-        "tests/promises/test_a_disk_that_refuses.py -k directory_is_taken_away",
+        "tests/promises/test_a_disk_that_refuses.py -k finds_no_place",
     ),
     Mutation(
         "limits",

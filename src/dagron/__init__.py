@@ -40,6 +40,7 @@ from dagron.errors import (
     NotRunByCallError,
     OptionError,
     OtherPythonError,
+    PruneError,
     RemoteTraceback,
     ResultNotLoadableError,
     ResultNotPicklableError,
@@ -60,6 +61,7 @@ from dagron.errors import (
 
 if TYPE_CHECKING:
     from dagron.callbacks import ExecutionCallbacks, RunningNode, RunObserver, RunSnapshot
+    from dagron.checkpoint.writing.pruning import PruneReport
     from dagron.executor import CheckpointExecutor
     from dagron.flow import Flow
     from dagron.graph.dag import DAG, DAGBuilder
@@ -119,6 +121,8 @@ __all__ = [
     "NotRunByCallError",
     "OptionError",
     "OtherPythonError",
+    "PruneError",
+    "PruneReport",
     "RemoteTraceback",
     "ResultNotLoadableError",
     "ResultNotPicklableError",
@@ -157,6 +161,7 @@ _HOMES = {
     "Node": "tasks.handle",
     "NodeResult": "results.results",
     "NodeStatus": "results.status",
+    "PruneReport": "checkpoint.writing.pruning",
     "RunObserver": "callbacks",
     "RunSnapshot": "callbacks",
     "RunningNode": "callbacks",

@@ -30,6 +30,7 @@
     │   ├── CommitError
     │   │   └── CheckpointGoneError
     │   ├── ClearError
+    │   ├── PruneError
     │   └── ResultUnavailableError
     │       └── ResultNotLoadableError       the author of the tasks: what the result is made of has changed
     ├── StoredValueError                     the author of the tasks; a result that this script or Python cannot load
@@ -96,6 +97,7 @@ __all__ = [
     "NotRunByCallError",
     "OptionError",
     "OtherPythonError",
+    "PruneError",
     "RemoteTraceback",
     "ResultNotLoadableError",
     "ResultNotPicklableError",
@@ -496,6 +498,19 @@ class ClearError(CheckpointError):
 
     def __str__(self) -> str:
         return f"could not clear the checkpoint {self.path!r}: {self.reason}; {self.left}"
+
+
+class PruneError(CheckpointError):
+    """The disk refused the pruning of a checkpoint. The text says how the checkpoint stands."""
+
+    def __init__(self, path: str, reason: str, left: str) -> None:
+        super().__init__(path, reason, left)
+        self.path = path
+        self.reason = reason
+        self.left = left
+
+    def __str__(self) -> str:
+        return f"could not prune the checkpoint {self.path!r}: {self.reason}; {self.left}"
 
 
 class ResultUnavailableError(CheckpointError):

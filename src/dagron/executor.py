@@ -28,6 +28,7 @@ from dagron.tasks.options import Task, check_timeout
 
 if TYPE_CHECKING:
     from dagron.checkpoint.reading.ledger import Ledger
+    from dagron.checkpoint.writing.pruning import PruneReport
     from dagron.engines.attempt import WorkerSetup
     from dagron.runs.coordinator import CancelEvent
     from dagron.runs.observing import Watch
@@ -275,6 +276,45 @@ class CheckpointExecutor:
             store.open(accept_damage=True)
             end_leftovers(store)
             store.clear()
+        finally:
+            store.close()
+
+    def prune_checkpoint(self, *, dry_run: bool = False) -> PruneReport | None:
+        """Drop from the checkpoint what no resume of this DAG needs, and return what that was; None if there is none.
+
+        Dropped are results, failures and files of nodes that the DAG does not have; records of the journal that later
+        ones supersede; what tasks printed in runs before the last one; and files that older runs have left. A resume
+        keeps and repeats what it would have kept and repeated otherwise.
+
+        Args:
+            dry_run: Only look; then the checkpoint need not be free.
+
+        Raises:
+            CheckpointLockedError: A run is writing it.
+            CheckpointDamagedError: Its journal is damaged, of which a resume has to know.
+            PruneError: The disk refused. The error says how the checkpoint stands.
+            CheckpointError: The directory cannot be used, and nothing in it was changed.
+
+        On crash:
+            The checkpoint as it was, or pruned.
+        """
+        directory = Directory(self._path)
+        ledger = read_ledger(directory, self._options.key)
+        if ledger is None or ledger.cleared:
+            return None
+        if dry_run:
+            from dagron.checkpoint.writing.pruning import Pruning
+
+            return Pruning(directory, self._options.key, self.dag.nodes).report
+        from dagron.runs.leftovers import end_leftovers
+
+        store = self._store()
+        try:
+            store.open()
+            if store.ledger is None or store.ledger.cleared:
+                return None
+            end_leftovers(store)
+            return store.prune(self.dag.nodes)
         finally:
             store.close()
 

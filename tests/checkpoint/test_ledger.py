@@ -3,107 +3,15 @@
 The code relied on is `Ledger.apply`, which both call, and `JournalWriter.say`.
 """
 
-import dataclasses
 import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from written import NAMES, STRUCTURES, Life, operations
 
-from dagron.checkpoint.files import Directory, TempFile
-from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.format.records import Commit, Failed, Output
-from dagron.checkpoint.format.storage import Storage
-from dagron.checkpoint.reading.ledger import Ledger
-from dagron.checkpoint.reading.opening import read_ledger, read_on
-from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
-
-NAMES = ["a", "A", "b", "c/d", "e%2ff"]
-STRUCTURES = [bytes([i]) * 32 for i in range(2)]
-
-names = st.sampled_from(NAMES)
-several = st.lists(names, min_size=1, max_size=3, unique=True)
-small_values = st.binary(max_size=8)
-operations = st.one_of(
-    st.tuples(st.just("commit"), st.dictionaries(names, small_values, min_size=1, max_size=3), st.sets(names)),
-    st.tuples(st.just("commit large"), names, small_values),
-    st.tuples(st.just("commit, printed"), names, st.text(max_size=5)),
-    st.tuples(st.just("fail"), several),
-    st.tuples(st.just("invalidate"), several, st.booleans()),
-    st.tuples(st.just("reconcile"), several, st.sampled_from(STRUCTURES)),
-    st.tuples(st.just("note_processes"), st.dictionaries(st.integers(1, 99), st.floats(0, 9), max_size=2)),
-    st.tuples(st.just("write_copies")),
-    st.tuples(st.just("tend")),
-    st.tuples(st.just("again"), st.booleans(), st.sampled_from(STRUCTURES), several),
-    st.tuples(st.just("killed, again"), st.booleans(), st.sampled_from(STRUCTURES), several),
-)
-
-
-def pending(path, name, data, *, large=False, printed=None):
-    temp_name = ""
-    if large:
-        temp = TempFile(path)
-        temp.write(data)
-        temp_name = temp.finish(durable=False)
-    storage = Storage.FILE if large else Storage.INLINE
-    commit = Commit(name, storage, 0, 1, len(data), Digests().of(data), bytes(16))
-    return PendingCommit(commit, b"" if large else data, temp_name, printed)
-
-
-class Life:
-    """A checkpoint that is written; after each step its writer and a reader are compared."""
-
-    def __init__(self, path):
-        self.path = path
-        self.store = None
-        self.follower = None
-        self.begin(fresh=True, structure=STRUCTURES[0], nodes=NAMES)
-
-    def begin(self, *, fresh, structure, nodes):
-        self.store = CheckpointStore(self.path, durability="process")
-        self.store.open()
-        self.store.begin(fresh=fresh, nodes=nodes, structure=structure)
-
-    def do(self, what, *arguments):
-        store = self.store
-        match what:
-            case "commit":
-                values, doubtful = arguments
-                store.commit([pending(self.path, name, data) for name, data in values.items()], doubtful)
-            case "commit large":
-                name, data = arguments
-                store.commit([pending(self.path, name, data * 3000, large=True)])
-            case "commit, printed":
-                name, text = arguments
-                store.commit([pending(self.path, name, b"x", printed=Output(text, "", len(text), 0))])
-            case "fail":
-                store.fail([Failed(name, message="m") for name in arguments[0]])
-            case "invalidate":
-                store.invalidate(arguments[0], "why", lost=arguments[1])
-            case "reconcile":
-                store.reconcile(arguments[0], [NAMES[0]], arguments[1])
-            case "note_processes":
-                store.note_processes(arguments[0], "namespace")
-            case "write_copies" | "tend":
-                getattr(store, what)()
-            case "again" | "killed, again":
-                if what == "again":
-                    store.end(succeeded=1)
-                store.close()
-                fresh, structure, nodes = arguments
-                self.begin(fresh=fresh, structure=structure, nodes=nodes)
-
-    def check(self):
-        written = self.store.ledger
-        found = read_ledger(Directory(self.path))
-        self.follower = found if self.follower is None else read_on(self.follower, Directory(self.path))
-        for field in dataclasses.fields(Ledger):
-            if field.name != "size":  # that of the file when it was read
-                expected = getattr(written, field.name)
-                assert getattr(found, field.name) == expected, field.name
-                assert getattr(self.follower, field.name) == expected, field.name
-        assert list(found.commits) == list(written.commits)
+from dagron.checkpoint.files import Directory
 
 
 @settings(deadline=None, max_examples=60)

@@ -662,7 +662,7 @@ SAME_SIZE = (1, 2)  # pickled they have the same size, so that only a look at th
 
 
 def lives(path):
-    """Three runs and a clear, step by step: each yields the states that the step may leave if it is interrupted."""
+    """Runs, prunings and a clear, step by step: each yields the states that the step may leave if it is interrupted."""
     a_old, a_new = SAME_SIZE
 
     def taken(fresh):
@@ -691,6 +691,14 @@ def lives(path):
         finally:
             made.close()
 
+    def prune(*nodes):
+        made = CheckpointStore(path, durability="power")
+        try:
+            made.open()
+            made.prune(nodes)
+        finally:
+            made.close()
+
     def do(method, *args):
         return lambda: getattr(holder[-1], method)(*args)
 
@@ -700,6 +708,7 @@ def lives(path):
     first = {"a": a_old, "big": LARGE, "b": "b"}
     second = {"a": a_old, "b": "another b", "c": "c", "big": LARGE[::-1]}
     begun = {"a": a_old}
+    pruned = {"a": a_old, "b": "another b"}
     third = {"a": a_new, "x": LARGE}
     steps = [
         (lambda: start(False), [None, {}]),
@@ -718,8 +727,12 @@ def lives(path):
         (group(big("big", LARGE[::-1], durable=True)), [{**begun, "b": "another b", "c": "c"}, second]),
         (do("end"), [second]),
         (stop, [second]),
-        (lambda: start(True), [second, {}]),
-        (group(small("a", a_new)), [{}, {"a": a_new}]),
+        (lambda: prune("a", "b", "x"), [second, pruned]),  # "big" has a file that is deleted
+        (lambda: start(True), [pruned, {}]),
+        (group(small("a", a_new), small("c", "c" * 300)), [{}, {"a": a_new}, {"a": a_new, "c": "c" * 300}]),
+        (stop, [{"a": a_new, "c": "c" * 300}]),  # as a kill does
+        (lambda: prune("a", "b", "x"), [{"a": a_new, "c": "c" * 300}, {"a": a_new}]),
+        (lambda: start(False), [{"a": a_new}]),
         (group(big("x", durable=True)), [{"a": a_new}, third]),
         (do("end"), [third]),
         (stop, [third]),

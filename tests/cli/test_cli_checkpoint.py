@@ -132,7 +132,7 @@ def test_a_checkpoint_is_named_by_its_directory_or_by_the_target_that_was_run(sh
 
 READERS = (
     *(["status"], ["status", "--watch"], ["ls"], ["show"], ["verify"]),
-    *(["trace"], ["report"], ["export"], ["invalidate"], ["clear"]),
+    *(["trace"], ["report"], ["export"], ["invalidate"], ["prune"], ["clear"]),
 )
 
 
@@ -165,6 +165,7 @@ def test_reading_commands_change_nothing(shared, made, tmp_path):
         ["trace", "job.py", "-o", str(tmp_path / "t")],
         ["report", "job.py", "-o", str(tmp_path / "r")],
         ["invalidate", "job.py", "load", "--dry-run"],
+        ["prune", "job.py", "--dry-run"],
         ["run", "job.py", "--dry-run"],
     ):
         shared(*arguments, expect=1 if "--watch" in arguments else 0)
@@ -382,11 +383,12 @@ def test_show_loads_a_result_of_an_untrusted_checkpoint_only_if_that_is_said(own
         own(verb, "job.py", "report", *more, "--allow-untrusted")
 
 
-def test_an_untrusted_checkpoint_is_gone_on_with_invalidated_and_cleared_only_if_that_is_said(own):
+def test_an_untrusted_checkpoint_is_gone_on_with_invalidated_pruned_and_cleared_only_if_that_is_said(own):
     os.chmod("checkpoints/job", 0o777)
     for arguments in (
         ["invalidate", "job.py", "load"],
         ["run", "job.py", "--resume", "--inline"],
+        smaller(),
         ["clear", "job.py", "-y"],
     ):
         assert "--allow-untrusted" in own(*arguments, expect=3).stderr
@@ -422,7 +424,13 @@ def test_verify_tells_a_damaged_record_and_what_stands_behind_it_is_looked_at(ow
     assert "bytes at offset" in own("verify", "job.py", expect=1).stdout
 
 
-# --- invalidate and clear ---------------------------------------------------------------------------------------------
+# --- invalidate, prune and clear -------------------------------------------------------------------------------------
+
+
+def smaller():
+    """A pruning that has something to drop."""
+    Path("smaller.py").write_text("import dagron\nflow = dagron.Flow()\nflow.add('load', int)\n")
+    return ["prune", "job.py", "--dag", "smaller.py", "--yes"]
 
 
 def resumed():
@@ -484,15 +492,37 @@ def test_invalidate_says_so_if_the_checkpoint_is_cleared_after_it_was_read(own, 
     assert ended.stderr == f"dagron: error: there is no checkpoint in {os.path.abspath('checkpoints/job')!r}\n"
 
 
-def test_invalidate_and_clear_are_refused_while_a_run_holds_the_checkpoint(own):
+def test_invalidate_prune_and_clear_are_refused_while_a_run_holds_the_checkpoint(own):
     store = CheckpointStore(Path("checkpoints/job").absolute())
     store.open()
     try:
-        for arguments in (["invalidate", "job.py", "load"], ["clear", "job.py", "--yes"]):
+        for arguments in (["invalidate", "job.py", "load"], smaller(), ["clear", "job.py", "--yes"]):
             assert "is held by another run" in own(*arguments, expect=3).stderr
             assert view_of_job().commits.keys() == set(COMPLETED)
     finally:
         store.close()
+
+
+def test_prune_says_what_it_would_drop_and_drops_it_only_with_a_word(own):
+    resumed()
+    foreseen = own("run", "job.py", "--resume", "--dry-run").stdout
+    assert "records of the journal, of which" in own("prune", "job.py", "--dry-run").stdout
+    before = view_of_job().valid_size
+    assert "pass --yes" in own("prune", "job.py", expect=2).stderr
+    assert view_of_job().valid_size == before
+    found = json.loads(own("prune", "job.py", "--yes", "--json").stdout)
+    assert (found["dry_run"], found["nodes"], found["freed_bytes"]) == (False, [], before - view_of_job().valid_size)
+    assert len(view_of_job().commits) == 5
+    assert own("prune", "job.py", "-y").stdout.startswith("nothing to drop")
+    own("verify", "job.py")
+    assert own("run", "job.py", "--resume", "--dry-run").stdout == foreseen
+
+
+def test_prune_drops_what_the_dag_of_a_target_does_not_have(own):
+    said = own(*smaller()).stdout
+    assert "results or failures of" in said
+    assert "that the DAG does not have: " in said
+    assert [*view_of_job().commits] == ["load"]
 
 
 def test_clear_deletes_nothing_without_a_word_and_its_own_files_with_one(own):
@@ -701,7 +731,7 @@ def test_the_guide_and_the_readme_have_every_command():
 
 
 VERBS = (
-    *("run", "debug", "status", "ls", "show", "verify", "invalidate", "clear"),
+    *("run", "debug", "status", "ls", "show", "verify", "invalidate", "prune", "clear"),
     *("graph", "trace", "report", "export", "doctor"),
 )
 

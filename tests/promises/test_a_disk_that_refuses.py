@@ -976,3 +976,18 @@ def test_a_run_whose_directory_is_taken_away_does_not_go_on_as_if_it_were_there(
     assert {name: log.count(name) - before.get(name, 0) for name in tasks} == {
         name: int(name not in completed) for name in tasks
     }
+
+
+@pytest.mark.parametrize("pool", ["process", "inline"])
+@pytest.mark.parametrize("take_away", [remove, exchange])
+def test_a_directory_that_is_taken_away_is_told_as_that_also_by_a_result_that_finds_no_place(ckpt, take_away, pool):
+    """There the first that is refused is the file of the result, in the worker."""
+
+    def thief():
+        take_away(ckpt)
+        return bytes(40_000)
+
+    executor = CheckpointExecutor(DAG(["thief"]), ckpt, pool=pool, max_workers=1)
+    with pytest.raises(dagron.CheckpointGoneError, match=WAYS_TO_TAKE_AWAY[take_away]) as caught:
+        executor.execute({"thief": thief})
+    assert "intact" not in str(caught.value)

@@ -65,6 +65,10 @@ class Known:
     def with_failed(self, name):
         return Known(self.without([name]).commits, self.failed | {name})
 
+    def pruned_to(self, nodes):
+        gone = {name for name, _ in self.commits} - set(nodes)
+        return Known(self.without(gone).commits, self.failed & set(nodes))
+
 
 @dataclass(frozen=True)
 class Legal:
@@ -241,6 +245,14 @@ class Life:
         self._step(act, lambda _: None)
         self.close()
 
+    def prune(self, *nodes):
+        def act():
+            self.open()
+            self.store.prune(nodes)
+
+        self._step(act, lambda known: known.pruned_to(nodes))
+        self.close()
+
     def close(self):
         if self.store is not None:
             self.store.close()
@@ -353,6 +365,26 @@ def clearing_and_starting_again(life):
     life.clear()
     life.begin()
     life.commit(a=NEW)
+    life.end()
+
+
+def pruning_and_going_on(life):
+    life.prune("a", "big", "c")
+    life.begin()
+    life.commit(c=data(650, 20))
+    life.end()
+
+
+def pruning_what_a_kill_has_left(life):
+    life.begin()
+    life.commit(a=OLD, b=data(300, 5), BIG=OLD_BIG)
+    life.fail("x", "c")
+    life.commit(HUGE=data(4200, 13))
+    life.close()
+    life.since = len(life.recorder.log)
+    life.prune("a", "big", "x")
+    life.begin()
+    life.commit(b=data(300, 5))
     life.end()
 
 
@@ -533,6 +565,8 @@ RUNS = {
         lambda root: run_over_an_older(root, a_resume_that_makes_lost_results_again, lost=["big"]),
         1050,
     ),
+    "pruning": (lambda root: run_over_an_older(root, pruning_and_going_on), 770),
+    "pruning what a kill has left": (lambda root: lived(root, pruning_what_a_kill_has_left), 1300),
     "clearing": (lambda root: run_over_an_older(root, clearing), 22),
     "clearing and starting again": (lambda root: run_over_an_older(root, clearing_and_starting_again), 560),
 }

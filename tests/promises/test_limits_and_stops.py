@@ -388,16 +388,17 @@ class TestCancel:
         assert (result.failed, result.cancelled) == (0, 2)
         self.resumed(ckpt, log, ["first", "beside"])
 
-    def test_before_anything_has_begun(self, ckpt, log, mark, event):
+    @pytest.mark.parametrize("pool", ["inline", "process"])  # in processes an attempt that is killed may not have begun
+    def test_before_anything_has_begun(self, ckpt, log, mark, event, pool):
         event.set()
-        result = executor(self.DAG, ckpt).execute(self.tasks(log), cancel_event=event)
+        result = executor(self.DAG, ckpt, pool=pool).execute(self.tasks(log), cancel_event=event)
         assert (result.cancelled, log.counts()) == (4, {})
         assert "the run was cancelled" in str(result["first"].error)
         # What was recorded before is kept, and nothing is added to it.
         executor(self.DAG, ckpt, pool="inline").resume(self.tasks(log, second=fails))
         kept = ["first", "beside"]
         before = log.counts()
-        again = executor(self.DAG, ckpt).resume(self.tasks(log), cancel_event=event)
+        again = executor(self.DAG, ckpt, pool=pool).resume(self.tasks(log), cancel_event=event)
         assert (again.restored, again.cancelled, log.counts()) == (2, 2, before)
         self.resumed(ckpt, log, kept)
 

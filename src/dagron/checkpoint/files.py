@@ -545,8 +545,8 @@ class Directory:
         """Write a copy of a small result: `write_copy` for the entry `name`."""
         write_copy(self._prefix + name, data, exists=exists, mode=self.file_mode)
 
-    def replace(self, name: str, data: bytes, *, durable: bool) -> None:
-        """Give `name` the content `data`, atomically.
+    def replace(self, name: str, data: bytes | Iterable[bytes], *, durable: bool) -> None:
+        """Give `name` the content `data`, which may come in pieces, atomically.
 
         Guarantees:
             A reader sees the old content or the new one, never a mixture; if `durable`, also after a loss of power the
@@ -557,7 +557,8 @@ class Directory:
         """
         temp = TempFile(self.path, self.file_mode)
         try:
-            temp.write(data)
+            for piece in (data,) if isinstance(data, bytes) else data:
+                temp.write(piece)
             temp.finish(durable=durable)
             os.replace(temp.path, self._prefix + name)
         except BaseException:

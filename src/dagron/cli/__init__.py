@@ -48,6 +48,7 @@ _SECTIONS = {
     },
     "Changing": {
         "invalidate": "Make results not count, so that the next resume makes them again.",
+        "prune": "Make a checkpoint smaller: drop what no resume needs.",
         "clear": "Delete a checkpoint.",
     },
     "Writing": {

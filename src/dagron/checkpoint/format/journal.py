@@ -61,6 +61,7 @@ __all__ = [
     "FORMAT_VERSION",
     "HEADER_SIZE",
     "MAGIC",
+    "RECORD_SIZE",
     "Damage",
     "Header",
     "Record",
@@ -81,6 +82,7 @@ _HEADER = struct.Struct("<8sII16s")
 _RECORD = struct.Struct("<4sB3sIIQ")
 HEADER_SIZE = _HEADER.size + CHECK_SIZE
 RECORD_SIZE = _RECORD.size + CHECK_SIZE
+"""Bytes of a record beside its body and its payload."""
 _KEYED = 1
 """The one flag of a header: the checks are keyed."""
 

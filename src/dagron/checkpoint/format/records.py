@@ -63,6 +63,7 @@ __all__ = [
     "Origin",
     "Output",
     "Printed",
+    "Pruned",
     "RunEnded",
     "RunStarted",
     "WorkersStarted",
@@ -88,6 +89,7 @@ class Kind(IntEnum):
     WORKERS_STARTED = 8
     DAG_RECORDED = 9
     PRINTED = 10
+    PRUNED = 11
 
 
 # --- COMMITTED ----------------------------------------------------------------------------------------------------
@@ -474,7 +476,21 @@ class Printed:
     output: Output = NO_OUTPUT
 
 
-Event = RunStarted | Failed | Invalidated | RunEnded | Cleared | CopiesWritten | WorkersStarted | Printed
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """The records before this one were written anew, without those that nothing needs any more; see `pruning`.
+
+    Attributes:
+        at: When, in seconds since the epoch.
+        owns: The files that are ours and belong to no commit. No other file is, whatever was said before.
+    """
+
+    kind: ClassVar[Kind] = Kind.PRUNED
+    at: float
+    owns: tuple[str, ...] = ()
+
+
+Event = RunStarted | Failed | Invalidated | RunEnded | Cleared | CopiesWritten | WorkersStarted | Printed | Pruned
 """What a record of one of the kinds says whose bodies are JSON."""
 
 
@@ -577,7 +593,7 @@ _CHECKED: dict[str, Callable[[Any], Any]] = {
 }
 """What makes a field of a JSON value, or refuses it, by the type of the field as its class has it."""
 
-_EVENTS = (RunStarted, Failed, Invalidated, RunEnded, Cleared, CopiesWritten, WorkersStarted, Printed)
+_EVENTS = (RunStarted, Failed, Invalidated, RunEnded, Cleared, CopiesWritten, WorkersStarted, Printed, Pruned)
 _CLASSES: dict[int, Callable[..., Event]] = {cls.kind: cls for cls in _EVENTS}
 
 _FIELDS = {

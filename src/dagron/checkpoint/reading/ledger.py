@@ -4,7 +4,7 @@ Later records supersede earlier ones, node by node. COMMITTED makes a node compl
 its commit stale: the node runs again, and whether its result then differs from the stale one decides about its
 children; with `lost` the commit is forgotten instead, and the children stay as they are. RUN_STARTED with `fresh` takes
 everything away. CLEARED means that the checkpoint is being deleted: there is none, but the files that it lists are
-ours. Looks at no disk, unpickles nothing.
+ours. PRUNED says which files are ours and belong to no commit. Looks at no disk, unpickles nothing.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dagron.checkpoint.format.records import (
     Kind,
     Origin,
     Printed,
+    Pruned,
     RunEnded,
     RunStarted,
     WorkersStarted,
@@ -201,6 +202,9 @@ class Ledger:
                 self.removed = self.stale.files()
             case CopiesWritten(before=before):
                 self.lagging_from = max(self.lagging_from, min(before or record.sequence, record.sequence))
+            case Pruned(owns=owns):
+                self.owned = {checked_file_name(name) for name in owns}
+                self.removed = self.stale.files() - self.owned
             case Cleared():
                 self._forget(event.owns)
                 self.cleared = True

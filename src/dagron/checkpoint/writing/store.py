@@ -45,6 +45,7 @@ from dagron.checkpoint.writing.copying import CopyWriter
 from dagron.checkpoint.writing.ending import Ending
 from dagron.checkpoint.writing.hold import Hold
 from dagron.checkpoint.writing.journal import JournalWriter, Said, refusal
+from dagron.checkpoint.writing.pruning import PruneReport, Pruning
 from dagron.checkpoint.writing.result_files import ResultFiles
 from dagron.checkpoint.writing.results import Results
 from dagron.checkpoint.writing.scratches import Scratches
@@ -593,6 +594,17 @@ class CheckpointStore:
         if ledger is None or ledger.ended is not None or ledger.run.boot != boot_id() or ledger.namespace != namespace:
             return {}
         return ledger.processes
+
+    def prune(self, nodes: Collection[str] | None = None) -> PruneReport:
+        """Drop what no resume needs, and return what that was: see `pruning`. After `open`, instead of `begin`.
+
+        Args:
+            nodes: The names of the DAG. Default: those of the last run.
+        """
+        assert self.ledger is not None, "open() has found no checkpoint"
+        pruning = Pruning(self.directory, self._key, nodes)
+        pruning.carry_out(durable=self._power)
+        return pruning.report
 
     def clear(self) -> None:
         """Delete the files of the checkpoint, and no others: see `clearing`. After `open`, instead of `begin`."""
