@@ -87,13 +87,16 @@ class Witness(Protocol):
         ...
 
 
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+"""That of `ru_maxrss`, getrusage(2)."""
+
+
 def _usage() -> tuple[float, float, int]:
     """Return user and system seconds together, system seconds, and peak resident bytes."""
     own = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    unit = 1 if sys.platform == "darwin" else 1024  # of `ru_maxrss`, getrusage(2)
     system = own.ru_stime + children.ru_stime
-    return own.ru_utime + children.ru_utime + system, system, own.ru_maxrss * unit
+    return own.ru_utime + children.ru_utime + system, system, own.ru_maxrss * _RSS_UNIT
 
 
 _verified = VerifiedFiles()
