@@ -146,6 +146,13 @@ MUTATIONS = [
     ),
     Mutation(
         "input",
+        "cli/load.py",
+        "    _refuse_further(module, source, reached)\n",
+        "",
+        "tests/cli/test_loading.py -k not_clear",
+    ),
+    Mutation(
+        "input",
         "flow.py",
         "        begin_no_run_while_loading(self.dag, self._tasks)\n",
         "",

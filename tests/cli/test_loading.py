@@ -69,6 +69,9 @@ LASTS = {
     "execute": f"{EXECUTOR}.execute(flow.tasks)\n",
     "resume": f"{EXECUTOR}.resume(flow.tasks)\n",
     "a script that catches what it can": "try:\n    flow.run('own', resume=True)\nexcept BaseException:\n    pass\n",
+    "the same again": f"import subprocess\nflow.run('a', resume=True)\n{EXECUTOR}.resume(flow.tasks)\n"
+    f"again = {EXECUTOR}\nagain.resume(flow.tasks)\n"
+    "for n in range(3):\n    flow.run(str(n))\nsubprocess.run(['true'])\n",
     "twice the same": "for _ in range(2):\n    try:\n        flow.run('own', resume=True)\n    except:\n        pass\n",
 }
 
@@ -122,6 +125,17 @@ def test_what_a_colon_names_counts_also_where_the_job_begins_a_run(call, tmp_pat
 UNCLEAR = {
     "two flows": ("other = dagron.Flow()\nother.add('one', work, 1)\ntry:\n    other.run('a')\nexcept BaseException:\n"
                   "    flow.run('b')\n", "job.py", "more than one flow"),
+    "a second stage": ("n = flow.run('a').value(total)\nsecond = dagron.Flow()\nsecond.run('b')\n", "job.py",
+                       "begins several runs, in lines 12 and 14"),
+    "a flow made before": ("other = dagron.Flow()\nother.add('o', work, 1)\nflow.run('a')\nother.run('b')\n", "job.py",
+                           "begins several runs, in lines 14 and 15"),
+    "made by a function": ("del flow\ndef make(n):\n    flow = dagron.Flow()\n    return flow\n"
+                           "make(1).run('a')\nprint(make(2).run('b'))\n", "job.py", "in lines 16 and 17"),
+    "made in a loop": ("for n in range(2):\n    flow = dagron.Flow()\n    flow.run(str(n))\n", "job.py",
+                       "in line 14 again and again"),
+    "another executor": (f"{EXECUTOR}.execute(flow.tasks)\ndagron.CheckpointExecutor(dagron.DAG([]), 'b')"
+                         ".execute({})\n",
+                         "job.py", "in lines 12 and 13"),
     "another than `flow`": ("other = dagron.Flow()\nother.run('a')\n", "job.py", "has a `flow`"),
     "not defined yet": ("flow.run('a')\nlater = flow\n", "job.py:later", "has no `later`"),
     "an import runs one": ("import helper\n", "job.py", "the module 'helper', which 'job.py' imports,"),
@@ -243,6 +257,13 @@ def test_what_does_not_fit_is_an_error_before_anything_runs(call, tmp_path, argu
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_job_that_only_has_a_function_is_told_how_that_is_named(call, tmp_path):
+    text = f"def main():\n    {WORK.replace(chr(10), chr(10) + '    ')}\n    flow.run('own')\n"
+    write(tmp_path, text + "if __name__ == '__main__':\n    main()\n")
+    assert "can be named: job.py:main" in call("run", "job.py", expect=2)[1]
+    assert "4 of 4 nodes would run" in call("run", "job.py:main", "--dry-run")[0]
 
 
 def test_a_function_that_fails_is_told_with_its_traceback_and_what_is_no_flow_with_its_type(call, tmp_path):

@@ -103,9 +103,22 @@ def _job_in(
         return _job_of(module, source)
     if isinstance(flow, Flow) and flow.dag is not reached.dag:
         raise UnguardedRunError(f"{source!r} has a `flow`, and{line}")
+    _refuse_further(module, source, reached)
     where = line or ", in another thread"
     say(f"{source} begins a run itself{where}; what that is to run is taken, and the rest of the job is left out")
     return Job(reached.dag, reached.tasks)
+
+
+def _refuse_further(module: types.ModuleType, source: str, reached: Reached) -> None:
+    from dagron.cli.further_runs import further_run
+
+    if reached.within and module.__file__ and module.__file__.endswith(".py"):
+        line = reached.within[0][1]
+        with open(module.__file__, "rb") as file:
+            second = further_run(file.read(), vars(module), line, reached.dag)
+        if second:
+            lines = f"in line {line} again and again" if second == line else f"in lines {line} and {second}"
+            raise UnguardedRunError(f"{source!r} begins several runs, {lines}, and")
 
 
 def _only_one(loading: Loading, source: str) -> Reached | None:
@@ -287,7 +300,11 @@ def _job_of(module: types.ModuleType | types.SimpleNamespace, target: str) -> Jo
     if isinstance(flow, Flow):
         return Job(flow.dag, flow.tasks)
     if not hasattr(module, "tasks"):
-        raise UsageError(f"{target!r} defines no `tasks`; {wanted}")
+        maker = next(
+            (name for name in ("make", "main") if isinstance(getattr(module, name, None), types.FunctionType)), ""
+        )
+        hint = f"; a function that makes or runs a flow can be named: {target}:{maker}" if maker else ""
+        raise UsageError(f"{target!r} defines no `tasks`; {wanted}{hint}")
     tasks = module.tasks
     if not isinstance(tasks, Mapping):
         raise UsageError(f"`tasks` in {target!r} is of type {type(tasks).__name__}; {wanted}")
