@@ -521,6 +521,13 @@ MUTATIONS = [
     Mutation(
         "nothing",
         "checkpoint/writing/pruning.py",
+        "            definitions=ledger.definitions,\n",
+        "",
+        "tests/checkpoint/test_pruning.py -k the_job_the_definitions",
+    ),
+    Mutation(
+        "nothing",
+        "checkpoint/writing/pruning.py",
         "if is_temporary(name)} - named",
         "if is_temporary(name)}",
         "tests/checkpoint/test_pruning.py -k rename_was_cut_short",

@@ -26,7 +26,7 @@ from dagron.checkpoint.blobs import load_result
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import JOURNAL, META
-from dagron.checkpoint.format.records import RunStarted
+from dagron.checkpoint.format.records import Failed, Origin, RunStarted
 from dagron.checkpoint.reading.history import read_history
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import printed_by, read_ledger, read_on
@@ -428,3 +428,28 @@ def test_with_a_signing_key_all_is_signed_again(tmp_path):
     assert executor.resume({"a": fails})["a"].result == 1
     with pytest.raises(dagron.CheckpointDamagedError, match="no signing key"):
         CheckpointExecutor(DAG(["a"]), tmp_path).checkpoint_info()
+
+
+def test_the_job_the_definitions_and_what_a_cancelled_run_had_not_reached_stay(tmp_path):
+    def run(structure, *, end=None, **said):
+        store = CheckpointStore(tmp_path, durability="process")
+        store.open()
+        store.begin(fresh=False, nodes=["a", "b"], structure=structure, **said)
+        store.fail([Failed("gone", message="m" * 300)])
+        if end is not None:
+            store.end(**end)
+        store.close()
+        return read_ledger(Directory(tmp_path))
+
+    job = Origin(file="job.py", path="/home/me/job.py", arguments=("--n", "3"), parameters=(("n", "3"),))
+    first = run(bytes(32), origin=job, definitions=(("A", "1"),), versions=(("python", "3"),), end={})
+    # Compared with them are the commits of the run before, until `reconcile` says otherwise.
+    before = run(bytes([1]) * 32, definitions=(("A", "2"),), versions=(("python", "4"),), end={"unreached": ["b"]})
+    assert prune(tmp_path, ["a", "b"]).nodes == ["gone"]
+    after = read_ledger(Directory(tmp_path))
+    assert after.origin == before.origin == job
+    assert after.definitions == before.definitions == first.definitions == (("A", "1"),)
+    assert (after.structure, after.run.dag) == (before.structure, before.run.dag)
+    assert after.run.versions == (("python", "4"),)
+    assert after.ended == before.ended
+    assert after.ended.unreached == ("b",)

@@ -518,6 +518,19 @@ def test_prune_says_what_it_would_drop_and_drops_it_only_with_a_word(own):
     assert own("run", "job.py", "--resume", "--dry-run").stdout == foreseen
 
 
+@pytest.mark.parametrize(("answer", "code"), [("n", 2), ("y", 0)])
+def test_prune_asks_where_there_is_somebody(own, monkeypatch, answer, code):
+    resumed()
+    before = view_of_job().valid_size
+    monkeypatch.setattr("dagron.cli.verbs.prune.is_interactive", lambda: True)
+    monkeypatch.setattr("dagron.cli.verbs.prune.ask", lambda *_: answer)
+    ended = own("prune", "job.py", expect=code)
+    assert "records of the journal, of which" in ended.stderr
+    assert (view_of_job().valid_size < before) is (answer == "y")
+    assert ended.stdout.endswith("were dropped\n" if answer == "y" else "")
+    assert ended.stdout.count("\n") == (answer == "y")
+
+
 def test_prune_drops_what_the_dag_of_a_target_does_not_have(own):
     said = own(*smaller()).stdout
     assert "results or failures of" in said

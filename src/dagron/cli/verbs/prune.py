@@ -11,7 +11,7 @@ from dagron.cli.command import dag_option, json_option, option, untrusted_option
 from dagron.cli.ending import put, say, stop_on_signals
 from dagron.cli.exit_codes import ExitCode, NoCheckpointError, UsageError
 from dagron.cli.question import ask, is_interactive
-from dagron.cli.reading import directory_of, read_checkpoint
+from dagron.cli.reading import dag_for, directory_of, read_checkpoint
 from dagron.shown import shown_bytes, shown_name
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ def prune(
     from dagron.runs.leftovers import end_leftovers
 
     stop_on_signals()
-    read_checkpoint(where)
-    directory, nodes = directory_of(where), _nodes_of(dag_from)
+    ledger = read_checkpoint(where)
+    directory, nodes = directory_of(where), dag_for(ledger, dag_from).nodes if dag_from is not None else None
     found = Pruning(directory, signing_key(), nodes).report
     if dry_run or not found.freed_bytes:
         put(_as_json(found, dry_run=dry_run) if as_json else _shown(found, "would be dropped"))
@@ -86,16 +86,10 @@ def prune(
         found = store.prune(nodes)
     finally:
         store.close()
-    put(_as_json(found, dry_run=False) if as_json else _shown(found, "were dropped"))
+    text = _shown(found, "were dropped")
+    # Whoever was asked has seen the rest.
+    put(_as_json(found, dry_run=False) if as_json else text if yes else text.partition(":")[0])
     return ExitCode.OK
-
-
-def _nodes_of(target: str | None) -> Sequence[str] | None:
-    if target is None:
-        return None
-    from dagron.cli.load import load_job
-
-    return load_job(target).dag.nodes
 
 
 def _as_json(found: PruneReport, *, dry_run: bool) -> str:
