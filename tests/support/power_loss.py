@@ -136,6 +136,11 @@ class Recorder:
         os.mkdir(path, mode)
         self._seen(str(path))
 
+    def rmdir(self, path: str | Path) -> None:
+        self._live()
+        os.rmdir(path)
+        raise AssertionError("the model knows no directory that goes")
+
     def open(self, path: str | Path, flags: int, mode: int = 0o777) -> int:
         changes = flags & (os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_RDWR)
         assert not flags & (os.O_TRUNC | os.O_APPEND), "the model does not know these"
