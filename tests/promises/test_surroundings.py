@@ -28,6 +28,8 @@ from tracing import Traced
 import dagron
 import dagron.engines.local.pool
 import dagron.runs.coordinator  # and by that all that a run loads, before the program forks
+from dagron.cli.ending import exit_code_of_work
+from dagron.cli.exit_codes import ExitCode
 from dagron.engines.local import surroundings
 
 FLOW_OPTIONS = {"durability": "process", "max_workers": 1}
@@ -408,3 +410,16 @@ def test_it_works_or_is_an_error_that_names_the_cause(clean, surrounding, ckpt):
         assert not list(ckpt.glob("*.pkl"))
     else:
         assert ended.result == expected
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), MemoryError()], ids=["files", "memory"]
+)
+def test_what_a_limit_causes_is_not_to_be_reported(capsys, error):
+    def work():
+        raise error
+
+    assert exit_code_of_work(work) == ExitCode.INTERNAL
+    said = capsys.readouterr().err
+    assert "`ulimit -" in said
+    assert "report" not in said

@@ -733,6 +733,26 @@ def _unlock(fd: int) -> None:
         os.close(fd)
 
 
+def _set_mark(fd: int, kind: int) -> None:
+    import fcntl
+
+    if _HAS_MARKS:
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _MARK.pack(kind, os.SEEK_SET, 0, 0, 0))
+        except OSError:
+            pass  # this file system has no such locks, and whoever asks is told that nobody knows
+
+
+def _unlock_directory(fd: int) -> None:
+    import fcntl
+
+    _set_mark(fd, fcntl.F_UNLCK)  # also for a fork that has not come to let go of it yet
+    try:
+        _unlock(fd)
+    except OSError:
+        pass  # this file system has no locks on directories
+
+
 def _is_marked(path: str) -> bool | None:
     """Tell whether somebody has marked a directory or locked a file as `fcntl` does; None if nobody knows."""
     import fcntl
@@ -852,14 +872,10 @@ class DirectoryLock:
         On crash:
             The kernel takes it back.
         """
-        if _HAS_MARKS and self._directory_fd >= 0:
+        if self._directory_fd >= 0:
             import fcntl
 
-            try:
-                # For reading, as a directory cannot be opened for writing.
-                fcntl.fcntl(self._directory_fd, fcntl.F_OFD_SETLK, _MARK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0))
-            except OSError:
-                pass  # this file system has no such locks, and whoever asks is told that nobody knows
+            _set_mark(self._directory_fd, fcntl.F_RDLCK)  # for reading, as a directory cannot be opened for writing
 
     def forget(self) -> None:
         """In a fork of this process: let go of what is the parent's, without releasing it."""
@@ -878,4 +894,4 @@ class DirectoryLock:
                 _unlock(file_fd)
         finally:
             if directory_fd >= 0:
-                os.close(directory_fd)
+                _unlock_directory(directory_fd)

@@ -13,6 +13,7 @@ from types import FrameType
 from dagron.cli.exit_codes import ExitCode, OutputError, UsageError, exit_code_of
 from dagron.cli.place import Place
 from dagron.errors import DagronError, InternalError, WorkerInitError
+from dagron.limits import is_limit, refusal
 
 __all__ = ["Stopped", "exit_code_of_stop", "exit_code_of_work", "put", "say", "stop_on_signals", "tell", "write_file"]
 
@@ -126,6 +127,9 @@ def exit_code_of_work(work: Callable[[], ExitCode]) -> ExitCode:
         say("; ".join([f"error: {error}", *getattr(error, "__notes__", ())]))
         return exit_code_of(error)
     except Exception as error:
+        if is_limit(error):
+            say(f"error: {refusal(error)}")
+            return ExitCode.INTERNAL
         tell(traceback.format_exc().rstrip("\n"))
         say(f"error: unexpected {type(error).__name__}, please report it with the traceback above")
         return ExitCode.INTERNAL

@@ -31,9 +31,9 @@ from dagron.engines.local.surroundings import (
     import_path,
     interpreter,
     preparation,
-    refusal,
 )
 from dagron.errors import WorkerStartError
+from dagron.limits import refusal
 
 __all__ = ["Server", "SlotContext", "SlotProcess"]
 

@@ -27,9 +27,10 @@ from dagron.engines.local.first_call import init_error
 from dagron.engines.local.processes import pid_namespace
 from dagron.engines.local.slot import Slot
 from dagron.engines.local.spent import Leaving
-from dagron.engines.local.surroundings import check_open_files, check_patches, refusal
+from dagron.engines.local.surroundings import check_open_files, check_patches
 from dagron.engines.protocol import Attempt, Happened, Lost, Observed, Spawned, WorkerInit
 from dagron.errors import WorkerStartError
+from dagron.limits import refusal
 
 __all__ = ["ProcessPool"]
 

@@ -17,7 +17,6 @@ from dagron.engines.local.context import Server, SlotContext, SlotProcess
 from dagron.engines.local.first_call import pack_init
 from dagron.engines.local.processes import tree_bytes
 from dagron.engines.local.spent import Allowance
-from dagron.engines.local.surroundings import refusal
 from dagron.engines.local.worker import serve, start_worker, unpack_outcome
 from dagron.engines.protocol import (
     NOTHING_PRINTED,
@@ -33,6 +32,7 @@ from dagron.engines.protocol import (
 )
 from dagron.errors import WorkerStartError, exit_text
 from dagron.figures import NO_FIGURES, Figures
+from dagron.limits import refusal
 
 __all__ = ["Slot"]
 

@@ -7,7 +7,6 @@ directory that is gone, a default timeout for sockets, tight limits. What is mis
 from __future__ import annotations
 
 import _socket
-import errno
 import os
 import select
 import socket
@@ -27,13 +26,15 @@ __all__ = [
     "import_path",
     "interpreter",
     "preparation",
-    "refusal",
 ]
 
 Socket = _socket.socket
 
 NO_SIGPIPE: int = getattr(socket, "MSG_NOSIGNAL", 0)
 """For `send`: the script may have put the default action back for SIGPIPE, which would end it with any worker."""
+
+_SO_NOSIGPIPE = 0x1022
+"""From <sys/socket.h> of macOS, which has no MSG_NOSIGNAL."""
 
 _FILES_OF_A_SLOT = 13
 """The coordinator's open files for each worker: board, two captured streams, channel, the four pipes of an executor's
@@ -59,6 +60,8 @@ def blocking_pair() -> tuple[Socket, Socket]:
     pair = _socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     for end in pair:
         end.settimeout(None)
+        if sys.platform == "darwin":
+            end.setsockopt(socket.SOL_SOCKET, _SO_NOSIGPIPE, 1)
     return pair
 
 
@@ -153,7 +156,10 @@ def check_open_files(n_slots: int, *, replaces: bool = False) -> None:
         return
     fitting = (soft - n_open - _FILES_OF_A_RUN) // of_slot if soft >= _FEWEST_FILES else 0
     fewer = f"run at most {fitting} of them, or " if fitting > 0 else ""
-    above = "" if hard == resource.RLIM_INFINITY else f", up to {hard}"
+    if hard == soft:
+        above = ", for which this user needs somebody else"
+    else:
+        above = "" if hard == resource.RLIM_INFINITY else f", up to {hard}"
     raise WorkerStartError(
         f"this process may have {soft} files open and has {n_open}; {n_slots} worker(s) take {needed} more: "
         f"{fewer}raise the limit (`ulimit -n`{above})"
@@ -167,25 +173,3 @@ def _n_open_files() -> int:
         except OSError:
             continue
     return 0
-
-
-_HINTS = {
-    errno.EMFILE: "this process has as many files open as it may (`ulimit -n`)",
-    errno.ENFILE: "the machine has as many files open as it may",
-    errno.EAGAIN: "no further process or thread may be started (`ulimit -u`, `ulimit -v`, or the limit of a container)",
-    errno.ENOMEM: "there is not enough memory (or `ulimit -v` is too low)",
-    errno.EFBIG: "files may not be that large (`ulimit -f`)",
-    errno.E2BIG: "the environment variables are too large for a new process",
-}
-
-
-def refusal(error: BaseException) -> str:
-    """Return in words what the system refused when something was to be started."""
-    if isinstance(error, OSError):
-        text = error.strerror or str(error)
-        return f"{text}: {_HINTS[error.errno]}" if error.errno in _HINTS else text
-    if isinstance(error, MemoryError):
-        return _HINTS[errno.ENOMEM]
-    text = str(error)
-    # `threading` makes this RuntimeError of EAGAIN.
-    return f"{text}: {_HINTS[errno.EAGAIN]}" if "start new thread" in text else text
