@@ -764,6 +764,13 @@ MUTATIONS = [
     ),
     Mutation(
         "value",
+        "crossing/definitions.py",
+        "        if issubclass(kind, types.ModuleType):\n",
+        "        if kind is types.ModuleType:\n",
+        "tests/crossing/test_values.py -k kinds_are_the_same",
+    ),
+    Mutation(
+        "value",
         "crossing/picklers.py",
         "            return reduced_instance(obj) if kind in self._guarded else NotImplemented\n",
         "            return NotImplemented\n",

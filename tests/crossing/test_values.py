@@ -461,8 +461,10 @@ VALUES = [
     Slotted(1, 2), SlotsAndMore, Made(1, 2), Tree(a=1), frozenset({Point(1), Point(2)}), WithMeta,
     OneNumber(1), Proxy([1, 2]), SlottedProxy("text"), NamedItems(a=1), Failed(1, why="x"), FailedInSlots(4),
     kinds_library.Far(1, 2), Model[int], Model[str](),
+    sys.modules[__name__], kinds_library,
 ] + ([Alias, Json, Rose] if FUTURE else [])
-IDENTICAL = (type, enum.Enum, typing.NewType, typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, Unset, _Missing)
+IDENTICAL = (type, enum.Enum, typing.NewType, typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, Unset, _Missing,
+             type(sys))
 
 def same(i, value):
     wanted = VALUES[i]

@@ -151,8 +151,10 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return empty_cell, ()
         if kind in IDENTITIES:
             return self._identity(obj)
-        if kind is types.ModuleType:
-            return (script_module, (called(obj.__name__),)) if self._is_sent(obj) else super().reducer_override(obj)
+        if issubclass(kind, types.ModuleType):
+            # Of a class of its own is a module in a worker, and one that is imported when it is first needed.
+            by_name = self._is_sent(obj) or (kind is not types.ModuleType and sys.modules.get(obj.__name__) is obj)
+            return (script_module, (called(obj.__name__),)) if by_name else super().reducer_override(obj)
         if kind is functools.cached_property:
             return cached_property, (obj.func, obj.attrname)
         singleton = self._singleton(obj)
