@@ -123,6 +123,18 @@ def test_it_survives_the_end_of_its_worker_and_a_timeout(ckpt):
     assert not (ckpt / SCRATCH).exists()
 
 
+def test_it_goes_with_the_commit_also_where_the_attempt_that_completes_has_not_asked_for_it(ckpt):
+    def dies_once():
+        if dagron.current().attempt == 1:
+            os.kill(os.getpid(), signal.SIGKILL if dagron.current().scratch else 0)
+
+    flow = dagron.Flow()
+    parent = flow.add("parent", dies_once, retries=1, retry_delay=0.0)
+    left = str(ckpt / SCRATCH / scratch_name("parent"))
+    child = flow.add("child", lambda parent: os.path.exists(left), parent)
+    assert flow.run(ckpt, resume=False, max_workers=1).value(child) is False
+
+
 def test_what_was_made_from_another_result_is_not_given(ckpt):
     def make(value):
         flow = dagron.Flow()
