@@ -40,6 +40,55 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation(
+        "one death",
+        "engines/local/condition.py",
+        "        mask = _umask(self._mask)\n",
+        "        mask = self._mask\n",
+        "tests/promises/test_one_death_one_attempt_damage.py -k next_node_finds",
+    ),
+    Mutation(
+        "one death",
+        "engines/local/condition.py",
+        "        self._space.update(self._meant)\n",
+        "",
+        "tests/promises/test_one_death_one_attempt_damage.py -k next_node_finds",
+    ),
+    Mutation(
+        "one death",
+        "engines/local/worker.py",
+        "        if worker.condition.is_intact(worker.channel.fd):\n",
+        "        if True:\n",
+        "tests/promises/test_one_death_one_attempt_damage.py -k number_of_one_of_ours",
+    ),
+    Mutation(
+        "one death",
+        "engines/local/worker.py",
+        "            suspects.pop()\n        else:\n",
+        "            pass\n        if True:\n",
+        "tests/promises/test_one_death_one_attempt_damage.py -k clean_process",
+    ),
+    Mutation(
+        "one death",
+        "runs/coordinator.py",
+        "        if error.errno in _OF_THE_DISK or",
+        "        if True or error.errno in _OF_THE_DISK or",
+        "tests/promises/test_one_death_one_attempt_damage.py -k fails_alone",
+    ),
+    Mutation(
+        "one death",
+        "runs/coordinator.py",
+        "self._store.directory.try_file(error.n_bytes) is not None",
+        "False",
+        "tests/promises/test_one_death_one_attempt_damage.py -k refuses_the_coordinator",
+    ),
+    Mutation(
+        "one death",
+        "engines/local/slot.py",
+        "            self.allowance.end()\n",
+        "",
+        "tests/promises/test_one_death_one_attempt_damage.py -k stays",
+    ),
+    Mutation(
         "redone",
         "checkpoint/files.py",
         "                if other != inputs:\n",

@@ -130,7 +130,7 @@ CASES = {**REPLACED, **RESTORED, **LEFT}
 
 
 def do(code, place):
-    time.sleep(0.002)  # so that a look at the process is worth what it costs
+    time.sleep(0.02)  # so that a look at the process is worth what it costs
     space = {"__name__": "__main__", "os": os, "sys": sys, "result": os.getpid(), "PLACE": place}
     exec(textwrap.dedent(code), space)
     return space["result"]
@@ -287,20 +287,52 @@ def test_an_attempt_that_meets_the_damage_of_an_earlier_one_is_made_again_in_a_c
     assert {node.attempts for node in result.node_results.values()} == {1}
 
 
+@pytest.mark.parametrize(
+    "patch",
+    [
+        "os.write = lambda fd, data: len(data)",
+        "import pickle; pickle.dumps = lambda *_: b'x'",
+        "import builtins; builtins.len = lambda _: 0",
+        "import time; time.monotonic = time.perf_counter = time.time = None",
+        "import struct; struct.pack = struct.unpack = None",
+        "os.umask(0o777)",
+    ],
+)
+def test_short_attempts_behind_which_nobody_looks_have_the_right_results_whatever_one_has_replaced(tmp_path, patch):
+    def task(i):
+        if i == 20:
+            exec(patch, {"os": os})
+        print(i)
+        return bytes(LARGE) if i in (20, 30) else i
+
+    flow = dagron.Flow()
+    nodes = flow.map("n[{}]", task, range(40))
+    result = flow.run(tmp_path / "ckpt", resume=False, max_workers=1, durability="process", pass_output=False)
+    assert [result.value(node) for node in nodes] == [bytes(LARGE) if i in (20, 30) else i for i in range(40)]
+
+
 def test_a_look_is_worth_it_the_first_times_and_after_some_time():
     budget = Budget()
     assert budget.is_new(())
     assert budget.is_new((1, 2))
-    budget.looked((1, 2))
-    budget.looked((1, 2))
+    budget.looked((1, 2), 0.00001)
+    budget.looked((1, 2), 0.00001)
     assert not budget.is_new((1, 2))
     assert not budget.is_due(0.0005)
     budget.skipped(7)
     assert budget.unlooked == [7]
     assert budget.is_due(0.0006)
-    budget.looked((1, 2))
+    budget.looked((1, 2), 0.00001)
     assert not budget.is_due(0.0006)
     assert budget.unlooked == []
+
+
+def test_a_look_costs_one_per_cent_at_most():
+    budget = Budget()
+    for seconds in (0.5, 0.0001, 0.02):
+        budget.looked((1,), seconds)
+    assert not budget.is_due(0.0099)
+    assert budget.is_due(0.0002)
 
 
 def test_a_disk_that_refuses_the_coordinator_too_ends_the_run(tmp_path):

@@ -5,16 +5,18 @@ node may come. What can be put back exactly is put back. What cannot, such as a 
 lowered, is damage: the worker makes no further attempt. The environment, the working directory, `sys.path` and what
 modules hold stay as they are, unless nothing is left of them.
 
-A look takes 5 to 15 us, a tenth of what a node without work costs. So an attempt is looked at when it failed, when it
+A look takes 15 to 50 us, half of what a node without work costs. So an attempt is looked at when it failed, when it
 took long enough, and the first times that a worker runs a task: `Budget`.
 """
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import builtins
 import faulthandler
 import gc
 import io
+import math
 import mmap
 import os
 import pickle
@@ -28,9 +30,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterable
 from operator import itemgetter
+from types import ModuleType
 from typing import Any
 
-__all__ = ["LOOK_AFTER_SECONDS", "Budget", "Condition"]
+__all__ = ["Budget", "Condition", "hold_on"]
 
 _SPARE_DESCRIPTORS = 32
 """With fewer left a worker is replaced: what dagron does for an attempt takes three, and tasks open files, too."""
@@ -71,18 +74,41 @@ _SIGNALS = tuple(getattr(signal, f"SIG{name}") for name in _SIGNAL_NAMES.split()
 _MODULES = ("builtins", "dagron", "os", "pickle", "sys")
 """What the next task cannot be loaded without."""
 
+_builtins = vars(builtins)
+_always = itemgetter("bool", "bytes", "getattr", "int", "isinstance", "len", "list", "max", "min", "tuple", "type")
+"""What every attempt needs of the built-ins to be told of at all."""
+
+
+def hold_on() -> None:
+    """Have dagron's modules in this process go on calling what they call now, whatever tasks put in its place.
+
+    Built-ins are not among that: a module looks them up where everybody does.
+    """
+    copies = {id(module): _copy_of(module) for module in _HELD}
+    for name, module in [*sys.modules.items()]:
+        if name.startswith("dagron."):
+            space = vars(module)
+            space.update({key: copies[id(value)] for key, value in space.items() if id(value) in copies})
+
+
+def _copy_of(module: ModuleType) -> ModuleType:
+    copy = ModuleType(module.__name__)
+    vars(copy).update(vars(module))
+    return copy
+
+
+_HELD = (mmap, os, pickle, resource, secrets, stat, struct, time, traceback)
+
 # Held here, because a task may put something else in their places.
 _cancel_dump = faulthandler.cancel_dump_traceback_later
 _close, _dup, _fstat, _getcwd, _getpriority, _umask = os.close, os.dup, os.fstat, os.getcwd, os.getpriority, os.umask
 _getitimer, _setitimer = signal.getitimer, signal.setitimer
 _getrlimit = resource.getrlimit
-_getsignal, _set_signal, _sigmask = signal.getsignal, signal.signal, signal.pthread_sigmask
+# Those in C: the functions of `signal` make members of enums of every number, which takes ten times as long.
+_getsignal, _set_signal, _sigmask = _signal.getsignal, _signal.signal, _signal.pthread_sigmask
 _getaffinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
 _setaffinity: Callable[[int, set[int]], None] | None = getattr(os, "sched_setaffinity", None)
-_ids: tuple[Callable[[], Any], ...] = (
-    getattr(os, "getresuid", os.geteuid),
-    getattr(os, "getresgid", os.getegid),
-)
+_ids: tuple[Callable[[], int], ...] = (os.geteuid, os.getegid)
 
 
 def _file_of(fd: int) -> tuple[int, int] | None:
@@ -133,6 +159,7 @@ class Condition:
         files = {0: "descriptor 0", 1: "descriptor 1", 2: "descriptor 2", **own}
         self._files = {fd: (_file_of(fd), text) for fd, text in files.items()}
         self._names = [_Names(module, names) for module, names in _NAMES.items()]
+        self._always = _always(_builtins)
         self._mask = _umask(0o077)
         _umask(self._mask)
         self._limits = {number: _getrlimit(number)[0] for number in _LIMITS}
@@ -157,10 +184,12 @@ class Condition:
     # --- at once, when a task has come to its end -------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Put back what the files that dagron creates depend on. Takes 0.2 us."""
+        """Put back what dagron cannot do without in any attempt. Takes 0.4 us."""
         mask = _umask(self._mask)
         if mask != self._mask:
             self._restored.append(f"umask {mask:#o}")
+        if _always(_builtins) != self._always:
+            self.settle_names()
 
     def settle_names(self) -> None:
         """Put back what dagron calls, before it does anything else for the attempt."""
@@ -284,20 +313,30 @@ class Condition:
                 self._restored.append("the processors that it may run on")
 
 
-LOOK_AFTER_SECONDS = 0.001
-"""Attempts that took less together since the last look are not worth another: it is to cost one per cent at most."""
+_SHARE = 100
+"""A look is due when attempts have taken so many times what it takes: it is to cost one per cent at most."""
+
+_LOOK_AFTER_SECONDS = 0.001
+"""Until it is known what a look takes, and where it takes less than a hundredth of that."""
 
 _FIRST_TIMES = 2
 """How often a task is looked at whatever it takes: once may be an accident of its argument."""
 
 
 class Budget:
-    """When a look is worth what it costs."""
+    """When a look is worth what it costs.
+
+    Attributes:
+        due_seconds: How long attempts take together before the next look.
+        unlooked: The nodes behind whose attempts nobody has looked.
+    """
 
     def __init__(self) -> None:
+        self.due_seconds = _LOOK_AFTER_SECONDS
+        self.unlooked: list[int] = []
+        self._least = math.inf
         self._times: dict[tuple[int, ...], int] = {}
         self._seconds = 0.0
-        self.unlooked: list[int] = []
 
     def is_new(self, task: tuple[int, ...]) -> bool:
         """Tell whether a task has not been looked at often enough.
@@ -310,14 +349,16 @@ class Budget:
     def is_due(self, seconds: float) -> bool:
         """Tell whether a look is due, with so much time more that attempts have taken."""
         self._seconds += seconds
-        return self._seconds >= LOOK_AFTER_SECONDS
+        return self._seconds >= self.due_seconds
 
     def skipped(self, node: int) -> None:
         """Note an attempt behind which nobody has looked."""
         self.unlooked.append(node)
 
-    def looked(self, task: tuple[int, ...]) -> None:
-        """Note a look behind an attempt of a task."""
+    def looked(self, task: tuple[int, ...], seconds: float) -> None:
+        """Note a look behind an attempt of a task, and how long it took."""
         self._times[task] = self._times.get(task, 0) + 1
         self._seconds = 0.0
         self.unlooked.clear()
+        self._least = min(self._least, seconds)  # what is more is noise
+        self.due_seconds = max(_LOOK_AFTER_SECONDS, _SHARE * self._least)

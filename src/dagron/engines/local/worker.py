@@ -22,7 +22,7 @@ from dagron.engines.attempt import WorkerSetup, make_attempt
 from dagron.engines.local.board import Board
 from dagron.engines.local.capture import position
 from dagron.engines.local.channel import Channel, WorkerEnd
-from dagron.engines.local.condition import LOOK_AFTER_SECONDS, Budget, Condition
+from dagron.engines.local.condition import Budget, Condition, hold_on
 from dagron.engines.local.cores import leave_processor_to_coordinator, limit_threads, pin
 from dagron.engines.local.first_call import call_received
 from dagron.engines.local.nested import hand_down_script
@@ -70,6 +70,7 @@ class _Worker:
     def begin(self) -> None:
         """Take what this process is like now for what it is to be like before each attempt."""
         streams = dict.fromkeys(self.streams, "a captured stream")
+        hold_on()
         self.condition = Condition({self.channel.fd: "the way to the coordinator", **streams})
 
     # As the witness of its attempts.
@@ -82,7 +83,7 @@ class _Worker:
 
     def returned(self, *, failed: bool) -> None:
         self.condition.settle()
-        if failed or self.is_new or monotonic() - self.began >= LOOK_AFTER_SECONDS:
+        if failed or self.is_new or monotonic() - self.began >= self.budget.due_seconds:
             self.condition.settle_names()
 
     def tells(self, outcome: Outcome) -> None:
@@ -239,7 +240,9 @@ def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, by
             budget.skipped(attempt.node)
             board.add_outcome(batch, pack_outcome(outcome, None if silent else written))
             continue
+        look_began = monotonic()
         found, restored = worker.condition.look()
+        took = monotonic() - look_began
         is_damaged = bool(found)
         suspects = [*budget.unlooked, attempt.node]
         if is_damaged and failed and len(suspects) > 1:
@@ -247,7 +250,7 @@ def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, by
             suspects.pop()
         else:
             board.add_outcome(batch, pack_outcome(outcome, None if silent else written))
-        budget.looked(attempt.parts)
+        budget.looked(attempt.parts, took)
         if found or restored:
             board.note_damage(batch, pickle.dumps((suspects[-_MAX_SUSPECTS:], found, restored), 5))
             break
