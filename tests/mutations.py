@@ -51,7 +51,7 @@ MUTATIONS = [
         "engines/local/condition.py",
         "        self._space.update(self._meant)\n",
         "",
-        "tests/promises/test_one_death_one_attempt_damage.py -k next_node_finds",
+        "tests/promises/test_one_death_one_attempt_damage.py -k right_results",
     ),
     Mutation(
         "one death",
@@ -79,7 +79,7 @@ MUTATIONS = [
         "runs/coordinator.py",
         "self._store.directory.try_file(error.n_bytes) is not None",
         "False",
-        "tests/promises/test_one_death_one_attempt_damage.py -k refuses_the_coordinator",
+        "tests/promises/test_a_disk_that_refuses.py -k limit_that_a_large_result",
     ),
     Mutation(
         "one death",
