@@ -97,7 +97,7 @@ def _copy_of(module: ModuleType) -> ModuleType:
     return copy
 
 
-_HELD = (mmap, os, pickle, resource, secrets, stat, struct, time, traceback)
+_HELD = (mmap, os, pickle, resource, stat, struct, time, traceback)
 
 # Held here, because a task may put something else in their places.
 _cancel_dump = faulthandler.cancel_dump_traceback_later
