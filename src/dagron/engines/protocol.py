@@ -332,6 +332,8 @@ class Engine(Protocol):
     def kill(self, slot: int, *, at_once: bool = False) -> None:
         """Kill the worker of a slot and everything below it. A `Lost` follows in any case.
 
+        An engine that cannot kill drops what has not begun; if something runs, the `Lost` follows when that has ended.
+
         Outcomes that the slot had by then count. An attempt that ends later counts as running: the kill may have made
         its outcome.
 
