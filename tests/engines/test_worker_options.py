@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import Counter
 from functools import partial
 
@@ -30,6 +31,7 @@ from dagron import (
     WorkerStartError,
 )
 from dagron.cli.status import checkpoint_status, shown_status
+from dagron.engines.local.spent import Leaving
 
 VARIABLE = "DAGRON_TEST_WORKER_INIT"
 
@@ -356,3 +358,28 @@ flow.add("other", lambda: "other")
 def run_job(directory, *arguments):
     command = [sys.executable, "-m", "dagron", "run", "job.py", *arguments]
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+
+
+def test_an_executor_is_kept_until_its_worker_has_ended():
+    """Letting go of it earlier waits for a lock that its thread holds until then: for ever, if the worker hangs."""
+
+    class Executor:
+        def shutdown(self, *, wait):
+            assert not wait
+
+    class Process:
+        alive = True
+
+        def is_alive(self):
+            return self.alive
+
+    executor, process, leaving = Executor(), Process(), Leaving()
+    kept = weakref.ref(executor)
+    leaving.add(executor, process)
+    del executor
+    leaving.see_off()
+    assert kept() is not None
+    process.alive = False
+    leaving.see_off()
+    assert kept() is None
+    assert not leaving

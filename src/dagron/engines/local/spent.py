@@ -68,6 +68,9 @@ class Allowance:
 
 
 class _Leaver(NamedTuple):
+    # Kept until the worker has ended: what CPython calls when an executor is let go (`weakref_cb`) takes a lock that
+    # the executor's thread holds while it waits for the worker.
+    executor: ProcessPoolExecutor
     process: BaseProcess
     thread: threading.Thread | None  # that of its executor
     due: float  # when it is killed, on `time.monotonic`
@@ -86,7 +89,7 @@ class Leaving:
         """Ask an idle worker to end; its channel is closed."""
         # The thread is private, but nothing public tells when an executor that was shut down without waiting is done.
         thread = getattr(executor, "_executor_manager_thread", None)
-        self._leavers.append(_Leaver(process, thread, time.monotonic() + _GOODBYE_SECONDS))
+        self._leavers.append(_Leaver(executor, process, thread, time.monotonic() + _GOODBYE_SECONDS))
         executor.shutdown(wait=False)
 
     def see_off(self) -> None:
