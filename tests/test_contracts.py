@@ -457,6 +457,13 @@ class TestLight:
         loaded = set(self.loaded(code.format("process")))
         assert not {"concurrent.futures.process", "dagron.engines.local.pool"} & loaded
 
+    def test_a_run_loads_no_openssl_and_nothing_that_only_errors_and_names_of_items_need(self, tmp_path):
+        code = (
+            "import dagron; flow = dagron.Flow(); flow.add('a', int); "
+            f"flow.run({str(tmp_path / 'ckpt')!r}, pool='inline')"
+        )
+        assert not {"hashlib", "hmac", "secrets", "difflib", "numbers"} & set(self.loaded(code))
+
     def test_what_the_server_forks_workers_from_loads_no_more_than_they_need(self):
         loaded = set(self.loaded("import dagron.engines.local.worker, dagron.engines.local.context"))
         # The executor of the standard library, which the server needs, loads `pathlib` itself in some versions.

@@ -6,9 +6,10 @@ Values only, all of them frozen. Nodes and slots are indices; times are in secon
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
+
+from dagron.runs.frozen import frozen
 
 __all__ = [
     "AttemptEnded",
@@ -77,14 +78,14 @@ class AttemptEnded(NamedTuple):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Started:
     """The run began."""
 
     now: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class BatchReturned:
     """A slot is done with its oldest batch; `unstarted` of it were not begun."""
 
@@ -94,7 +95,7 @@ class BatchReturned:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SlotLost:
     """The worker of a slot died. `running` was in its hands, None if nothing was; `unstarted` were not begun."""
 
@@ -105,14 +106,14 @@ class SlotLost:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Changed:
     """The results of these nodes, which are committed next, differ from those that they replace."""
 
     nodes: Collection[int]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Committed:
     """Outcomes are in the checkpoint."""
 
@@ -120,7 +121,7 @@ class Committed:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SlotObserved:
     """The slot has run `node` for that long; None if it is between two nodes.
 
@@ -136,14 +137,14 @@ class SlotObserved:
     before_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TimeReached:
     """It is now at least `wake_at`."""
 
     now: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CancelRequested:
     """No more is to be started and what runs is to be killed. With `timed_out`, what ran counts as timed out."""
 
@@ -157,7 +158,7 @@ Event = Started | BatchReturned | SlotLost | Changed | Committed | SlotObserved 
 # --- commands ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Dispatch:
     """Send these nodes to a slot as one batch."""
 
@@ -165,21 +166,21 @@ class Dispatch:
     nodes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CommitResults:
     """Commit the results of these nodes: report `Changed` for those that differ, commit, report `Committed`."""
 
     nodes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CommitFailures:
     """Commit that these nodes failed, then report `Committed`."""
 
     nodes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NoteLoss:
     """Note how an attempt ended whose worker died with it.
 
@@ -196,28 +197,28 @@ class NoteLoss:
     memory_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Retry:
     """Tell that this node gets a further attempt, because the last one failed."""
 
     node: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Invalidate:
     """Record that the commits of these nodes no longer apply, before the results that outdate them are committed."""
 
     nodes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Restore:
     """These nodes keep the results that they have."""
 
     nodes: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Skip:
     """These nodes will not be attempted because of `cause`."""
 
@@ -225,7 +226,7 @@ class Skip:
     cause: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Kill:
     """Kill the worker of a slot with all below it.
 
@@ -242,7 +243,7 @@ class Kill:
     memory_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Observe:
     """Report `SlotObserved` for this slot; with the memory, if there is a limit to compare it with."""
 

@@ -12,8 +12,7 @@ than a record is so still.
 from __future__ import annotations
 
 import dataclasses
-import hmac
-import secrets
+import os
 import time
 from array import array
 from bisect import bisect_left
@@ -293,7 +292,7 @@ class Pruning:
         if not self.report.freed_bytes:
             return
         directory = self._directory
-        checkpoint_id = secrets.token_bytes(16)  # another one, so that whoever reads along begins anew
+        checkpoint_id = os.urandom(16)  # another one, so that whoever reads along begins anew
         try:
             directory.replace(JOURNAL, self._journal(checkpoint_id), durable=durable)
             directory.remove_all(sorted(self._dropped))
@@ -335,7 +334,7 @@ class Pruning:
     def _payload(self, file: ReadFile, record: Record) -> bytes:
         data = file.read_at(record.payload_offset, record.payload_size)
         commit = decode_commit(record.body, record.payload_offset, record.sequence)
-        if hmac.compare_digest(self._digests.of(data), commit.digest):
+        if self._digests.equal(self._digests.of(data), commit.digest):
             return data
         return self._from_copy(commit) or data
 
