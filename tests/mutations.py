@@ -605,7 +605,7 @@ MUTATIONS = [
     Mutation(
         "writer",
         "checkpoint/writing/pruning.py",
-        "        checkpoint_id = secrets.token_bytes(16)",
+        "        checkpoint_id = os.urandom(16)",
         "        checkpoint_id = self._ledger.checkpoint_id",
         "tests/checkpoint/test_pruning.py -k reads_along",
     ),
