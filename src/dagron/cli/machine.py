@@ -150,7 +150,7 @@ def _limits() -> Check:
         return Check("limits", "warn", "the platform has none")
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = soft >= _MIN_DESCRIPTORS or soft == resource.RLIM_INFINITY
-    text = f"{'any number of' if soft == resource.RLIM_INFINITY else soft} open files; a worker takes about ten"
+    text = f"{'any number of' if soft == resource.RLIM_INFINITY else soft} open files; a worker takes 13"
     return Check("limits", "ok" if enough else "warn", text)
 
 
