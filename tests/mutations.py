@@ -930,6 +930,20 @@ MUTATIONS = [
         "process.current_process().authkey",
         "tests/promises/test_surroundings.py -k celery_process",
     ),
+    Mutation(
+        "suspended",
+        "engines/local/server.py",
+        "[pid for pid, due in self.dying.items() if due <= now]",
+        "[*self.dying]",
+        "tests/promises/test_suspended.py -k the_grace",
+    ),
+    Mutation(
+        "alive",
+        "checkpoint/files.py",
+        "    _set_mark(fd, fcntl.F_UNLCK)  # also for a fork that has not come to let go of it yet",
+        "    pass",
+        "tests/promises/test_alive.py -k lives_on",
+    ),
 ]
 
 

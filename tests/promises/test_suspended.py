@@ -15,7 +15,9 @@ from waiting import wait_for
 
 from dagron import NodeStatus, Task
 from dagron.engines.awake import STEP_SECONDS, AwakeClock
+from dagron.engines.local.server import _Server
 from dagron.engines.local.slot import Slot
+from dagron.engines.local.surroundings import blocking_pair
 
 
 class Time:
@@ -153,6 +155,27 @@ class TestDecisions:
         run = self.run(ckpt, script, run_timeout=10.0).run()
         assert run.coordinator.cancel_reason == "the run took longer than 10 s"
         assert run.coordinator._clock.at.now > 4_600.0 + 8.0
+
+
+def test_the_grace_of_what_is_killed_goes_on_where_it_was():
+    ours, theirs = blocking_pair()
+    server, at, pid = _Server(ours), Time(), 4_194_305  # above what Linux gives
+    server.clock = at.clock(step=1.0)
+    try:
+        server.kill(pid, 2.0)
+        at.now += 3600.0
+        server.kill_overdue()
+        assert pid in server.dying
+        for _ in range(2):
+            server.clock.look()
+            at.now += 1.0
+        server.kill_overdue()
+        assert not server.dying
+    finally:
+        for fd in (server.wakeup_read, server.wakeup_write):
+            os.close(fd)
+        ours.close()
+        theirs.close()
 
 
 def test_how_long_an_attempt_runs_is_told_by_the_clock_of_timeouts():
