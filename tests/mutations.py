@@ -429,6 +429,20 @@ MUTATIONS = [
         "    pass\n",
         "tests/engines/test_engines.py -k ends_its_worker",
     ),
+    Mutation(
+        "stale",
+        "results/status.py",
+        "if found[name] in _WITHOUT_RESULT and name not in others:",
+        "if found[name] in _WITHOUT_RESULT:",
+        "tests/results/test_statuses.py -k not_reached_when",
+    ),
+    Mutation(
+        "stale",
+        "results/status.py",
+        "if found[name] in _WITHOUT_RESULT and name not in others:",
+        "if found[name] is NodeStatus.PENDING and name not in others:",
+        "tests/results/test_statuses.py -k an_older_result",
+    ),
     # --- limits
     Mutation(
         "limits",

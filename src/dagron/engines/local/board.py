@@ -32,6 +32,8 @@ Those are 20 Ki characters of up to four bytes for message and traceback, and sh
 """
 
 _HEAD_BYTES = 128
+"""Room for all that follows, up to `_LOADS`, rounded up to lines of a cache, so that outcomes begin with one."""
+
 _RUNNING = struct.Struct("<QdQQQ")  # the node and 1, 0 for none; the rest as in `Running`
 _COUNT = struct.Struct("<QII")  # batch, outcomes, bytes used
 _COUNT_AT = (48, 64)  # behind `_RUNNING`, one for each half
