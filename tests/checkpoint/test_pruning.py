@@ -118,7 +118,7 @@ def value_of(directory, commit):
 
 
 class TestWhatStays:
-    @settings(deadline=None, max_examples=80)
+    @settings(deadline=None, max_examples=60)
     @given(st.lists(operations, max_size=10), st.sets(names), st.booleans(), st.sets(names))
     def test_all_that_is_said_of_the_nodes_of_the_dag(self, steps, nodes, ends, withdrawn):
         with tempfile.TemporaryDirectory() as directory:
@@ -252,7 +252,7 @@ class History:
             store.close()
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(10))
 def test_a_resume_does_the_same_with_a_checkpoint_that_was_pruned_and_with_one_that_was_not(seed, tmp_path):
     history = History(seed, tmp_path / "ckpt")
     dag = history.live(5)

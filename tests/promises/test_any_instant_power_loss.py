@@ -383,9 +383,6 @@ def pruning_what_a_kill_has_left(life):
     life.close()
     life.since = len(life.recorder.log)
     life.prune("a", "big", "x")
-    life.begin()
-    life.commit(b=data(300, 5))
-    life.end()
 
 
 # --- losing power in it ----------------------------------------------------------------------------------------------
@@ -566,7 +563,7 @@ RUNS = {
         1050,
     ),
     "pruning": (lambda root: run_over_an_older(root, pruning_and_going_on), 770),
-    "pruning what a kill has left": (lambda root: lived(root, pruning_what_a_kill_has_left), 1300),
+    "pruning what a kill has left": (lambda root: lived(root, pruning_what_a_kill_has_left), 290),
     "clearing": (lambda root: run_over_an_older(root, clearing), 22),
     "clearing and starting again": (lambda root: run_over_an_older(root, clearing_and_starting_again), 560),
 }
