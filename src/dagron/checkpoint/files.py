@@ -513,8 +513,10 @@ class Directory:
         """Delete the folder of `scratches`, if it is there and empty."""
         try:
             os.rmdir(self._prefix + SCRATCH)
-        except OSError:
-            pass  # what else is in it is not ours
+        except OSError as error:
+            # What else is in it, or stands in its place, is not ours.
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
 
     def names(self) -> list[str]:
         """Return the names of all entries, of whatever kind."""
