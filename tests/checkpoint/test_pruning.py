@@ -435,6 +435,8 @@ def test_the_job_the_definitions_and_what_a_cancelled_run_had_not_reached_stay(t
         store = CheckpointStore(tmp_path, durability="process")
         store.open()
         store.begin(fresh=False, nodes=["a", "b"], structure=structure, **said)
+        if structure[0]:
+            store.reconcile([], [], structure, said["definitions"])
         store.fail([Failed("gone", message="m" * 300)])
         if end is not None:
             store.end(**end)
@@ -442,13 +444,14 @@ def test_the_job_the_definitions_and_what_a_cancelled_run_had_not_reached_stay(t
         return read_ledger(Directory(tmp_path))
 
     job = Origin(file="job.py", path="/home/me/job.py", arguments=("--n", "3"), parameters=(("n", "3"),))
-    first = run(bytes(32), origin=job, definitions=(("A", "1"),), versions=(("python", "3"),), end={})
-    # Compared with them are the commits of the run before, until `reconcile` says otherwise.
+    run(bytes(32), origin=job, definitions=(("A", "1"),), versions=(("python", "3"),), end={})
     before = run(bytes([1]) * 32, definitions=(("A", "2"),), versions=(("python", "4"),), end={"unreached": ["b"]})
     assert prune(tmp_path, ["a", "b"]).nodes == ["gone"]
     after = read_ledger(Directory(tmp_path))
     assert after.origin == before.origin == job
-    assert after.definitions == before.definitions == first.definitions == (("A", "1"),)
+    # With these the commits were compared, and not with those that the record of the run has.
+    assert after.definitions == before.definitions == (("A", "2"),)
+    assert before.run.definitions == (("A", "1"),)
     assert (after.structure, after.run.dag) == (before.structure, before.run.dag)
     assert after.run.versions == (("python", "4"),)
     assert after.ended == before.ended
