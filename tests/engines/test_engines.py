@@ -329,6 +329,18 @@ class TestEnds:
         engine.submit(0, [attempt(4, lambda: 4)])
         assert values(ends(engine, 1)[0]) == {4: 4}
 
+    def test_the_first_attempt_of_a_batch_is_made_however_late_it_is(self, pool):
+        def loses_patience():
+            from dagron.engines.local import worker
+
+            worker._PATIENCE_SECONDS = -1.0
+
+        pool.submit(0, [attempt(0, loses_patience)])
+        ends(pool, 1)
+        pool.submit(0, [attempt(1, lambda: 1), attempt(2, int)])
+        (returned,) = ends(pool, 1)
+        assert (values(returned), returned.unstarted) == ({1: 1}, [2])
+
     def test_nothing_is_left_when_it_is_closed_and_to_close_it_again_is_no_error(self, engine):
         hangs = engine.features.kills  # else what runs is waited for
         for slot in range(engine.n_slots):

@@ -220,9 +220,10 @@ def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, by
     budget = worker.budget
     stdout, stderr = worker.streams
     stdout_from, stderr_from = position(stdout), position(stderr)
-    for fields in attempts:
+    for i, fields in enumerate(attempts):
         attempt = Attempt(*fields)
-        if not board.has_room(batch) or monotonic() > deadline:
+        # The first is made however late it is, or a machine that is busy enough would make none.
+        if not board.has_room(batch) or (i and monotonic() > deadline):
             break
         # What earlier attempts have left behind is no fault of this one; a new worker has run none.
         rss_before = resident_bytes() if attempt.memory_limited and worker.has_run else 0
