@@ -48,9 +48,9 @@ def resume_read_only(
     if ledger is not None and look is not None:
         look(ledger)
     prepared = prepare(dag, plan, Earlier(ledger, commits, store.stale if ledger is not None else (), store.load))
-    kept = sorted({*prepared.restore.restored, *prepared.restore.held})
+    kept = {*prepared.restore.restored, *prepared.restore.held}
     if len(kept) < len(dag):
-        names = [name for i, name in enumerate(dag.nodes) if i not in set(kept)]
+        names = [name for i, name in enumerate(dag.nodes) if i not in kept]
         shown = ", ".join(map(repr, names[:_NAMES_SHOWN])) + (" ..." if len(names) > _NAMES_SHOWN else "")
         reason = f"it is not writable, and {len(names)} of {len(dag)} nodes would run: {shown}"
         raise CheckpointDirectoryError(str(store.directory.path), reason)
