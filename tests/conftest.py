@@ -51,6 +51,26 @@ def ckpt(tmp_path):
     return tmp_path / "ckpt"
 
 
+@pytest.fixture
+def call(tmp_path, monkeypatch, capfd):
+    """`call(argument, ..., expect=0)`: what a command in this process prints, begun in the test's directory."""
+    from dagron.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "argv", sys.argv[:])
+
+    def call(*arguments, expect=0):
+        monkeypatch.setattr(sys, "argv", ["dagron", *arguments])
+        with pytest.raises(SystemExit) as end:
+            app(list(arguments))
+        out, err = capfd.readouterr()
+        assert end.value.code == expect, f"exit code {end.value.code}\n{out}\n{err}"
+        return out, err
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def all_dead_in():
     """`all_dead_in(seconds, processes)`: wait until none of them runs; False if one still does after that long."""

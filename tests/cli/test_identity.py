@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,38 +9,21 @@ import pytest
 import dagron
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.reading.opening import read_ledger
-from dagron.cli import app
 from dagron.cli.target import default_checkpoint_dir
-from dagron.script import FILE_MODULE
 
 JOB = "import dagron\nflow = dagron.Flow()\nflow.add('report', lambda: 'experiment {}')\n"
 EDITED = JOB + "flow.add('more', lambda: 1)\n"
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capfd):
-    """`call(argument, ..., expect=0)`: what a command in this process prints, in a directory with two experiments."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.setattr(sys, "argv", sys.argv[:])
+def call(call, tmp_path):
+    """As elsewhere, with `--inline` for each run, in a directory with two experiments."""
     for number in "12":
         (tmp_path / f"exp{number}").mkdir()
         (tmp_path / f"exp{number}" / "job.py").write_text(JOB.format(number))
-
-    def call(*arguments, expect=0):
-        arguments = [arguments[0], *(["--inline"] if arguments[0] == "run" else []), *arguments[1:]]
-        monkeypatch.setattr(sys, "argv", ["dagron", *arguments])
-        with pytest.raises(SystemExit) as end:
-            app(arguments)
-        out, err = capfd.readouterr()
-        assert end.value.code == expect, f"exit code {end.value.code}\n{out}\n{err}"
-        return out, err
-
-    known = {*sys.modules}
-    yield call
-    for name in {*sys.modules} - known:
-        if name == FILE_MODULE or name in ("one", "two"):
-            del sys.modules[name]
+    return lambda verb, *arguments, **options: call(
+        verb, *(["--inline"] if verb == "run" else []), *arguments, **options
+    )
 
 
 def test_two_files_of_one_name_have_two_checkpoints_each_beside_its_file(call, tmp_path):

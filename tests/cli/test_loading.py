@@ -2,17 +2,14 @@
 
 import json
 import shlex
-import sys
 
 import pytest
 
 import dagron
 from dagron.checkpoint.files import Directory
 from dagron.checkpoint.reading.opening import read_ledger
-from dagron.cli import app
 from dagron.cli.exit_codes import UsageError
 from dagron.cli.factory import call_factory
-from dagron.script import FILE_MODULE
 
 WORK = """
 import dagron
@@ -28,28 +25,6 @@ total = flow.add("total", sum, xs)
 """
 
 EXECUTOR = "dagron.CheckpointExecutor(flow.dag, 'own', pool='inline')"
-
-
-@pytest.fixture
-def call(tmp_path, monkeypatch, capfd):
-    """`call(argument, ..., expect=0)`: what a command in this process prints, in the directory of the job."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.setattr(sys, "argv", sys.argv[:])
-
-    def call(*arguments, expect=0):
-        monkeypatch.setattr(sys, "argv", ["dagron", *arguments])
-        with pytest.raises(SystemExit) as end:
-            app(list(arguments))
-        out, err = capfd.readouterr()
-        assert end.value.code == expect, f"exit code {end.value.code}\n{out}\n{err}"
-        return out, err
-
-    known = {*sys.modules}
-    yield call
-    for name in {*sys.modules} - known:
-        if name == FILE_MODULE or name.partition(".")[0] in ("package", "alone", "helper"):
-            del sys.modules[name]
 
 
 def write(tmp_path, text, name="job.py"):

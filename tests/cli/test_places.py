@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from dagron.cli import app, program
-from dagron.script import FILE_MODULE
+from dagron.cli import program
 
 JOB = """
 import os
@@ -26,25 +25,16 @@ parts = flow.map("part[{}]", bad, range(6, 9))
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capfd):
-    """`call(argument, ..., expect=0)`: what a command in this process prints, begun in the directory of the job."""
+def call(call, tmp_path):
+    """As elsewhere, and each command is begun in the directory of the job."""
     (tmp_path / "data").mkdir()
     (tmp_path / "job.py").write_text(JOB)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.setattr(sys, "argv", sys.argv[:])
 
-    def call(*arguments, expect=0):
+    def call_here(*arguments, **options):
         os.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", ["dagron", *arguments])
-        with pytest.raises(SystemExit) as end:
-            app(list(arguments))
-        out, err = capfd.readouterr()
-        assert end.value.code == expect, f"exit code {end.value.code}\n{out}\n{err}"
-        return out, err
+        return call(*arguments, **options)
 
-    yield call
-    sys.modules.pop(FILE_MODULE, None)
+    return call_here
 
 
 @pytest.mark.parametrize("directory", [(), ("-d", "ck")], ids=["default", "given"])

@@ -8,8 +8,6 @@ import pytest
 
 import dagron
 from dagron.checkpoint import files
-from dagron.cli import app
-from dagron.script import FILE_MODULE
 
 JOB = """
 import dagron
@@ -66,24 +64,9 @@ def read_only(tmp_path, monkeypatch):
     assert before == [look()]
 
 
-@pytest.fixture
-def call(tmp_path, monkeypatch, capfd):
-    """`call(argument, ..., expect=0)`: what a command in this process prints."""
+@pytest.fixture(autouse=True)
+def job(tmp_path):
     (tmp_path / "job.py").write_text(JOB)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    monkeypatch.setattr(sys, "argv", sys.argv[:])
-
-    def call(*arguments, expect=0):
-        monkeypatch.setattr(sys, "argv", ["dagron", *arguments])
-        with pytest.raises(SystemExit) as end:
-            app(list(arguments))
-        out, err = capfd.readouterr()
-        assert end.value.code == expect, f"exit code {end.value.code}\n{out}\n{err}"
-        return out, err
-
-    yield call
-    sys.modules.pop(FILE_MODULE, None)
 
 
 READS = [
