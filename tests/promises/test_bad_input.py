@@ -123,9 +123,10 @@ class TestDirectory:
         closed = tmp_path / "closed"
         closed.mkdir()
         code = (
-            # All before: another user may not be allowed to read the interpreter's library.
-            "import os, sys, dagron.executor, dagron.runs.prepare, dagron.runs.conclusion, dagron.engines.local.pool\n"
-            "import fcntl\n"
+            # All before: another user may not be allowed to read the interpreter's library, nor dagron.
+            "import dagron, fcntl, importlib, os, pkgutil, sys\n"
+            "for module in pkgutil.walk_packages(dagron.__path__, 'dagron.'):\n"
+            "    if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
             "if os.getuid() == 0: os.setuid(65534)  # root may write anywhere\n"
             "dag = dagron.DAG.builder().add_node('a').build()\n"
             "try: getattr(dagron.CheckpointExecutor(dag, sys.argv[1]), sys.argv[2])({'a': lambda: 1})\n"
