@@ -340,7 +340,7 @@ class CheckpointExecutor:
         from dagron.runs.prepare import begin_run, check_limits, has_deadlines
         from dagron.runs.read_only import resume_read_only
 
-        begin_no_run_while_loading(self.dag, tasks)
+        begin_no_run_while_loading(self.dag, tasks, self._path)
         check_system()
         check_timeout("run_timeout", run_timeout)
         if cancel_event is not None and not callable(getattr(cancel_event, "is_set", None)):

@@ -256,7 +256,7 @@ class Flow:
         """
         from dagron.executor import CheckpointExecutor
 
-        begin_no_run_while_loading(self.dag, self._tasks)
+        begin_no_run_while_loading(self.dag, self._tasks, checkpoint_dir)
         executor = CheckpointExecutor(self.dag, checkpoint_dir, **options)
         if resume is None:
             found = executor.checkpoint_info()

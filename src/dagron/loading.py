@@ -6,6 +6,7 @@ script that ends in `flow.run(...)` would run all of its nodes there: before a d
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from collections.abc import Mapping
@@ -25,15 +26,21 @@ class Reached(BaseException):
     Attributes:
         dag: What is to be run.
         tasks: Its tasks.
+        checkpoint_dir: Where its checkpoint was to be, absolute; empty if that is no path.
         within: The modules that are loaded for it, each with the line where it is, the innermost first.
     """
 
     def __init__(
-        self, dag: DAG, tasks: Mapping[str, Any], within: list[tuple[str, int, types.ModuleType | None]]
+        self,
+        dag: DAG,
+        tasks: Mapping[str, Any],
+        checkpoint_dir: str,
+        within: list[tuple[str, int, types.ModuleType | None]],
     ) -> None:
         super().__init__("a run was asked for while the job was loaded")
         self.dag = dag
         self.tasks = tasks
+        self.checkpoint_dir = checkpoint_dir
         self.within = within
 
 
@@ -58,14 +65,14 @@ class Loading:
         global _loading
         _loading = None
 
-    def note(self, dag: DAG, tasks: Mapping[str, Any], frame: types.FrameType) -> Reached:
+    def note(self, dag: DAG, tasks: Mapping[str, Any], checkpoint_dir: object, frame: types.FrameType) -> Reached:
         """Note that this was asked for, and return what is to be raised."""
         frames = _within(frame)
         within = []
         for module in frames[: max(0, len(frames) - self._n_around)]:
             name = str(module.f_globals.get("__name__"))
             within.append((name, module.f_lineno, sys.modules.get(name)))
-        reached = Reached(dag, tasks, within)
+        reached = Reached(dag, tasks, _path_of(checkpoint_dir), within)
         if all(dag is not other.dag for other in self.reached):
             self.reached.append(reached)
         return reached
@@ -81,8 +88,8 @@ def this_is_a_worker() -> None:
     _is_worker = True
 
 
-def begin_no_run_while_loading(dag: DAG, tasks: Mapping[str, Any]) -> None:
-    """Return if a run may begin here and now. Whoever begins one calls this first.
+def begin_no_run_while_loading(dag: DAG, tasks: Mapping[str, Any], checkpoint_dir: object) -> None:
+    """Return if a run may begin here and now. Whoever begins one calls this first, also with arguments that are wrong.
 
     Raises:
         Reached: The command line loads a job.
@@ -92,11 +99,20 @@ def begin_no_run_while_loading(dag: DAG, tasks: Mapping[str, Any]) -> None:
         return
     frame = sys._getframe(1)
     if _loading is not None:
-        raise _loading.note(dag, tasks, frame)
+        raise _loading.note(dag, tasks, checkpoint_dir, frame)
     for module in _within(frame):
         # What a task executes by itself, with `runpy` say, is no import.
         if getattr(module.f_globals.get("__spec__"), "_initializing", False):
             raise UnguardedRunError(repr(module.f_globals["__name__"]))
+
+
+def _path_of(checkpoint_dir: object) -> str:
+    try:
+        return (
+            os.path.abspath(checkpoint_dir) if isinstance(checkpoint_dir, (str, os.PathLike)) and checkpoint_dir else ""
+        )
+    except (OSError, ValueError):
+        return ""
 
 
 def _within(frame: types.FrameType | None) -> list[types.FrameType]:

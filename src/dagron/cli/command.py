@@ -185,7 +185,7 @@ node_argument = argument("node", "NODE", "The name of the node.", type=str)
 where_argument = argument(
     "where",
     "DIR",
-    "The checkpoint directory; or the TARGET of a run, for the directory that it has by default.",
+    "The checkpoint directory; or the TARGET of a run, for the directory that it has without -d.",
     type=WhereType(),
 )
 

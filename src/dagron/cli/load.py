@@ -32,11 +32,13 @@ class Job(NamedTuple):
         dag: The DAG.
         tasks: Its tasks.
         module: What it was taken from.
+        checkpoint_dir: Where it says itself that its checkpoint is, absolute; empty if it does not.
     """
 
     dag: DAG
     tasks: Mapping[str, Any]
     module: types.ModuleType | None = None
+    checkpoint_dir: str = ""
 
     @property
     def path(self) -> str:
@@ -93,7 +95,9 @@ def _job_in(
     if attribute:
         if reached is not None and not hasattr(module, attribute):
             raise UnguardedRunError(f"{source!r} has no `{attribute}` where it{line}")
-        return _job_named(module, source, attribute, parameters)
+        found = _job_named(module, source, attribute, parameters)
+        is_begun = reached is not None and found.dag is reached.dag and not callable(getattr(module, attribute))
+        return found._replace(checkpoint_dir=reached.checkpoint_dir) if reached is not None and is_begun else found
     flow = getattr(module, "flow", None)
     if parameters or (reached is None and isinstance(flow, types.FunctionType) and not hasattr(module, "tasks")):
         if not isinstance(flow, types.FunctionType):
@@ -106,7 +110,7 @@ def _job_in(
     _refuse_further(module, source, reached)
     where = line or ", in another thread"
     say(f"{source} begins a run itself{where}; what that is to run is taken, and the rest of the job is left out")
-    return Job(reached.dag, reached.tasks)
+    return Job(reached.dag, reached.tasks, checkpoint_dir=reached.checkpoint_dir)
 
 
 def _refuse_further(module: types.ModuleType, source: str, reached: Reached) -> None:
@@ -157,7 +161,7 @@ def _job_made(function: Callable[..., Any], source: str, attribute: str, paramet
         _executed(lambda: made.append(call_factory(name, function, parameters)), name, ())
     reached = _only_one(loading, name)
     if reached is not None:
-        return Job(reached.dag, reached.tasks)
+        return Job(reached.dag, reached.tasks, checkpoint_dir=reached.checkpoint_dir)
     match made:
         case [Flow() as flow]:
             return Job(flow.dag, flow.tasks)

@@ -25,6 +25,18 @@ class Place(os.PathLike[str]):
         except (OSError, ValueError):
             self.path = shown  # whoever opens it says what is wrong
 
+    @classmethod
+    def found(cls, path: str, here: str) -> Place:
+        """Return the place with an absolute path.
+
+        Args:
+            path: The path.
+            here: The working directory of the user, from which the place is shown if it is in it.
+        """
+        place = cls(path[len(here) :].lstrip(os.sep) if path.startswith(os.path.join(here, "")) else path)
+        place.path = path  # the job may have changed the working directory
+        return place
+
     def __fspath__(self) -> str:
         return self.path
 
@@ -37,18 +49,22 @@ class Where(Place):
 
     Attributes:
         given: The directory or the target.
+        is_up_to_the_job: Whether the target says itself where its checkpoint is, and its text does not tell.
     """
 
     def __init__(self, given: str) -> None:
+        from dagron.cli.own_place import own_checkpoint_dir
         from dagron.cli.target import default_checkpoint_dir
 
         self.given = given
+        self.is_up_to_the_job = False
         shown = given
         if given and not os.path.isdir(given):
             try:
-                of_target = default_checkpoint_dir(given)
-                if os.path.isdir(of_target) or (os.path.isfile(given) and given.endswith(".py")):
-                    shown = of_target
+                own, of_target = own_checkpoint_dir(given), default_checkpoint_dir(given)
+                self.is_up_to_the_job = own == ""
+                if own or os.path.isdir(of_target) or (os.path.isfile(given) and given.endswith(".py")):
+                    shown = own or of_target
             except ValueError:
                 pass  # a path that no system call takes
         super().__init__(shown)

@@ -9,12 +9,12 @@ import os
 from typing import TYPE_CHECKING, Literal
 
 from dagron.cli.exit_codes import NoCheckpointError, UsageError
+from dagron.cli.place import Place, Where
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, CycleError
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files import Directory
     from dagron.checkpoint.reading.ledger import Ledger
-    from dagron.cli.place import Place
     from dagron.graph.dag import DAG
 
 __all__ = [
@@ -52,7 +52,10 @@ def read_checkpoint(where: Place) -> Ledger:
     except (OSError, ValueError) as error:  # a path that no system call takes
         raise CheckpointDirectoryError(where.path, getattr(error, "strerror", None) or str(error)) from error
     if ledger is None or ledger.cleared:
-        raise NoCheckpointError(where.path, _checkpoints_near(where))
+        missing = NoCheckpointError(where.path, _checkpoints_near(where))
+        if isinstance(where, Where) and where.is_up_to_the_job:
+            missing.add_note(f"{where.given!r} says itself where its checkpoint is, so give that directory")
+        raise missing
     return ledger
 
 

@@ -59,9 +59,12 @@ def run_target(request: RunRequest) -> ExitCode:
 
     stop_on_signals()
     _check(request)
+    here = Place(".").path
     with stdout_kept_for_results():
         try:
             job = load_job(*request.job)
+            if request.is_default_dir and job.checkpoint_dir:
+                request = replace(request, checkpoint_dir=Place.found(job.checkpoint_dir, here))
             if request.worker_init is not None:
                 init = load_function(request.job.target, request.worker_init)
                 request = replace(request, options={**request.options, "worker_init": init})

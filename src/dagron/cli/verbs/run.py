@@ -45,7 +45,7 @@ _OUTPUT = "Output"
     "A .py file or a module such as dagron.jobs.stdlib_analysis. It defines `flow`, a dagron.Flow; or `tasks`, a "
     "mapping of node names to callables, and `dag`, unless the parameter names of the tasks tell. A flow of another "
     "name follows a colon, or a function that makes one: job.py:nightly. Where the job begins a run by itself, what "
-    "that is to run is taken.",
+    "that is to run is taken, and where its checkpoint is.",
 )
 @parameter_option
 @option(
@@ -54,7 +54,8 @@ _OUTPUT = "Output"
     type=PlaceType(),
     metavar="DIR",
     section=_CHECKPOINT,
-    help="Default: checkpoints/<name of TARGET>, beside a file, or in the working directory for a module.",
+    help="Default: where the run is that TARGET begins by itself; else checkpoints/<name of TARGET>, beside a file, or "
+    "in the working directory for a module.",
 )
 @option("--resume", "-r", is_flag=True, section=_CHECKPOINT, help="Go on: run only what has not completed before.")
 @option("--fresh", is_flag=True, section=_CHECKPOINT, help="Start again; a checkpoint that is there is superseded.")
