@@ -1,7 +1,7 @@
 """Where the text of a job says that its checkpoint is: a script that ends in `flow.run("ck")` keeps it in `ck`.
 
 `dagron run` knows that from executing the script. Whoever only looks at the checkpoint, as `dagron status` does,
-executes nothing and reads the text: up to the first run that it begins, as far as constants, paths and plain names tell.
+executes nothing and reads the text: up to its first run, as far as constants, paths and plain names tell.
 """
 
 from __future__ import annotations
