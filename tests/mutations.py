@@ -210,8 +210,8 @@ MUTATIONS = [
     Mutation(
         "input",
         "cli/own_place.py",
-        "            known |= dict.fromkeys(stored)  # perhaps, or again and again\n",
-        "",
+        "known |= dict.fromkeys(stored)",
+        "pass",
         "tests/cli/test_own_place.py -k not_guessed",
     ),
     Mutation(
