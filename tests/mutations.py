@@ -90,7 +90,7 @@ MUTATIONS = [
     ),
     Mutation(
         "redone",
-        "checkpoint/files.py",
+        "checkpoint/files/scratch.py",
         "                if other != inputs:\n",
         "                if False:\n",
         "tests/engines/test_current.py -k from_another_result",
@@ -111,7 +111,7 @@ MUTATIONS = [
     ),
     Mutation(
         "redone",
-        "checkpoint/files.py",
+        "checkpoint/files/scratch.py",
         "            if not stat.S_ISDIR(os.lstat(path).st_mode):\n                raise\n",
         "            pass\n",
         "tests/engines/test_current.py -k no_link_is_followed",
@@ -279,7 +279,7 @@ MUTATIONS = [
     ),
     Mutation(
         "memory",
-        "checkpoint/files.py",
+        "checkpoint/files/opened.py",
         "access=mmap.ACCESS_COPY",
         "access=mmap.ACCESS_READ",
         "tests/checkpoint/test_buffers.py -k private",
@@ -315,7 +315,7 @@ MUTATIONS = [
     ),
     Mutation(
         "trust",
-        "checkpoint/files.py",
+        "checkpoint/files/modes.py",
         "    elif umask == _USUAL or left & stat.S_IWOTH:\n",
         "    elif False:\n",
         "tests/promises/test_only_what_you_trust.py -k whatever_the_umask",
@@ -329,7 +329,7 @@ MUTATIONS = [
     ),
     Mutation(
         "trust",
-        "checkpoint/files.py",
+        "checkpoint/files/opened.py",
         "            os.fchmod(self._fd, mode)\n",
         "            pass\n",
         "tests/checkpoint/test_files.py -k its_mode_whatever",
@@ -647,7 +647,7 @@ MUTATIONS = [
     # --- one writer
     Mutation(
         "writer",
-        "checkpoint/files.py",
+        "checkpoint/files/locks.py",
         "                return self._take_lock_of_machine()\n",
         "                return True\n",
         "tests/promises/test_one_writer.py -k one_machine_keeps",
@@ -690,7 +690,7 @@ MUTATIONS = [
     ),
     Mutation(
         "disk",
-        "checkpoint/files.py",
+        "checkpoint/files/locks.py",
         "            if not taken:\n",
         "            if False:\n",
         "tests/promises/test_a_disk_that_refuses.py -k leaves_none_behind",
@@ -967,8 +967,8 @@ MUTATIONS = [
     ),
     Mutation(
         "alive",
-        "checkpoint/files.py",
-        "    _set_mark(fd, fcntl.F_UNLCK)  # also for a fork that has not come to let go of it yet",
+        "checkpoint/files/locks.py",
+        "    set_mark(fd, fcntl.F_UNLCK)  # also for a fork that has not come to let go of it yet",
         "    pass",
         "tests/promises/test_alive.py -k lives_on",
     ),

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from dagron.callbacks import ExecutionCallbacks, RunObserver
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.names import JOURNAL, META
 from dagron.checkpoint.format.records import NO_ORIGIN, Origin
 from dagron.checkpoint.reading.opening import check_journal, checkpoint_path, read_ledger

@@ -13,7 +13,7 @@ from blake3 import blake3
 import dagron
 from dagron import CheckpointExecutor
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, BlobFile, read_blob
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.reading.opening import read_ledger

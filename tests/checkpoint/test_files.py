@@ -13,19 +13,13 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from disk import stand_in
 from places import SRC
 
-from dagron.checkpoint import files
-from dagron.checkpoint.files import (
-    TEMP_PREFIX,
-    TEMP_SUFFIX,
-    AppendFile,
-    Directory,
-    DirectoryLock,
-    ReadFile,
-    TempFile,
-    mode_for,
-)
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.locks import DirectoryLock
+from dagron.checkpoint.files.modes import current_umask, mode_for
+from dagron.checkpoint.files.opened import TEMP_PREFIX, TEMP_SUFFIX, AppendFile, ReadFile, TempFile
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, modes and FIFOs are those of POSIX")
 
@@ -61,7 +55,7 @@ class Calls:
 def calls(monkeypatch):
     def install(fail=None, error=None):
         made = Calls(fail, error)
-        monkeypatch.setattr(files, "os", made)
+        stand_in(monkeypatch, made)
         return made
 
     return install
@@ -205,7 +199,7 @@ class TestWriteView:
             def write(self, fd, data):
                 return os.write(fd, bytes(data)[:3])
 
-        monkeypatch.setattr(files, "os", Slow())
+        stand_in(monkeypatch, Slow())
         directory.write_copy("a.pkl", b"0123456789", exists=False)
         assert (directory.path / "a.pkl").read_bytes() == b"0123456789"
 
@@ -249,7 +243,7 @@ class TestReplace:
 
                 return call
 
-        monkeypatch.setattr(files, "os", Watched())
+        stand_in(monkeypatch, Watched())
         directory.replace("x", b"new", durable=True)
         renamed = seen.index(("replace", b"new"))
         assert {content for _, content in seen[:renamed]} == {b"old"}
@@ -286,7 +280,7 @@ class TestReplace:
                 theirs.append(os.open(victim, os.O_RDONLY))
                 raise OSError(errno.EIO, "broken")
 
-        monkeypatch.setattr(files, "os", Busy())
+        stand_in(monkeypatch, Busy())
         with pytest.raises(OSError, match="broken"):
             directory.replace("x", b"new", durable=False)
         [fd] = theirs
@@ -468,10 +462,10 @@ def test_the_umask_is_read_also_where_the_system_does_not_list_it(monkeypatch):
         raise FileNotFoundError
 
     os.umask(0o027)
-    assert files._umask() == 0o027
+    assert current_umask() == 0o027
     monkeypatch.setattr("builtins.open", no_file)
-    assert files._umask() == 0o027
-    assert files._umask() == 0o027  # and is as it was
+    assert current_umask() == 0o027
+    assert current_umask() == 0o027  # and is as it was
 
 
 class TestDirectory:
@@ -542,7 +536,7 @@ class TestDirectory:
 HOLDER = """
 import sys
 from pathlib import Path
-from dagron.checkpoint.files import DirectoryLock
+from dagron.checkpoint.files.locks import DirectoryLock
 
 lock = DirectoryLock(Path(sys.argv[1]))
 assert lock.acquire()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from written import NAMES, STRUCTURES, Life, operations
 
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 
 
 @settings(deadline=None, max_examples=60)

@@ -8,7 +8,7 @@ from blake3 import blake3
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dagron.checkpoint.files import TEMP_PREFIX, TEMP_SUFFIX
+from dagron.checkpoint.files.opened import TEMP_PREFIX, TEMP_SUFFIX
 from dagron.checkpoint.format.names import JOURNAL, LOCK, MAX_STEM, META, SUFFIX, FileNames, _stem, plain_file_name
 
 # The names that Windows keeps for devices, from "Naming Files, Paths, and Namespaces"; a device is also meant if an

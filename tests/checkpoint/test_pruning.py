@@ -15,15 +15,15 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from disk import stand_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from written import Life, names, operations
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
-from dagron.checkpoint import files
 from dagron.checkpoint.blobs import load_result
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import JOURNAL, META
 from dagron.checkpoint.format.records import Failed, Origin, RunStarted
@@ -387,7 +387,7 @@ def test_a_disk_that_refuses_is_told_with_how_the_checkpoint_stands(used, monkey
     with monkeypatch.context() as patched:
         store = CheckpointStore(used, durability="power")
         store.open()
-        patched.setattr(files, "os", Refusing())
+        stand_in(patched, Refusing())
         with pytest.raises(dagron.PruneError, match="No space left") as caught:
             store.prune()
         store.close()

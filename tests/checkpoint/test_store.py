@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
+from disk import stand_in
 from places import SRC
 
 import dagron
 from dagron import DAG, CheckpointExecutor
-from dagron.checkpoint import files
 from dagron.checkpoint.blobs import BlobFile
-from dagron.checkpoint.files import AppendFile, Directory, TempFile
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.opened import AppendFile, TempFile
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import HEADER_SIZE, RecordWriter
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
@@ -287,7 +288,7 @@ class TestCommitting:
         made = begin(opened, durability="power")
         pending = [small("a", 1), large(ckpt, "b"), large(ckpt, "c")]
         calls = Syscalls()
-        monkeypatch.setattr(files, "os", calls)
+        stand_in(monkeypatch, calls)
         made.commit(pending)
         assert calls.made == ["open", "fsync", "write", "fdatasync", "replace", "replace"]
         calls.made.clear()
@@ -296,7 +297,7 @@ class TestCommitting:
 
     def test_without_power_durability_nothing_is_synced(self, opened, ckpt, monkeypatch):
         calls = Syscalls()
-        monkeypatch.setattr(files, "os", calls)
+        stand_in(monkeypatch, calls)
         run(opened, small("a", 1), big("b"), small("a", 2))
         assert not {"fsync", "fdatasync"} & set(calls.made)
 
@@ -312,7 +313,7 @@ class TestCommitting:
 
         pending = large(ckpt, "c")
         with monkeypatch.context() as patched:
-            patched.setattr(files, "os", Full())
+            stand_in(patched, Full())
             with pytest.raises(dagron.CommitError, match="No space left") as caught:
                 made.commit([small("b", 2), pending])
         assert str(ckpt) in str(caught.value)
@@ -754,7 +755,7 @@ def live(path, monkeypatch, calls):
             real(self)
 
     with monkeypatch.context() as patched:
-        patched.setattr(files, "os", calls)
+        stand_in(patched, calls)
         patched.setattr(TempFile, "discard", discard)
         for act, states in steps:
             try:
@@ -890,7 +891,7 @@ class TestFreshStart:
         assert list(read_ledger(real_view).commits) == ["a", "b"]
         made = opened()
         watched = Watched()
-        monkeypatch.setattr(files, "os", WithoutRecursion(watched))
+        stand_in(monkeypatch, WithoutRecursion(watched))
         made.begin(fresh=True, nodes=["a"], structure=STRUCTURE)
         changed = seen.index([])
         assert all(commits == ["a", "b"] for commits in seen[:changed])
@@ -1034,7 +1035,7 @@ class CaseInsensitive:
 class TestOnAFileSystemThatIgnoresCase:
     @pytest.fixture(autouse=True)
     def ignore_case(self, monkeypatch):
-        monkeypatch.setattr(files, "os", CaseInsensitive())
+        stand_in(monkeypatch, CaseInsensitive())
 
     @pytest.mark.parametrize("new", [small("load", "new"), big("load", LARGE[::-1])], ids=["to small", "to large"])
     @pytest.mark.parametrize("old", [small("Load", "old"), big("Load")], ids=["small", "large"])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dagron
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format import structure
 from dagron.checkpoint.format.structure import decode_dag, digest_of, encode_dag
 from dagron.checkpoint.reading.opening import dag_of, read_ledger

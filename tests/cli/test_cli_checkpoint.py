@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from places import ROOT
 
 import dagron
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format import structure
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.checkpoint.writing.store import CheckpointStore

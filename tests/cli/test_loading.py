@@ -6,7 +6,7 @@ import shlex
 import pytest
 
 import dagron
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.cli.exit_codes import UsageError
 from dagron.cli.factory import call_factory

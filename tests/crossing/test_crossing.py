@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from places import SRC
 
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, BlobFile, read_blob
-from dagron.checkpoint.files import TempFile
+from dagron.checkpoint.files.opened import TempFile
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.storage import Storage
 from dagron.crossing.exceptions import describe_exception, dump_exception, load_exception

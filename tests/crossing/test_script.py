@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import dagron
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.script import is_script
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import dagron
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.digests import NO_VALUE_DIGEST, Digests
 from dagron.checkpoint.format.records import Commit
 from dagron.checkpoint.reading.opening import read_ledger

@@ -17,7 +17,7 @@ import chromium
 import psutil
 from places import ROOT, SRC
 
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.reading.opening import read_ledger
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

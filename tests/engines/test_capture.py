@@ -13,7 +13,7 @@ from places import SRC
 from waiting import growing
 
 from dagron import DAG, CheckpointDamagedError, CheckpointExecutor, ExecutionCallbacks, Task
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.records import NO_OUTPUT
 from dagron.checkpoint.reading.opening import printed_by, read_ledger
 from dagron.checkpoint.writing.store import CheckpointStore

@@ -17,7 +17,8 @@ from waiting import wait_for
 
 import dagron
 from dagron import NodeStatus, NotInTaskError
-from dagron.checkpoint.files import SCRATCH, Directory
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.scratch import SCRATCH
 from dagron.checkpoint.format.names import scratch_name
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.cli import app
@@ -220,7 +221,7 @@ def test_what_cannot_be_removed_is_told_and_ends_nothing(ckpt, caplog, monkeypat
     def refuses(self, name):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Directory, "remove_scratch", refuses)
+    monkeypatch.setattr("dagron.checkpoint.writing.scratches.remove_scratch", refuses)
     assert run(ckpt, told, resume=False).ok
     assert "the scratch directory of a node that completed cannot be removed" in caplog.text
 

@@ -12,7 +12,7 @@ import time
 import pytest
 from places import SRC
 
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.jobs import betweenness, chess_perft, stdlib_analysis
 

@@ -19,11 +19,12 @@ import time
 from pathlib import Path
 
 import pytest
+from disk import stand_in
 from places import SRC, SUPPORT
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
-from dagron.checkpoint import files
+from dagron.checkpoint.files.opened import TempFile
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
 from dagron.checkpoint.format.records import Commit
@@ -270,7 +271,7 @@ def test_while_a_worker_still_holds_the_space_the_run_ends_with_its_name_and_lea
             open(gate, "w").close()
             time.sleep(600)
 
-        files.TempFile.discard = discard
+        TempFile.discard = discard
         log.note("large")
         return bytes(2_000_000)
 
@@ -683,7 +684,7 @@ def test_a_clearing_that_is_refused_says_what_it_has_left(tmp_path, monkeypatch,
         shutil.copytree(tmp_path / "start", job.directory)
         disk = RefusingDisk(*refused)
         with monkeypatch.context() as patched:
-            patched.setattr(files, "os", disk)
+            stand_in(patched, disk)
             ended = job.run("clear_checkpoint")
         what = [f"{n}: {name}" for n, name in enumerate(disk.calls) if n in refused]
         completed, text = set(job.completed()), str(ended)
@@ -723,7 +724,7 @@ def test_a_clearing_whose_flush_fails_is_taken_back_for_good_or_says_that_it_is_
     def cleared(*refused):
         disk = RefusingDisk(*refused)
         with monkeypatch.context() as patched:
-            patched.setattr(files, "os", disk)
+            stand_in(patched, disk)
             ended = job.run("clear_checkpoint")
         assert isinstance(ended, dagron.ClearError)
         assert (ckpt / JOURNAL).read_bytes() == whole
@@ -733,7 +734,7 @@ def test_a_clearing_whose_flush_fails_is_taken_back_for_good_or_says_that_it_is_
     probe = RefusingDisk()
     shutil.copytree(ckpt, ckpt.with_name("copy"))
     with monkeypatch.context() as patched:
-        patched.setattr(files, "os", probe)
+        stand_in(patched, probe)
         Job(ckpt.with_name("copy"), durability="power").run("clear_checkpoint")
     flush = probe.calls.index("fdatasync")
     text, calls = cleared(flush)
@@ -765,7 +766,7 @@ def test_a_refused_lock_of_the_directory_leaves_none_behind(ckpt, monkeypatch, l
     for n in itertools.count():
         disk = RefusingDisk(n)
         with monkeypatch.context() as patched:
-            patched.setattr(files, "os", disk)
+            stand_in(patched, disk)
             ended = job.run("resume")
         if len(disk.calls) <= n:
             break
@@ -809,7 +810,7 @@ def test_after_a_flush_that_failed_a_run_flushes_and_records_nothing_more(tmp_pa
         lying = ForgetfulDisk(fails_at=n)
         job = Job(tmp_path / f"ckpt-{n}", log.note, durability="power")
         with monkeypatch.context() as patched:
-            patched.setattr(files, "os", lying)
+            stand_in(patched, lying)
             ended = job.run()
         if not lying.has_failed:
             break
@@ -825,7 +826,7 @@ def test_a_run_that_a_flush_ended_says_nothing_about_files(ckpt, monkeypatch):
     for value in (1, 2):  # their pickles have one size
         lying = ForgetfulDisk()
         with monkeypatch.context() as patched:
-            patched.setattr(files, "os", lying)
+            stand_in(patched, lying)
             made = opened(ckpt, ["a", "b"], fresh=True)
             made.commit([small("a", value)])
             if value == 1:
@@ -851,7 +852,7 @@ def test_what_a_resume_restores_after_a_flush_that_failed_survives_a_loss_of_pow
         lying = ForgetfulDisk(fails_at=n)
         job = Job(tmp_path / f"ckpt-{n}", log.note, durability="power")
         with monkeypatch.context() as patched:
-            patched.setattr(files, "os", lying)
+            stand_in(patched, lying)
             job.run()
             if not lying.has_failed:
                 break
@@ -869,7 +870,7 @@ def test_what_a_resume_restores_although_the_one_before_could_not_flush_survives
     nodes = ["a", "b"]
     lying = ForgetfulDisk()
     with monkeypatch.context() as patched:
-        patched.setattr(files, "os", lying)
+        stand_in(patched, lying)
         made = opened(ckpt, nodes, fresh=True)
         made.commit([small("a", 1)])
         lying.dies_at = lying.n_flushes

@@ -17,8 +17,10 @@ from waiting import wait_for
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
-from dagron.checkpoint import files
-from dagron.checkpoint.files import Directory, DirectoryLock
+from dagron.checkpoint.files import marks
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.locks import DirectoryLock
+from dagron.checkpoint.files.mounts import is_shared
 from dagron.checkpoint.format.names import LOCK
 from dagron.checkpoint.writing import store
 from dagron.cli.nodes import running_now
@@ -94,7 +96,7 @@ class TestByTheLock:
 
         def look():
             while not done.is_set():
-                Directory(ckpt).is_marked(LOCK)
+                marks.is_marked(ckpt, LOCK)
 
         looker = threading.Thread(target=look)
         looker.start()
@@ -136,12 +138,12 @@ class TestByTheLock:
             execute(ckpt, interrupt)
         monkeypatch.setattr("dagron.checkpoint.reading.boot.boot_id", lambda: "another")
         assert state(ckpt) == "interrupted", "on a file system of this machine alone"
-        monkeypatch.setattr(Directory, "is_shared", lambda self: True)
+        monkeypatch.setattr("dagron.checkpoint.files.mounts.is_shared", lambda directory: True)
         assert state(ckpt) == "unknown"
-        if not files._HAS_MARKS:
+        if not marks.HAS_MARKS:
             return
         with open(ckpt / LOCK, "w") as file:  # as NFS shows a lock of another client
-            fcntl.fcntl(file, fcntl.F_OFD_SETLK, files._MARK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, marks._MARK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
             assert state(ckpt) == "running"
 
     @pytest.mark.parametrize("kind", ["nfs4", "fuse.sshfs", "lustre", "ext4", "tmpfs"])
@@ -152,7 +154,7 @@ class TestByTheLock:
         mounts.write_text(
             f"21 1 0:99 / / rw - nfs4 x rw\n22 1 {number} / /a\\040b rw shared:1 master:2 - {kind} x rw\n"
         )
-        assert Directory(tmp_path).is_shared(str(mounts)) == (kind not in ("ext4", "tmpfs"))
+        assert is_shared(tmp_path, str(mounts)) == (kind not in ("ext4", "tmpfs"))
 
     def test_what_another_run_with_the_same_process_id_has_said_it_runs_is_not_shown(self, ckpt):
         meta = []

@@ -9,9 +9,9 @@ import signal
 import threading
 
 import pytest
+from disk import stand_in
 
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
-from dagron.checkpoint import files
 from dagron.runs.interrupts import Interrupts
 
 
@@ -126,17 +126,19 @@ class TestRuns:
     def test_a_signal_at_any_write_ends_the_run_behind_it_and_the_checkpoint_is_whole(
         self, ckpt, seen, monkeypatch, pool, write
     ):
-        n = 0
-        real = files._write_all
+        class Interrupted:
+            n = 0
 
-        def write_all(fd, data):
-            nonlocal n
-            n += 1
-            if n == write:
-                signal.raise_signal(signal.SIGINT)  # between the bytes and the note of them
-            real(fd, data)
+            def __getattr__(self, name):
+                return getattr(os, name)
 
-        monkeypatch.setattr(files, "_write_all", write_all)
+            def write(self, fd, data):
+                self.n += 1
+                if self.n == write:
+                    signal.raise_signal(signal.SIGINT)  # between the bytes and the note of them
+                return os.write(fd, data)
+
+        stand_in(monkeypatch, Interrupted())
         with pytest.raises(KeyboardInterrupt):
             self.executor(ckpt, pool=pool).execute(self.TASKS)
         assert seen == [signal.SIGINT]

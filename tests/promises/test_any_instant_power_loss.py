@@ -22,11 +22,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from disk import stand_in
 from power_loss import Disk, Effort, Killed, Recorder
 
 import dagron
-from dagron.checkpoint import files
-from dagron.checkpoint.files import TempFile
+from dagron.checkpoint.files.opened import TempFile
 from dagron.checkpoint.format.names import JOURNAL, META
 from dagron.checkpoint.format.records import Commit, Failed
 from dagron.checkpoint.format.storage import Storage
@@ -143,7 +143,7 @@ def machine(boot, recorder=None):
         patched.setattr(os, "urandom", lambda n: next(_numbers).to_bytes(n))
         patched.setattr(hold, "DirectoryLock", NoLock)
         if recorder is not None:
-            patched.setattr(files, "os", recorder)
+            stand_in(patched, recorder)
             patched.setattr(TempFile, "discard", discard)
         yield
 

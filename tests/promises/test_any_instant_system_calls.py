@@ -27,7 +27,7 @@ from tracing import allow_tracing, attach_strace
 
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
 from dagron.checkpoint.reading.opening import read_ledger
 

@@ -2,7 +2,7 @@
 
 `test_files` proves single operations. Here whole runs meet links, FIFOs, directories and second names, and afterwards
 the victims are as they were, what was recorded is still recorded, and what happened was a result or an error of ours.
-What holds this up in `files`: `O_EXCL` and `O_NOFOLLOW` in `_CREATE`, `_open_to_overwrite` with its look at `st_nlink`,
+What holds this up in `files`: `O_EXCL` and `O_NOFOLLOW` in `CREATE`, `_open_to_overwrite` with its look at `st_nlink`,
 `ReadFile` with `O_NOFOLLOW`, `O_NONBLOCK` and `S_ISREG`, `Directory.remove`, which takes no directory; in `store`: that
 only names from the journal are deleted (`Ledger.files`), and only regular files (`Directory.sizes`).
 """
@@ -18,7 +18,7 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks, NodeStatus
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
 from dagron.checkpoint.reading.opening import read_ledger
 

@@ -13,7 +13,7 @@ import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus
 from dagron.checkpoint import blobs
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import HEADER_SIZE, Damage, Record, decode_header, scan
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META

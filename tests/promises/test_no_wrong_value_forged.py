@@ -16,7 +16,7 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import HEADER_SIZE, MARKER, RecordWriter, decode_header
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META

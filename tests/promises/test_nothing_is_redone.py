@@ -23,7 +23,7 @@ import pytest
 from places import SRC
 
 import dagron
-from dagron.checkpoint.files import TEMP_PREFIX, TEMP_SUFFIX
+from dagron.checkpoint.files.opened import TEMP_PREFIX, TEMP_SUFFIX
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
 from dagron.checkpoint.format.records import Commit
 from dagron.checkpoint.format.storage import Storage

@@ -13,7 +13,7 @@ import pytest
 from places import SRC
 
 from dagron import DAG, CheckpointExecutor
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.engines.local.leftovers import sweep
 from dagron.engines.local.processes import created_at

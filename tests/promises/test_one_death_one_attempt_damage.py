@@ -20,7 +20,7 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus, ResultNotWrittenError, Task
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.engines.local.condition import Budget
 
 # Or every worker would import pytest first.

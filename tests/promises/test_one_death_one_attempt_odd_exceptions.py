@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import dagron
 from dagron import ExecutionCallbacks
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.cli import app

@@ -1,7 +1,7 @@
 """Two runs and many readers on one directory: the second run is refused by whatever way it comes, readers never err.
 
 `test_store` proves this for bare stores and `test_files` for the bare lock. Here are whole runs, with everything that
-they start. What holds it up: the lock of the kernel on an inode in `files.DirectoryLock`, so that no spelling of the
+they start. What holds it up: the lock of the kernel on an inode in `locks.DirectoryLock`, so that no spelling of the
 path gets around it; that no child of a holder keeps it; `claim.holder_of`; and for readers the order of `store`: a
 journal that is replaced in one step, CLEARED before anything is deleted, one append for a group.
 """
@@ -28,7 +28,8 @@ from places import SRC
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
-from dagron.checkpoint.files import AppendFile, Directory
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.opened import AppendFile
 from dagron.checkpoint.format.names import LOCK, META
 from dagron.checkpoint.reading.history import read_history
 from dagron.checkpoint.writing.store import CheckpointStore

@@ -1,7 +1,7 @@
 """Who may read a checkpoint, whose checkpoint is believed, and that nothing is unpickled before it is authenticated.
 
 Loading a pickle runs code, so these tests lay out pickles that leave a trace when they are loaded. What holds this up:
-`mode_for` in `files`, `claim._check_owner`, and for everything that is unpickled the digest in
+`modes.mode_for`, `claim._check_owner`, and for everything that is unpickled the digest in
 `blobs.read_blob` and `blobs.load_result`, itself under the check of its record (`format.scan`), which is under that of
 the header (`format.decode_header`); each compared by `Digests.equal`, and keyed with the signing key.
 """
@@ -22,11 +22,11 @@ from pathlib import Path
 import psutil
 import pytest
 from blake3 import blake3
+from disk import stand_in
 from places import SRC
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
-from dagron.checkpoint import files
 from dagron.checkpoint.format.digests import CHECK_SIZE, Digests
 from dagron.checkpoint.format.journal import HEADER_SIZE, RECORD_SIZE, Record, decode_header, scan
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
@@ -175,7 +175,7 @@ class TestModes:
         self, ckpt, monkeypatch, umask, mask
     ):
         watched = Watched(ckpt)
-        monkeypatch.setattr(files, "os", watched)
+        stand_in(monkeypatch, watched)
         umask(mask)
         executor(ckpt).execute(tasks(reads=fails))
         executor(ckpt).resume(tasks())

@@ -2,12 +2,11 @@
 
 import errno
 import os
-import sys
 
 import pytest
+from disk import stand_in
 
 import dagron
-from dagron.checkpoint import files
 
 JOB = """
 import dagron
@@ -54,9 +53,9 @@ def read_only(tmp_path, monkeypatch):
 
     def begin():
         before.append(look())
-        stand_in = ReadOnly(ckpt)
-        for module in [files, *(sys.modules[name] for name in ("dagron.checkpoint.writing.claim",))]:
-            monkeypatch.setattr(module, "os", stand_in)
+        calls = ReadOnly(ckpt)
+        stand_in(monkeypatch, calls)
+        monkeypatch.setattr("dagron.checkpoint.writing.claim.os", calls)
 
     before = []
     yield begin

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import dagron
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.records import NO_RUN, Failed, Output, RunStarted
 from dagron.checkpoint.reading.history import History, RunHistory, read_history
 from dagron.checkpoint.reading.ledger import Ledger

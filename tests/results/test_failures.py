@@ -26,7 +26,7 @@ from dagron import (
     Task,
     TaskFailedError,
 )
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.records import Failed
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.results.failures import folded, last_own_frame, shown_failure

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import dagron
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.reading.history import read_history
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.cli.drawing import COLOURS

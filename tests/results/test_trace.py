@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagron import DAG, CheckpointExecutor, Task
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.cli.verbs.trace import trace_of as trace_of_checkpoint
 from dagron.figures import Figures

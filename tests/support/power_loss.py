@@ -1,10 +1,10 @@
 """A disk that can lose its power: a recording double of the file operations, and what each crash may leave.
 
-`Recorder` stands in for `os` in `dagron.checkpoint.files`. It does every call for real, except the syncs, and writes
-down what changed the disk. `Disk` replays such a log up to any operation and gives the states that are legal after a
-loss of power there. The model is the abstract persistence model of Pillai et al., "All File Systems Are Not Created
-Equal: On the Complexity of Crafting Crash-Consistent Applications" (OSDI 2014), sections 3.1 and 4.1, with the weakest
-choice wherever file systems differ:
+`Recorder` stands in for `os` in `dagron.checkpoint.files` (`disk.stand_in`). It does every call for real, except the
+syncs, and writes down what changed the disk. `Disk` replays such a log up to any operation and gives the states that
+are legal after a loss of power there. The model is the abstract persistence model of Pillai et al., "All File Systems
+Are Not Created Equal: On the Complexity of Crafting Crash-Consistent Applications" (OSDI 2014), sections 3.1 and 4.1,
+with the weakest choice wherever file systems differ:
 
 1.  A file's bytes and size are what they were at its last `fsync` or `fdatasync`, and perhaps more. Each later write
     may be there, absent, or torn at any byte. Blocks of what was written (of 512 and of 4,096 bytes) become durable in
@@ -65,7 +65,7 @@ class Effort:
 
 
 class Recorder:
-    """Stands in for `os` in `files`: does what is called, and notes what changes the disk.
+    """Stands in for `os` in `checkpoint/files`: does what is called, and notes what changes the disk.
 
     Args:
         root: The directory above everything that happens; itself and what is above it are durable.

@@ -4,7 +4,8 @@ import dataclasses
 
 from hypothesis import strategies as st
 
-from dagron.checkpoint.files import Directory, TempFile
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.opened import TempFile
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.records import Commit, Failed, Output
 from dagron.checkpoint.format.storage import Storage

@@ -10,7 +10,8 @@ import os
 import pickle
 from typing import TYPE_CHECKING, NamedTuple
 
-from dagron.checkpoint.files import PRIVATE_MODE, ReadFile, TempFile
+from dagron.checkpoint.files.modes import PRIVATE_MODE
+from dagron.checkpoint.files.opened import ReadFile, TempFile
 from dagron.checkpoint.format.buffers import BufferTable
 from dagron.checkpoint.format.digests import NO_VALUE_DIGEST, Digests
 from dagron.checkpoint.format.names import JOURNAL
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from blake3 import blake3
 
-    from dagron.checkpoint.files import Directory
+    from dagron.checkpoint.files.directory import Directory
     from dagron.checkpoint.format.records import Commit
 
 __all__ = [

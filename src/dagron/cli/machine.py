@@ -183,7 +183,7 @@ def _flush(path: Path) -> Check:
 
 
 def _lock(path: Path) -> Check:
-    from dagron.checkpoint.files import DirectoryLock, has_no_locks
+    from dagron.checkpoint.files.locks import DirectoryLock, has_no_locks
 
     first, second = DirectoryLock(path / "lock"), DirectoryLock(path / "lock")
     try:

@@ -14,7 +14,7 @@ from dagron.results.status import NodeStatus, node_statuses
 from dagron.shown import iso_time
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.files import Directory
+    from dagron.checkpoint.files.directory import Directory
     from dagron.checkpoint.format.records import Commit, Failed
     from dagron.checkpoint.reading.ledger import Ledger
     from dagron.cli.reading import State

@@ -13,7 +13,7 @@ from dagron.cli.place import Place, Where
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, CycleError
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.files import Directory
+    from dagron.checkpoint.files.directory import Directory
     from dagron.checkpoint.reading.ledger import Ledger
     from dagron.graph.dag import DAG
 
@@ -32,7 +32,7 @@ State = Literal["running", "interrupted", "finished", "unknown"]
 
 def directory_of(where: Place) -> Directory:
     """Return the checkpoint directory that is meant."""
-    from dagron.checkpoint.files import Directory
+    from dagron.checkpoint.files.directory import Directory
     from dagron.checkpoint.reading.opening import checkpoint_path
 
     return Directory(checkpoint_path(where))
@@ -121,12 +121,14 @@ def state_of_run(directory: Directory, ledger: Ledger) -> State:
     Raises:
         CheckpointError: The journal can no longer be read.
     """
+    from dagron.checkpoint.files.marks import is_marked
+    from dagron.checkpoint.files.mounts import is_shared
     from dagron.checkpoint.format.names import LOCK
     from dagron.checkpoint.reading.boot import boot_id
     from dagron.checkpoint.reading.opening import read_on, signing_key
 
     while ledger.ended is None:
-        marked = directory.is_marked(LOCK)
+        marked = is_marked(directory.path, LOCK)
         if marked:
             return "running"
         known = ledger.sequence
@@ -135,6 +137,6 @@ def state_of_run(directory: Directory, ledger: Ledger) -> State:
             return "running"  # another has taken its place a moment ago
         if ledger.sequence == known:
             # Marks of another machine are not to be seen from here, unless its file system tells of them.
-            may_be_elsewhere = ledger.run.boot != boot_id() and directory.is_shared()
+            may_be_elsewhere = ledger.run.boot != boot_id() and is_shared(directory.path)
             return "unknown" if marked is None or may_be_elsewhere else "interrupted"
     return "finished"

@@ -6,7 +6,7 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES, Blob, ResultSink
-from dagron.checkpoint.files import PRIVATE_MODE
+from dagron.checkpoint.files.modes import PRIVATE_MODE
 from dagron.checkpoint.format.digests import NO_VALUE_DIGEST, Digests
 from dagron.checkpoint.format.storage import Storage
 from dagron.crossing.culprits import find_culprit

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
-from dagron.checkpoint.files import PRIVATE_MODE
-from dagron.checkpoint.files import make_scratch as make_scratch_directory
+from dagron.checkpoint.files.modes import PRIVATE_MODE
+from dagron.checkpoint.files.scratch import make_scratch as make_scratch_directory
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import scratch_name
 from dagron.crossing.exceptions import describe_exception, dump_exception

@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dagron.checkpoint.blobs import blob_file, read_blob
-from dagron.checkpoint.files import Directory, is_temporary
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.opened import is_temporary
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
 from dagron.checkpoint.format.records import Commit

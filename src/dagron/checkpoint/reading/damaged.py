@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.journal import MAGIC
 from dagron.checkpoint.format.names import JOURNAL, META, plain_file_name
 from dagron.checkpoint.reading.ledger import Ledger, checked_file_name

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import assert_never
 
-from dagron.checkpoint.files import is_temporary
+from dagron.checkpoint.files.opened import is_temporary
 from dagron.checkpoint.format.journal import HEADER_SIZE, Damage, Record
 from dagron.checkpoint.format.names import SUFFIX
 from dagron.checkpoint.format.records import (

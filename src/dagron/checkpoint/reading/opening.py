@@ -8,7 +8,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from dagron.checkpoint.files import Directory, ReadFile
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.opened import ReadFile
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import FORMAT_VERSION, HEADER_SIZE, Damage, Header, Record, decode_header, scan
 from dagron.checkpoint.format.names import JOURNAL, META

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dagron.checkpoint.blobs import blob_file, load_result, read_blob
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import JOURNAL
 from dagron.checkpoint.format.records import Commit

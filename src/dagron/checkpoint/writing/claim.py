@@ -6,7 +6,8 @@ import errno
 import os
 import stat
 
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.marks import is_marked
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META, SUFFIX
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, ForeignFilesError
@@ -112,7 +113,7 @@ def holder_of(directory: Directory, key: bytes | None) -> tuple[int | None, str 
         ledger = None
     if ledger is None or not ledger.n_runs or ledger.ended is not None:
         return None, None, None
-    if directory.is_marked(LOCK) is False:
+    if is_marked(directory.path, LOCK) is False:
         return None, None, None  # that was the run before; the holder is still starting, or is no run
     run = ledger.run
     return run.pid, run.host, iso_time(run.at)

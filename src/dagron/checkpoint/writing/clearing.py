@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Collection
 
-from dagron.checkpoint.files import AppendFile, Directory, is_temporary
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.opened import AppendFile, is_temporary
+from dagron.checkpoint.files.scratch import remove_scratch, remove_scratch_folder, scratches
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
 from dagron.checkpoint.format.records import Cleared
@@ -56,9 +58,9 @@ def clear(directory: Directory, ledger: Ledger | None, key: bytes | None, *, dur
         owned |= set(filter(is_temporary, sizes))
         # In this order also after a loss of power: what says which files are ours goes after these files, and a
         # journal may not be missed while there is a `_meta.json`.
-        for name in directory.scratches() or ():
-            directory.remove_scratch(name)
-        directory.remove_scratch_folder()
+        for name in scratches(directory.path) or ():
+            remove_scratch(directory.path, name)
+        remove_scratch_folder(directory.path)
         for names in (sorted(owned), (META,), (JOURNAL, LOCK)):
             directory.remove_all(names)
             if durable:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
-from dagron.checkpoint.files import Directory, is_temporary
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.opened import is_temporary
 from dagron.checkpoint.format.records import RunEnded
 from dagron.checkpoint.writing.copying import CopyWriter
 from dagron.checkpoint.writing.journal import JournalWriter

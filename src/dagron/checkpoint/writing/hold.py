@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 
-from dagron.checkpoint.files import Directory, DirectoryLock, has_no_locks
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.locks import DirectoryLock, has_no_locks
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
 from dagron.checkpoint.reading.damaged import is_recognized
 from dagron.checkpoint.reading.ledger import Ledger

@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable
 from typing import Self
 
-from dagron.checkpoint.files import AppendFile, Directory
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.opened import AppendFile
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import HEADER_SIZE, Record, RecordWriter, encode_header
 from dagron.checkpoint.format.names import JOURNAL

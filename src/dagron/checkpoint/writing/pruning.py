@@ -20,7 +20,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from dagron.checkpoint.blobs import blob_file, read_blob
-from dagron.checkpoint.files import Directory, ReadFile, is_temporary
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.opened import ReadFile, is_temporary
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import HEADER_SIZE, RECORD_SIZE, Record, RecordWriter, encode_header, scan
 from dagron.checkpoint.format.names import JOURNAL

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 
 from dagron.checkpoint.blobs import blob_file, load_result, read_blob
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import plain_file_name
 from dagron.checkpoint.format.records import Commit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.names import SUFFIX, FileNames
 
 __all__ = ["ResultFiles"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dagron.checkpoint.blobs import BlobFile, blob_file, load_result
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.records import Commit
 from dagron.checkpoint.format.storage import Storage

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable
 
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.scratch import remove_scratch, remove_scratch_folder, scratches
 from dagron.checkpoint.format.names import scratch_name
 
 __all__ = ["Scratches"]
@@ -32,14 +33,14 @@ class Scratches:
     def keep(self, nodes: Iterable[str]) -> None:
         """Remove all but those of these nodes, which have not completed."""
         try:
-            found = self._directory.scratches()
+            found = scratches(self._directory.path)
             if found is None:
                 return  # as nearly always, and then nothing is asked of the nodes
             kept = set(map(scratch_name, nodes)) if found else set()
             self._noted = found & kept
             self._remove(found - kept)
             if not self._noted:
-                self._directory.remove_scratch_folder()
+                remove_scratch_folder(self._directory.path)
         except OSError as error:
             logger.warning("%s: %s", self._directory.path, error)
 
@@ -57,6 +58,6 @@ class Scratches:
     def _remove(self, names: Collection[str]) -> None:
         for name in names:
             try:
-                self._directory.remove_scratch(name)
+                remove_scratch(self._directory.path, name)
             except OSError as error:
                 logger.warning("the scratch directory of a node that completed cannot be removed: %s", error)

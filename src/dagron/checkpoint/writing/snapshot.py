@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from dagron.checkpoint.files import Directory
+from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.journal import FORMAT_VERSION
 from dagron.checkpoint.format.names import META
 from dagron.checkpoint.reading.ledger import Ledger

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from dagron.checkpoint.blobs import BlobFile
-from dagron.checkpoint.files import Directory, is_temporary
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.opened import is_temporary
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.records import (
     NO_ORIGIN,

@@ -15,7 +15,7 @@ from time import monotonic
 from typing import Any, NoReturn
 
 from dagron.checkpoint.blobs import Blob
-from dagron.checkpoint.files import write_copy
+from dagron.checkpoint.files.overwriting import write_copy
 from dagron.crossing.binding import become_script
 from dagron.crossing.parts import ReceivedParts
 from dagron.engines.attempt import WorkerSetup, make_attempt
