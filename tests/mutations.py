@@ -189,7 +189,7 @@ MUTATIONS = [
     Mutation(
         "value",
         "cli/origin.py",
-        "            is_there = any(map(_is_file, places))\n",
+        "            is_there = any(map(is_file, places))\n",
         "            is_there = False\n",
         "tests/cli/test_identity.py -k same_directory",
     ),
@@ -911,14 +911,14 @@ MUTATIONS = [
     ),
     Mutation(
         "alive",
-        "cli/reading.py",
+        "looking/opening.py",
         "        if ledger.sequence == known:",
         "        if True:",
         "tests/promises/test_alive.py -k before_the_end",
     ),
     Mutation(
         "alive",
-        "cli/nodes.py",
+        "looking/nodes.py",
         " and item.name not in ledger.failed_in_run",
         "",
         "tests/promises/test_alive.py -k failed_in_this_run",

@@ -21,6 +21,7 @@
     │   └── UnguardedRunError
     ├── OptionError (ValueError)             the caller of the executor
     ├── CheckpointError                      the operator of the disk
+    │   ├── NoCheckpointError
     │   ├── CheckpointDirectoryError
     │   ├── CheckpointExistsError
     │   ├── CheckpointLockedError
@@ -86,6 +87,7 @@ __all__ = [
     "MemoryLimitExceededError",
     "MissingInputError",
     "MissingTaskError",
+    "NoCheckpointError",
     "NodeCancelledError",
     "NodeError",
     "NodeSkippedError",
@@ -369,6 +371,24 @@ class OptionError(DagronError, ValueError):
 
 class CheckpointError(DagronError):
     """Something about the checkpoint directory needs a decision or a repair."""
+
+
+class NoCheckpointError(CheckpointError):
+    """There is no checkpoint in the directory. Check the path; a run makes one.
+
+    Attributes:
+        checkpoint_dir: The directory, absolute.
+        others: Checkpoints that are near it.
+    """
+
+    def __init__(self, checkpoint_dir: str, others: Sequence[str] = ()) -> None:
+        super().__init__(checkpoint_dir, others)
+        self.checkpoint_dir = checkpoint_dir
+        self.others = others
+
+    def __str__(self) -> str:
+        near = f"; there is one in {', '.join(map(repr, self.others[:4]))}" if self.others else ""
+        return f"there is no checkpoint in {self.checkpoint_dir!r}{near}"
 
 
 class CheckpointDirectoryError(CheckpointError):

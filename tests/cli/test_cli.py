@@ -19,10 +19,11 @@ import dagron
 from dagron import errors
 from dagron.cli import main
 from dagron.cli.exit_codes import MEANINGS, ExitCode, UsageError, exit_code_of
-from dagron.cli.status import checkpoint_status
 from dagron.cli.summary import resume_command
-from dagron.cli.terminal import NOT_FOR_A_LINE, shown_line
+from dagron.cli.terminal import NOT_FOR_A_LINE
+from dagron.looking.status import checkpoint_status
 from dagron.script import FILE_MODULE
+from dagron.shown import shown_line
 
 WAIT_SECONDS = 30
 

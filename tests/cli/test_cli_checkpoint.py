@@ -27,9 +27,10 @@ from dagron.checkpoint.reading.opening import read_ledger
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.cli import app
 from dagron.cli.listing import SortKey, selected, shown_nodes
-from dagron.cli.nodes import NodeFigures, Now, matches, node_figures
 from dagron.cli.preview import preview
-from dagron.cli.reading import dag_for, recorded_dag
+from dagron.cli.reading import dag_for
+from dagron.looking.nodes import NodeFigures, Now, matches, node_figures
+from dagron.looking.opening import recorded_dag
 from dagron.results.status import CHECKPOINT_STATUSES
 from dagron.runs.options import Options
 from dagron.script import FILE_MODULE

@@ -9,7 +9,7 @@ import sys
 import pytest
 from places import ROOT, SRC
 
-from dagron.cli.status import checkpoint_status
+from dagron.looking.status import checkpoint_status
 
 DOCS = ROOT / "docs"
 

@@ -30,8 +30,8 @@ from dagron import (
     WorkerInitError,
     WorkerStartError,
 )
-from dagron.cli.status import checkpoint_status, shown_status
 from dagron.engines.local.spent import Leaving
+from dagron.looking.status import checkpoint_status, shown_status
 
 VARIABLE = "DAGRON_TEST_WORKER_INIT"
 

@@ -16,7 +16,7 @@ import pytest
 
 import dagron
 from dagron import DAG, CheckpointExecutor
-from dagron.cli.status import checkpoint_status
+from dagron.looking.status import checkpoint_status
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the calls of Linux")
 

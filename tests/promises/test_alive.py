@@ -23,10 +23,11 @@ from dagron.checkpoint.files.locks import DirectoryLock
 from dagron.checkpoint.files.mounts import is_shared
 from dagron.checkpoint.format.names import LOCK
 from dagron.checkpoint.writing import store
-from dagron.cli.nodes import running_now
 from dagron.cli.place import Place
-from dagron.cli.reading import read_checkpoint, state_of_run
-from dagron.cli.status import checkpoint_status
+from dagron.cli.reading import read_checkpoint
+from dagron.looking.nodes import running_now
+from dagron.looking.opening import state_of_run
+from dagron.looking.status import checkpoint_status
 
 
 def execute(ckpt, *steps):
@@ -74,7 +75,7 @@ class TestByTheLock:
         ledgers = []
         execute(ckpt, lambda: ledgers.append(read_checkpoint(Place(str(ckpt)))))
         assert ledgers[0].ended is None
-        assert state_of_run(Directory(ckpt), ledgers[0]) == "finished"
+        assert state_of_run(Directory(ckpt), ledgers[0], None) == "finished"
         assert [*ledgers[0].commits] == ["a"]
 
     def test_whoever_holds_the_directory_for_something_else_is_no_run(self, ckpt):
@@ -136,9 +137,9 @@ class TestByTheLock:
     def test_of_another_machine_it_is_known_if_the_file_system_hands_its_locks_on(self, ckpt, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             execute(ckpt, interrupt)
-        monkeypatch.setattr("dagron.checkpoint.reading.boot.boot_id", lambda: "another")
+        monkeypatch.setattr("dagron.looking.opening.boot_id", lambda: "another")
         assert state(ckpt) == "interrupted", "on a file system of this machine alone"
-        monkeypatch.setattr("dagron.checkpoint.files.mounts.is_shared", lambda directory: True)
+        monkeypatch.setattr("dagron.looking.opening.is_shared", lambda directory: True)
         assert state(ckpt) == "unknown"
         if not marks.HAS_MARKS:
             return
@@ -168,7 +169,7 @@ class TestByTheLock:
         def look():
             ledger = read_checkpoint(Place(str(ckpt)))
             (ckpt / "_meta.json").write_text(json.dumps({**old, "checkpoint_id": ledger.checkpoint_id.hex()}))
-            meta.append(running_now(Directory(ckpt), ledger))
+            meta.append(running_now(Directory(ckpt), ledger, None))
 
         execute(ckpt, look, lambda: 1)
         assert meta[1] == []
@@ -182,7 +183,7 @@ class TestByTheLock:
             running = [{"node": n, "slot": 0, "started_unix": 9e9, "memory_bytes": 1} for n in "ab"]
             said = {"checkpoint_id": ledger.checkpoint_id.hex(), "run": run, "running": running, "preparing": []}
             (ckpt / "_meta.json").write_text(json.dumps(said))
-            seen.append([now.name for now in running_now(Directory(ckpt), ledger)])
+            seen.append([now.name for now in running_now(Directory(ckpt), ledger, None)])
 
         tasks = {"a": lambda: 1 / 0, "b": lambda: 1}
         callbacks = ExecutionCallbacks(on_start=lambda name: look())

@@ -22,7 +22,7 @@ import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks, NodeStatus
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META, SUFFIX
-from dagron.cli.status import checkpoint_status
+from dagron.looking.status import checkpoint_status
 
 OUR_OWN = {JOURNAL, LOCK, META}
 

@@ -24,8 +24,8 @@ from dagron.checkpoint.format.records import Kind, encode_commit
 from dagron.checkpoint.reading.boot import boot_id
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.checkpoint.writing.store import CheckpointStore
-from dagron.cli.status import checkpoint_status, shown_status
 from dagron.figures import Figures
+from dagron.looking.status import checkpoint_status, shown_status
 
 CHAIN = DAG.builder().add_edges([("small", "large"), ("large", "end")]).build()
 MANY_BYTES = 2**26

@@ -13,12 +13,13 @@ from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import printed_by, signing_key
 from dagron.cli.exit_codes import UsageError
-from dagron.cli.nodes import NodeFigures, no_such_node, node_figures, running_now
 from dagron.cli.place import Place
-from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
-from dagron.cli.terminal import NOT_FOR_A_LINE, shown_time, styled, styled_state
+from dagron.cli.reading import figures_now, read_checkpoint
+from dagron.cli.terminal import NOT_FOR_A_LINE, styled, styled_state
+from dagron.looking.nodes import NodeFigures, no_such_node
+from dagron.looking.opening import directory_of, recorded_dag
 from dagron.results.failures import folded, last_own_frame
-from dagron.shown import shown_bytes, shown_name, shown_seconds, text_of
+from dagron.shown import shown_bytes, shown_name, shown_seconds, shown_time, text_of
 
 __all__ = ["NodeDetails", "details_of", "shown_details", "shown_result"]
 
@@ -84,7 +85,7 @@ def details_of(where: Place, name: str, *, full: bool, unpickle: bool, plain: bo
     ledger = read_checkpoint(where)
     dag = recorded_dag(ledger)
     directory = directory_of(where)
-    nodes = {node.name: node for node in node_figures(ledger, dag, running_now(directory, ledger), time.time())}
+    nodes = {node.name: node for node in figures_now(ledger, dag, where)}
     figures = nodes.get(name)
     if figures is None:
         raise UsageError(no_such_node(name, list(nodes)))

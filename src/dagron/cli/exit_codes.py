@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import IntEnum
 
 from dagron.errors import CheckpointError, DagronError, GraphError, OptionError, TaskDefinitionError
 
-__all__ = ["MEANINGS", "ExitCode", "NoCheckpointError", "OtherJobError", "OutputError", "UsageError", "exit_code_of"]
+__all__ = ["MEANINGS", "ExitCode", "OtherJobError", "OutputError", "UsageError", "exit_code_of"]
 
 
 class ExitCode(IntEnum):
@@ -64,24 +63,6 @@ class OutputError(DagronError):
         return f"cannot write to {self.where}: {self.reason}; all results are in the checkpoint"
 
 
-class NoCheckpointError(DagronError):
-    """There is no checkpoint in the directory.
-
-    Attributes:
-        checkpoint_dir: The directory.
-        others: Checkpoints that are near it.
-    """
-
-    def __init__(self, checkpoint_dir: str, others: Sequence[str] = ()) -> None:
-        super().__init__(checkpoint_dir, others)
-        self.checkpoint_dir = checkpoint_dir
-        self.others = others
-
-    def __str__(self) -> str:
-        near = f"; there is one in {', '.join(map(repr, self.others[:4]))}" if self.others else ""
-        return f"there is no checkpoint in {self.checkpoint_dir!r}{near}"
-
-
 class OtherJobError(DagronError):
     """The checkpoint is of another job, whose results are not this one's. Nothing was run or changed.
 
@@ -110,6 +91,6 @@ def exit_code_of(error: DagronError) -> ExitCode:
     """Return the exit code that an error leads to."""
     if isinstance(error, (UsageError, GraphError, TaskDefinitionError, OptionError)):
         return ExitCode.USAGE
-    if isinstance(error, (CheckpointError, NoCheckpointError, OtherJobError)):
+    if isinstance(error, (CheckpointError, OtherJobError)):
         return ExitCode.CHECKPOINT
     return ExitCode.INTERNAL

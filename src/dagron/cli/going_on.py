@@ -6,12 +6,13 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from dagron.cli.exit_codes import NoCheckpointError, UsageError
+from dagron.cli.exit_codes import UsageError
+from dagron.errors import NoCheckpointError
 
 if TYPE_CHECKING:
     from dagron.cli.origin import Identity
     from dagron.cli.place import Place
-    from dagron.cli.status import CheckpointStatus
+    from dagron.looking.status import CheckpointStatus
 
 __all__ = ["goes_on"]
 
@@ -34,8 +35,7 @@ def goes_on(directory: Place, identity: Identity, *, resume: bool, fresh: bool, 
         CheckpointError: There is one that is being written, or cannot be read.
         OtherJobError: There is one of another job.
     """
-    from dagron.cli.reading import read_checkpoint
-    from dagron.cli.status import status_of
+    from dagron.cli.reading import read_checkpoint, status_now
     from dagron.errors import CheckpointDamagedError
     from dagron.executor import CheckpointExecutor
     from dagron.graph.dag import DAG
@@ -55,7 +55,7 @@ def goes_on(directory: Place, identity: Identity, *, resume: bool, fresh: bool, 
     if fresh:
         return False
     identity.refuse_other(ledger)
-    found = status_of(ledger, directory)
+    found = status_now(ledger, directory)
     if not found.completed:
         return False
     if found.state == "running":

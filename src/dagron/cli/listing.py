@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Any
 
-from dagron.cli.nodes import NodeFigures, matches
 from dagron.cli.table import Column, table
+from dagron.looking.nodes import NodeFigures, matches
 from dagron.results.status import CHECKPOINT_STATUSES
 from dagron.shown import shown_bytes, shown_name, shown_seconds
 

@@ -7,7 +7,8 @@ import shlex
 from typing import TYPE_CHECKING
 
 from dagron.cli.exit_codes import OtherJobError
-from dagron.cli.target import Invocation, is_file_target, split_target
+from dagron.cli.target import is_file_target, split_target
+from dagron.looking.invocation import Invocation, is_file, target_of
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format.records import Origin
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from dagron.cli.load import Job
     from dagron.cli.place import Place
 
-__all__ = ["Identity", "given_as_recorded", "shown_given", "target_of", "told_if_other"]
+__all__ = ["Identity", "given_as_recorded", "shown_given", "told_if_other"]
 
 
 class Identity:
@@ -90,41 +91,12 @@ class Identity:
                 return ""
             is_there = self._job.defines(theirs.name)
         else:
-            is_there = any(map(_is_file, places))
+            is_there = any(map(is_file, places))
         if is_there:
             return "which is still there"
         if ledger.run.dag == self._job.dag.structure_digest().hex():
             return ""
         return "which is no longer there and had other nodes or edges"
-
-
-def target_of(origin: Origin, checkpoint_dir: str) -> str:
-    """Return the target that a record means, as it would be given here and now; empty if it is not known.
-
-    Args:
-        origin: What was recorded.
-        checkpoint_dir: The directory of the checkpoint, absolute.
-    """
-    source = origin.module
-    if origin.path and not source:
-        beside = os.path.normpath(os.path.join(os.path.realpath(checkpoint_dir), origin.file))
-        source = _shown_path(beside if _is_file(beside) else origin.path)
-    return f"{source}:{origin.name}" if source and origin.name else source
-
-
-def _shown_path(path: str) -> str:
-    try:
-        here = os.getcwd()
-    except OSError:
-        return path
-    return os.path.relpath(path, here) if path.startswith(os.path.join(here, "")) else path
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return os.path.isfile(path)
-    except ValueError:
-        return False  # no path that a system call takes
 
 
 def _is_same_file(path: str, other: str) -> bool:

@@ -17,9 +17,9 @@ from dagron.checkpoint.reading.opening import signing_key
 from dagron.cli.ending import say, tell
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.place import Place
-from dagron.cli.reading import directory_of
-from dagron.cli.terminal import NOT_FOR_A_LINE, shown_error
-from dagron.shown import iso_time, shown_name, shown_seconds
+from dagron.cli.terminal import NOT_FOR_A_LINE
+from dagron.looking.opening import directory_of
+from dagron.shown import iso_time, shown_error, shown_name, shown_seconds
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format.records import Commit
@@ -66,8 +66,8 @@ def prepared_call(where: Place, ledger: Ledger, name: str, job: Job, *, allow_un
     from dagron.checkpoint.blobs import load_result
     from dagron.checkpoint.format.digests import Digests
     from dagron.checkpoint.writing.claim import check_trust
-    from dagron.cli.nodes import no_such_node
     from dagron.crossing.loading import load_result_of
+    from dagron.looking.nodes import no_such_node
     from dagron.runs.plan import bind_node
 
     dag = job.dag

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dagron.callbacks import RunObserver
     from dagron.cli.load import Job
     from dagron.cli.origin import Identity
-    from dagron.cli.target import Invocation
+    from dagron.looking.invocation import Invocation
     from dagron.results.results import ExecutionResult
     from dagron.runs.options import ExecutorOptions
 
@@ -111,13 +111,14 @@ def _run(job: Job, request: RunRequest) -> tuple[list[str], ExitCode]:
 
 
 def _forecast(job: Job, request: RunRequest) -> str:
-    from dagron.cli.dry_run import forecast, shown_forecast
-    from dagron.runs.engine import choose_engine
+    from dagron.runs.forecast import forecast
     from dagron.runs.options import Options
 
+    identity = _identity(job, request)
+    look = identity.refuse_other if request.fresh else identity.look_before_going_on
     options = Options(**request.options)
-    found = forecast(job, request.checkpoint_dir, options, _identity(job, request), fresh=request.fresh)
-    return found.as_json() if request.as_json else shown_forecast(found, job.dag, choose_engine(options).n_slots)
+    found = forecast(job.dag, job.tasks, request.checkpoint_dir, options, look, fresh=request.fresh)
+    return found.as_json() if request.as_json else str(found)
 
 
 def _identity(job: Job, request: RunRequest) -> Identity:
@@ -183,8 +184,8 @@ def _check(request: RunRequest) -> None:
 
 
 def _say_what_is_kept(request: RunRequest) -> None:
-    from dagron.cli.status import checkpoint_status
     from dagron.errors import CheckpointError
+    from dagron.looking.status import checkpoint_status
 
     try:
         found = checkpoint_status(request.checkpoint_dir)

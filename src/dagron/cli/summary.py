@@ -9,11 +9,11 @@ from typing import Any
 from dagron.cli.ending import say, tell
 from dagron.cli.place import Place
 from dagron.cli.program import proposed
-from dagron.cli.terminal import NOT_FOR_A_LINE, shown_error
+from dagron.cli.terminal import NOT_FOR_A_LINE
 from dagron.errors import InputNotLoadableError, NodeCancelledError, TaskFailedError
 from dagron.results.results import ExecutionResult, NodeResult
 from dagron.results.status import NodeStatus
-from dagron.shown import shown_name, shown_seconds, text_of
+from dagron.shown import shown_error, shown_name, shown_seconds, text_of
 
 __all__ = ["json_summary", "print_summary", "resume_command"]
 

@@ -4,28 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
-__all__ = ["Invocation", "default_checkpoint_dir", "is_file_target", "split_target"]
-
-
-class Invocation(NamedTuple):
-    """A target and what it is given.
-
-    Attributes:
-        target: The file or module, perhaps with a colon and a name in it.
-        arguments: What the job finds in `sys.argv` behind its own name.
-        parameters: What the function that makes the flow is called with: names and texts.
-    """
-
-    target: str
-    arguments: tuple[str, ...] = ()
-    parameters: tuple[tuple[str, str], ...] = ()
-
-    def words(self, *options: str) -> list[str]:
-        """Return the words of a command that say this, with options of the command at their place."""
-        given = [word for name, text in self.parameters for word in ("-p", f"{name}={text}")]
-        return [self.target, *given, *options, *(["--", *self.arguments] if self.arguments else [])]
+__all__ = ["default_checkpoint_dir", "is_file_target", "split_target"]
 
 
 def split_target(target: str) -> tuple[str, str]:

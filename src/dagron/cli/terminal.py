@@ -6,16 +6,10 @@ import os
 import re
 import shutil
 import sys
-from datetime import datetime
-
-from dagron.shown import shown_name, shown_seconds
 
 __all__ = [
     "NOT_FOR_A_LINE",
     "STYLES",
-    "shown_error",
-    "shown_line",
-    "shown_time",
     "styled",
     "styled_state",
     "terminal_width",
@@ -42,9 +36,6 @@ STYLES = {
 }
 """How a state is coloured: parameters of the escape sequence."""
 
-_MAX_MESSAGE = 200
-"""Characters of a message: two lines of a usual terminal."""
-
 
 def terminal_width() -> int | None:
     """Return how many columns standard output has; None if it is no terminal, so that nothing need be cut."""
@@ -63,26 +54,3 @@ def styled(text: str, style: str) -> str:
 def styled_state(state: str) -> str:
     """Return a state in its colour."""
     return styled(state, STYLES.get(state, ""))
-
-
-def shown_line(text: str) -> str:
-    """Return the first line of a message, safe on a terminal and of bearable length."""
-    lines = text.strip().splitlines()
-    line = shown_name(lines[0]) if lines else ""
-    if len(line) > _MAX_MESSAGE:
-        return f"{line[:_MAX_MESSAGE]}..."
-    return f"{line} ..." if len(lines) > 1 else line
-
-
-def shown_error(type_name: str, message: str) -> str:
-    """Return an error in one line."""
-    line = shown_line(message)
-    return f"{type_name}: {line}" if line else type_name
-
-
-def shown_time(unix: float, now_unix: float | None = None) -> str:
-    """Return a time on this machine's clock, with how long ago it was if `now_unix` is given."""
-    text = f"{datetime.fromtimestamp(unix):%Y-%m-%d %H:%M:%S}"
-    if now_unix is None:
-        return text
-    return f"{text} ({shown_seconds(max(0.0, now_unix - unix))} ago)"

@@ -12,8 +12,9 @@ from dagron.checkpoint.reading.opening import read_on, signing_key
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.place import Place
-from dagron.cli.reading import directory_of, read_checkpoint
-from dagron.cli.status import CheckpointStatus, shown_status, status_of
+from dagron.cli.reading import read_checkpoint, status_now
+from dagron.looking.opening import directory_of
+from dagron.looking.status import CheckpointStatus, shown_status
 
 __all__ = ["watch"]
 
@@ -57,7 +58,7 @@ def _code(status: CheckpointStatus) -> ExitCode:
 
 def _watch_json(where: Place, ledger: Ledger, interval_seconds: float) -> ExitCode:
     while True:
-        status = status_of(ledger, where)
+        status = status_now(ledger, where)
         put(json.dumps(asdict(status)))
         if not _goes_on(status):
             return _code(status)
@@ -72,7 +73,7 @@ def _watch_live(where: Place, ledger: Ledger, interval_seconds: float) -> ExitCo
     encoding = sys.stdout.encoding  # what takes its place meanwhile has none
     with Live(console=Console(), auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            status = status_of(ledger, where)
+            status = status_now(ledger, where)
             text = shown_status(status, encoding, time.time())
             live.update(Text.from_ansi(text, no_wrap=True, overflow="ellipsis"), refresh=True)
             if not _goes_on(status):
@@ -83,7 +84,7 @@ def _watch_live(where: Place, ledger: Ledger, interval_seconds: float) -> ExitCo
 def _watch_lines(where: Place, ledger: Ledger, interval_seconds: float) -> ExitCode:
     told, told_at = "", 0.0
     while True:
-        status = status_of(ledger, where)
+        status = status_now(ledger, where)
         failed = f", {len(status.failed)} failed" if status.failed else ""
         preparing = f", {len(status.preparing)} in worker_init" if status.preparing else ""
         line = f"{status.completed}/{status.total} nodes done{failed}, {len(status.running)} running{preparing}"

@@ -7,12 +7,12 @@ import os
 from dagron.cli.command import argument, node_argument, option, untrusted_option, verb, where_argument
 from dagron.cli.ending import say
 from dagron.cli.exit_codes import ExitCode, UsageError
-from dagron.cli.origin import Identity, given_as_recorded, target_of
+from dagron.cli.origin import Identity, given_as_recorded
 from dagron.cli.place import Where
 from dagron.cli.program import proposed
 from dagron.cli.reading import read_checkpoint
 from dagron.cli.replay import announce, call_init, prepared_call, run_call
-from dagron.cli.target import Invocation
+from dagron.looking.invocation import Invocation, target_of
 
 __all__ = ["debug"]
 

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
@@ -15,9 +14,10 @@ import click
 from dagron.cli.command import option, verb, where_argument
 from dagron.cli.ending import write_file
 from dagron.cli.exit_codes import ExitCode
-from dagron.cli.nodes import NodeFigures, node_figures, running_now
 from dagron.cli.place import Place, PlaceType, Where
-from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
+from dagron.cli.reading import figures_now, read_checkpoint
+from dagron.looking.nodes import NodeFigures
+from dagron.looking.opening import recorded_dag
 
 __all__ = ["export"]
 
@@ -58,7 +58,7 @@ def export(where: Where, output: Place | None, chosen: str | None) -> ExitCode:
     Reads from outside, also while a run goes on. Seconds and bytes throughout.
     """
     ledger = read_checkpoint(where)
-    nodes = list(node_figures(ledger, recorded_dag(ledger), running_now(directory_of(where), ledger), time.time()))
+    nodes = figures_now(ledger, recorded_dag(ledger), where)
     chosen = chosen or ("json" if output is not None and os.path.splitext(output.shown)[1] == ".json" else "csv")
     text = _as_csv(nodes) if chosen == "csv" else json.dumps([asdict(node) for node in nodes], indent=1) + "\n"
     write_file(output, text)

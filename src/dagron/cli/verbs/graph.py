@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import TYPE_CHECKING
 
 import click
@@ -11,12 +10,12 @@ import click
 from dagron.cli.command import dag_option, hands_on, option, parameter_option, verb, where_argument
 from dagron.cli.drawing import as_dot, as_mermaid, drawing_of
 from dagron.cli.ending import write_file
-from dagron.cli.exit_codes import ExitCode, NoCheckpointError
-from dagron.cli.nodes import node_figures, running_now
+from dagron.cli.exit_codes import ExitCode
 from dagron.cli.place import Place, PlaceType, Where
-from dagron.cli.reading import dag_for, directory_of, read_checkpoint
+from dagron.cli.reading import dag_for, figures_now, read_checkpoint
 from dagron.cli.svg import as_svg
-from dagron.cli.target import Invocation
+from dagron.errors import NoCheckpointError
+from dagron.looking.invocation import Invocation
 
 if TYPE_CHECKING:
     from dagron.graph.dag import DAG
@@ -56,8 +55,7 @@ def _dag_and_states(where: Where, dag_from: str | None, given: Invocation) -> tu
         dag = load_job(*given._replace(target=dag_from)).dag
     else:
         dag = dag_for(ledger, dag_from)
-    figures = node_figures(ledger, dag, running_now(directory_of(where), ledger), time.time())
-    return dag, {node.name: node.state for node in figures}
+    return dag, {node.name: node.state for node in figures_now(ledger, dag, where)}
 
 
 @hands_on

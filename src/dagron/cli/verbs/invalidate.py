@@ -10,10 +10,12 @@ from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import signing_key
 from dagron.cli.command import argument, dag_option, json_option, option, untrusted_option, verb, where_argument
 from dagron.cli.ending import put, stop_on_signals
-from dagron.cli.exit_codes import ExitCode, NoCheckpointError, UsageError
-from dagron.cli.nodes import matches, no_such_node
+from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.place import Where
-from dagron.cli.reading import dag_for, directory_of, read_checkpoint
+from dagron.cli.reading import dag_for, read_checkpoint
+from dagron.errors import NoCheckpointError
+from dagron.looking.nodes import matches, no_such_node
+from dagron.looking.opening import directory_of
 from dagron.shown import shown_name
 
 if TYPE_CHECKING:

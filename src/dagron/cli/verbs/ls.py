@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict
 
 import click
@@ -12,10 +11,10 @@ from dagron.cli.command import argument, json_option, option, verb, where_argume
 from dagron.cli.ending import put, say
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.listing import SortKey, selected, shown_nodes
-from dagron.cli.nodes import node_figures, running_now
 from dagron.cli.place import Where
-from dagron.cli.reading import directory_of, read_checkpoint, recorded_dag
+from dagron.cli.reading import figures_now, read_checkpoint
 from dagron.cli.terminal import terminal_width
+from dagron.looking.opening import recorded_dag
 from dagron.results.status import CHECKPOINT_STATUSES
 
 __all__ = ["ls"]
@@ -75,7 +74,7 @@ def ls(
     """
     ledger = read_checkpoint(where)
     dag = recorded_dag(ledger)
-    nodes = list(node_figures(ledger, dag, running_now(directory_of(where), ledger), time.time()))
+    nodes = figures_now(ledger, dag, where)
     chosen = selected(nodes, patterns, states, SortKey(sort), reverse=reverse, limit=limit)
     if as_json:
         put(json.dumps([asdict(node) for node in chosen], indent=1))

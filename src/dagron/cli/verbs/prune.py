@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from dagron.cli.command import dag_option, json_option, option, untrusted_option, verb, where_argument
 from dagron.cli.ending import put, say, stop_on_signals
-from dagron.cli.exit_codes import ExitCode, NoCheckpointError, UsageError
+from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.question import ask, is_interactive
-from dagron.cli.reading import dag_for, directory_of, read_checkpoint
+from dagron.cli.reading import dag_for, read_checkpoint
+from dagron.errors import NoCheckpointError
+from dagron.looking.opening import directory_of
 from dagron.shown import shown_bytes, shown_name
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ def prune(
     try:
         store.open()
         if store.ledger is None or store.ledger.cleared:
-            raise NoCheckpointError(where.shown)
+            raise NoCheckpointError(where.path)
         end_leftovers(store)
         found = store.prune(nodes)
     finally:

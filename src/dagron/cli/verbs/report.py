@@ -7,16 +7,12 @@ import time
 from dagron.checkpoint.reading.opening import signing_key
 from dagron.cli.command import dag_option, option, verb, where_argument
 from dagron.cli.ending import say, write_file
-from dagron.cli.exit_codes import ExitCode, NoCheckpointError
-from dagron.cli.nodes import running_now
+from dagron.cli.exit_codes import ExitCode
 from dagron.cli.place import Place, PlaceType, Where
-from dagron.cli.reading import (
-    dag_for,
-    directory_of,
-    read_checkpoint,
-    recorded_dag,
-    state_of_run,
-)
+from dagron.cli.reading import dag_for, read_checkpoint
+from dagron.errors import NoCheckpointError
+from dagron.looking.nodes import running_now
+from dagron.looking.opening import directory_of, recorded_dag, state_of_run
 from dagron.shown import shown_bytes
 
 __all__ = ["report"]
@@ -49,7 +45,7 @@ def _report_page(where: Where, dag_from: str | None = None) -> str:
         raise NoCheckpointError(where.path, [])
     dag = recorded_dag(history.ledger) if dag_from is None else dag_for(history.ledger, dag_from)
     directory = directory_of(where)
-    state = state_of_run(directory, history.ledger)
+    state = state_of_run(directory, history.ledger, signing_key())
     built = build_report(
         history,
         dag,
@@ -57,7 +53,7 @@ def _report_page(where: Where, dag_from: str | None = None) -> str:
         version=__version__,
         generated_unix=time.time(),
         how="running or interrupted" if state == "unknown" else state,
-        running=[now.name for now in running_now(directory, history.ledger, state) or []],
+        running=[now.name for now in running_now(directory, history.ledger, signing_key(), state) or []],
     )
     return render(built)
 

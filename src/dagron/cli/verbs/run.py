@@ -202,7 +202,8 @@ def run(
     what --show or --json asks for.
     """
     from dagron.cli.summary import resume_command
-    from dagron.cli.target import Invocation, default_checkpoint_dir
+    from dagron.cli.target import default_checkpoint_dir
+    from dagron.looking.invocation import Invocation
 
     request = RunRequest(
         job=Invocation(target, arguments, parameters),

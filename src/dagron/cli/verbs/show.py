@@ -10,7 +10,7 @@ from dagron.cli.details import details_of, shown_details
 from dagron.cli.ending import put
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.place import Where
-from dagron.cli.reading import directory_of
+from dagron.looking.opening import directory_of
 
 __all__ = ["show"]
 

@@ -13,8 +13,8 @@ from dagron.cli.command import json_option, option, verb, where_argument
 from dagron.cli.ending import put
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.place import Where
-from dagron.cli.reading import read_checkpoint
-from dagron.cli.status import shown_status, status_of
+from dagron.cli.reading import read_checkpoint, status_now
+from dagron.looking.status import shown_status
 
 __all__ = ["status"]
 
@@ -48,6 +48,6 @@ def status(where: Where, as_json: bool, watched: bool, interval: float) -> ExitC
         from dagron.cli.watch import watch
 
         return watch(where, interval, as_json=as_json)
-    found = status_of(read_checkpoint(where), where)
+    found = status_now(read_checkpoint(where), where)
     put(json.dumps(asdict(found), indent=1) if as_json else shown_status(found, sys.stdout.encoding, time.time()))
     return ExitCode.OK

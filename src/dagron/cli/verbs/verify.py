@@ -12,7 +12,8 @@ from dagron.cli.command import json_option, verb, where_argument
 from dagron.cli.ending import put, stop_on_signals
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.place import Where
-from dagron.cli.reading import directory_of, read_checkpoint
+from dagron.cli.reading import read_checkpoint
+from dagron.looking.opening import directory_of
 from dagron.shown import shown_bytes, shown_name
 
 __all__ = ["verify"]

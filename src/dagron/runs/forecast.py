@@ -1,25 +1,24 @@
-"""`dagron run --dry-run`: what a run would do, found out as the run itself would."""
+"""What a run would do, found out as the run itself would: `dagron run --dry-run` and `Flow.plan`."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dagron.shown import shown_name, shown_seconds
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format.records import Commit
     from dagron.checkpoint.reading.ledger import Ledger
-    from dagron.cli.load import Job
-    from dagron.cli.origin import Identity
-    from dagron.cli.place import Place
     from dagron.graph.dag import DAG
     from dagron.runs.options import Options
+    from dagron.tasks.options import Task
 
-__all__ = ["Forecast", "ToRun", "forecast", "shown_forecast"]
+__all__ = ["Forecast", "ToRun", "forecast"]
 
 _MAX_NODES = 40
 """Nodes that are listed: about a screen. `--json` has all."""
@@ -27,7 +26,13 @@ _MAX_NODES = 40
 
 @dataclass(frozen=True, slots=True)
 class ToRun:
-    """A node that would run, why, and how long it took the last time; NaN if that is not known."""
+    """A node that would run.
+
+    Attributes:
+        name: The node.
+        reason: Why it would; empty if there is no checkpoint to go on from.
+        seconds: How long it took the last time; NaN if that is not known.
+    """
 
     name: str
     reason: str
@@ -36,19 +41,23 @@ class ToRun:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a run would do.
+    """What a run would do. As text, what `dagron run --dry-run` says.
 
     Attributes:
-        checkpoint_dir: The checkpoint.
+        checkpoint_dir: The checkpoint, as it was given.
         to_run: The nodes that would run, parents first.
         held: Nodes that keep their results unless what they take turns out to be another.
         restored: How many nodes keep their results.
+        total: Nodes of the DAG.
+        n_slots: How many nodes would run at a time.
     """
 
     checkpoint_dir: str
     to_run: list[ToRun]
     held: list[str]
     restored: int
+    total: int
+    n_slots: int
 
     def as_json(self) -> str:
         """Return it as JSON, in which a duration that is not known is null."""
@@ -57,19 +66,47 @@ class Forecast:
             item["seconds"] = None if math.isnan(item["seconds"]) else item["seconds"]
         return json.dumps(fields, indent=1)
 
+    def __str__(self) -> str:
+        if not self.to_run:
+            lines = [f"nothing would run: all {self.total} nodes have results"]
+        else:
+            kept = f", {self.restored} keep their results" if self.restored else ""
+            lines = [f"{len(self.to_run)} of {self.total} nodes would run{kept}:"]
+            for item in self.to_run[:_MAX_NODES]:
+                why = f"  ({item.reason})" if item.reason else ""
+                lines.append(f"  {shown_name(item.name)}{why}")
+            if len(self.to_run) > _MAX_NODES:
+                lines.append(f"  ... and {len(self.to_run) - _MAX_NODES} more; --json lists them all")
+            known = [item.seconds for item in self.to_run if not math.isnan(item.seconds)]
+            if known:
+                # Those that have not run yet are expected to take as long as the others.
+                work = sum(known) / len(known) * len(self.to_run)
+                spread = f"{shown_seconds(work / self.n_slots)} on {self.n_slots} workers"
+                lines.append(f"about {shown_seconds(work)} of work, {spread}")
+        if self.held:
+            lines.append(f"{len(self.held)} more run only if a result that they take has changed")
+        return "\n".join(lines)
+
 
 def forecast(
-    job: Job, checkpoint_dir: Place, options: Options, identity: Identity | None = None, *, fresh: bool
+    dag: DAG,
+    tasks: Mapping[str, Callable[..., Any] | Task[Any]],
+    checkpoint_dir: str | os.PathLike[str],
+    options: Options,
+    look: Callable[[Ledger], None] | None = None,
+    *,
+    fresh: bool,
 ) -> Forecast:
     """Find out what a run would do. Takes no lock, changes nothing, starts nothing.
 
     Files of results are looked for, and not compared with their digests.
 
     Args:
-        job: The DAG and its tasks; these are checked as for a run.
+        dag: The DAG.
+        tasks: Its tasks; they are checked as for a run.
         checkpoint_dir: The checkpoint, or where there would be one.
         options: What the run would be asked for.
-        identity: The job that is to be run, where it has to be that which made the checkpoint.
+        look: Called with what the journal says; may raise.
         fresh: Whether the run would start again.
 
     Raises:
@@ -79,37 +116,34 @@ def forecast(
     """
     from dagron.checkpoint.blobs import load_result
     from dagron.checkpoint.format.digests import Digests
-    from dagron.checkpoint.reading.opening import signing_key
     from dagron.checkpoint.reading.packed import PackedCommits
     from dagron.checkpoint.reading.present import present_commits
-    from dagron.cli.exit_codes import NoCheckpointError
-    from dagron.cli.reading import directory_of, read_checkpoint
-    from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError
+    from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, NoCheckpointError
+    from dagron.looking.opening import directory_of, found_ledger
+    from dagron.runs.engine import choose_engine
     from dagron.runs.plan import plan_run
     from dagron.runs.prepare import Earlier, prepare
 
-    dag = job.dag
-    plan = plan_run(dag, job.tasks, options)
+    plan = plan_run(dag, tasks, options)
     earlier = Earlier(None, PackedCommits(), {})
     try:
-        ledger = read_checkpoint(checkpoint_dir)
+        ledger = found_ledger(checkpoint_dir, options.key)
     except NoCheckpointError:
         ledger = None
     except CheckpointDamagedError:
         if not fresh:
             raise
         ledger = None
-    if ledger is not None and identity is not None:
-        look = identity.refuse_other if fresh else identity.look_before_going_on
+    if ledger is not None and look is not None:
         look(ledger)
     if fresh:
         ledger = None
     if ledger is not None:
-        directory, digests, commits = directory_of(checkpoint_dir), Digests(signing_key()), ledger.commits
+        directory, digests, commits = directory_of(checkpoint_dir), Digests(options.key), ledger.commits
         try:
             sizes = directory.sizes()
         except OSError as error:
-            raise CheckpointDirectoryError(checkpoint_dir.path, error.strerror or str(error)) from error
+            raise CheckpointDirectoryError(os.fspath(checkpoint_dir), error.strerror or str(error)) from error
         earlier = Earlier(
             ledger,
             present_commits(ledger, sizes),
@@ -123,13 +157,15 @@ def forecast(
     outdated = {dag.name_of(i) for i in restore.outdated}
     known = {} if ledger is None else {**ledger.stale, **ledger.commits}
     return Forecast(
-        checkpoint_dir.shown,
+        str(checkpoint_dir),
         [
             ToRun(name, changed.get(name) or _reason(name, ledger, earlier.commits, outdated), _seconds(known, name))
             for name in names
         ],
         [dag.name_of(i) for i in restore.held],
         len(restore.restored),
+        len(dag),
+        choose_engine(options).n_slots,
     )
 
 
@@ -149,25 +185,3 @@ def _reason(name: str, ledger: Ledger | None, commits: Mapping[str, Commit], out
     if name in ledger.lost or (name in ledger.commits and name not in commits):
         return "result lost"
     return "not run yet"
-
-
-def shown_forecast(found: Forecast, dag: DAG, n_slots: int) -> str:
-    """Return a forecast as text."""
-    if not found.to_run:
-        lines = [f"nothing would run: all {len(dag)} nodes have results"]
-    else:
-        kept = f", {found.restored} keep their results" if found.restored else ""
-        lines = [f"{len(found.to_run)} of {len(dag)} nodes would run{kept}:"]
-        for item in found.to_run[:_MAX_NODES]:
-            why = f"  ({item.reason})" if item.reason else ""
-            lines.append(f"  {shown_name(item.name)}{why}")
-        if len(found.to_run) > _MAX_NODES:
-            lines.append(f"  ... and {len(found.to_run) - _MAX_NODES} more; --json lists them all")
-        known = [item.seconds for item in found.to_run if not math.isnan(item.seconds)]
-        if known:
-            # Those that have not run yet are expected to take as long as the others.
-            work = sum(known) / len(known) * len(found.to_run)
-            lines.append(f"about {shown_seconds(work)} of work, {shown_seconds(work / n_slots)} on {n_slots} workers")
-    if found.held:
-        lines.append(f"{len(found.held)} more run only if a result that they take has changed")
-    return "\n".join(lines)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import difflib
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NamedTuple
 
-from dagron.cli.terminal import shown_error
+from dagron.checkpoint.format.names import META
+from dagron.looking.opening import state_of_run
 from dagron.results.status import NodeStatus, node_statuses
-from dagron.shown import iso_time
+from dagron.shown import iso_time, shown_error
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files.directory import Directory
     from dagron.checkpoint.format.records import Commit, Failed
     from dagron.checkpoint.reading.ledger import Ledger
-    from dagron.cli.reading import State
     from dagron.graph.dag import DAG
+    from dagron.looking.opening import State
 
-__all__ = ["NodeFigures", "Now", "matches", "no_such_node", "node_figures", "running_now", "slots_now"]
+__all__ = ["NodeFigures", "Now", "figures_of", "matches", "no_such_node", "node_figures", "running_now", "slots_now"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +96,24 @@ class SlotsNow(NamedTuple):
     preparing: list[float]
 
 
-def running_now(directory: Directory, ledger: Ledger, state: State | None = None) -> list[Now] | None:
+def running_now(
+    directory: Directory, ledger: Ledger, key: bytes | None, state: State | None = None
+) -> list[Now] | None:
     """Return what a run that goes on has said it runs, as `slots_now` has it; None if no run goes on."""
-    now = slots_now(directory, ledger, state)
+    now = slots_now(directory, ledger, key, state)
     return None if now is None else now.running
 
 
-def slots_now(directory: Directory, ledger: Ledger, state: State | None = None) -> SlotsNow | None:
+def slots_now(directory: Directory, ledger: Ledger, key: bytes | None, state: State | None = None) -> SlotsNow | None:
     """Return what a run that goes on, here or maybe on another machine, has said of its slots; None if none goes on.
 
     Args:
         directory: The checkpoint directory.
         ledger: What its journal says; brought up to date, if the run may have ended since it was read.
+        key: The signing key, or None.
         state: How the last run stands, if that is known already.
     """
-    from dagron.checkpoint.format.names import META
-    from dagron.cli.reading import state_of_run
-
-    if (state or state_of_run(directory, ledger)) not in ("running", "unknown"):
+    if (state or state_of_run(directory, ledger, key)) not in ("running", "unknown"):
         return None
     nothing = SlotsNow([], [])
     try:
@@ -134,6 +136,11 @@ def slots_now(directory: Directory, ledger: Ledger, state: State | None = None) 
     # What has ended meanwhile. What failed in an earlier run is tried again.
     running = [item for item in items if item.name not in ledger.commits and item.name not in ledger.failed_in_run]
     return SlotsNow(running, preparing)
+
+
+def figures_of(ledger: Ledger, dag: DAG | None, directory: Directory, key: bytes | None) -> list[NodeFigures]:
+    """Return the figures of every node as they are now; the arguments are those of `node_figures` and `slots_now`."""
+    return list(node_figures(ledger, dag, running_now(directory, ledger, key), time.time()))
 
 
 def node_figures(ledger: Ledger, dag: DAG | None, running: list[Now] | None, now_unix: float) -> Iterator[NodeFigures]:

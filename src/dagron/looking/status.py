@@ -8,14 +8,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from dagron.cli.exit_codes import NoCheckpointError
-from dagron.cli.nodes import Now, slots_now
-from dagron.cli.origin import target_of
-from dagron.cli.place import Place
-from dagron.cli.reading import State, directory_of, read_checkpoint, state_of_run
-from dagron.cli.target import Invocation
-from dagron.cli.terminal import shown_error, shown_time
-from dagron.shown import bar_cells, glyphs_for, iso_time, shown_bytes, shown_name, shown_seconds
+from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.reading.opening import signing_key as key_of_environment
+from dagron.errors import NoCheckpointError
+from dagron.looking.invocation import Invocation, target_of
+from dagron.looking.nodes import Now, slots_now
+from dagron.looking.opening import State, directory_of, found_ledger, state_of_run
+from dagron.shown import (
+    bar_cells,
+    glyphs_for,
+    iso_time,
+    shown_bytes,
+    shown_error,
+    shown_name,
+    shown_seconds,
+    shown_time,
+)
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format.records import Failed
@@ -101,22 +109,28 @@ def checkpoint_status(checkpoint_dir: str | os.PathLike[str]) -> CheckpointStatu
         CheckpointError: There is one that cannot be read.
     """
     try:
-        place = checkpoint_dir if isinstance(checkpoint_dir, Place) else Place(os.fspath(checkpoint_dir))
-        return status_of(read_checkpoint(place), place)
+        ledger = found_ledger(checkpoint_dir, key_of_environment())
     except NoCheckpointError:
         return None
+    return status_of(ledger, directory_of(checkpoint_dir), str(checkpoint_dir), key_of_environment())
 
 
-def status_of(ledger: Ledger, where: Place) -> CheckpointStatus:
-    """Return how a checkpoint stands of which this was read."""
-    directory = directory_of(where)
-    state = state_of_run(directory, ledger)
-    running, preparing = slots_now(directory, ledger, state) or ([], [])
+def status_of(ledger: Ledger, directory: Directory, shown: str, key: bytes | None) -> CheckpointStatus:
+    """Return how a checkpoint stands.
+
+    Args:
+        ledger: What its journal says; brought up to date, if its run may have ended since it was read.
+        directory: The checkpoint directory.
+        shown: The directory as the user has given it.
+        key: The signing key, or None.
+    """
+    state = state_of_run(directory, ledger, key)
+    running, preparing = slots_now(directory, ledger, key, state) or ([], [])
     run, commits = ledger.run, ledger.commits.values()
     again = {now.name for now in running}
     return CheckpointStatus(
-        checkpoint_dir=where.shown,
-        job=target_of(ledger.origin, where.path),
+        checkpoint_dir=shown,
+        job=target_of(ledger.origin, str(directory.path)),
         arguments=ledger.origin.arguments,
         parameters=ledger.origin.parameters,
         state=state,
