@@ -890,13 +890,6 @@ MUTATIONS = [
     ),
     Mutation(
         "surroundings",
-        "engines/local/cores.py",
-        "os.sched_getscheduler(0) == os.SCHED_OTHER",
-        "os.SCHED_OTHER is not None",
-        "tests/promises/test_surroundings.py -k scheduled_idle",
-    ),
-    Mutation(
-        "surroundings",
         "engines/local/context.py",
         '        self._config["daemon"] = False  # type: ignore[attr-defined]',
         "        pass",

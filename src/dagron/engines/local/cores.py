@@ -10,7 +10,6 @@ __all__ = [
     "THREAD_VARIABLES",
     "available_cpus",
     "can_pin",
-    "leave_processor_to_coordinator",
     "limit_threads",
     "pin",
     "spread_cpus",
@@ -70,21 +69,6 @@ def pin(cpu: int) -> None:
         os.sched_setaffinity(0, {cpu})
     except OSError as error:
         sys.stderr.write(f"dagron: a worker is not bound to processor {cpu}: {error.strerror}\n")
-
-
-def leave_processor_to_coordinator() -> None:
-    """Let this process, a worker, not push the coordinator off its processor in the middle of what that does next.
-
-    With as many workers as processors it would get none before a task has ended. SCHED_BATCH does so, with the same
-    share of time and at the same nice level. Whoever has another policy has been given it by somebody who meant it.
-    """
-    if not hasattr(os, "SCHED_BATCH"):
-        return
-    try:
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    except OSError:
-        pass  # a sandbox forbids it, and a run without is a little slower
 
 
 def limit_threads(n: int, environment: MutableMapping[str, str]) -> None:

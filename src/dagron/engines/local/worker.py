@@ -23,7 +23,7 @@ from dagron.engines.local.board import Board
 from dagron.engines.local.capture import position
 from dagron.engines.local.channel import Channel, WorkerEnd
 from dagron.engines.local.condition import Budget, Condition, hold_on
-from dagron.engines.local.cores import leave_processor_to_coordinator, limit_threads, pin
+from dagron.engines.local.cores import limit_threads, pin
 from dagron.engines.local.first_call import call_received
 from dagron.engines.local.nested import hand_down_script
 from dagron.engines.local.processes import resident_bytes
@@ -149,7 +149,6 @@ def start_worker(
         limit_threads(n_threads, os.environ)
     if cpu is not None:
         pin(cpu)
-    leave_processor_to_coordinator()
     # A task that asks for a forkserver gets one of its own, instead of a share in another process's.
     forkserver._forkserver = forkserver.ForkServer()
     become_script()
