@@ -28,11 +28,12 @@ from dagron.checkpoint.format.names import JOURNAL, LOCK, META
 from dagron.checkpoint.format.records import Commit
 from dagron.checkpoint.format.storage import Storage
 from dagron.engines.local.board import MAX_BATCHES
-from dagron.testing import evidence, kill_campaign
+from dagron.testing import campaign, evidence, kill_campaign
+from dagron.testing.campaign import Options, run_campaign
 from dagron.testing.evidence import Clearing, Finding, Look, Lost, Notes
 from dagron.testing.job import LONG, Noted, Order, build_job, expected_end, note
-from dagron.testing.kill_campaign import Options, plan_round, run_campaign, start_up_seconds
 from dagron.testing.report import Phase, Report
+from dagron.testing.strikes import plan_round, start_up_seconds
 from dagron.testing.victim import MARKER, Victim, wait_until_gone
 
 SEED = 20261123
@@ -123,7 +124,7 @@ class TestCommand:
                 os.truncate(directory / JOURNAL, in_journal[0].payload_offset)
             return seen
 
-        monkeypatch.setattr(kill_campaign, "look", look_and_tear)
+        monkeypatch.setattr(campaign, "look", look_and_tear)
         work = tmp_path / "work"
         # With this seed the first kill is in the midst of the run.
         arguments = ["--kills", "20", "--seed", "34", "--share", "200", "--durability", "process"]
@@ -498,7 +499,7 @@ class TestProcesses:
             victim.descendants.append(psutil.Process(stray.pid))
             return wait_until_gone(victim, noted, 0.1)
 
-        monkeypatch.setattr(kill_campaign, "wait_until_gone", wait)
+        monkeypatch.setattr(campaign, "wait_until_gone", wait)
         options = Options(kills=1, share=200, durability="process", directory=str(tmp_path / "work"))
         report = run_campaign(options)
         assert not report.ok

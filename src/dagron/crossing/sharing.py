@@ -28,7 +28,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from dagron.crossing.binding import TABLE
-from dagron.crossing.names import Names, module_found
 from dagron.crossing.parts import (
     EMPTY,
     IS_EMPTY,
@@ -37,13 +36,12 @@ from dagron.crossing.parts import (
     Member,
     Own,
     Part,
-    annotations_of,
     fill_places,
     in_places,
-    instance,
 )
 from dagron.crossing.picklers import CallablePickler, WholePickler, dumps
 from dagron.crossing.tasks import TaskPickler, not_picklable
+from dagron.crossing.templates import Templates
 from dagron.errors import TaskDefinitionError, TaskNotPicklableError
 
 __all__ = ["PickledTasks", "pickle_tasks"]
@@ -79,32 +77,6 @@ class _Reference(NamedTuple):
     number: int
 
 
-class _Template:
-    """A function without what its instances hold."""
-
-    def __init__(self, first: types.FunctionType) -> None:
-        self.first = first
-        self.n = 0
-        self.part: Part | None = None
-        # Annotations can hold anything, so there is no key to be made of them.
-        self._annotations = annotations_of(first)
-
-    def fits(self, function: types.FunctionType) -> bool:
-        """Tell whether a function with the same key is an instance of this and nothing more."""
-        if function.__dict__:
-            return False
-        annotations = annotations_of(function)
-        if not annotations and not self._annotations:
-            return True
-        try:
-            return bool(annotations == self._annotations)
-        except Exception:
-            return False  # an annotation is an array, say
-
-
-_TemplateKey = tuple[int, int, str, str, str, int]
-
-
 class _OwnPickler(CallablePickler):
     """Pickles what is a task's own, and refers to the parts."""
 
@@ -124,7 +96,7 @@ class _OwnPickler(CallablePickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is types.FunctionType:
-            template = self._parts.template_of(obj)
+            template = self._parts.templates.part_of(obj)
             if template is not None:
                 self.used[template.number] = template
                 places = tuple([self._place(cell) for cell in obj.__closure__ or ()])
@@ -141,8 +113,7 @@ class _Parts:
     def __init__(self, pickler: TaskPickler) -> None:
         self.objects: dict[int, Part] = {}
         self._pickler = pickler
-        self._templates: dict[_TemplateKey, _Template] = {}
-        self._template_of: dict[int, _Template] = {}
+        self.templates = Templates(pickler.table.names)
         self._seen: dict[int, Any] = {}  # an id is only good while its object lives
         self._forms: dict[tuple[Any, ...], tuple[Part, ...]] = {}
         self._sets: dict[tuple[int, ...], tuple[Part, ...]] = {}
@@ -157,15 +128,6 @@ class _Parts:
         part = Part(len(self._all) + 1, data, fresh)
         self._all.append(part)
         return part
-
-    def template_of(self, function: types.FunctionType) -> Part | None:
-        """Return the part of which a function is an instance."""
-        template = self._template_of.get(id(function))
-        if template is None:
-            template = self._templates.get(_template_key(function))
-            if template is None or self._goes_by_name(function) or not template.fits(function):
-                return None
-        return template.part
 
     def find(self, callables: Iterable[tuple[Any, Any]]) -> None:
         """Find what several callables hold, and pickle it."""
@@ -187,29 +149,17 @@ class _Parts:
                 else:
                     seen[id(obj)] = obj
                 if kind is types.FunctionType:
-                    self._count(obj)
-        for template in self._templates.values():
-            if template.n > 1:
-                try:
-                    template.part = self.add(self._pickler.dump("", _bare(template.first)), fresh=False)
-                except TaskDefinitionError:
-                    continue  # the first task that has it is told so, with its name
+                    self.templates.count(obj)
+        for template in self.templates.of_several():
+            try:
+                template.part = self.add(self._pickler.dump("", template.bare), fresh=False)
+            except TaskDefinitionError:
+                continue  # the first task that has it is told so, with its name
         shared = [obj for obj in several.values() if self._may_be_shared(obj)]
         for obj in several.values():
-            if id(obj) in several_as_base and self._goes_by_name(obj):
+            if id(obj) in several_as_base and self.templates.goes_by_name(obj):
                 self.objects[id(obj)] = self.add(self._pickler.dump("", obj), fresh=False)
         self._share(shared)
-
-    def _count(self, function: types.FunctionType) -> None:
-        if self._goes_by_name(function):
-            return
-        key = _template_key(function)
-        template = self._templates.get(key)
-        if template is None:
-            template = self._templates[key] = _Template(function)
-        if template.fits(function):
-            template.n += 1
-            self._template_of[id(function)] = template
 
     def _share(self, objects: list[Any]) -> None:
         """Make parts of objects that several tasks hold; of those that have something in common, pieces of one."""
@@ -261,12 +211,7 @@ class _Parts:
             return False
         if isinstance(obj, (str, bytes)):
             return len(obj) >= _SHARED_BYTES
-        return type(obj) is not types.FunctionType or not self._goes_by_name(obj)
-
-    def _goes_by_name(self, function: Any) -> bool:
-        if type(function) is types.FunctionType:
-            return _goes_by_name(function, self.table.names)
-        return type(function) is types.BuiltinFunctionType and isinstance(function.__self__, types.ModuleType)
+        return type(obj) is not types.FunctionType or not self.templates.goes_by_name(obj)
 
     def whole(self, name: str, fn: Any, retry_on: Any) -> tuple[Own, tuple[Part, ...]]:
         """Return a task of several nodes, which is a part as it is; raises what `task` does."""
@@ -306,7 +251,7 @@ class _Parts:
         if id(fn) in self.objects:
             return None  # what it holds may hold it, and is to hold this very one
         if type(fn) is types.FunctionType:
-            base = self.template_of(fn)
+            base = self.templates.part_of(fn)
             positional, by_name, cells = fn.__defaults__, fn.__kwdefaults__, fn.__closure__ or ()
         elif type(fn) is partial and not fn.__dict__:
             base = self.objects.get(id(fn.func))
@@ -437,31 +382,6 @@ def _is_plain(items: tuple[Any, ...]) -> bool:
 
 def _holds_anything(function: types.FunctionType) -> bool:
     return bool(function.__closure__ or function.__defaults__ or function.__kwdefaults__ or function.__dict__)
-
-
-def _goes_by_name(function: types.FunctionType, names: Names) -> bool:
-    """Tell whether a function is pickled as a name, of the script or of a module that a worker imports."""
-    module = function.__module__
-    if type(module) is not str:
-        return False
-    if names.travels(module):
-        return names.of(function) is not None
-    return module_found(module, function.__qualname__) is function
-
-
-def _template_key(function: types.FunctionType) -> _TemplateKey:
-    return (
-        id(function.__code__),
-        id(function.__globals__),
-        function.__name__,
-        function.__qualname__,
-        function.__module__,
-        id(function.__doc__),
-    )
-
-
-def _bare(function: types.FunctionType) -> types.FunctionType:
-    return instance(function, None, None, (EMPTY,) * len(function.__closure__ or ()))
 
 
 def _content(cell: types.CellType) -> Any:
