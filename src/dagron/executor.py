@@ -330,6 +330,18 @@ class CheckpointExecutor:
     def _run(
         self, tasks: Tasks, *, fresh: bool, run_timeout: float | None, cancel_event: CancelEvent | None
     ) -> ExecutionResult:
+        # Before the imports: an interrupt that is raised in one may come in a callback of Python's, which drops it.
+        with Interrupts() as interrupts:
+            return self._run_held(tasks, fresh, run_timeout, cancel_event, interrupts)
+
+    def _run_held(
+        self,
+        tasks: Tasks,
+        fresh: bool,
+        run_timeout: float | None,
+        cancel_event: CancelEvent | None,
+        interrupts: Interrupts,
+    ) -> ExecutionResult:
         # Imported here, so that `import dagron` alone does not pay for cloudpickle and multiprocessing.
         from dagron.engines.awake import AwakeClock
         from dagron.engines.local.processes import check_system
@@ -352,55 +364,53 @@ class CheckpointExecutor:
         pool = LazyEngine(lambda: engine.start(self._setup(store), interrupts))
         trace = ExecutionTrace(engine.n_slots, time.time()) if options.enable_tracing else None
         if not fresh and store.directory.can_only_be_read():
-            plan, callbacks = plan_run(dag, tasks, options), options.callbacks or ExecutionCallbacks()
-            result = resume_read_only(store, dag, plan, callbacks, trace, self._look)
+            with interrupts.allowed():
+                plan, callbacks = plan_run(dag, tasks, options), options.callbacks or ExecutionCallbacks()
+                result = resume_read_only(store, dag, plan, callbacks, trace, self._look)
             result.total_duration_seconds = time.monotonic() - began
             return result
-        with Interrupts() as interrupts:
-            try:
-                if fresh and len(dag) and not (cancel_event is not None and cancel_event.is_set()):
-                    # The workers start while the tasks are checked. A resume may have nothing to run.
-                    check_directory(store.directory, allow_untrusted=options.allow_untrusted)
-                    pool()
-                with interrupts.allowed():
-                    plan = plan_run(dag, tasks, options)
-                pool.init = plan.init
-                check_limits(dag, plan, options, engine.features)
-                prepared = begin_run(
-                    store, dag, plan, options, engine, fresh=fresh, origin=self._origin, look=self._look
-                )
-                state = prepared.state(options, engine)
-                coordinator = Coordinator(
-                    dag=dag,
-                    plan=plan,
-                    state=state,
-                    store=store,
-                    start_pool=pool,
-                    callbacks=options.callbacks or ExecutionCallbacks(),
-                    watch=self._watch(prepared, state, engine.n_slots, began),
-                    trace=trace,
-                    run_timeout=run_timeout,
-                    cancel_event=cancel_event,
-                    interrupts=interrupts,
-                    pass_output=options.pass_output,
-                    clock=clock,
-                )
-                coordinator.report_restored(prepared.restore.restored)
-                with clock if has_deadlines(plan, run_timeout) else nullcontext():
-                    coordinator.run()
-                result = conclude(dag, state, coordinator, store, trace)
-                store.end(
-                    succeeded=result.succeeded,
-                    failed=result.failed,
-                    timed_out=result.timed_out,
-                    unreached=[*map(dag.name_of, state.unreached())],
-                )
-            except BaseException:
-                store.interrupt()
-                raise
-            finally:
-                pool.close()
-                store.close()
+        try:
+            if fresh and len(dag) and not (cancel_event is not None and cancel_event.is_set()):
+                # The workers start while the tasks are checked. A resume may have nothing to run.
+                check_directory(store.directory, allow_untrusted=options.allow_untrusted)
+                pool()
+            with interrupts.allowed():
+                plan = plan_run(dag, tasks, options)
+            pool.init = plan.init
+            check_limits(dag, plan, options, engine.features)
+            prepared = begin_run(store, dag, plan, options, engine, fresh=fresh, origin=self._origin, look=self._look)
+            state = prepared.state(options, engine)
+            coordinator = Coordinator(
+                dag=dag,
+                plan=plan,
+                state=state,
+                store=store,
+                start_pool=pool,
+                callbacks=options.callbacks or ExecutionCallbacks(),
+                watch=self._watch(prepared, state, engine.n_slots, began),
+                trace=trace,
+                run_timeout=run_timeout,
+                cancel_event=cancel_event,
+                interrupts=interrupts,
+                pass_output=options.pass_output,
+                clock=clock,
+            )
+            coordinator.report_restored(prepared.restore.restored)
+            with clock if has_deadlines(plan, run_timeout) else nullcontext():
+                coordinator.run()
+            result = conclude(dag, state, coordinator, store, trace)
+            store.end(
+                succeeded=result.succeeded,
+                failed=result.failed,
+                timed_out=result.timed_out,
+                unreached=[*map(dag.name_of, state.unreached())],
+            )
+        except BaseException:
+            store.interrupt()
+            raise
+        finally:
+            pool.close()
+            store.close()
         result.total_duration_seconds = time.monotonic() - began
         return result
 

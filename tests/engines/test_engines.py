@@ -315,14 +315,14 @@ class TestEnds:
         if not engine.features.kills:
             pytest.skip("it would be the death of this process")
 
-        def has_patience():
-            from dagron.engines.local import (
-                worker,
-            )  # in it: noise must not break the batch up before its second attempt
+        def has_patience():  # noise must not break a later batch up before its second attempt
+            from dagron.engines.local import worker
 
             worker._PATIENCE_SECONDS = 600
 
-        engine.submit(0, [attempt(0, has_patience), attempt(1, how), attempt(2, int)])
+        engine.submit(0, [attempt(3, has_patience)])
+        ends(engine, 1)
+        engine.submit(0, [attempt(0, lambda: 0), attempt(1, how), attempt(2, int)])
         (lost,) = ends(engine, 1)
         assert ([outcome.node for outcome in lost.outcomes], lost.running, lost.unstarted) == ([0], 1, [2])
         assert lost.exit_code in (3, -9)

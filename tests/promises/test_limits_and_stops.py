@@ -25,6 +25,7 @@ from run_log import RunLog
 from waiting import growing, is_dead, wait_for
 
 import dagron
+import dagron.engines.awake as awake
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks, NodeStatus, Task
 
 # Or every worker would import pytest first.
@@ -516,12 +517,12 @@ class CancelEvent:
         return os.path.exists(os.path.join(HERE, "ignores"))
 
 if __name__ == "__main__":
-    note("ready")
     callbacks = dagron.ExecutionCallbacks(on_complete=on_complete) if PHASE == "callback" else None
     executor = dagron.CheckpointExecutor(
         dag, "checkpoints/job", callbacks, max_workers=2, durability="process", kill_grace_seconds=600.0
     )
     cancel_event = CancelEvent() if PHASE == "ignoring" else None
+    note("ready")  # what is imported is imported: Python may drop a signal that comes during an import
     executor.execute(tasks, cancel_event=cancel_event)
     note("over")
 """
@@ -833,6 +834,25 @@ class TestHandlers:
             thread.join()
         assert len(ended) == 5
         assert touched == []
+
+    def test_none_is_lost_that_comes_while_dagron_loads_a_module(self, ckpt, log, mark, interruptible, monkeypatch):
+        class Loads:
+            """As where the callback of a weak reference is interrupted: Python prints that and drops it."""
+
+            def find_spec(self, name, path, target=None):
+                if name == "dagron.engines.awake":
+                    log.note("loads")
+                    try:
+                        signal.raise_signal(signal.SIGINT)
+                    except KeyboardInterrupt:
+                        log.note("lost")
+
+        monkeypatch.setattr(dagron.engines, "awake", awake)  # to have both back afterwards
+        monkeypatch.delitem(sys.modules, "dagron.engines.awake")
+        monkeypatch.setattr(sys, "meta_path", [Loads(), *sys.meta_path])
+        with pytest.raises(KeyboardInterrupt):
+            executor(nodes("a"), ckpt, pool="inline").execute({"a": partial(log.note, "ran")})
+        assert (log.count("loads"), log.count("lost"), log.count("ran")) == (1, 0, 0)
 
     def test_a_handler_of_the_callers_that_raises_nothing_is_called_each_time_and_the_run_goes_on(
         self, ckpt, log, mark, interruptible
