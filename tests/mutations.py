@@ -41,6 +41,20 @@ class Mutation(NamedTuple):
 MUTATIONS = [
     Mutation(
         "one death",
+        "runs/retries.py",
+        "deque(maxlen=_LAST)",
+        "deque()",
+        "tests/runs/test_retries.py -k first_and_the_last",
+    ),
+    Mutation(
+        "one death",
+        "checkpoint/reading/ledger.py",
+        "                if attempt <= 1:\n                    self.retried.pop(name, None)\n",
+        "",
+        "tests/runs/test_retries.py -k begins_anew",
+    ),
+    Mutation(
+        "one death",
         "engines/local/condition.py",
         "        mask = _umask(self._mask)\n",
         "        mask = self._mask\n",

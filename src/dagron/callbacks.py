@@ -77,6 +77,7 @@ class RunSnapshot:
         elapsed_seconds: Since the run began.
         left_seconds: How long the run will take still, from how long its nodes take; None if that is not known.
         preparing: For how long, in seconds, each of the workers that are in `worker_init` has been in it.
+        retries: Further attempts that nodes got after one that failed.
     """
 
     total: int
@@ -89,6 +90,7 @@ class RunSnapshot:
     elapsed_seconds: float
     left_seconds: float | None = None
     preparing: tuple[float, ...] = ()
+    retries: int = 0
 
 
 class RunObserver(Protocol):

@@ -657,6 +657,10 @@ class TaskFailedError(NodeError):
         return f"the task of node {self.node!r} raised {self.type_name}: {self.message}"
 
 
+LAST_LINES = "; the last lines that it wrote to stderr:\n"
+"""What stands in the text of a `WorkerLostError` before the end of what its worker wrote."""
+
+
 def _mib(n: int) -> str:
     return f"{n / 2**20:.0f} MiB"
 
@@ -715,7 +719,7 @@ class WorkerLostError(NodeError):
         how = f"{exit_text(self.exit_code)} in attempt {self.attempt}{_while_loading(self.loading)}"
         text = f"the worker of node {self.node!r} {how}{peak}{hint}"
         if self.stderr_tail:
-            text += "; the last lines that it wrote to stderr:\n" + _indented(self.stderr_tail)
+            text += LAST_LINES + _indented(self.stderr_tail)
         return text
 
 

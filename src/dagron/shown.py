@@ -12,18 +12,12 @@ __all__ = [
     "iso_time",
     "shown_bytes",
     "shown_duration",
-    "shown_error",
-    "shown_line",
     "shown_name",
     "shown_seconds",
     "shown_time",
     "text_of",
     "without_middle",
 ]
-
-
-_MAX_MESSAGE = 200
-"""Characters of a message: two lines of a usual terminal."""
 
 
 class Glyphs(NamedTuple):
@@ -133,21 +127,6 @@ def bar_cells(counts: list[int], total: int, width: int) -> list[int]:
 def iso_time(unix_seconds: float) -> str:
     """Return a time as ISO-8601 text in UTC."""
     return datetime.fromtimestamp(unix_seconds, UTC).isoformat()
-
-
-def shown_line(text: str) -> str:
-    """Return the first line of a message, safe on a terminal and of bearable length."""
-    lines = text.strip().splitlines()
-    line = shown_name(lines[0]) if lines else ""
-    if len(line) > _MAX_MESSAGE:
-        return f"{line[:_MAX_MESSAGE]}..."
-    return f"{line} ..." if len(lines) > 1 else line
-
-
-def shown_error(type_name: str, message: str) -> str:
-    """Return an error in one line."""
-    line = shown_line(message)
-    return f"{type_name}: {line}" if line else type_name
 
 
 def shown_time(unix: float, now_unix: float | None = None) -> str:

@@ -29,7 +29,7 @@ from dagron.checkpoint.format.names import JOURNAL, META
 from dagron.checkpoint.format.records import Failed, Origin, RunStarted
 from dagron.checkpoint.reading.history import read_history
 from dagron.checkpoint.reading.ledger import Ledger
-from dagron.checkpoint.reading.opening import printed_by, read_ledger, read_on
+from dagron.checkpoint.reading.opening import printed_by, read_ledger, read_on, retried_of
 from dagron.checkpoint.writing.pruning import Pruning
 from dagron.checkpoint.writing.store import CheckpointStore
 
@@ -80,6 +80,11 @@ def meaning(path, nodes):
             for name, (_, sequence) in ledger.printed.items()
             if name in nodes and sequence > last_run
         },
+        "retried": {
+            name: retried_of(ledger, directory, name, Digests())
+            for name, attempts in ledger.retried.items()
+            if name in nodes and attempts[0][1] > last_run
+        },
         "waits for its node": {
             file for name in ledger.stale if name in nodes and (file := ledger.stale.file_of(name)) in ledger.left_over
         }
@@ -97,7 +102,17 @@ PLACES = {"checkpoint_id", "run_offset", "sequence", "valid_size", "size", "upda
 def test_nothing_that_a_ledger_says_is_left_out_here():
     """Whoever adds a field says in `Pruning` how it stays, and above how that is seen."""
     seen = {"commits", "stale", "lost", "failures", "run", "ended", "n_runs", "processes", "namespace", "structure"}
-    seen |= {"definitions", "absent", "recorded", "printed", "damage", "failed_in_run", "withdrawn", "origin"}
+    seen |= {
+        "definitions",
+        "absent",
+        "recorded",
+        "printed",
+        "retried",
+        "damage",
+        "failed_in_run",
+        "withdrawn",
+        "origin",
+    }
     seen |= {"lagging_from"}  # as "lagging"
     seen |= {"owned", "removed"}  # as "waits for its node", and by the files that are there
     seen |= {"cleared"}  # there is no checkpoint then

@@ -23,7 +23,6 @@ from dagron.cli.summary import resume_command
 from dagron.cli.terminal import NOT_FOR_A_LINE
 from dagron.looking.status import checkpoint_status
 from dagron.script import FILE_MODULE
-from dagron.shown import shown_line
 
 WAIT_SECONDS = 30
 
@@ -864,10 +863,3 @@ def test_the_command_that_resumes_keeps_every_option_but_fresh():
 )
 def test_of_what_tasks_write_only_text_and_colours_come_above_the_bar(written, shown):
     assert NOT_FOR_A_LINE.sub("", written) == shown
-
-
-def test_a_message_is_shown_as_one_line_of_bearable_length():
-    assert shown_line("") == ""
-    assert shown_line("\none\n") == "one"
-    assert shown_line("one\ntwo") == "one ..."
-    assert shown_line("x" * 1000) == "x" * 200 + "..."

@@ -169,7 +169,7 @@ class TestExclusive:
     def test_a_worker_that_dies_beside_nothing_makes_room_again(self):
         run = Run(2, policies={0: Policy(exclusive=True, retries=1, retry_delay=0.0)}, n_slots=2)
         assert run.start() == [Dispatch(0, (0,))]
-        assert run.lost(0, running=0, now=1.0) == [noted(0), Retry(0), Dispatch(0, (1,))]
+        assert run.lost(0, running=0, now=1.0) == [noted(0), Retry(0, 0.0), Dispatch(0, (1,))]
         assert run.time(9.0) == []
         assert run.returned(0, completed(1), now=9.0) == [CommitResults((1,)), Dispatch(0, (0,))]
 
@@ -284,7 +284,7 @@ class TestCompleted:
         assert run.complete(0, 0, BATCH_SECONDS / 6) == [Dispatch(0, (1, 2, 3, 4, 5, 6))]
         ended = [completed(1), raised(2), raised(3), completed(4)]
         assert run.returned(0, *ended, unstarted=[5, 6], now=1.0) == [
-            Retry(3),
+            Retry(3, 5.0),
             CommitResults((1, 4)),
             CommitFailures((2,)),
             Dispatch(0, (5,)),  # alone: the kind is known for long ones by now
@@ -309,7 +309,7 @@ class TestRetries:
     def test_a_further_attempt_waits_for_its_time(self):
         run = Run(1, policies={0: Policy(retries=1, retry_delay=2.0)})
         run.start()
-        assert run.returned(0, raised(0), now=10.0) == [Retry(0)]
+        assert run.returned(0, raised(0), now=10.0) == [Retry(0, 2.0)]
         assert run.phases == ["BACKOFF"]
         assert run.state.wake_at == 12.0
         assert not run.state.finished
@@ -323,8 +323,9 @@ class TestRetries:
         run.start()
         delays = []
         for _ in range(4):
-            assert run.returned(0, raised(0), now=100.0) == [Retry(0)]
-            delays.append(run.state.wake_at - 100.0)
+            (retry,) = run.returned(0, raised(0), now=100.0)
+            assert retry == Retry(0, run.state.wake_at - 100.0)
+            delays.append(retry.delay_seconds)
             assert run.time(run.state.wake_at) == [Dispatch(0, (0,))]
         assert delays == [3.0, 6.0, 12.0, 24.0]
         assert run.returned(0, raised(0)) == [CommitFailures((0,))]
@@ -340,7 +341,7 @@ class TestRetries:
     def test_without_a_delay_the_node_waits_for_the_next_event(self):
         run = Run(1, policies={0: Policy(retries=1)})
         run.start()
-        assert run.returned(0, raised(0), now=1.0) == [Retry(0)]
+        assert run.returned(0, raised(0), now=1.0) == [Retry(0, 0.0)]
         assert run.state.wake_at == 1.0
         assert run.time(1.0) == [Dispatch(0, (0,))]
 
@@ -364,7 +365,7 @@ class TestRetries:
         run = Run(1, policies={0: Policy(retries=2)})
         run.start()
         for _ in range(2):
-            assert run.returned(0, raised(0)) == [Retry(0)]
+            assert run.returned(0, raised(0)) == [Retry(0, 0.0)]
             assert run.time(0.0) == [Dispatch(0, (0,))]
         assert run.returned(0, raised(0)) == [CommitFailures((0,))]
         assert run.state.attempts[0] == 3
@@ -380,7 +381,7 @@ class TestRetries:
     def test_another_node_uses_the_slot_meanwhile(self):
         run = Run(2, policies={0: Policy(retries=1, retry_delay=1.0)})
         run.start()
-        assert run.returned(0, raised(0)) == [Retry(0), Dispatch(0, (1,))]
+        assert run.returned(0, raised(0)) == [Retry(0, 1.0), Dispatch(0, (1,))]
         assert run.time(1.0) == []
         assert run.returned(0, completed(1)) == [CommitResults((1,)), Dispatch(0, (0,))]
 
@@ -389,7 +390,7 @@ class TestRetries:
         state = state_of(1, policies={0: Policy(retries=66_000)})
         state.handle(Started(0.0))
         for _ in range(66_000):
-            assert state.handle(BatchReturned(0, [raised(0)], (), 0.0)) == [Retry(0)]
+            assert state.handle(BatchReturned(0, [raised(0)], (), 0.0)) == [Retry(0, 0.0)]
             assert state.handle(TimeReached(0.0)) == [Dispatch(0, (0,))]
         assert state.attempts[0] == 66_001
         assert state.handle(BatchReturned(0, [raised(0)], (), 0.0)) == [CommitFailures((0,))]
@@ -405,7 +406,7 @@ class TestLostWorkers:
     def test_what_it_ran_is_tried_again(self):
         run = Run(1, policies={0: Policy(retries=1)})
         run.start()
-        assert run.lost(0, running=0) == [noted(0), Retry(0)]
+        assert run.lost(0, running=0) == [noted(0), Retry(0, 0.0)]
         assert run.time(0.0) == [Dispatch(0, (0,))]
         assert run.state.attempts[0] == 2
 
@@ -492,7 +493,7 @@ class TestTimeouts:
     def test_a_node_that_ran_too_long_is_tried_again(self):
         run = self.one(retries=1, retry_delay=3.0)
         assert run.observed(0, 0, 11.0, now=111.0) == [Kill(0, 0, End.TIMED_OUT)]
-        assert run.lost(0, running=0, now=112.0) == [noted(0, End.TIMED_OUT), Retry(0), Dispatch(0, (1,))]
+        assert run.lost(0, running=0, now=112.0) == [noted(0, End.TIMED_OUT), Retry(0, 3.0), Dispatch(0, (1,))]
         assert run.phases[0] == "BACKOFF"
         assert run.state.wake_at == 115.0
 
@@ -638,7 +639,7 @@ class TestCancel:
         policies = {1: Policy(retries=1, retry_delay=9.0)}
         run = Run(5, [(0, 4)], policies=policies, n_slots=2)
         assert run.start() == [Dispatch(0, (0,)), Dispatch(1, (1,))]
-        assert run.returned(1, raised(1)) == [Retry(1), Dispatch(1, (2,))]
+        assert run.returned(1, raised(1)) == [Retry(1, 9.0), Dispatch(1, (2,))]
         assert run.phases == ["RUNNING", "BACKOFF", "RUNNING", "READY", "WAITING"]
         assert run.cancel() == [Kill(0, None), Kill(1, None)]
         assert run.phases == ["RUNNING", "CANCELLED", "RUNNING", "CANCELLED", "CANCELLED"]
@@ -1540,7 +1541,7 @@ class Simulation:
                 self.to_commit.append(command)
             case Skip(nodes, _) | Restore(nodes):
                 self.announced[type(command)].extend(nodes)
-            case Retry(node):
+            case Retry(node, _):
                 self.announced[Retry].append(node)
             case NoteLoss(node, attempt, end):
                 assert end not in (End.COMPLETED, End.RAISED)

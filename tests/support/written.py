@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.files.opened import TempFile
 from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.format.records import Commit, Failed, Output
+from dagron.checkpoint.format.records import Commit, Failed, Output, Retried
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import read_ledger, read_on
@@ -24,6 +24,7 @@ operations = st.one_of(
     st.tuples(st.just("commit large"), names, small_values),
     st.tuples(st.just("commit, printed"), names, st.text(max_size=5)),
     st.tuples(st.just("fail"), several),
+    st.tuples(st.just("retried"), names, st.integers(1, 3)),
     st.tuples(st.just("invalidate"), several, st.booleans()),
     st.tuples(st.just("reconcile"), several, st.sampled_from(STRUCTURES)),
     st.tuples(st.just("note_processes"), st.dictionaries(st.integers(1, 99), st.floats(0, 9), max_size=2)),
@@ -73,6 +74,9 @@ class Life:
                 store.commit([pending(self.path, name, b"x", printed=Output(text, "", len(text), 0))])
             case "fail":
                 store.fail([Failed(name, message="m") for name in arguments[0]])
+            case "retried":
+                name, n = arguments
+                store.note_retried([Retried(name, attempt=attempt) for attempt in range(1, n + 1)])
             case "invalidate":
                 store.invalidate(arguments[0], "why", lost=arguments[1])
             case "reconcile":

@@ -11,13 +11,14 @@ from typing import Any
 
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.reading.ledger import Ledger
-from dagron.checkpoint.reading.opening import printed_by, signing_key
+from dagron.checkpoint.reading.opening import printed_by, retried_of, signing_key
 from dagron.cli.exit_codes import UsageError
 from dagron.cli.place import Place
 from dagron.cli.reading import figures_now, read_checkpoint
 from dagron.cli.terminal import NOT_FOR_A_LINE, styled, styled_state
 from dagron.looking.nodes import NodeFigures, no_such_node
 from dagron.looking.opening import directory_of, recorded_dag
+from dagron.results.earlier import EarlierAttempt, earlier_attempts, shown_earlier
 from dagron.results.failures import folded, last_own_frame
 from dagron.shown import shown_bytes, shown_name, shown_seconds, shown_time, text_of
 
@@ -44,6 +45,7 @@ class NodeDetails:
         value: The result as text; empty if there is none.
         traceback: Of its last attempt, if that failed.
         pid: The process that made that attempt; 0 if it is not known.
+        retried: What is recorded of the attempts before the last one, in order: all but the middle ones of many.
         inputs: The arguments with which that was called, as pairs of a name and a short text, if its task raised.
         stdout: The end of what its last attempt wrote to standard output.
         stderr: The same for standard error.
@@ -60,6 +62,7 @@ class NodeDetails:
     value: str
     traceback: str
     pid: int
+    retried: list[EarlierAttempt]
     inputs: list[tuple[str, str]]
     stdout: str
     stderr: str
@@ -106,6 +109,7 @@ def details_of(where: Place, name: str, *, full: bool, unpickle: bool, plain: bo
         value=_value(where, ledger, name, full=full, unpickle=unpickle, plain=plain),
         traceback=failure.traceback if failure is not None else "",
         pid=failure.pid if failure is not None else 0,
+        retried=earlier_attempts(retried_of(ledger, directory, name, Digests(signing_key()))),
         inputs=[*failure.inputs] if failure is not None else [],
         stdout=printed.stdout,
         stderr=printed.stderr,
@@ -176,6 +180,7 @@ def shown_details(details: NodeDetails, *, full: bool) -> str:
     sections = [
         ("value", details.value),
         ("inputs", "\n".join(inputs)),
+        ("earlier attempts", "\n".join(shown_earlier(details.retried, full=full))),
         ("traceback", details.traceback if full else folded(details.traceback)),
         (_stream_title("stdout", details.stdout, details.stdout_bytes, full=full), _end(details.stdout, full=full)),
         (_stream_title("stderr", details.stderr, details.stderr_bytes, full=full), _end(details.stderr, full=full)),

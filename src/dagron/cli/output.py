@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -9,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Self
 
+from dagron.cli.ending import say
 from dagron.cli.terminal import NOT_FOR_A_LINE
 
-__all__ = ["TaskOutput", "stdout_kept_for_results"]
+__all__ = ["TaskOutput", "retries_told", "stdout_kept_for_results"]
 
 _DRAIN_SECONDS = 1.0
 """How long the end of a run waits for what tasks have printed; it comes at once, unless the terminal hangs."""
@@ -44,6 +46,27 @@ def stdout_kept_for_results() -> Iterator[None]:
         _flush()
         os.dup2(kept, 1)
         os.close(kept)
+
+
+class _Told(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it, as all else that the command says."""
+        say(record.getMessage())
+
+
+@contextmanager
+def retries_told() -> Iterator[None]:
+    """Write a line for each attempt that fails and that another one follows, to standard error."""
+    logger, handler = logging.getLogger("dagron.attempts"), _Told()
+    level = logger.level
+    logger.addHandler(handler)
+    if not logger.isEnabledFor(logging.INFO):
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 class TaskOutput:

@@ -19,7 +19,8 @@ from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.place import Place
 from dagron.cli.terminal import NOT_FOR_A_LINE
 from dagron.looking.opening import directory_of
-from dagron.shown import iso_time, shown_error, shown_name, shown_seconds
+from dagron.results.reasons import shown_error
+from dagron.shown import iso_time, shown_name, shown_seconds
 
 if TYPE_CHECKING:
     from dagron.checkpoint.format.records import Commit

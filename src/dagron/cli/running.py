@@ -129,7 +129,7 @@ def _identity(job: Job, request: RunRequest) -> Identity:
 
 def _execute(job: Job, request: RunRequest) -> ExecutionResult:
     from dagron.cli.going_on import goes_on
-    from dagron.cli.output import TaskOutput
+    from dagron.cli.output import TaskOutput, retries_told
     from dagron.display.progress import ProgressBar
     from dagron.executor import CheckpointExecutor
 
@@ -147,7 +147,8 @@ def _execute(job: Job, request: RunRequest) -> ExecutionResult:
         look = identity.look_before_going_on if resume else identity.refuse_other
         executor = CheckpointExecutor._of_job(identity.origin, look, job.dag, request.checkpoint_dir, **options)
         start = executor.resume if resume else executor.execute
-        return start(job.tasks, run_timeout=request.run_timeout)
+        with retries_told():
+            return start(job.tasks, run_timeout=request.run_timeout)
 
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
     # A debugger wants the terminal for itself.

@@ -11,9 +11,10 @@ from dagron.cli.place import Place
 from dagron.cli.program import proposed
 from dagron.cli.terminal import NOT_FOR_A_LINE
 from dagron.errors import InputNotLoadableError, NodeCancelledError, TaskFailedError
+from dagron.results.reasons import shown_error
 from dagron.results.results import ExecutionResult, NodeResult
 from dagron.results.status import NodeStatus
-from dagron.shown import shown_error, shown_name, shown_seconds, text_of
+from dagron.shown import shown_name, shown_seconds, text_of
 
 __all__ = ["json_summary", "print_summary", "resume_command"]
 
@@ -44,6 +45,8 @@ def print_summary(result: ExecutionResult, checkpoint_dir: Place, target: str, c
     parts = [f"{result.succeeded} of {total} nodes completed{restored}"]
     counts = ((result.failed, "failed"), (result.timed_out, "timed out"), (result.skipped, "skipped"))
     parts += [f"{n} {word}" for n, word in (*counts, (result.cancelled, "cancelled")) if n]
+    if result.retries:
+        parts.append("1 retry" if result.retries == 1 else f"{result.retries} retries")
     duration = shown_seconds(result.total_duration_seconds)
     say(f"{', '.join(parts)}; {duration}; checkpoint in {shown_name(checkpoint_dir.shown)}")
     if result.ok:
@@ -73,6 +76,7 @@ def json_summary(result: ExecutionResult, checkpoint_dir: Place) -> str:
         "timed_out": result.timed_out,
         "skipped": result.skipped,
         "cancelled": result.cancelled,
+        "retries": result.retries,
         "seconds": result.total_duration_seconds,
         "failures": failures,
     }

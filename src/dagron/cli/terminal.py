@@ -1,4 +1,4 @@
-"""What may come to a terminal, and how: colours, its width, messages and errors in one line, times."""
+"""What may come to a terminal, and how: colours, its width, times."""
 
 from __future__ import annotations
 

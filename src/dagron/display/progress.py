@@ -72,6 +72,8 @@ def _counts(snapshot: RunSnapshot) -> list[tuple[str, str]]:
         (snapshot.cancelled, "cancelled", "yellow"),
     )
     facts = [(f"{count} {word}", style) for count, word, style in every if count]
+    if snapshot.retries:
+        facts.append(("1 retry" if snapshot.retries == 1 else f"{snapshot.retries} retries", "yellow"))
     if snapshot.preparing:
         facts.append((f"{len(snapshot.preparing)} in worker_init, {shown_duration(max(snapshot.preparing))}", ""))
     memory = sum(node.memory_bytes for node in snapshot.running)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dagron.checkpoint.format.names import META
 from dagron.looking.opening import state_of_run
+from dagron.results.reasons import shown_error
 from dagron.results.status import NodeStatus, node_statuses
-from dagron.shown import iso_time, shown_error
+from dagron.shown import iso_time
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files.directory import Directory

@@ -14,12 +14,12 @@ from dagron.errors import NoCheckpointError
 from dagron.looking.invocation import Invocation, target_of
 from dagron.looking.nodes import Now, slots_now
 from dagron.looking.opening import State, directory_of, found_ledger, state_of_run
+from dagron.results.reasons import shown_error
 from dagron.shown import (
     bar_cells,
     glyphs_for,
     iso_time,
     shown_bytes,
-    shown_error,
     shown_name,
     shown_seconds,
     shown_time,
@@ -72,6 +72,7 @@ class CheckpointStatus:
         cpu_seconds: User and system time that the completed nodes took.
         wall_seconds: Time that they took, one after the other.
         result_bytes: Size of their pickled results.
+        retries: Attempts that another one followed, of the nodes that completed or failed.
         n_damaged: Stretches of the journal that cannot be read.
         running: What the slots run, as the run has said within the last seconds.
         preparing: When the workers that are in `worker_init` entered it, in seconds since the epoch; as `running`.
@@ -94,6 +95,7 @@ class CheckpointStatus:
     cpu_seconds: float
     wall_seconds: float
     result_bytes: int
+    retries: int
     n_damaged: int
     running: list[Now]
     preparing: list[float]
@@ -146,6 +148,8 @@ def status_of(ledger: Ledger, directory: Directory, shown: str, key: bytes | Non
         cpu_seconds=sum(commit.figures.cpu_seconds for commit in commits),
         wall_seconds=sum(commit.figures.duration_seconds for commit in commits),
         result_bytes=sum(commit.size for commit in commits),
+        retries=sum(commit.attempts - 1 for commit in commits if commit.attempts > 1)
+        + sum(failed.attempts - 1 for failed in ledger.failures.values() if failed.attempts > 1),
         n_damaged=len(ledger.damage),
         running=running,
         preparing=preparing,
@@ -175,6 +179,8 @@ def shown_status(status: CheckpointStatus, encoding: str | None, now_unix: float
         ("results", f"{shown_bytes(status.result_bytes)}, durability {status.durability}"),
         ("time", f"{shown_seconds(status.cpu_seconds)} of CPU, {shown_seconds(status.wall_seconds)} in tasks"),
     ]
+    if status.retries:
+        rows.append(("retries", str(status.retries)))
     if status.running:
         rows.append(("running", str(len(status.running))))
     if status.preparing:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from dagron.results.frames import is_ours, reported_path
+from dagron.results.frames import is_library, is_ours, reported_path
 
-__all__ = ["last_words"]
+__all__ = ["last_line", "last_words"]
 
 _MAX_LINES = 20
 _MAX_CHARACTERS = 4000
@@ -52,6 +52,20 @@ def last_words(text: str) -> list[str]:
     shown = _shown(lines[found.start : found.end])
     n_before = max(_BEFORE_LINES, _MAX_LINES - len(shown) - len(told))
     return [*(_last(before, n_before, _BEFORE_CHARACTERS) if before else []), *shown, *told]
+
+
+def last_line(text: str) -> str:
+    """Return the line of `text` that tells why its writer ended; empty if there is none.
+
+    That is the last one; or if Python has reported a fatal error last, which one, and where in the user's code.
+    """
+    lines = text.split("\n")
+    found = _report(lines)
+    if found is None or any(map(str.strip, lines[found.end :])):
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    frames = [line for line in lines[found.start : found.end] if reported_path(line)]
+    own = next((line for line in frames if not is_library(reported_path(line))), "")
+    return f"{lines[found.start]}{f' at {own.strip()}' if own else ''}"
 
 
 def _last(text: str, n_lines: int, n_characters: int) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from dagron.errors import (
     CheckpointDamagedError,
+    CheckpointError,
     HandleError,
     NodesFailedError,
     ResultUnavailableError,
@@ -21,7 +22,7 @@ from dagron.shown import text_of
 from dagron.tasks.handle import Node
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.format.records import Failed
+    from dagron.checkpoint.format.records import Failed, Retried
     from dagron.results.trace import ExecutionTrace
 
 __all__ = ["CheckpointInfo", "ExecutionResult", "NodeResult", "NodeResults"]
@@ -61,20 +62,40 @@ class NodeResult(Generic[T_co]):
     _load: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
     _value: Any = field(default=_UNLOADED, repr=False, compare=False)
     _failure: Failed | None = field(default=None, repr=False, compare=False)
+    _retried: Callable[[], list[Retried]] | None = field(default=None, repr=False, compare=False)
 
     def explain(self) -> str:
         """Return a report of how the node ended, for people.
 
         The report of a failure has the error and the line of your code that raised it; the slot, process, time and
         memory of the last attempt; the inputs by name; the traceback with the frames of libraries folded; and the last
-        lines that the node printed.
+        lines that the node printed. Attempts that failed before the last one follow, as far as the checkpoint has them.
         """
+        lines = [self._explained(), *self._earlier_lines()]
+        return "\n".join(lines)
+
+    def _explained(self) -> str:
         if self._failure is not None:
             return shown_failure(self._failure)
         if self.error is not None:
             return str(self.error)
-        how = "was restored from the checkpoint" if self.restored else f"{self.status.value} in attempt {self.attempts}"
+        how = "was restored from the checkpoint" if self.restored else f"{self.status.label} in attempt {self.attempts}"
         return f"node {self.name!r} {how}"
+
+    def _earlier_lines(self) -> list[str]:
+        if self._retried is None or self.attempts <= 1:
+            return []
+        from dagron.results.earlier import earlier_attempts, shown_earlier
+
+        try:
+            retried = self._retried()
+        except CheckpointError:
+            return []  # cleared, or superseded by a later run
+        return [
+            "",
+            "attempts before the last one:",
+            *(f"    {line}" for line in shown_earlier(earlier_attempts(retried))),
+        ]
 
     @property
     def started_unix(self) -> float:
@@ -173,6 +194,7 @@ class ExecutionResult:
         timed_out: Nodes that are TIMED_OUT.
         cancelled: Nodes that are CANCELLED.
         restored: Nodes whose result was taken from the checkpoint.
+        retries: Attempts that failed and that a further one followed, or was to when the run was cancelled.
         total_duration_seconds: From the call to its end.
         trace: What ran when and where, if `enable_tracing`; else None.
     """
@@ -184,6 +206,7 @@ class ExecutionResult:
     timed_out: int = 0
     cancelled: int = 0
     restored: int = 0
+    retries: int = 0
     total_duration_seconds: float = 0.0
     trace: ExecutionTrace | None = None
     _flow: object = field(default=None, repr=False, compare=False)
@@ -263,6 +286,7 @@ class ExecutionResult:
             "skipped": self.skipped,
             "timed_out": self.timed_out,
             "cancelled": self.cancelled,
+            "retries": self.retries,
         }
         shown = ", ".join(f"{name}={n}" for name, n in counts.items() if n or name == "succeeded")
         return f"ExecutionResult({shown}, total_duration_seconds={self.total_duration_seconds:.3f})"

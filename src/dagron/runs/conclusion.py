@@ -59,6 +59,8 @@ def conclude(
             result.stderr_tail = failure.stderr
             result._failure = failure.record(name)
             result._figures = failure.figures
+        if result.attempts > 1 or result.restored:
+            result._retried = partial(store.retried, name)
         if node in state.stopped:
             # Whatever its last attempt met, what counts is that there was to be no further one.
             result.error = NodeCancelledError(name, coordinator.cancel_reason)
@@ -73,6 +75,7 @@ def conclude(
         timed_out=state.count(Phase.TIMED_OUT),
         cancelled=state.count(Phase.CANCELLED),
         restored=state.n_restored,
+        retries=coordinator.n_retries,
         trace=trace,
     )
 

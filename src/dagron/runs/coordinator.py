@@ -41,6 +41,7 @@ from dagron.runs.losses import Failure, error_of_loss, fault_of_input
 from dagron.runs.observing import Watch
 from dagron.runs.output import RecordedOutput
 from dagron.runs.plan import RunPlan
+from dagron.runs.retries import Retries
 from dagron.runs.state import RunState
 from dagron.shown import iso_time
 
@@ -156,6 +157,7 @@ class Coordinator:
             dag, store, callbacks, watch, trace, interrupts, clock.monotonic, pass_output=pass_output
         )
         self._recorded = RecordedOutput()
+        self._retries = Retries()
         self._run_text = iso_time(store.began_unix)
         self._clock = clock
         self._began = clock.monotonic()
@@ -165,6 +167,11 @@ class Coordinator:
         self._interrupts = interrupts
         self._outcomes: dict[int, tuple[int, Outcome]] = {}  # of completed attempts, until they are committed
         self._losses: dict[int, Lost] = {}  # by the node in hand, until the state has said how that ended
+
+    @property
+    def n_retries(self) -> int:
+        """How many attempts failed that another one followed, or was to."""
+        return self._watch.n_retries
 
     def run(self) -> None:
         """Run until the state is finished. Blocks; callbacks run in this thread.
@@ -380,8 +387,8 @@ class Coordinator:
                         self._listeners.skipped(nodes)
                     case ev.NoteLoss():
                         self._note_loss(command)
-                    case ev.Retry(node):
-                        self._listeners.retried(node, self.failures[node])
+                    case ev.Retry(node, delay_seconds):
+                        self._retry(node, delay_seconds)
                     case ev.Restore(nodes):
                         self._listeners.restored(nodes)
                     case ev.Kill(slot):
@@ -396,9 +403,11 @@ class Coordinator:
                         more += state.handle(ev.SlotObserved(slot, seen.node, seen.seconds, now, *memory))
             # Whatever came in together is committed together: one append and one flush for all of it.
             if completed or failed:
+                committed = [*completed, *failed]
+                if late := self._retries.settle(committed):
+                    self._store.note_retried(late)
                 self._commit(completed)
                 self._record(failed)
-                committed = [*completed, *failed]
                 self._watch.settled(committed)
                 more += state.handle(ev.Committed(committed, self._clock.monotonic()))
                 self._listeners.committed(completed, failed, self.failures, self._pool)
@@ -416,6 +425,12 @@ class Coordinator:
             self.failures[node] = Failure(None, error, loss.attempt, lost.slot, lost.printed, lost, loss.end)
             text = "" if loss.end == ev.End.CANCELLED else self.failures[node].text
         self._listeners.attempt_ended(node, lost.slot, loss.attempt, loss.end, lost.figures, error=text)
+
+    def _retry(self, node: int, delay_seconds: float) -> None:
+        name, failure = self._dag.name_of(node), self.failures[node]
+        if at_once := self._retries.take(node, name, failure):
+            self._store.note_retried(at_once)
+        self._listeners.retried(node, failure, self._plan.policies[node].retries + 1, delay_seconds)
 
     def _workers(self) -> Engine:
         if self._pool is None:

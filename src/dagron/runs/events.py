@@ -199,9 +199,10 @@ class NoteLoss:
 
 @frozen
 class Retry:
-    """Tell that this node gets a further attempt, because the last one failed."""
+    """Tell that this node gets a further attempt after a delay, because the last one failed."""
 
     node: int
+    delay_seconds: float
 
 
 @frozen

@@ -5,6 +5,7 @@ Nothing here decides anything or changes the run, and a listener that raises doe
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from dagron.callbacks import ExecutionCallbacks, call_back
@@ -19,8 +20,12 @@ from dagron.runs.interrupts import Interrupts
 from dagron.runs.losses import Failure
 from dagron.runs.observing import Watch
 from dagron.runs.output import hand_on
+from dagron.runs.retries import shown_retry
 
 __all__ = ["OUTPUT_SECONDS", "Listeners"]
+
+attempts_logger = logging.getLogger("dagron.attempts")
+"""Has a line, at the level INFO, for each attempt that failed and that another one follows."""
 
 OUTPUT_SECONDS = 0.2
 """How often what tasks print is handed on: a person who reads along takes it for at once."""
@@ -98,8 +103,19 @@ class Listeners:
             self._trace.spans.append(Span(name, slot, attempt, outcome, figures, result_bytes, error))
         self._watch.attempt_ended(node, figures.duration_seconds, completed=end == End.COMPLETED)
 
-    def retried(self, node: int, failure: Failure) -> None:
-        """Tell of a node that gets a further attempt."""
+    def retried(self, node: int, failure: Failure, n_attempts: int, delay_seconds: float) -> None:
+        """Tell of a node that gets a further attempt.
+
+        Args:
+            node: The node.
+            failure: How the last one ended.
+            n_attempts: How many it may have in all.
+            delay_seconds: When the next one follows.
+        """
+        self._watch.retried()
+        if attempts_logger.isEnabledFor(logging.INFO):
+            attempt = failure.retried(self._dag.name_of(node))
+            attempts_logger.info("%s", shown_retry(attempt, n_attempts, delay_seconds))
         if self._callbacks.on_retry is not None:
             name = self._dag.name_of(node)
             self._call(self._callbacks.on_retry, name, failure.attempt, failure.error(name))

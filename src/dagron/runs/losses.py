@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from dagron.checkpoint.format.records import Failed
+from dagron.checkpoint.format.records import Failed, Retried
 from dagron.crossing.exceptions import load_exception, noted
 from dagron.engines.protocol import NOTHING_PRINTED, Fault, Lost, Outcome, Printed
 from dagron.errors import InputNotLoadableError, MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
@@ -107,6 +107,22 @@ class Failure:
             figures=self.figures,
             inputs=fault.inputs,
             output=self.output,
+        )
+
+    def retried(self, node: str) -> Retried:
+        """Return what the journal says of it if another attempt follows."""
+        fault = self._fault
+        return Retried(
+            node,
+            attempt=self.attempt,
+            outcome=self.end.name.lower(),
+            type=fault.type_name,
+            message=fault.message,
+            traceback=fault.traceback_text,
+            slot=self.slot,
+            pid=fault.pid,
+            figures=self.figures,
+            stderr=self.stderr,
         )
 
 

@@ -40,6 +40,9 @@ class Watch:
         observer: Whom to tell, or None.
         outlook: How long it will take; only needed for an observer.
         began: When the run began, on `time.monotonic`.
+
+    Attributes:
+        n_retries: How many further attempts nodes got.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Watch:
         self._observer = observer
         self._outlook = outlook
         self._began = began
+        self.n_retries = 0
         self._due = 0.0
         self._memory: dict[int, int] = {}
         self._memory_due = began + _MEMORY_SECONDS
@@ -65,6 +69,10 @@ class Watch:
         """Note what an attempt took."""
         if self._outlook is not None:
             self._outlook.attempt_ended(node, seconds, completed=completed)
+
+    def retried(self) -> None:
+        """Note that a node gets a further attempt."""
+        self.n_retries += 1
 
     # --- who wants to know ------------------------------------------------------------------------------------------
 
@@ -110,6 +118,7 @@ class Watch:
             elapsed,
             left,
             preparing,
+            self.n_retries,
         )
 
     def names_running(self, pool: Engine | None) -> list[str]:

@@ -311,9 +311,9 @@ class RunState:
         if end == End.CANCELLED:
             self._stop(node, Phase.TIMED_OUT if self.timed_out else Phase.CANCELLED)
         elif attempts <= policy.retries and (retryable or end != End.RAISED) and not self.cancelled:
-            out.append(Retry(node))
             self.phase[node] = Phase.BACKOFF
             delay = policy.retry_delay * 2.0 ** min(attempts - 1, 30) * (1.0 + 0.25 * self._rng.random())
+            out.append(Retry(node, delay))
             heapq.heappush(self._backoff, (now + delay, node))
         else:
             self.phase[node] = Phase.COMMITTING

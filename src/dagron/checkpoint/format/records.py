@@ -64,9 +64,11 @@ __all__ = [
     "Output",
     "Printed",
     "Pruned",
+    "Retried",
     "RunEnded",
     "RunStarted",
     "WorkersStarted",
+    "attempts_of_commit",
     "commit_layout",
     "decode_commit",
     "decode_event",
@@ -90,6 +92,7 @@ class Kind(IntEnum):
     DAG_RECORDED = 9
     PRINTED = 10
     PRUNED = 11
+    RETRIED = 12
 
 
 # --- COMMITTED ----------------------------------------------------------------------------------------------------
@@ -122,6 +125,7 @@ def commit_layout(*names: str) -> str:
     return "".join(code if name in names else f"{struct.calcsize('<' + code)}x" for name, code in _LAYOUT.items())
 
 
+_ATTEMPTS = struct.Struct("<" + commit_layout("attempts"))
 _GLANCE = struct.Struct("<" + commit_layout("storage", "started_unix", "duration_seconds", "name_size"))
 
 
@@ -206,6 +210,12 @@ def glance_at_commit(body: bytes) -> tuple[str, float, bool]:
         raise ValueError("it ends within the name")
     name = str(body[_COMMIT.size : end], "utf-8", "surrogatepass")
     return name, started + duration, storage != _INLINE or len(body) > end
+
+
+def attempts_of_commit(body: bytes) -> int:
+    """Return how many attempts the body of a COMMITTED record tells of."""
+    n: int = _ATTEMPTS.unpack_from(body)[0]
+    return n
 
 
 def decode_commit(body: bytes, payload_offset: int, sequence: int) -> Commit:
@@ -490,7 +500,42 @@ class Pruned:
     owns: tuple[str, ...] = ()
 
 
-Event = RunStarted | Failed | Invalidated | RunEnded | Cleared | CopiesWritten | WorkersStarted | Printed | Pruned
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """An attempt of a node has failed, and another one follows. Of many, only the first and the last are recorded.
+
+    Attributes:
+        name: The node.
+        at: When that was recorded, in seconds since the epoch.
+        attempt: Which attempt, from 1. The first of a run takes the place of those that earlier runs have made.
+        outcome: How it ended, as of `Failed`.
+        type: The type of the error.
+        message: Its text, or the beginning and the end of that.
+        traceback: Its traceback, or the beginning and the end of that; empty if there is none, or if the attempt that
+            is recorded before it has the same.
+        slot: The slot that made it.
+        pid: The process that made it; 0 if it is not known.
+        figures: What it took.
+        stderr: The end of what it wrote to standard error.
+    """
+
+    kind: ClassVar[Kind] = Kind.RETRIED
+    name: str
+    at: float = 0.0
+    attempt: int = 1
+    outcome: str = "raised"
+    type: str = ""
+    message: str = ""
+    traceback: str = ""
+    slot: int = -1
+    pid: int = 0
+    figures: Figures = NO_FIGURES
+    stderr: str = ""
+
+
+Event = (
+    RunStarted | Failed | Invalidated | RunEnded | Cleared | CopiesWritten | WorkersStarted | Printed | Pruned | Retried
+)
 """What a record of one of the kinds says whose bodies are JSON."""
 
 
@@ -593,7 +638,7 @@ _CHECKED: dict[str, Callable[[Any], Any]] = {
 }
 """What makes a field of a JSON value, or refuses it, by the type of the field as its class has it."""
 
-_EVENTS = (RunStarted, Failed, Invalidated, RunEnded, Cleared, CopiesWritten, WorkersStarted, Printed, Pruned)
+_EVENTS = (RunStarted, Failed, Invalidated, RunEnded, Cleared, CopiesWritten, WorkersStarted, Printed, Pruned, Retried)
 _CLASSES: dict[int, Callable[..., Event]] = {cls.kind: cls for cls in _EVENTS}
 
 _FIELDS = {

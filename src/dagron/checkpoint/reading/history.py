@@ -12,6 +12,7 @@ from dagron.checkpoint.format.records import (
     Failed,
     Invalidated,
     Kind,
+    Retried,
     RunEnded,
     RunStarted,
     decode_commit,
@@ -32,6 +33,7 @@ class RunHistory:
         ended: Its RUN_ENDED, if there is one.
         commits: What it committed, in order.
         failures: Its FAILED records, in order.
+        retried: Its RETRIED records, in order.
         n_invalidated: Commits of earlier runs that it found not to apply any more, or lost.
         updated_unix: When its last record was written, in seconds since the epoch.
     """
@@ -40,6 +42,7 @@ class RunHistory:
     ended: RunEnded | None = None
     commits: list[Commit] = field(default_factory=list)
     failures: list[Failed] = field(default_factory=list)
+    retried: list[Retried] = field(default_factory=list)
     n_invalidated: int = 0
     updated_unix: float = 0.0
 
@@ -74,6 +77,8 @@ class _Reader:
                 self.runs.append(RunHistory(started, updated_unix=started.at))
             case Failed() as failed:
                 self._of_run(failed.at).failures.append(failed)
+            case Retried() as retried:
+                self._of_run(retried.at).retried.append(retried)
             case Invalidated() as invalidated:
                 self._of_run(invalidated.at).n_invalidated += len(invalidated.names)
             case RunEnded() as ended:

@@ -30,9 +30,11 @@ from dagron.checkpoint.format.records import (
     Origin,
     Printed,
     Pruned,
+    Retried,
     RunEnded,
     RunStarted,
     WorkersStarted,
+    attempts_of_commit,
     decode_event,
     glance_at_commit,
 )
@@ -78,6 +80,8 @@ class Ledger:
         absent: Completed and failed nodes that the DAG of the last run did not have when it was compared with them.
         recorded: The body of the last DAG_RECORDED; empty if there is none.
         printed: Where the PRINTED record of a completed node stands: its offset, and its sequence number.
+        retried: Where the RETRIED records of the attempts stand that were made before the last one of a node; as
+            `printed`.
         damage: Stretches of the journal that hold no valid record.
         sequence: The sequence number of the last record.
         valid_size: Where the last record ends in the journal, and the torn tail begins, if there is one.
@@ -108,6 +112,7 @@ class Ledger:
     absent: set[str] = field(default_factory=set)
     recorded: bytes = b""
     printed: dict[str, tuple[int, int]] = field(default_factory=dict)
+    retried: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     damage: list[Damage] = field(default_factory=list)
     sequence: int = 0
     valid_size: int = HEADER_SIZE
@@ -161,6 +166,8 @@ class Ledger:
             self.lost.pop(name)
         if self.printed:
             self.printed.pop(name, None)
+        if self.retried and name in self.retried and attempts_of_commit(body) <= 1:
+            del self.retried[name]
         return ended_unix
 
     def _take(self, event: Event, record: Record) -> None:
@@ -170,9 +177,15 @@ class Ledger:
                 self.failures[name] = event
                 self.failed_in_run.add(name)
                 self.printed.pop(name, None)
+                if event.attempts <= 1:
+                    self.retried.pop(name, None)
             case Printed(name=name):
                 # Only where it stands: what tasks print may be much, and nearly nobody asks for it.
                 self.printed[name] = record.offset, record.sequence
+            case Retried(name=name, attempt=attempt):
+                if attempt <= 1:
+                    self.retried.pop(name, None)
+                self.retried.setdefault(name, []).append((record.offset, record.sequence))
             case Invalidated():
                 self._invalidate(event)
             case RunStarted():
@@ -230,6 +243,7 @@ class Ledger:
         self.stale.clear()
         self.lost.clear()
         self.printed.clear()
+        self.retried.clear()
         self.owned = {checked_file_name(name) for name in owns}
 
     @property

@@ -13,7 +13,7 @@ from dagron.checkpoint.files.opened import ReadFile
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import FORMAT_VERSION, HEADER_SIZE, Damage, Header, Record, decode_header, scan
 from dagron.checkpoint.format.names import JOURNAL, META
-from dagron.checkpoint.format.records import NO_OUTPUT, Output, Printed, decode_event
+from dagron.checkpoint.format.records import NO_OUTPUT, Event, Output, Printed, Retried, decode_event
 from dagron.checkpoint.format.structure import RecordedDag, decode_dag, digest_of
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, FormatVersionError
@@ -26,6 +26,7 @@ __all__ = [
     "read_into",
     "read_ledger",
     "read_on",
+    "retried_of",
     "signing_key",
 ]
 
@@ -201,17 +202,48 @@ def printed_by(ledger: Ledger, directory: Directory, name: str, key: bytes | Non
         return ledger.failures[name].output
     if name not in ledger.printed:
         return NO_OUTPUT
-    offset, sequence = ledger.printed[name]
-    journal = str(directory.path / JOURNAL)
+    (event,) = _events_at([ledger.printed[name]], ledger, directory, Digests(key))
+    if not isinstance(event, Printed):
+        raise _not_there(directory, ledger.printed[name][0], "what a node has printed")
+    return event.output
+
+
+def retried_of(ledger: Ledger, directory: Directory, name: str, digests: Digests) -> list[Retried]:
+    """Return what is recorded of the attempts of a node that failed before its last one, in order.
+
+    Raises:
+        CheckpointDamagedError: A record is damaged or cannot be read.
+    """
+    places = ledger.retried.get(name, [])
+    found: list[Retried] = []
+    for (offset, _), event in zip(places, _events_at(places, ledger, directory, digests), strict=True):
+        if not isinstance(event, Retried):
+            raise _not_there(directory, offset, "an attempt of a node")
+        found.append(event)
+    return found
+
+
+def _events_at(
+    places: list[tuple[int, int]], ledger: Ledger, directory: Directory, digests: Digests
+) -> list[Event | None]:
+    """Read the records that stand at these offsets with these numbers; None for one that is not what it was."""
+    if not places:
+        return []
+    events: list[Event | None] = []
     try:
         with directory.open_to_read(JOURNAL) as file:
-            found = next(scan(file.read_at, file.size, ledger.checkpoint_id, Digests(key), offset, sequence - 1), None)
+            for offset, number in places:
+                records = scan(file.read_at, file.size, ledger.checkpoint_id, digests, offset, number - 1)
+                found = next(records, None)
+                events.append(decode_event(found.kind, found.body) if isinstance(found, Record) else None)
     except OSError as error:
-        raise CheckpointDamagedError(journal, offset, f"cannot read it: {error.strerror or error}") from error
-    event = decode_event(found.kind, found.body) if isinstance(found, Record) else None
-    if not isinstance(event, Printed):
-        raise CheckpointDamagedError(journal, offset, "what a node has printed is no longer there")
-    return event.output
+        journal = str(directory.path / JOURNAL)
+        raise CheckpointDamagedError(journal, places[0][0], f"cannot read it: {error.strerror or error}") from error
+    return events
+
+
+def _not_there(directory: Directory, offset: int, what: str) -> CheckpointDamagedError:
+    return CheckpointDamagedError(str(directory.path / JOURNAL), offset, f"{what} is no longer there")
 
 
 def checkpoint_path(checkpoint_dir: str | os.PathLike[str]) -> Path:

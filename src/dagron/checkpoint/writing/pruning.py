@@ -66,7 +66,8 @@ class PruneReport:
     Attributes:
         checkpoint_dir: The directory, absolute.
         nodes: The completed and failed nodes that have left the DAG, whose results and failures are dropped.
-        outputs: Nodes of which the output is dropped because an earlier run than the last one made them.
+        outputs: Nodes of which the output, and attempts before the last one, are dropped because an earlier run than
+            the last one made them.
         files: Files that are deleted, by name: those of these nodes, and what older runs have left.
         files_bytes: Their size.
         journal_bytes: How many bytes shorter the journal is; below 0 if it is longer, by the record of the pruning.
@@ -165,6 +166,8 @@ class Pruning:
         numbers.update(places.failed[name] for name in ledger.failures if name not in gone)
         last_run = places.runs[-1] if places.runs else 0
         numbers.update(number for name, (_, number) in ledger.printed.items() if number > last_run and name not in gone)
+        for name, attempts in ledger.retried.items():
+            numbers.update(number for _, number in attempts if number > last_run and name not in gone)
         return array("Q", sorted(numbers))
 
     def _files_dropped(self) -> tuple[set[str], set[str]]:
@@ -192,6 +195,8 @@ class Pruning:
             return PruneReport(where, [], [], [], 0, 0, ledger.size)
         last_run = self._places.runs[-1] if self._places.runs else 0
         outputs = [name for name, (_, n) in ledger.printed.items() if n <= last_run and name not in self._gone]
+        earlier = (name for name, attempts in ledger.retried.items() if attempts[0][1] <= last_run)
+        outputs += [name for name in earlier if name not in self._gone and name not in ledger.printed]
         nodes = [name for name in (*ledger.commits, *ledger.failures) if name in self._gone]
         return PruneReport(where, nodes, outputs, files, n_bytes, spared, left)
 

@@ -28,6 +28,7 @@ from dagron.checkpoint.format.records import (
     Origin,
     Output,
     Printed,
+    Retried,
     RunEnded,
     RunStarted,
     WorkersStarted,
@@ -36,7 +37,7 @@ from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.format.structure import encode_dag
 from dagron.checkpoint.reading.boot import boot_id
 from dagron.checkpoint.reading.ledger import Ledger
-from dagron.checkpoint.reading.opening import read_ledger
+from dagron.checkpoint.reading.opening import read_ledger, retried_of
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.checkpoint.writing.beginning import Beginning
 from dagron.checkpoint.writing.claim import check_trust
@@ -344,6 +345,18 @@ class CheckpointStore:
         """Record nodes that failed, with the time of now."""
         now = time.time()
         self._say(*(dataclasses.replace(failed, at=now) for failed in failures))
+
+    def note_retried(self, attempts: Sequence[Retried]) -> None:
+        """Record attempts that failed before the last one of their nodes. Nothing relies on their being flushed."""
+        self._say(*attempts, sync=False)
+
+    def retried(self, name: str) -> list[Retried]:
+        """Return what is recorded of the attempts of a node that failed before its last one.
+
+        Raises:
+            CheckpointError: That is no longer there.
+        """
+        return retried_of(self._ledger, self.directory, name, self.digests)
 
     def note_processes(self, processes: Mapping[int, float], namespace: str) -> None:
         """Record processes of this run, process id and time of creation, so that the next one can end what is left."""
