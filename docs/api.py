@@ -24,6 +24,8 @@ GROUPS = {
         "NodeResult",
         "NodeStatus",
         "CheckpointInfo",
+        "load",
+        "Checkpoint",
         "PruneReport",
         "ExecutionTrace",
         "Span",

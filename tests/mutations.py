@@ -917,6 +917,20 @@ MUTATIONS = [
         "tests/promises/test_alive.py -k whoever_holds",
     ),
     Mutation(
+        "trust",
+        "looking/checkpoint.py",
+        "        check_trust(self._directory, allow_untrusted=allow_untrusted)\n",
+        "",
+        "tests/looking/test_load.py -k everyone_may_write",
+    ),
+    Mutation(
+        "value",
+        "checkpoint/blobs.py",
+        "        blob = _renamed_late(directory, commit, digests, error)\n",
+        "        raise\n",
+        "tests/looking/test_load.py -k not_got_its_name",
+    ),
+    Mutation(
         "alive",
         "looking/opening.py",
         "        if ledger.sequence == known:",

@@ -28,6 +28,7 @@ from dagron.errors import (
     InvalidNameError,
     MemoryLimitExceededError,
     MissingInputError,
+    MissingPackageError,
     MissingTaskError,
     NoCheckpointError,
     NodeCancelledError,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from dagron.executor import CheckpointExecutor
     from dagron.flow import Flow
     from dagron.graph.dag import DAG, DAGBuilder
+    from dagron.looking.checkpoint import Checkpoint, load
     from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult
     from dagron.results.status import NodeStatus
     from dagron.results.trace import ExecutionTrace, Span
@@ -78,6 +80,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DAG",
     "ArgumentsError",
+    "Checkpoint",
     "CheckpointDamagedError",
     "CheckpointDirectoryError",
     "CheckpointError",
@@ -107,6 +110,7 @@ __all__ = [
     "InvalidNameError",
     "MemoryLimitExceededError",
     "MissingInputError",
+    "MissingPackageError",
     "MissingTaskError",
     "NoCheckpointError",
     "Node",
@@ -147,10 +151,12 @@ __all__ = [
     "WorkerLostError",
     "WorkerStartError",
     "current",
+    "load",
 ]
 
 # Loaded when they are first named: a worker imports this package too, and needs little of it.
 _HOMES = {
+    "Checkpoint": "looking.checkpoint",
     "CheckpointExecutor": "executor",
     "CheckpointInfo": "results.results",
     "CurrentAttempt": "tasks.current",
@@ -170,6 +176,7 @@ _HOMES = {
     "Span": "results.trace",
     "Task": "tasks.options",
     "current": "tasks.current",
+    "load": "looking.checkpoint",
 }
 
 

@@ -50,6 +50,7 @@
     │   └── NodeCancelledError
     ├── NodesFailedError (ExceptionGroup)    the author of the tasks; raised by `ExecutionResult.raise_for_failures`
     ├── NotInTaskError (RuntimeError)        the author of the tasks
+    ├── MissingPackageError (ImportError)    whoever installs packages
     ├── WorkerStartError                     the operator of the machine
     │   └── WorkerInitError                  the author of the `worker_init`
     └── InternalError                        us: please report it
@@ -86,6 +87,7 @@ __all__ = [
     "InvalidNameError",
     "MemoryLimitExceededError",
     "MissingInputError",
+    "MissingPackageError",
     "MissingTaskError",
     "NoCheckpointError",
     "NodeCancelledError",
@@ -919,6 +921,25 @@ class NotInTaskError(DagronError, RuntimeError):
             "dagron.current() tells a task of itself, and no task runs in this process; where a task has started the "
             "process, pass on what dagron.current() returns in the task"
         )
+
+
+class MissingPackageError(DagronError, ImportError):
+    """Something was asked for that needs a package which is not installed.
+
+    Attributes:
+        what: What was asked for.
+        package: What to install.
+        instead: What does without it.
+    """
+
+    def __init__(self, what: str, package: str, instead: str) -> None:
+        super().__init__(what, package, instead)
+        self.what = what
+        self.package = package
+        self.instead = instead
+
+    def __str__(self) -> str:
+        return f"{self.what} needs {self.package}, which is not installed: pip install {self.package}; {self.instead}"
 
 
 class WorkerStartError(DagronError):

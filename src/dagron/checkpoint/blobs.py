@@ -245,7 +245,8 @@ def read_blob(
 def load_result(directory: Directory, commit: Commit, digests: Digests) -> bytes | memoryview:
     """Return the bytes of a committed result after checking their digest.
 
-    An INLINE result whose place in the journal is damaged is taken from its `.pkl`.
+    An INLINE result whose place in the journal is damaged is taken from its `.pkl`. A FILE may still have its temporary
+    name, because its record comes first.
 
     Raises:
         CheckpointDamagedError: No place holds the bytes that were committed.
@@ -258,5 +259,20 @@ def load_result(directory: Directory, commit: Commit, digests: Digests) -> bytes
             data = b""
         if digests.equal(digests.of(data), commit.digest):
             return data
-    blob = read_blob(directory.path, blob_file(commit), digests)
+    try:
+        blob = read_blob(directory.path, blob_file(commit), digests)
+    except CheckpointDamagedError as error:
+        blob = _renamed_late(directory, commit, digests, error)
     return blob if isinstance(blob, bytes) else memoryview(blob)
+
+
+def _renamed_late(
+    directory: Directory, commit: Commit, digests: Digests, error: CheckpointDamagedError
+) -> bytes | mmap.mmap:
+    # It may get its name between two looks, so there is a third one.
+    for name in (commit.temp_name, commit.file_name) if commit.temp_name else ():
+        try:
+            return read_blob(directory.path, blob_file(commit, name), digests)
+        except CheckpointDamagedError:
+            continue
+    raise error

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 from typing import TYPE_CHECKING, NamedTuple
 
 from dagron.checkpoint.format.names import META
@@ -23,7 +24,18 @@ if TYPE_CHECKING:
     from dagron.graph.dag import DAG
     from dagron.looking.opening import State
 
-__all__ = ["NodeFigures", "Now", "figures_of", "matches", "no_such_node", "node_figures", "running_now", "slots_now"]
+__all__ = [
+    "NodeFigures",
+    "Now",
+    "figures_of",
+    "hint_at",
+    "matches",
+    "matching",
+    "no_such_node",
+    "node_figures",
+    "running_now",
+    "slots_now",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +89,22 @@ def matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
+def matching(names: Iterable[str], pattern: str) -> list[str]:
+    """Return the names that a pattern matches, as `matches` says, in their order."""
+    match = re.compile(translate(pattern.replace("[", "[[]"))).match  # once, and not for each of very many
+    return [name for name in names if name == pattern or match(name)]
+
+
 def no_such_node(name: str, names: list[str]) -> str:
     """Return what to say of a name that no node has."""
+    return f"the checkpoint knows no node {name!r}{hint_at(name, names)}"
+
+
+def hint_at(name: str, names: Sequence[str]) -> str:
+    """Return which names are close to one that no node has, for the end of a sentence; empty if none is."""
     # Comparing takes some 30 us a name; and a long text is rather pasted than typed.
     close = difflib.get_close_matches(name, names[:5000], n=3) if len(name) <= 50 else []
-    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-    return f"the checkpoint knows no node {name!r}{hint}"
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 class SlotsNow(NamedTuple):

@@ -158,9 +158,15 @@ class NodeResult(Generic[T_co]):
 class NodeResults(Mapping[str, NodeResult[Any]]):
     """The results of all nodes by name, in the order of `dag.nodes`. Made when they are asked for, and then kept."""
 
-    def __init__(self, names: Mapping[str, int], make: Callable[[str, int], NodeResult[Any]]) -> None:
+    def __init__(
+        self,
+        names: Mapping[str, int],
+        make: Callable[[str, int], NodeResult[Any]],
+        unknown: Callable[[str], str] = lambda _: "the run had no such node",
+    ) -> None:
         self._names = names
         self._make = make
+        self._unknown = unknown
         self._made: dict[str, NodeResult[Any]] = {}
 
     def __getitem__(self, name: str) -> NodeResult[Any]:
@@ -168,7 +174,7 @@ class NodeResults(Mapping[str, NodeResult[Any]]):
         if made is None:
             index = self._names.get(name)
             if index is None:
-                raise UnknownNodeError(name, "the run had no such node")
+                raise UnknownNodeError(name, self._unknown(name))
             made = self._made[name] = self._make(name, index)
         return made
 

@@ -1,0 +1,70 @@
+"""What is known of many nodes as rows: as a `pandas.DataFrame`, and as a table in the output of a notebook's cell."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dagron.errors import MissingPackageError
+
+if TYPE_CHECKING:
+    import pandas  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+__all__ = ["as_frame", "as_html"]
+
+_TIMES = {"started_unix": "started", "ended_unix": "ended"}
+"""Columns that are seconds since the epoch, and what they are called as times."""
+
+
+def as_frame(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], index: str) -> pandas.DataFrame:
+    """Return rows as a frame. Seconds since the epoch become times in UTC, with `NaT` where they are 0.
+
+    Args:
+        rows: With the same keys in each.
+        columns: These keys, also if there are no rows.
+        index: The one that becomes the index.
+
+    Raises:
+        MissingPackageError: There is no pandas.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise MissingPackageError("to_frame()", "pandas", "to_dicts() gives the same without it") from error
+    # Column by column, or pandas would look into results that are lists or dicts.
+    found: dict[str, Any] = {}
+    for column in columns:
+        cells = [row[column] for row in rows]
+        if column in _TIMES:
+            seconds = [cell or None for cell in cells]
+            found[_TIMES[column]] = pandas.to_datetime(pandas.Series(seconds, dtype="float64"), unit="s", utc=True)
+        elif set(map(type, cells)) <= {int, float, bool, str}:
+            found[column] = pandas.Series(cells, dtype=None if cells else "object")
+        else:
+            series = pandas.Series([None] * len(cells), dtype="object")
+            for i, cell in enumerate(cells):
+                series.iat[i] = cell
+            found[column] = series
+    return pandas.DataFrame(found).set_index(index)
+
+
+def as_html(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str = "") -> str:
+    """Return a table as HTML. Every text is escaped.
+
+    Args:
+        title: What stands above it.
+        columns: The heads.
+        rows: The cells.
+        note: What stands below it; nothing if empty.
+    """
+    head = _line("th", columns)
+    body = "".join(_line("td", row) for row in rows)
+    table = f"<table><thead>{head}</thead><tbody>{body}</tbody></table>" if body else ""
+    below = f"<div>{html.escape(note)}</div>" if note else ""
+    return f"<div><div>{html.escape(title)}</div>{table}{below}</div>"
+
+
+def _line(tag: str, cells: Iterable[str]) -> str:
+    shown = "".join(f"<{tag} style='text-align:left'>{html.escape(cell)}</{tag}>" for cell in cells)
+    return f"<tr>{shown}</tr>"
