@@ -18,6 +18,7 @@
     │   ├── ArgumentsError (TypeError)
     │   ├── HandleError (TypeError)
     │   ├── TaskNotPicklableError
+    │   ├── SharedOutputError
     │   └── UnguardedRunError
     ├── OptionError (ValueError)             the caller of the executor
     ├── CheckpointError                      the operator of the disk
@@ -45,6 +46,7 @@
     │   ├── MemoryLimitExceededError
     │   ├── ResultNotPicklableError
     │   ├── ResultNotWrittenError
+    │   ├── OutputNotWrittenError
     │   ├── InputNotLoadableError
     │   ├── NodeSkippedError
     │   └── NodeCancelledError
@@ -101,12 +103,14 @@ __all__ = [
     "NotRunByCallError",
     "OptionError",
     "OtherPythonError",
+    "OutputNotWrittenError",
     "PruneError",
     "RemoteTraceback",
     "ResultNotLoadableError",
     "ResultNotPicklableError",
     "ResultNotWrittenError",
     "ResultUnavailableError",
+    "SharedOutputError",
     "StoredValueError",
     "TaskDefinitionError",
     "TaskFailedError",
@@ -335,6 +339,19 @@ class TaskNotPicklableError(TaskDefinitionError):
             f"the task of node {self.node!r} cannot be pickled{where}: {self.reason}; "
             "create that object inside the task, or pass what it is made from"
         )
+
+
+class SharedOutputError(TaskDefinitionError):
+    """Two nodes have one file among their `outputs`, so neither could be told what has become of it."""
+
+    def __init__(self, node: str, other: str, path: str) -> None:
+        super().__init__(node, other, path)
+        self.node = node
+        self.other = other
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"nodes {self.node!r} and {self.other!r} have the same output {self.path!r}; give each a file of its own"
 
 
 class UnguardedRunError(TaskDefinitionError):
@@ -801,6 +818,24 @@ class ResultNotWrittenError(NodeError):
     def __str__(self) -> str:
         damage = f"; what its task did to the process: {self.damage}" if self.damage else ""
         return f"the worker of node {self.node!r} could not write the result: {self.reason}{damage}"
+
+
+class OutputNotWrittenError(NodeError):
+    """The task returned, and a file that its node has among its `outputs` was not written.
+
+    Attributes:
+        path: The file, absolute.
+        reason: What is wrong with the file.
+    """
+
+    def __init__(self, node: str, path: str, reason: str) -> None:
+        super().__init__(node, path, reason)
+        self.node = node
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the task of node {self.node!r} did not write its output {self.path!r}: {self.reason}"
 
 
 class InputNotLoadableError(NodeError):

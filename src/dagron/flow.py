@@ -116,8 +116,9 @@ class Flow:
         """Add a node that calls `fn(*args, **kwargs)`, and return its handle.
 
         Keywords named like an option of `Task` (`retries`, `retry_delay`, `retry_on`, `timeout`, `priority`,
-        `memory_limit`, `exclusive`) are options of the node; the others go to `fn`. If `fn` may have such a parameter
-        itself, that is an error. Then give a `Task`: it holds the options, and every keyword goes to its callable.
+        `memory_limit`, `exclusive`, `outputs`) are options of the node; the others go to `fn`. If `fn` may have such a
+        parameter itself, that is an error. Then give a `Task`: it holds the options, and every keyword goes to its
+        callable.
 
         Args:
             name: The node's name. A resume finds its result by this name alone.
@@ -181,6 +182,8 @@ class Flow:
         `{index}` is the position, and format specifications apply: `"block[{:02}]"`. A function in place of the text
         takes the items and returns the name.
 
+        The paths in `outputs` are filled in the same way, as in `outputs=["counts/{}.csv"]`.
+
         Args:
             name: What names the nodes.
             fn: A callable, or a `Task` around one.
@@ -199,6 +202,7 @@ class Flow:
         columns, ordered = _columns(iterables)
         make = namer(name, len(columns), ordered=ordered)
         form = self._form(name if isinstance(name, str) else "map", fn, len(columns), kwargs)
+        outputs = [namer(path, len(columns), ordered=ordered) for path in form.outputs]
         read = self._reader.read
         common: dict[str, int] = {}
         keywords = {key: read(value, common) for key, value in form.keywords.items()}
@@ -209,7 +213,8 @@ class Flow:
                 raise _twice(node, index, made[node][0] if node in made else None)
             parents = common.copy()
             taken = [read(item, parents) for item in items]
-            made[node] = index, label, parents, form.task(taken, keywords, parents)
+            paths = tuple(fill(index, items).name for fill in outputs)
+            made[node] = index, label, parents, form.task(taken, keywords, parents, paths)
         return [self._insert(node, label, parents, task) for node, (_, label, parents, task) in made.items()]
 
     @property
@@ -314,14 +319,28 @@ class _Form:
         self._fn = fn
         self._template = template
 
-    def task(self, args: Sequence[Any], keywords: Mapping[str, Any], parents: Mapping[str, int]) -> TaskLike:
-        """Return the task of a node."""
+    @property
+    def outputs(self) -> Sequence[str]:
+        """The paths of the files that the task writes, in `map` before they are filled with the items."""
+        outputs = self._template.outputs if isinstance(self._template, Task) else ()
+        return tuple(str(os.fspath(path)) for path in outputs)
+
+    def task(
+        self,
+        args: Sequence[Any],
+        keywords: Mapping[str, Any],
+        parents: Mapping[str, int],
+        outputs: Sequence[str] = (),
+    ) -> TaskLike:
+        """Return the task of a node; `outputs` are its own, if they are not those of all."""
         fn = self._fn
         if parents:
             fn = CallWithHoles(fn, *args, **keywords)
         elif args or keywords:
             fn = functools.partial(fn, *args, **keywords)
-        return dataclasses.replace(self._template, fn=fn) if isinstance(self._template, Task) else fn
+        if not isinstance(self._template, Task):
+            return fn
+        return dataclasses.replace(self._template, fn=fn, outputs=outputs or self._template.outputs)
 
 
 class _Callable:

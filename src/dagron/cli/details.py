@@ -18,6 +18,7 @@ from dagron.cli.reading import figures_now, read_checkpoint
 from dagron.cli.terminal import NOT_FOR_A_LINE, styled, styled_state
 from dagron.looking.nodes import NodeFigures, no_such_node
 from dagron.looking.opening import directory_of, recorded_dag
+from dagron.looking.outputs import shown_outputs
 from dagron.results.earlier import EarlierAttempt, earlier_attempts, shown_earlier
 from dagron.results.failures import folded, last_own_frame
 from dagron.shown import shown_bytes, shown_name, shown_seconds, shown_time, text_of
@@ -42,6 +43,7 @@ class NodeDetails:
         file: The file of its result; empty if it has none.
         digest: Of the pickled result, in hexadecimal.
         digest_algorithm: What that is: `blake3`, with a signing key `keyed blake3`.
+        outputs: A line for each file that it wrote beside its result and that is checked.
         value: The result as text; empty if there is none.
         traceback: Of its last attempt, if that failed.
         pid: The process that made that attempt; 0 if it is not known.
@@ -59,6 +61,7 @@ class NodeDetails:
     file: str
     digest: str
     digest_algorithm: str
+    outputs: list[str]
     value: str
     traceback: str
     pid: int
@@ -106,6 +109,7 @@ def details_of(where: Place, name: str, *, full: bool, unpickle: bool, plain: bo
         file=str(directory.path / commit.file_name) if commit is not None else "",
         digest=commit.digest.hex() if commit is not None else "",
         digest_algorithm=Digests(signing_key()).name if commit is not None else "",
+        outputs=shown_outputs(ledger, commit, signing_key()) if commit is not None else [],
         value=_value(where, ledger, name, full=full, unpickle=unpickle, plain=plain),
         traceback=failure.traceback if failure is not None else "",
         pid=failure.pid if failure is not None else 0,
@@ -168,6 +172,7 @@ def shown_details(details: NodeDetails, *, full: bool) -> str:
     if details.file:
         rows.append(("result", f"{shown_bytes(node.result_bytes)} in {shown_name(details.file)}"))
         rows.append(("digest", f"{details.digest_algorithm} {details.digest}"))
+    rows += [("output", line) for line in details.outputs]
     for label, names in (("parents", details.parents), ("children", details.children)):
         if names:
             rows.append((label, _shown_names(names)))

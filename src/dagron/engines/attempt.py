@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from dagron.checkpoint.blobs import BlobFile, VerifiedFiles, read_blob
@@ -19,6 +20,7 @@ from dagron.checkpoint.files.modes import PRIVATE_MODE
 from dagron.checkpoint.files.scratch import make_scratch as make_scratch_directory
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import scratch_name
+from dagron.checkpoint.format.outputs import FileState
 from dagron.crossing.exceptions import describe_exception, dump_exception
 from dagron.crossing.loading import load_value
 from dagron.crossing.results import dump_result
@@ -214,6 +216,7 @@ def _make(
     inputs: list[Any] = []
     # What our own code may raise now, and what that means. A task that makes a run of its own may raise the same.
     ours: dict[type[BaseException], int] = {}
+    written: tuple[FileState, ...] = ()
     try:
         fn, retry_on = load_task(attempt)
         if attempt.inputs:
@@ -225,9 +228,12 @@ def _make(
             if witness is not None:
                 witness.calls()
             ours = {}
+        seal = _before_outputs(attempt, setup) if attempt.outputs else None
         value = _called(attempt.binding, fn, inputs)
         if witness is not None:
             witness.returned(failed=False)
+        if seal is not None:
+            written = seal()
         inputs = []  # their memory is better used for pickling
         ours = _OF_RESULTS
         blob = dump_result(
@@ -248,7 +254,18 @@ def _make(
             )
             fault = _told(error, outcome, called_with, retry_on, witness)
         return outcome._replace(figures=figures(), fault=fault)
-    return Outcome(attempt.node, OutcomeKind.COMPLETED, figures(), blob)
+    completed = Outcome(attempt.node, OutcomeKind.COMPLETED, figures(), blob)
+    return completed._replace(outputs=written) if written else completed
+
+
+def _before_outputs(attempt: Attempt, setup: WorkerSetup) -> Callable[[], tuple[FileState, ...]]:
+    """Look at the outputs before the task is called; return what looks at them again, and raises if one is missing."""
+    from dagron.outputs import identities, states_written  # few nodes have some
+
+    before, began_ns = identities(attempt.outputs), time.time_ns()
+    return partial(
+        states_written, attempt.name, attempt.outputs, before, began_ns, setup.digests, durable=setup.durable
+    )
 
 
 def _is_one_of(error: BaseException, kinds: tuple[type[BaseException], ...]) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from dagron.checkpoint.blobs import Blob, BlobFile
+    from dagron.checkpoint.format.outputs import FileState
     from dagron.crossing.parts import Own
     from dagron.figures import Figures
     from dagron.tasks.binding import Binding
@@ -91,6 +92,7 @@ class Attempt(NamedTuple):
         memory_limited: Whether its memory is watched.
         number: Which attempt of the node, counted from 1.
         run: When the run began, as text.
+        outputs: The files that its task has to write, as absolute paths.
     """
 
     node: int
@@ -102,6 +104,7 @@ class Attempt(NamedTuple):
     memory_limited: bool = False
     number: int = 1
     run: str = ""
+    outputs: tuple[str, ...] = ()
 
 
 class WorkerInit(NamedTuple):
@@ -166,6 +169,7 @@ class Outcome(NamedTuple):
         fault: Why it did not, if it failed.
         printed: What it wrote.
         has_scratch: Whether its task has asked for the directory of its own.
+        outputs: How the files stand that its task has written, in the order of `Attempt.outputs`.
     """
 
     node: int
@@ -175,6 +179,7 @@ class Outcome(NamedTuple):
     fault: Fault | None = None
     printed: Printed = NOTHING_PRINTED
     has_scratch: bool = False
+    outputs: tuple[FileState, ...] = ()
 
 
 # --- what happens in an engine ----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from dagron.errors import NoCheckpointError
 from dagron.looking.invocation import Invocation, target_of
 from dagron.looking.nodes import Now, slots_now
 from dagron.looking.opening import State, directory_of, found_ledger, state_of_run
+from dagron.looking.outputs import ChangedOutput, changed_outputs
 from dagron.results.reasons import shown_error
 from dagron.shown import (
     bar_cells,
@@ -76,6 +77,8 @@ class CheckpointStatus:
         n_damaged: Stretches of the journal that cannot be read.
         running: What the slots run, as the run has said within the last seconds.
         preparing: When the workers that are in `worker_init` entered it, in seconds since the epoch; as `running`.
+        changed_outputs: The files of nodes that are gone or have changed; the next resume makes them again. Not looked
+            at while a run goes on.
     """
 
     checkpoint_dir: str
@@ -99,6 +102,7 @@ class CheckpointStatus:
     n_damaged: int
     running: list[Now]
     preparing: list[float]
+    changed_outputs: list[ChangedOutput]
 
 
 def checkpoint_status(checkpoint_dir: str | os.PathLike[str]) -> CheckpointStatus | None:
@@ -153,6 +157,7 @@ def status_of(ledger: Ledger, directory: Directory, shown: str, key: bytes | Non
         n_damaged=len(ledger.damage),
         running=running,
         preparing=preparing,
+        changed_outputs=[] if state == "running" else changed_outputs(ledger, key),
     )
 
 
@@ -188,6 +193,9 @@ def shown_status(status: CheckpointStatus, encoding: str | None, now_unix: float
         rows.append(("workers", f"{len(status.preparing)} in worker_init, {shown_seconds(longest)}"))
     if status.n_damaged:
         rows.append(("damage", f"{status.n_damaged} stretches of the journal; nodes recorded there run again"))
+    if status.changed_outputs:
+        n = len(status.changed_outputs)
+        rows.append(("outputs", f"{n} gone or changed; the next resume makes {'it' if n == 1 else 'them'} again"))
     if n_failed:
         rows.append(("failed", str(n_failed)))
     lines = [
@@ -195,6 +203,7 @@ def shown_status(status: CheckpointStatus, encoding: str | None, now_unix: float
         f"{bar} {status.completed}/{status.total} {percent}%",
         *(f"{label:<8} {text}" for label, text in rows if label != "failed"),
         *(f"  {_shown_now(now, now_unix)}" for now in status.running[:_MAX_RUNNING]),
+        *(f"  {_shown_changed(output)}" for output in status.changed_outputs[:_MAX_FAILURES]),
         *(f"{label:<8} {text}" for label, text in rows if label == "failed"),
         *(f"  {_shown_failure(failed)}" for failed in status.failed[:_MAX_FAILURES]),
     ]
@@ -218,6 +227,10 @@ def _shown_job(status: CheckpointStatus) -> str:
 def _shown_failure(failed: FailedNode) -> str:
     attempts = f" (attempt {failed.attempts})" if failed.attempts > 1 else ""
     return f"{shown_name(failed.name)}{attempts}: {shown_error(failed.type, failed.message)}"
+
+
+def _shown_changed(output: ChangedOutput) -> str:
+    return f"{shown_name(output.name)}: {shown_name(output.path)} {output.difference}"
 
 
 def _shown_now(now: Now, now_unix: float) -> str:

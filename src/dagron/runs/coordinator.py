@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from dagron.callbacks import ExecutionCallbacks
 from dagron.checkpoint.format import records as fmt
+from dagron.checkpoint.format.outputs import OutputFile
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
 from dagron.crossing.exceptions import load_exception
 from dagron.engines.protocol import (
@@ -303,7 +304,7 @@ class Coordinator:
         return found
 
     def _take_outcome(self, slot: int, outcome: Outcome, damage: str = "") -> ev.AttemptEnded:
-        node, kind, figures, blob, fault, printed, has_scratch = outcome
+        node, kind, figures, blob, fault, printed, has_scratch, _ = outcome
         attempt = self._state.attempts_of(node)
         completed = kind == OutcomeKind.COMPLETED
         error, retryable = "", False
@@ -453,7 +454,8 @@ class Coordinator:
             limited = plan.policies[node].memory_limit is not None
             own, parts = plan.tasks.own[node], plan.tasks.parts[node]
             number = self._state.attempts_of(node)
-            fields = node, dag.name_of(node), own, parts, binding, inputs, limited, number, self._run_text
+            outputs = plan.outputs.get(node, ()) if plan.outputs else ()
+            fields = node, dag.name_of(node), own, parts, binding, inputs, limited, number, self._run_text, outputs
             attempts.append(_new(Attempt, fields))
         if plan.policies[nodes[0]].exclusive:
             store.write_copies()  # an exclusive node runs beside nothing of ours
@@ -481,7 +483,10 @@ class Coordinator:
             attempts, fingerprint = state.attempts_of(node), dag.parents_fingerprint(node)
             without = tuple(map(name_of, missing)) if missing else ()
             of_attempt = name, storage, slot, attempts, size, digest, fingerprint, outcome.figures, without
-            commit = _new(fmt.Commit, (*of_attempt, *_NOT_YET_KNOWN, value_digest))
+            commit = _new(fmt.Commit, (*of_attempt, *_NOT_YET_KNOWN, value_digest, ()))
+            if outcome.outputs:
+                paths = self._plan.policies[node].outputs
+                commit = commit._replace(outputs=tuple(map(OutputFile, paths, outcome.outputs)))
             in_doubt = state.is_in_doubt(node)
             if in_doubt:
                 doubtful.add(name)

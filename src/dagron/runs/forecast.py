@@ -149,9 +149,10 @@ def forecast(
             present_commits(ledger, sizes),
             ledger.stale,
             lambda name: load_result(directory, commits[name], digests),
+            digests,
         )
     prepared = prepare(dag, plan, earlier)
-    restore, changed = prepared.restore, prepared.changed
+    restore, changed = prepared.restore, {**prepared.changed, **prepared.outputs}
     kept = {*restore.restored, *restore.held}
     names = [dag.name_of(i) for i in dag.order if i not in kept]
     outdated = {dag.name_of(i) for i in restore.outdated}

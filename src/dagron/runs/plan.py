@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import types
 from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from dagron.errors import (
     MissingTaskError,
     NotCallableError,
     OptionError,
+    SharedOutputError,
     TaskNotPicklableError,
     UnknownTaskError,
 )
@@ -47,6 +49,9 @@ class RunPlan:
         tasks: The pickled callable with the exceptions that are worth a retry.
         definitions: What the script defines; see `changed.shapes_now`.
         init: What each worker calls before its first attempt; None for nothing.
+        outputs: The files that the task of a node writes, by its index, as absolute paths; without the nodes that have
+            none.
+        directory: The working directory, where relative paths of outputs begin; empty if no node has outputs.
     """
 
     bindings: list[Binding]
@@ -55,6 +60,8 @@ class RunPlan:
     tasks: PickledTasks
     definitions: dict[str, str] = field(default_factory=dict)
     init: WorkerInit | None = None
+    outputs: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    directory: str = ""
 
     def consumes(self, dag: DAG, child: int, parent: int) -> bool:
         """Tell whether a child's task takes a parent's result."""
@@ -77,7 +84,9 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], opti
         NotRunByCallError: A task is a coroutine function or a generator function.
         MissingInputError: A task requires a parameter that no parent provides.
         TaskNotPicklableError: A task cannot be pickled.
-        OptionError: `worker_init` cannot be pickled.
+        OptionError: `worker_init` cannot be pickled; or an output has a relative path, and the working directory is
+            gone.
+        SharedOutputError: Two nodes have the same output.
     """
     missing = [name for name in dag.nodes if name not in tasks]
     if missing:
@@ -105,7 +114,28 @@ def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], opti
             if not parents:
                 signature.alone = binding
         bindings.append(binding)
-    return found.plan(numbers, bindings)
+    plan = found.plan(numbers, bindings)
+    if any(policy.outputs for policy in found.policies):
+        plan.directory, plan.outputs = _outputs(dag, plan.policies)
+    return plan
+
+
+def _outputs(dag: DAG, policies: Sequence[Policy]) -> tuple[str, dict[int, tuple[str, ...]]]:
+    """Return the working directory, and the absolute paths of the outputs of each node that has some."""
+    try:
+        here = os.getcwd()
+    except OSError as error:
+        outputs = next(policy.outputs for policy in policies if policy.outputs)
+        raise OptionError("outputs", repr(outputs), "a working directory that is still there") from error
+    owners: dict[str, int] = {}
+    found: dict[int, tuple[str, ...]] = {}
+    for node, policy in enumerate(policies):
+        if policy.outputs:
+            found[node] = paths = tuple(os.path.normpath(os.path.join(here, path)) for path in policy.outputs)
+            for path in paths:
+                if (other := owners.setdefault(path, node)) != node:
+                    raise SharedOutputError(dag.name_of(other), dag.name_of(node), path)
+    return here, found
 
 
 def bind_node(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], name: str) -> tuple[Any, Binding]:
@@ -150,6 +180,7 @@ class _Found:
     Attributes:
         numbers: By the id of a task, its number.
         signatures: The signature of each task.
+        policies: The different ones, each as the object that stands for all that are equal.
     """
 
     def __init__(self, options: Options) -> None:
@@ -166,7 +197,7 @@ class _Found:
             options.timeout,
             memory_limit=parse_bytes("memory_limit", options.memory_limit),
         )
-        self._policies = {self._default_policy: self._default_policy}
+        self.policies = {self._default_policy: self._default_policy}
         self._kinds: dict[object, int] = {}
         # By what tells that it is the same; for most callables that is the id of their code.
         self._known: dict[object, _Signature] = {}
@@ -182,7 +213,7 @@ class _Found:
         fn, policy, retry_on = task, self._default_policy, self._retry_on_default
         if isinstance(task, Task):
             fn, policy = task.fn, _policy(task, self._default_policy)
-            policy = self._policies.setdefault(policy, policy)
+            policy = self.policies.setdefault(policy, policy)
             if task.retry_on is not None:
                 retry_on = self._exceptions.setdefault(tuple(map(id, task.retry_on)), task.retry_on)
         signature = self._signature(name, fn)
@@ -270,6 +301,7 @@ def _policy(task: Task[Any], default: Policy) -> Policy:
         task.priority,
         default.memory_limit if memory_limit is None else memory_limit,
         task.exclusive,
+        tuple(str(os.fspath(path)) for path in task.outputs),
     )
 
 

@@ -8,7 +8,11 @@ __all__ = ["Policy"]
 
 
 class Policy(NamedTuple):
-    """What is asked for a node. Seconds and bytes throughout; `timeout` and `memory_limit` None for none."""
+    """What is asked for a node. Seconds and bytes throughout; `timeout` and `memory_limit` None for none.
+
+    Attributes:
+        outputs: The files that its task writes, as the job has their paths.
+    """
 
     retries: int = 0
     retry_delay: float = 0.0
@@ -16,3 +20,4 @@ class Policy(NamedTuple):
     priority: int = 0
     memory_limit: int | None = None
     exclusive: bool = False
+    outputs: tuple[str, ...] = ()

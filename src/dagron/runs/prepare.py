@@ -14,6 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.records import NO_ORIGIN, Origin
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.packed import PackedCommits
@@ -21,6 +22,7 @@ from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.crossing.changed import changed_results, may_have_changed, versions
 from dagron.errors import OptionError
 from dagron.graph.dag import DAG
+from dagron.outputs import difference
 from dagron.runs.leftovers import end_leftovers
 from dagron.runs.options import Options
 from dagron.runs.restore import RestorePlan, plan_restore
@@ -39,6 +41,9 @@ _NAMES_SHOWN = 8
 """Nodes that a warning or an error names: as many as a `TaskDefinitionError` does."""
 
 
+_UNKEYED = Digests()
+
+
 class Earlier(NamedTuple):
     """What earlier runs have left in a checkpoint.
 
@@ -47,12 +52,14 @@ class Earlier(NamedTuple):
         commits: Those whose results are there.
         stale: Nodes whose commits no longer apply, and that have not run again since.
         load: Returns the bytes of a result; None if there is none.
+        digests: How results and outputs are digested.
     """
 
     ledger: Ledger | None
     commits: PackedCommits
     stale: Collection[str]
     load: Callable[[str], bytes | memoryview] | None = None
+    digests: Digests = _UNKEYED
 
     def recorded_seconds(self, dag: DAG) -> array[float] | None:
         """Return how long each node took when it last completed, NaN where that is not known; None if nowhere."""
@@ -78,6 +85,7 @@ class Prepared:
             `restore` says of them has to be recorded before anything is restored.
         recorded_seconds: How long each node took when it last completed, NaN where that is not known; None if nowhere.
         changed: Why results cannot be loaded as what they were, by node.
+        outputs: What has become of an output of a node, for each node that is made again because of that.
     """
 
     dag: DAG
@@ -86,6 +94,7 @@ class Prepared:
     is_same: bool
     recorded_seconds: array[float] | None
     changed: Mapping[str, str]
+    outputs: Mapping[str, str]
 
     def state(self, options: Options, engine: ChosenEngine) -> RunState:
         """Return where the run stands at its beginning."""
@@ -114,7 +123,10 @@ def prepare(dag: DAG, plan: RunPlan, earlier: Earlier) -> Prepared:
     """
     ledger, restore, is_same = earlier.ledger, RestorePlan(), True
     changed: dict[str, str] = {}
-    if earlier.commits:
+    outputs = _outputs_changed(dag, plan, earlier) if earlier.commits and plan.outputs else {}
+    if outputs:
+        earlier = earlier._replace(commits=earlier.commits.without(outputs), stale={*earlier.stale, *outputs})
+    if earlier.commits or outputs:
         # After damage nothing may be taken for granted: what is missing may have been what mattered.
         is_same = ledger is not None and ledger.structure == dag.structure_digest().hex() and not ledger.damage
         recorded = {} if ledger is None else dict(ledger.definitions)
@@ -129,7 +141,22 @@ def prepare(dag: DAG, plan: RunPlan, earlier: Earlier) -> Prepared:
             restore = plan_restore(dag, earlier.commits, earlier.stale, same_structure=is_same)
     is_all_there = len(restore.restored) == len(dag)
     seconds = None if is_all_there else earlier.recorded_seconds(dag)
-    return Prepared(dag, plan, restore, is_same, seconds, changed)
+    return Prepared(dag, plan, restore, is_same, seconds, changed, outputs)
+
+
+def _outputs_changed(dag: DAG, plan: RunPlan, earlier: Earlier) -> dict[str, str]:
+    """Return what has become of an output of each node that has one that does not stand as the node left it."""
+    found: dict[str, str] = {}
+    for node, paths in plan.outputs.items():
+        commit = earlier.commits.get(dag.name_of(node))
+        if commit is None:
+            continue
+        recorded = dict(commit.outputs)
+        for declared, path in zip(plan.policies[node].outputs, paths, strict=True):
+            if what := difference(path, recorded.get(declared), earlier.digests):
+                found[commit.name] = f"its output {declared!r} {what}"
+                break
+    return found
 
 
 def begin_run(
@@ -181,8 +208,12 @@ def begin_run(
         definitions=definitions,
         versions=versions(),
         origin=origin,
+        working_directory=plan.directory,
     )
-    prepared = prepare(dag, plan, Earlier(ledger, commits, store.stale, store.load))
+    prepared = prepare(dag, plan, Earlier(ledger, commits, store.stale, store.load, store.digests))
+    if prepared.outputs:
+        store.invalidate([*prepared.outputs], "an output is gone or has changed")
+        _warn_of_outputs(prepared.outputs)
     if not prepared.is_same:
         absent = [name for name in commits if name not in dag]
         outdated = [dag.name_of(node) for node in prepared.restore.outdated]
@@ -190,6 +221,13 @@ def begin_run(
         store.reconcile(outdated, absent, structure, definitions, reason)
     _warn_of_changes(prepared.changed)
     return prepared
+
+
+def _warn_of_outputs(outputs: Mapping[str, str]) -> None:
+    for name, what in islice(outputs.items(), _NAMES_SHOWN):
+        logger.warning("node %r is made again: %s", name, what)
+    if len(outputs) > _NAMES_SHOWN:
+        logger.warning("%d more nodes are made again because of their outputs", len(outputs) - _NAMES_SHOWN)
 
 
 def _warn_of_changes(changed: Mapping[str, str]) -> None:

@@ -47,7 +47,8 @@ def resume_read_only(
     ledger = store.ledger
     if ledger is not None and look is not None:
         look(ledger)
-    prepared = prepare(dag, plan, Earlier(ledger, commits, store.stale if ledger is not None else (), store.load))
+    stale = store.stale if ledger is not None else ()
+    prepared = prepare(dag, plan, Earlier(ledger, commits, stale, store.load, store.digests))
     kept = {*prepared.restore.restored, *prepared.restore.held}
     if len(kept) < len(dag):
         names = [name for i, name in enumerate(dag.nodes) if i not in kept]

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from dagron.errors import OptionError
 
 __all__ = [
+    "MAX_OUTPUTS",
     "Task",
     "check_count",
     "check_exceptions",
     "check_flag",
     "check_seconds",
     "check_timeout",
+    "checked_outputs",
     "parse_bytes",
 ]
 
 T = TypeVar("T")
+
+MAX_OUTPUTS = 1000
+"""Outputs that a node can have: how they stand is in the outcome of an attempt, which has room for so many and a result
+that is small. A test compares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,9 @@ class Task(Generic[T]):
             such as `"1.5 GB"` or `"512MiB"`. Its process tree is killed when it is seen with more.
         exclusive: The node runs while nothing else of the run does, as a measurement wants it: it waits for the end of
             what runs, and what comes next waits for its end.
+        outputs: Files that the task writes beside its result. Relative paths begin where they do for the task: at the
+            working directory of the run. An attempt that has not written each of them fails. How they stand is
+            recorded, and a resume that finds one gone or changed runs the node again.
 
     Raises:
         OptionError: An option has a value that it cannot have.
@@ -51,6 +61,7 @@ class Task(Generic[T]):
     priority: int = 0
     memory_limit: int | str | None = None
     exclusive: bool = False
+    outputs: Sequence[str | os.PathLike[str]] = ()
 
     def __post_init__(self) -> None:
         if self.retries is not None:
@@ -64,6 +75,28 @@ class Task(Generic[T]):
             raise OptionError("priority", repr(self.priority), "an integer")
         parse_bytes("memory_limit", self.memory_limit)
         check_flag("exclusive", self.exclusive)
+        if self.outputs != ():
+            object.__setattr__(self, "outputs", checked_outputs(self.outputs))
+
+
+def checked_outputs(outputs: object) -> tuple[str, ...]:
+    """Return the paths of the outputs of a node as texts.
+
+    Raises:
+        OptionError: They are no list of paths, or one is empty or twice among them, or they are too many.
+    """
+    expected = f"a list of paths of files, up to {MAX_OUTPUTS}, each once"
+    if isinstance(outputs, (str, bytes, os.PathLike)) or not isinstance(outputs, Sequence):
+        raise OptionError("outputs", repr(outputs)[:80], expected)
+    paths = []
+    for output in outputs:
+        path = os.fspath(output) if isinstance(output, (str, os.PathLike)) else None
+        if not isinstance(path, str) or not path or "\0" in path:
+            raise OptionError("outputs", repr(output)[:80], expected)
+        paths.append(str.__str__(path))
+    if len(set(paths)) < len(paths) or len(paths) > MAX_OUTPUTS:
+        raise OptionError("outputs", repr(outputs)[:80], expected)
+    return tuple(paths)
 
 
 def check_count(option: str, value: object, least: int = 0) -> None:

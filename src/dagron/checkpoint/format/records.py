@@ -22,7 +22,8 @@ Body of COMMITTED, a `Commit`::
        120     8  peak_rss_bytes
        128     4  name_size
        132        the name in UTF-8, name_size bytes
-                  then nothing, or a JSON object with `without`, `file` and `temp`, each left out if there is none
+                  then nothing, or a JSON object with `without`, `file`, `temp` and `outputs`, each left out if there
+                  is none; an output is a list of its path, size, mtime_ns and its digest in hexadecimal
 
 The offsets follow from `_LAYOUT`; a test compares this table with it.
 
@@ -46,6 +47,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from dagron.checkpoint.format.digests import NO_VALUE_DIGEST
 from dagron.checkpoint.format.names import plain_file_name
+from dagron.checkpoint.format.outputs import FileState, OutputFile
 from dagron.checkpoint.format.storage import Storage
 from dagron.figures import NO_FIGURES, Figures
 
@@ -150,6 +152,7 @@ class Commit(NamedTuple):
             number, so that its children stay as they are.
         sequence: The number of this record. Known from its frame.
         value_digest: The canonical digest of the value; `NO_VALUE_DIGEST` if it has none.
+        outputs: The files that the task has written beside the result and that are checked.
     """
 
     name: str
@@ -167,15 +170,23 @@ class Commit(NamedTuple):
     since: int = 0
     sequence: int = 0
     value_digest: bytes = NO_VALUE_DIGEST
+    outputs: tuple[OutputFile, ...] = ()
 
     @property
     def is_special(self) -> bool:
         """Whether the result is in a FILE, or the record says more than the fixed fields."""
-        return self.storage != _INLINE or bool(self.without or self.special_name or self.temp_name)
+        return self.storage != _INLINE or bool(self.without or self.special_name or self.temp_name or self.outputs)
 
     def has_equal_result(self, digest: bytes, value_digest: bytes) -> bool:
         """Tell whether a result with these digests equals this one: the same bytes, or the same value."""
         return digest == self.digest or value_digest == self.value_digest != NO_VALUE_DIGEST
+
+    def has_other_outputs(self, other: Commit) -> bool:
+        """Tell whether a file that both have written has other bytes now."""
+        if not (self.outputs and other.outputs):
+            return False
+        known = dict(self.outputs)
+        return any(path in known and known[path].digest != state.digest for path, state in other.outputs)
 
     @property
     def file_name(self) -> str:
@@ -186,13 +197,13 @@ class Commit(NamedTuple):
 def encode_commit(commit: Commit) -> bytes:
     """Return the body of a COMMITTED record."""
     # Taken apart at once, which takes a third of what looking for each field does.
-    name, storage, slot, attempts, size, digest, fingerprint, figures, without, _, special, temp, since, _, value = (
-        commit
-    )
+    name, storage, slot, attempts, size, digest, fingerprint, figures, without = commit[:9]
+    special, temp, since, _, value, outputs = commit[10:]
     raw = name.encode("utf-8", "surrogatepass")
     body = _COMMIT.pack(storage, slot, attempts, size, digest, value, fingerprint, since, *figures, len(raw)) + raw
-    if without or special or temp:
-        extra = {"without": without, "file": special, "temp": temp}
+    if without or special or temp or outputs:
+        files = [(path, size, mtime_ns, digest.hex()) for path, (size, mtime_ns, digest) in outputs]
+        extra = {"without": without, "file": special, "temp": temp, "outputs": files}
         body += _encode_json({name: value for name, value in extra.items() if value})
     return body
 
@@ -226,9 +237,11 @@ def decode_commit(body: bytes, payload_offset: int, sequence: int) -> Commit:
     end = _COMMIT.size + length
     without: tuple[str, ...] = ()
     special = temp = ""
+    outputs: tuple[OutputFile, ...] = ()
     if len(body) > end:
         extra = _decode_json(body[end:])
         without, special, temp = tuple(extra.get("without", ())), extra.get("file", ""), extra.get("temp", "")
+        outputs = tuple(_output_file(*fields) for fields in extra.get("outputs", ()))
     return Commit(
         str(body[_COMMIT.size : end], "utf-8", "surrogatepass"),
         storage,
@@ -245,7 +258,12 @@ def decode_commit(body: bytes, payload_offset: int, sequence: int) -> Commit:
         since,
         sequence,
         value_digest,
+        outputs,
     )
+
+
+def _output_file(path: Any, size: Any, mtime_ns: Any, digest: Any) -> OutputFile:
+    return OutputFile(_text(path), FileState(index(size), index(mtime_ns), bytes.fromhex(digest)))
 
 
 # --- the kinds whose bodies are JSON -------------------------------------------------------------------------------
@@ -316,6 +334,7 @@ class RunStarted:
             set later; of that script which the commits were last compared with, as `structure`.
         versions: Of Python and of what pickles, each with its name.
         origin: The job that it is of.
+        directory: The working directory, where relative paths of outputs begin; empty if no node has outputs.
     """
 
     kind: ClassVar[Kind] = Kind.RUN_STARTED
@@ -335,6 +354,7 @@ class RunStarted:
     definitions: tuple[tuple[str, str], ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
     origin: Origin = NO_ORIGIN
+    directory: str = ""
 
 
 NO_RUN = RunStarted(0.0, fresh=False)

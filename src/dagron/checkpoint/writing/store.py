@@ -187,6 +187,7 @@ class CheckpointStore:
         definitions: Texts = (),
         versions: Texts = (),
         origin: Origin = NO_ORIGIN,
+        working_directory: str = "",
     ) -> PackedCommits:
         """Recover the directory and begin a run.
 
@@ -200,6 +201,7 @@ class CheckpointStore:
             definitions: As of `RunStarted`.
             versions: As of `RunStarted`.
             origin: The job that the run is of.
+            working_directory: As `RunStarted.directory`.
 
         Returns:
             The commits that can be restored: those whose bytes are there. They are the ledger's own, so a commit that
@@ -216,7 +218,9 @@ class CheckpointStore:
         self._nodes = nodes = list(nodes)
         old = self.ledger
         run = self._run(len(nodes), n_slots, structure, fail_fast=fail_fast)
-        run = dataclasses.replace(run, definitions=definitions, versions=versions, origin=origin)
+        run = dataclasses.replace(
+            run, definitions=definitions, versions=versions, origin=origin, directory=working_directory
+        )
         dag = encode_dag(structure, nodes, *edges) if edges is not None else b""
         try:
             sizes = self.directory.sizes()
@@ -498,6 +502,7 @@ class CheckpointStore:
     def differs(self, commit: Commit, *, in_doubt: bool = False) -> bool:
         """Tell whether a result that is about to be committed replaces another one, which children may have used.
 
+        The files that a task writes beside its result count as part of it: children may have read them.
         A result that was lost and made again from the same inputs is not replaced: its children are as good as they
         were. With `in_doubt`, what it is made from has changed, and then it is compared with what was lost.
         """
@@ -507,7 +512,9 @@ class CheckpointStore:
         old = ledger.stale.get(name) or ledger.commits.get(name)
         if old is None and in_doubt:
             old = ledger.lost.get(name)
-        return old is not None and not old.has_equal_result(commit.digest, commit.value_digest)
+        if old is None:
+            return False
+        return not old.has_equal_result(commit.digest, commit.value_digest) or old.has_other_outputs(commit)
 
     @property
     def stale(self) -> Collection[str]:

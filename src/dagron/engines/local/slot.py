@@ -228,7 +228,7 @@ class Slot:
         batch = []
         new: list[Part] = []
         last, numbers = None, ()
-        for node, name, task, parts, binding, inputs, limited, attempt, run in attempts:
+        for node, name, task, parts, binding, inputs, *rest in attempts:
             if parts is not last:  # tasks that are alike have one tuple
                 last = parts
                 numbers = tuple([part.number for part in parts])
@@ -236,7 +236,7 @@ class Slot:
                     if part.number not in self._known:
                         self._known.add(part.number)
                         new.append(part)
-            batch.append((node, name, task, numbers, binding, inputs, limited, attempt, run))
+            batch.append((node, name, task, numbers, binding, inputs, *rest))
         self.outstanding.append(_Batch(number, nodes, len(batch), len(copies), is_last))
         return pickle.dumps((number, [tuple(part) for part in new], batch, copies, is_last), 5)
 

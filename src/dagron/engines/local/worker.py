@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from dagron.checkpoint.blobs import Blob
 from dagron.checkpoint.files.overwriting import write_copy
+from dagron.checkpoint.format.outputs import FileState
 from dagron.crossing.binding import become_script
 from dagron.crossing.parts import ReceivedParts
 from dagron.engines.attempt import WorkerSetup, make_attempt
@@ -281,17 +282,17 @@ def pack_outcome(outcome: Outcome, written: tuple[int, int, int, int] | None = N
         written: From where to where the attempt wrote to the captured standard output, and the same of standard error;
             None if that is not worth a look.
     """
-    node, kind, figures, blob, fault, _, has_scratch = outcome
+    node, kind, figures, blob, fault, _, has_scratch, outputs = outcome
     if blob is not None:
         storage, size, digest, data, temp_name, identity, value = blob
     else:
         storage, size, digest, data, temp_name, identity, value = 0, 0, _NO_DIGEST, b"", "", (), _NO_DIGEST
-    plain = blob is not None and not temp_name and written is None
+    plain = blob is not None and not temp_name and written is None and not outputs
     head = _PACKED.pack(node, kind, storage, size, digest, value, *figures, plain | has_scratch << 1)
     if plain:
         return head + data
     has_blob, cause = blob is not None, tuple(fault) if fault is not None else None
-    return head + pickle.dumps((has_blob, data, temp_name, identity, cause, written), 5)
+    return head + pickle.dumps((has_blob, data, temp_name, identity, cause, written, [*map(tuple, outputs)]), 5)
 
 
 def unpack_outcome(packed: bytes) -> tuple[Outcome, tuple[int, int, int, int] | None]:
@@ -303,8 +304,9 @@ def unpack_outcome(packed: bytes) -> tuple[Outcome, tuple[int, int, int, int] | 
     has_scratch = bits > 1
     if bits & 1:
         blob = _new(Blob, (storage, size, digest, rest, "", (), value))
-        return _new(Outcome, (node, kind, figures, blob, None, NOTHING_PRINTED, has_scratch)), None
-    has_blob, data, temp_name, identity, cause, written = pickle.loads(rest)
+        return _new(Outcome, (node, kind, figures, blob, None, NOTHING_PRINTED, has_scratch, ())), None
+    has_blob, data, temp_name, identity, cause, written, states = pickle.loads(rest)
     found = Blob(storage, size, digest, data, temp_name, identity, value) if has_blob else None
     fault = Fault._make(cause) if cause is not None else None
-    return Outcome(node, kind, figures, found, fault, has_scratch=has_scratch), written
+    outputs = tuple(map(FileState._make, states))
+    return Outcome(node, kind, figures, found, fault, has_scratch=has_scratch, outputs=outputs), written
