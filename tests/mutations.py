@@ -993,6 +993,34 @@ MUTATIONS = [
         "    pass",
         "tests/promises/test_alive.py -k lives_on",
     ),
+    Mutation(
+        "outputs",
+        "outputs.py",
+        "        if _identity(status) == before:\n",
+        "        if False:\n",
+        "tests/promises/test_outputs_are_checked.py -k there_before",
+    ),
+    Mutation(
+        "outputs",
+        "runs/prepare.py",
+        "_outputs_changed(dag, plan, earlier) if earlier.commits and plan.outputs else {}",
+        "{}",
+        "tests/promises/test_outputs_are_checked.py -k is_gone_is_written",
+    ),
+    Mutation(
+        "outputs",
+        "runs/prepare.py",
+        '        store.invalidate([*prepared.outputs], "an output is gone or has changed")\n',
+        "",
+        "tests/promises/test_outputs_are_checked.py -k kill_between",
+    ),
+    Mutation(
+        "outputs",
+        "checkpoint/writing/store.py",
+        " or old.has_other_outputs(commit)",
+        "",
+        "tests/promises/test_outputs_are_checked.py -k became_another",
+    ),
 ]
 
 
