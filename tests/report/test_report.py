@@ -270,6 +270,82 @@ class TestModel:
         assert report.critical[0].waited_seconds is None
         assert report.critical[1].waited_seconds >= 0
 
+    def test_attempts_that_were_tried_again_are_drawn_and_are_not_what_a_node_took(self, tmp_path):
+        def flaky():
+            if dagron.current().attempt < 3:
+                raise ConnectionError("no route\nto host")
+
+        dag = dagron.DAG(["a"])
+        executor(tmp_path, dag).execute({"a": dagron.Task(flaky, retries=2, retry_delay=0)})
+        report = built(tmp_path, dag)
+        assert [(attempt.attempts, attempt.is_retried, attempt.outcome) for attempt in report.attempts] == [
+            (1, True, NodeStatus.FAILED),
+            (2, True, NodeStatus.FAILED),
+            (3, False, NodeStatus.COMPLETED),
+        ]
+        assert report.nodes[0].last == 2
+        assert report.notices == []
+        (failure,) = report.failures
+        assert (failure.status, failure.nodes, failure.n_nodes) == ("tried again", ["a"], 1)
+        page = render(report)
+        assert "</strong> in 1 node: <bdi>no route ...</bdi>" in page
+        assert "completed since" not in page
+
+    def test_of_many_that_were_tried_again_those_that_are_not_recorded_are_counted(self, tmp_path):
+        def flaky():
+            if dagron.current().attempt < 10:
+                raise ConnectionError
+
+        dag = dagron.DAG(["a"])
+        executor(tmp_path, dag).execute({"a": dagron.Task(flaky, retries=20, retry_delay=0)})
+        report = built(tmp_path, dag)
+        assert len(report.attempts) == 7
+        assert report.notices[0].startswith("3 attempts that were tried again are not shown")
+
+    def test_attempts_of_nodes_that_left_the_job_are_drawn_and_counted_nowhere_else(self, tmp_path, monkeypatch):
+        wide = dagron.DAG(["a", "old", "older"])
+
+        def fails():
+            raise ValueError("gone")
+
+        executor(tmp_path, wide).execute({"a": lambda: 1, "old": lambda: 2, "older": fails})
+        narrow = dagron.DAG(["a", "b"])
+        executor(tmp_path, narrow).resume({"a": lambda: 1, "b": lambda: 3})
+        report = built(tmp_path, narrow)
+        assert [node.name for node in report.nodes] == ["a", "b"]
+        assert [(attempt.run, report.name_of(attempt.node)) for attempt in report.attempts] == [
+            (0, "a"),
+            (0, "old"),
+            (0, "older"),
+            (1, "b"),
+        ]
+        assert report.gone == ["old", "older"]
+        assert report.failures == []
+        data = json.loads(re.search('id="data">(.*?)</script>', render(report))[1])
+        assert (data["gone"], data["attempts"]["node"]) == (["old", "older"], [0, 2, 3, 1])
+        monkeypatch.setattr("dagron.report.build.MAX_ATTEMPTS", 1)
+        report = built(tmp_path, narrow)  # the one that failed
+        assert (report.gone, [report.name_of(attempt.node) for attempt in report.attempts]) == (["older"], ["older"])
+
+    def test_the_critical_path_is_called_what_it_is(self, tmp_path):
+        dag = dagron.DAG(["a", "b"], [("a", "b")])
+
+        def fails():
+            raise ValueError
+
+        executor(tmp_path, dag).execute({"a": fails, "b": lambda a: 1})
+        page = render(built(tmp_path, dag))
+        assert '<h2 id="critical-title">Longest node</h2>' in page
+        assert "than this one node alone, which failed after" in page
+        assert "no less" not in page
+        executor(tmp_path, dag).resume({"a": lambda: 0, "b": lambda a: 1 / a})
+        page = render(built(tmp_path, dag))
+        assert '<h2 id="critical-title">Critical path</h2>' in page
+        assert "has 2 nodes; its last one failed, so how long the job takes at least" in page
+        executor(tmp_path, dag).resume({"a": lambda: 0, "b": lambda a: 1})
+        page = render(built(tmp_path, dag))
+        assert "however many workers there are, the job takes no less. It has 2 nodes." in page
+
     def test_how_a_run_ended_is_told(self, tmp_path):
         executor(tmp_path).execute(diamond_tasks())
         history = history_of(tmp_path)

@@ -221,6 +221,26 @@ def test_the_list_is_searched_sorted_and_filtered(browser, page_file):
     check_silent(page)
 
 
+def test_attempts_of_nodes_that_left_the_job_are_grey_and_lead_nowhere(browser, tmp_path):
+    commits = [commit("a", 0, 1e9, 1.0), commit(HOSTILE, 1, 1e9, 1.0)]
+    run = RunHistory(RunStarted(1e9, True, slots=2), RunEnded(1e9 + 1), commits, updated_unix=1e9 + 1)
+    view = Ledger(b"", {"a": commits[0]}, {}, RunStarted(1e9, False, total=1), absent={HOSTILE})
+    report = build_report(
+        History(view, [run]), dagron.DAG(["a"]), directory="d", version="0", generated_unix=1e9, how="finished"
+    )
+    file = tmp_path / "report.html"
+    file.write_text(render(report), encoding="utf-8")
+    page = browser.open(file.as_uri())
+    assert "no longer in the job" in page.evaluate("document.getElementById('lane-legend').innerText")
+    page.evaluate("document.getElementById('lanes').focus()")
+    for key in ("n", "n", "Enter"):
+        page.evaluate(f"document.getElementById('lanes').dispatchEvent(new KeyboardEvent('keydown', {{key: '{key}'}}))")
+    chosen = page.evaluate("document.getElementById('chosen').innerText")
+    assert r"\u202e" in chosen
+    assert "no longer in the job" in chosen
+    check_silent(page)
+
+
 def test_ten_thousand_nodes_stay_usable(browser, tmp_path):
     n = 3_300
     kinds = ("load", "clean", "fit")

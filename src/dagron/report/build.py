@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
-from dagron.checkpoint.format.records import Commit, Failed
+from dagron.checkpoint.format.records import Commit, Failed, Retried
 from dagron.checkpoint.reading.history import History, RunHistory
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.graph.chains import remaining_seconds
@@ -57,10 +59,11 @@ def build_report(
         positions[i] = position
     position_of = {names[i]: position for position, i in enumerate(order)}
 
-    attempts = _attempts(history.runs, position_of)
-    last = array("q", [-1]) * len(order)
+    attempts = _attempts(history.runs, position_of)  # which gives positions to the nodes that are gone, too
+    last = array("q", [-1]) * len(position_of)
     for at, attempt in enumerate(attempts):
-        last[attempt.node] = at
+        if not attempt.is_retried:
+            last[attempt.node] = at
     nodes = [Node(names[i], statuses[names[i]], last[position]) for position, i in enumerate(order)]
     n_last = len(history.runs) - 1
     report = Report(
@@ -72,6 +75,7 @@ def build_report(
         attempts=attempts,
         runs=[_run(run, how if number == n_last else "interrupted") for number, run in enumerate(history.runs)],
         group=group,
+        gone=list(position_of)[len(order) :],
         failures=failures_of(history),
         notices=_notices(history, dag, known, len(names), attempts),
     )
@@ -96,19 +100,15 @@ def _levels(dag: DAG) -> array[int]:
 
 
 def _attempts(runs: Sequence[RunHistory], position_of: dict[str, int]) -> list[Attempt]:
+    def node(name: str) -> int:
+        return position_of.setdefault(name, len(position_of))
+
     found: list[Attempt] = []
     for number, run in enumerate(runs):
         began = _began(run)
-        of_run = [
-            _of_commit(number, began, position_of[commit.name], commit)
-            for commit in run.commits
-            if commit.name in position_of
-        ]
-        of_run += [
-            _of_failure(number, began, position_of[failed.name], failed)
-            for failed in run.failures
-            if failed.name in position_of
-        ]
+        of_run = [_of_commit(number, began, node(commit.name), commit) for commit in run.commits]
+        of_run += [_of_failure(number, began, node(failed.name), failed) for failed in run.failures]
+        of_run += [_of_retried(number, began, node(retried.name), retried) for retried in run.retried]
         of_run.sort(key=lambda attempt: attempt.start_seconds)
         found += of_run
     return found
@@ -153,11 +153,29 @@ def _of_failure(run: int, began: float, node: int, failed: Failed) -> Attempt:
     )
 
 
+def _of_retried(run: int, began: float, node: int, retried: Retried) -> Attempt:
+    figures = retried.figures
+    started = figures.started_unix or (retried.at or began) - figures.duration_seconds
+    return Attempt(
+        run,
+        node,
+        retried.slot,
+        max(0.0, started - began),
+        figures.duration_seconds,
+        figures.cpu_seconds,
+        figures.peak_rss_bytes,
+        0,
+        retried.attempt,
+        NodeStatus.TIMED_OUT if retried.outcome == "timed_out" else NodeStatus.FAILED,
+        is_retried=True,
+    )
+
+
 def _run(run: RunHistory, how: str) -> Run:
     began = _began(run)
-    slots = [commit.slot for commit in run.commits] + [failed.slot for failed in run.failures]
-    seconds = [commit.figures.duration_seconds for commit in run.commits]
-    seconds += [failed.figures.duration_seconds for failed in run.failures]
+    made: list[Commit | Failed | Retried] = [*run.commits, *run.failures, *run.retried]
+    slots = [attempt.slot for attempt in made]
+    figures = [attempt.figures for attempt in made]
     return Run(
         started_unix=began,
         wall_seconds=max(0.0, run.updated_unix - began),
@@ -165,9 +183,8 @@ def _run(run: RunHistory, how: str) -> Run:
         n_slots=run.started.slots or max(1, max(slots, default=0) + 1),
         n_completed=len(run.commits),
         n_failed=len(run.failures),
-        busy_seconds=sum(seconds),
-        cpu_seconds=sum(commit.figures.cpu_seconds for commit in run.commits)
-        + sum(failed.figures.cpu_seconds for failed in run.failures),
+        busy_seconds=sum(taken.duration_seconds for taken in figures),
+        cpu_seconds=sum(taken.cpu_seconds for taken in figures),
         host=run.started.host,
         pid=run.started.pid,
     )
@@ -217,8 +234,16 @@ def _notices(
         )
     if ledger.damage:
         notices.append(f"{len(ledger.damage)} stretches of the journal are damaged; what stood there is missing here.")
-    if any(attempt.attempts > 1 for attempt in attempts):
-        notices.append("A node that was retried is shown with its last attempt of each run: no other is recorded.")
+    retried = Counter((attempt.run, attempt.node) for attempt in attempts if attempt.is_retried)
+    n_missing = sum(
+        max(0, attempt.attempts - 1 - retried[attempt.run, attempt.node])
+        for attempt in attempts
+        if not attempt.is_retried and attempt.attempts > 1
+    )
+    if n_missing:
+        notices.append(
+            f"{n_missing:,} attempts that were tried again are not shown: the first and last of a node are recorded."
+        )
     return notices
 
 
@@ -242,4 +267,9 @@ def _keep_longest(report: Report) -> None:
         f"{len(kept):,} of {len(attempts):,} attempts are shown: those that failed, and the longest of the others."
     )
     report.attempts = [attempts[at] for at in kept]
+    n = len(report.nodes)
+    gone = {attempt.node: "" for attempt in report.attempts if attempt.node >= n}
+    place = {node: n + i for i, node in enumerate(gone)}
+    report.gone = [report.name_of(node) for node in gone]
+    report.attempts = [replace(a, node=place.get(a.node, a.node)) if a.node >= n else a for a in report.attempts]
     report.nodes = [Node(node.name, node.state, moved.get(node.last, -1)) for node in report.nodes]

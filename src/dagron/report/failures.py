@@ -28,8 +28,13 @@ MAX_TEXT = 20_000
 def failures_of(history: History) -> list[Failure]:
     """Return what failed: first what still stands, then what has completed since; the most frequent first.
 
-    Failures are alike if they have the same status and type of error and come from the same line.
+    Failures are alike if they have the same status and type of error and come from the same line. Attempts that another
+    one followed come last.
     """
+    return [*_outcomes(history), *_tried_again(history)][:_MAX_FAILURES]
+
+
+def _outcomes(history: History) -> list[Failure]:
     alike: dict[tuple[object, ...], Failure] = {}
     for run, failed, resolved in _last_of_each(history):
         raised = last_frame(failed.traceback)
@@ -49,7 +54,41 @@ def failures_of(history: History) -> list[Failure]:
         failure.n_nodes += 1
         if len(failure.nodes) < MAX_NAMES:
             failure.nodes.append(failed.name)
-    return sorted(alike.values(), key=lambda failure: (failure.resolved, -failure.n_nodes))[:_MAX_FAILURES]
+    return sorted(alike.values(), key=lambda failure: (failure.resolved, -failure.n_nodes))
+
+
+def _tried_again(history: History) -> list[Failure]:
+    alike: dict[tuple[object, ...], Failure] = {}
+    of_kind: dict[tuple[object, ...], set[str]] = {}
+    places: dict[str, object] = {}
+    for run, past in enumerate(history.runs):
+        for retried in past.retried:
+            name = retried.name
+            if name in history.ledger.absent:
+                continue
+            if retried.traceback or retried.attempt == 1:  # without one, it is that of the attempt before
+                raised = last_frame(retried.traceback)
+                places[name] = raised and raised[:3]
+            key = retried.outcome, retried.type, places.get(name)
+            failure = alike.get(key)
+            if failure is None:
+                failure = alike[key] = Failure(
+                    "tried again",
+                    without_middle(retried.type, _MAX_KIND),
+                    retried.message,
+                    retried.traceback,
+                    retried.stderr,
+                    retried.attempt,
+                    run,
+                    resolved=True,
+                )
+            names = of_kind.setdefault(key, set())
+            if name not in names:
+                names.add(name)
+                failure.n_nodes += 1
+                if len(failure.nodes) < MAX_NAMES:
+                    failure.nodes.append(name)
+    return sorted(alike.values(), key=lambda failure: -failure.n_nodes)
 
 
 def _last_of_each(history: History) -> Iterator[tuple[int, Failed, bool]]:

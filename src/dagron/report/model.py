@@ -12,19 +12,20 @@ __all__ = ["Attempt", "CriticalStep", "Edges", "Failure", "Group", "Node", "Repo
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The last attempt that a run made for a node. Earlier ones of the same run are not recorded.
+    """An attempt.
 
     Attributes:
         run: Which run, from 0.
-        node: Position in `Report.nodes`.
+        node: Position in `Report.nodes`, or behind these in `Report.gone`; see `Report.name_of`.
         slot: The slot; -1 for the coordinator itself.
         start_seconds: When it began, in seconds after the run did.
         duration_seconds: How long it took.
         cpu_seconds: User and system time; 0.0 where it is not recorded, as for an attempt whose worker died.
         peak_rss_bytes: Peak resident memory of the worker up to its end; 0 where it is not recorded.
         result_bytes: Size of the pickled result.
-        attempts: Attempts made in that run, this one included.
+        attempts: Attempts made in that run up to this one.
         outcome: COMPLETED, FAILED or TIMED_OUT.
+        is_retried: Whether another one followed it in that run.
     """
 
     run: int
@@ -37,6 +38,7 @@ class Attempt:
     result_bytes: int
     attempts: int
     outcome: NodeStatus
+    is_retried: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Node:
     Attributes:
         name: Its name: any text, not to be trusted.
         state: How it stands.
-        last: Position of its last attempt in `Report.attempts`; -1 for none.
+        last: Position of its last attempt in `Report.attempts` that no other one followed; -1 for none.
     """
 
     name: str
@@ -143,14 +145,15 @@ class Failure:
     """Nodes that failed alike: with errors of one type from one place.
 
     Attributes:
-        status: `failed`, `timed_out`, ….
+        status: `failed` or `timed out`; or `tried again`, for attempts that another one followed.
         type: The type of the error.
         message: Its text, for the first node.
         traceback: The remote traceback, for the first node.
         stderr: The last lines on standard error, for the first node.
         attempts: Attempts that were made for the first node.
         run: The run in which it failed, from 0.
-        resolved: Whether the nodes have completed since.
+        resolved: Whether the nodes have completed since; always so for attempts that another one followed, whose nodes
+            stand once more among the failures if they failed in the end.
         nodes: Names of the first nodes.
         n_nodes: How many there are.
     """
@@ -180,6 +183,7 @@ class Report:
         attempts: What ran, run after run, by time.
         runs: The runs.
         group: All nodes, as they are grouped.
+        gone: Names of nodes that the DAG no longer has, and that attempts of earlier runs are of.
         edges: None where they are not known.
         critical: The longest chain of work; empty where the edges are not known.
         failures: Those that stand first, then those that are resolved.
@@ -194,10 +198,15 @@ class Report:
     attempts: list[Attempt]
     runs: list[Run]
     group: Group
+    gone: list[str] = field(default_factory=list)
     edges: Edges | None = None
     critical: list[CriticalStep] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+
+    def name_of(self, node: int) -> str:
+        """Return the name of the node of an attempt, also of one that is no longer in the DAG."""
+        return self.nodes[node].name if node < len(self.nodes) else self.gone[node - len(self.nodes)]
 
     def counts(self) -> dict[NodeStatus, int]:
         """Return how many nodes are in each state; those that are not known by name are PENDING."""

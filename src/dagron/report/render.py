@@ -20,7 +20,9 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
+from dagron.errors import LAST_LINES
 from dagron.report.model import CriticalStep, Group, Report
+from dagron.results.reasons import shown_line
 from dagron.results.status import CHECKPOINT_STATUSES, NodeStatus
 from dagron.shown import shown_bytes, shown_seconds
 
@@ -57,6 +59,7 @@ def render(report: Report) -> str:
     environment = Environment(autoescape=True, trim_blocks=True)
     environment.filters.update(
         duration=shown_seconds,
+        one_line=shown_line,
         visible=lambda text: _NOT_FOR_A_LINE.sub(_escaped, text),
         visible_text=lambda text: _NOT_FOR_TEXT.sub(_escaped, text),
         when=_when,
@@ -76,7 +79,9 @@ def render(report: Report) -> str:
         scripts=[Markup(script) for script in scripts],
         data=Markup(_data(report)),
         counts=list(counts.items()),
-        complete=counts[NodeStatus.COMPLETED] == report.total,
+        last_lines=LAST_LINES,
+        critical_title=_critical_title(report),
+        critical_text=_critical_text(report),
         shares=_shares(counts),
         facts=_facts(report),
         columns=_COLUMNS,
@@ -146,14 +151,54 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
             ("CPU efficiency", f"{100 * cpu / available:.0f} %", "CPU time as a share of slots times wall time")
         )
     if report.critical:
-        facts.append(("Critical path", shown_seconds(report.critical_seconds), "The longest chain of nodes"))
+        facts.append((_critical_title(report), shown_seconds(report.critical_seconds), "The longest chain of nodes"))
     if report.attempts:
         peak = max(report.attempts, key=lambda attempt: attempt.peak_rss_bytes)
-        name = _NOT_FOR_A_LINE.sub(_escaped, report.nodes[peak.node].name)
+        name = _NOT_FOR_A_LINE.sub(_escaped, report.name_of(peak.node))
         facts.append(("Peak memory of a worker", shown_bytes(peak.peak_rss_bytes), name))
-        last = {attempt.node: attempt.result_bytes for attempt in report.attempts}
+        last = {attempt.node: attempt.result_bytes for attempt in report.attempts if not attempt.is_retried}
+        last = {node: n for node, n in last.items() if node < len(report.nodes)}
         facts.append(("Results", shown_bytes(sum(last.values())), "Size of the pickled results"))
     return facts
+
+
+def _critical_title(report: Report) -> str:
+    return "Critical path" if len(report.critical) > 1 or _is_complete(report) else "Longest node"
+
+
+def _n_steps(steps: Sequence[CriticalStep]) -> str:
+    return f"It has {len(steps):,} nodes." if len(steps) > 1 else ""
+
+
+def _is_complete(report: Report) -> bool:
+    return report.counts()[NodeStatus.COMPLETED] == report.total
+
+
+def _critical_text(report: Report) -> str:
+    """Return what the critical path is: a bound for the job only as far as it has completed."""
+    steps = report.critical
+    if not steps:
+        return ""
+    took = shown_seconds(report.critical_seconds)
+    failed = [step for step in steps if report.nodes[step.node].state in (NodeStatus.FAILED, NodeStatus.TIMED_OUT)]
+    if _is_complete(report):
+        text = f"The longest chain of nodes that wait for one another takes {took}"
+        if len(steps) == 1:
+            text = (
+                f"No chain of nodes that wait for one another takes longer than this one node alone, which took {took}"
+            )
+        return f"{text}: however many workers there are, the job takes no less. {_n_steps(steps)}".rstrip()
+    if len(steps) == 1:
+        state = report.nodes[steps[0].node].state
+        how = f"{'failed' if state == NodeStatus.FAILED else state.label} after" if failed else "took"
+        text = "Of what has run, no chain of nodes that wait for one another took longer than this one node alone"
+        return f"{text}, which {how} {took}. How long the job takes at least is known when it has completed."
+    text = f"Of what has run, the longest chain of nodes that wait for one another took {took}"
+    text += f" and has {len(steps):,} nodes"
+    if failed:
+        which = "its last one" if failed == steps[-1:] else f"{len(failed):,} of them"
+        return f"{text}; {which} failed, so how long the job takes at least is known when it has completed."
+    return f"{text}: however many workers there are, the job takes no less."
 
 
 def _data(report: Report) -> str:
@@ -170,6 +215,7 @@ def _data(report: Report) -> str:
             "state": [CHECKPOINT_STATUSES.index(node.state) for node in report.nodes],
             "last": [node.last for node in report.nodes],
         },
+        "gone": report.gone,
         "attempts": {
             "run": [attempt.run for attempt in attempts],
             "node": [attempt.node for attempt in attempts],
@@ -180,6 +226,7 @@ def _data(report: Report) -> str:
             "rss": [attempt.peak_rss_bytes for attempt in attempts],
             "size": [attempt.result_bytes for attempt in attempts],
             "attempts": [attempt.attempts for attempt in attempts],
+            "retried": [int(attempt.is_retried) for attempt in attempts],
             "outcome": [CHECKPOINT_STATUSES.index(attempt.outcome) for attempt in attempts],
         },
         "group": _group(report.group),

@@ -46,6 +46,9 @@ window.report = (() => {
   const colourOfGroup = new Map(ranked.map((group, rank) => [group, Math.min(rank, MAX_COLOURS - 1)]));
   const colourOfNode = new Uint8Array(nodes.name.length);
   top.forEach((group, i) => colourOfNode.fill(colourOfGroup.get(i), group.start, group.end));
+  // Nodes that the job no longer has stand behind the others; nothing but the timeline knows of them.
+  const isGone = (node) => node >= nodes.name.length;
+  const nameOf = (node) => (isGone(node) ? data.gone[node - nodes.name.length] : nodes.name[node]);
   const labels = [];
   ranked.forEach((group, rank) => {
     if (rank < MAX_COLOURS) labels.push(text(top[group].label));
@@ -67,9 +70,11 @@ window.report = (() => {
     if (cpu > 0) parts.push(`CPU ${seconds(cpu)}${spent > 0 ? ` (${Math.round(100 * cpu / spent)} %)` : ""}`);
     if (attempts.rss[at]) parts.push(`peak memory ${bytes(attempts.rss[at])}`);
     if (attempts.size[at]) parts.push(`result ${bytes(attempts.size[at])}`);
-    if (attempts.attempts[at] > 1) parts.push(`attempt ${attempts.attempts[at]}`);
-    return { name: text(nodes.name[node]), figures: parts.join(" · ") };
+    if (attempts.attempts[at] > 1 || attempts.retried[at]) parts.push(`attempt ${attempts.attempts[at]}`);
+    if (attempts.retried[at]) parts.push("tried again");
+    if (isGone(node)) parts.push("no longer in the job");
+    return { name: text(nameOf(node)), figures: parts.join(" · ") };
   }
 
-  return { stateClass, isHatched, swatchClass, data, seconds, bytes, text, short, element, colourOfNode, labels, top, choose, onChoice, describe };
+  return { stateClass, isHatched, swatchClass, data, seconds, bytes, text, short, element, colourOfNode, labels, top, choose, onChoice, describe, isGone };
 })();

@@ -2,7 +2,7 @@
 // one behind the other, without the time between them.
 "use strict";
 (() => {
-  const { data, seconds, element, colourOfNode, labels, choose, onChoice, describe } = window.report;
+  const { data, seconds, element, colourOfNode, labels, choose, onChoice, describe, isGone } = window.report;
   const { runs, attempts } = data;
   const n = attempts.run.length;
   const section = document.getElementById("timeline");
@@ -63,7 +63,7 @@
   const style = () => {
     const css = getComputedStyle(document.documentElement), of = (name) => css.getPropertyValue(name).trim();
     colours = {
-      text: of("--text"), faint: of("--faint"), line: of("--line"), surface: of("--surface"), accent: of("--accent"), strip: of("--strip"),
+      text: of("--text"), faint: of("--faint"), line: of("--line"), surface: of("--surface"), gone: of("--gone"), accent: of("--accent"), strip: of("--strip"),
       groups: labels.map((_, i) => of(`--group-${i}`)), states: data.stateNames.map((name) => of(`--state-${name}`)),
     };
   };
@@ -109,7 +109,7 @@
       for (let i = first; i < lane.length && begin[lane[i]] < right; i += 1) {
         const at = lane[i], from = Math.max(LEFT, x(begin[at])), to = Math.min(width, x(end[at]));
         if (to < LEFT || attempts.outcome[at] !== COMPLETED || to <= covered) continue;
-        g.fillStyle = byState ? colours.states[COMPLETED] : colours.groups[colourOfNode[attempts.node[at]]];
+        g.fillStyle = isGone(attempts.node[at]) ? colours.gone : byState ? colours.states[COMPLETED] : colours.groups[colourOfNode[attempts.node[at]]];
         const wide = Math.max(1, to - from - (to - from > 4 ? 1 : 0));
         g.fillRect(from, top, wide, tall);
         covered = Math.max(Math.floor(from) + 1, to);
@@ -120,7 +120,7 @@
         // Failures stay wide enough to be seen at every scale, and differ in shape, not in colour alone.
         const from = Math.max(LEFT, x(begin[at]) - 1), wide = Math.max(4, Math.min(width, x(end[at])) - from);
         if (from + wide < LEFT) continue;
-        g.fillStyle = colours.states[attempts.outcome[at]];
+        g.fillStyle = isGone(attempts.node[at]) ? colours.gone : colours.states[attempts.outcome[at]];
         g.fillRect(from, top, wide, tall);
         g.save(); g.beginPath(); g.rect(from, top, wide, tall); g.clip(); g.strokeStyle = colours.surface; g.lineWidth = 1.5; g.beginPath();
         const [start, stop] = attempts.outcome[at] === FAILED ? [top + tall, top] : [top, top + tall]; // failed and timed out lean apart
@@ -238,7 +238,7 @@
   canvas.addEventListener("click", (event) => {
     box.focus({ preventScroll: true });
     const at = under(event);
-    if (at >= 0) { pick(at, false); choose(attempts.node[at], "timeline"); }
+    if (at >= 0) { pick(at, false); if (!isGone(attempts.node[at])) choose(attempts.node[at], "timeline"); }
   });
   function step(by) {
     let at = chosen < 0 ? (by > 0 ? 0 : n - 1) : chosen + by;
@@ -247,7 +247,7 @@
   }
   const keys = {
     ArrowLeft: () => panBy(0.15), ArrowRight: () => panBy(-0.15), "+": () => zoomBy(1.5), "=": () => zoomBy(1.5), "-": () => zoomBy(1 / 1.5),
-    0: () => show(0, whole), Home: () => show(0, whole), n: () => step(1), p: () => step(-1), Enter: () => { if (chosen >= 0) choose(attempts.node[chosen], "timeline"); },
+    0: () => show(0, whole), Home: () => show(0, whole), n: () => step(1), p: () => step(-1), Enter: () => { if (chosen >= 0 && !isGone(attempts.node[chosen])) choose(attempts.node[chosen], "timeline"); },
   };
   box.addEventListener("keydown", (event) => {
     const action = event.ctrlKey || event.metaKey || event.altKey ? undefined : keys[event.key];
@@ -273,9 +273,10 @@
   function legend() {
     const used = new Set(attempts.node.map((node) => colourOfNode[node]));
     const swatch = (name, label) => element("li", {}, element("span", { class: `swatch ${name}` }), element("bdi", {}, label));
-    const outcomes = [...new Set(attempts.outcome)].filter((state) => state !== COMPLETED).map((state) => swatch(`${window.report.stateClass(state)} hatched`, data.states[state]));
+    const outcomes = [...new Set(attempts.outcome.filter((_, at) => !isGone(attempts.node[at])))].filter((state) => state !== COMPLETED).map((state) => swatch(`${window.report.stateClass(state)} hatched`, data.states[state]));
     const usual = colouring.value === "state" ? [swatch("state-completed", data.states[COMPLETED])] : labels.flatMap((label, i) => (used.has(i) ? [swatch(`group-${i}`, window.report.short(label, 40))] : []));
-    document.getElementById("lane-legend").replaceChildren(...usual, ...outcomes);
+    const gone = attempts.node.some(isGone) ? [swatch("gone", "no longer in the job")] : [];
+    document.getElementById("lane-legend").replaceChildren(...usual, ...outcomes, ...gone);
   }
 
   style(); legend();
