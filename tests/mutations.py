@@ -568,13 +568,6 @@ MUTATIONS = [
     ),
     Mutation(
         "damage",
-        "checkpoint/reading/ledger.py",
-        "                if not 0 <= event.pid < 2**31:\n",
-        "                if False:\n",
-        "tests/promises/test_no_wrong_value_forged.py -k absurd",
-    ),
-    Mutation(
-        "damage",
         "checkpoint/reading/damaged.py",
         "LookupError, TypeError, AttributeError, RecursionError):\n",
         "LookupError, TypeError, AttributeError):\n",

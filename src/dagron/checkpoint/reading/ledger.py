@@ -189,8 +189,6 @@ class Ledger:
             case Invalidated():
                 self._invalidate(event)
             case RunStarted():
-                if not 0 <= event.pid < 2**31:
-                    raise ValueError(f"{event.pid} is no process")
                 self.run, self.ended = event, None
                 self.run_offset = record.offset
                 self.failed_in_run.clear()
