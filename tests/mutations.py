@@ -266,16 +266,23 @@ MUTATIONS = [
     Mutation(
         "nothing",
         "crossing/values.py",
-        "if texts and sum(map(len, texts)) > _MAX_ENCODED_BYTES:",
+        "if length > _MAX_ENCODED_BYTES:",
         "if False:",
         "tests/crossing/test_value_digests.py -k not_digested_as_often",
     ),
     Mutation(
         "nothing",
         "crossing/values.py",
-        " and len(items) < _BATCH:",
-        ":",
+        "return len(items) < _BATCH and ",
+        "return ",
         "tests/crossing/test_value_digests.py -k many_items",
+    ),
+    Mutation(
+        "stale",
+        "crossing/values.py",
+        "(len(met) > 1 and len(set(map(id, met))) < len(met))",
+        "False",
+        "tests/crossing/test_value_digests.py -k is_there_twice",
     ),
     Mutation(
         "nothing",

@@ -60,7 +60,7 @@ def dump_result(
                 path, reason = find_culprit(value, error, ResultPickler)
                 raise ResultNotPicklableError(node, path, reason) from error
     if blob.storage == Storage.INLINE:
-        digest = value_digest(value, digests, pickler)
+        digest = value_digest(value, digests, pickler, blob.size)
         if digest is not NO_VALUE_DIGEST:
             return blob._replace(value_digest=digest)
     return blob

@@ -18,21 +18,23 @@ import marshal
 import pickle
 import types
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
+from gc import get_referents
 from typing import Any
 
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES
 from dagron.checkpoint.format.digests import NO_VALUE_DIGEST, Digests
 from dagron.crossing.names import module_found
 from dagron.crossing.picklers import PROTOCOL, PlainPickler, ResultPickler
-from dagron.stored.names import of_script
+from dagron.stored.names import member, of_script, row
 
 __all__ = ["value_digest"]
 
 _NUMBERS = frozenset({int, float, bool, type(None)})
 _TEXTS = frozenset({str, bytes})
-_ORDERED = frozenset({int, str, bytes})
 _ATOMS = _NUMBERS | _TEXTS | {complex}
+_HASHABLE = frozenset({tuple, frozenset})
+_CONTAINERS = _HASHABLE | {list, dict, set}
 _FLAT = frozenset({list, tuple, dict})
 
 _MAX_ITEMS = INLINE_MAX_BYTES
@@ -42,8 +44,8 @@ _MAX_ENCODED_BYTES = 16 * INLINE_MAX_BYTES
 """A text that is there many times is in a pickle once, and in what is digested each time. To digest so many bytes takes
 0.1 ms."""
 
-_SURELY_SHORT = 64
-"""So many items of a small pickle make no more than four times `_MAX_ENCODED_BYTES`, so nobody has to count."""
+_SMALL_BYTES = 512
+"""A pickle of so many bytes has no more items, of which none is longer: `_MAX_ENCODED_BYTES` in all, at most."""
 
 _BATCH = 1000
 """So many items are pickled together. Python 3.15 writes a batch of one or none in another way than those before."""
@@ -51,10 +53,11 @@ _BATCH = 1000
 _NONE = "it has no canonical digest"
 
 _MARSHAL_VERSION = 2
-"""The last one without references, which depend on what is one object. Same bytes from 3.11 to 3.15."""
+"""The last one without references, which depend on what is one object. Same bytes from 3.11 to 3.15, which sort sets by
+the bytes of their elements."""
 
 
-def value_digest(value: Any, digests: Digests, pickler: PlainPickler | ResultPickler) -> bytes:
+def value_digest(value: Any, digests: Digests, pickler: PlainPickler | ResultPickler, size: int) -> bytes:
     """Return the canonical digest of a value with a small pickle, or none.
 
     There is none if the pickle itself is canonical, nor if a part of the value can be told by its code only, or has
@@ -64,113 +67,218 @@ def value_digest(value: Any, digests: Digests, pickler: PlainPickler | ResultPic
         value: The value.
         digests: Those of the checkpoint.
         pickler: The one that has pickled the value; it knows the names of classes already.
+        size: How many bytes that has taken.
     """
     kind = type(value)
     if kind in _ATOMS:
         return NO_VALUE_DIGEST
-    texts: Collection[str | bytes] = ()  # what may be there more often than in the pickle
+    met: list[Any] = []
     try:
-        if kind in _FLAT and (kinds := set(map(type, items := _items_of(value, kind)))) <= _ATOMS:
-            texts = () if kinds <= _NUMBERS else [item for item in items if type(item) in _TEXTS]
-            if len(set(texts)) == len(texts) and complex not in kinds and len(items) < _BATCH:
-                return NO_VALUE_DIGEST  # no text is there twice, so all equal values have this pickle
-            tree = value
-        elif (tree := _flat_tree(value, kind, pickler)) is None:
-            walk = _Walk(pickler)
-            tree = walk.tree(value)
-            if walk.n_items > _SURELY_SHORT:
-                texts = list(_texts(tree))
-        if texts and sum(map(len, texts)) > _MAX_ENCODED_BYTES:
+        try:
+            tree = _simple(value, pickler, met, {}) if size <= _SMALL_BYTES else None
+        except _NotSimple:
+            tree = None
+        if kind in _FLAT and (tree is None or len(met) == 1) and _pickles_alike(value, kind):
             return NO_VALUE_DIGEST
+        if tree is None or (len(met) > 1 and len(set(map(id, met))) < len(met)):
+            tree = _Walk(pickler).tree(value)
+            _check_length(tree)
         return digests.check(marshal.dumps(tree, _MARSHAL_VERSION))
     except Exception:  # code of the user's runs here, and the value itself is pickled already
         return NO_VALUE_DIGEST
 
 
-def _items_of(value: Any, kind: type) -> Any:
-    return [*value, *value.values()] if kind is dict else value
+def _pickles_alike(value: Any, kind: type) -> bool:
+    """Tell whether all values that equal a list, a tuple or a dict have the same pickle: no text is there twice."""
+    items = [*value, *value.values()] if kind is dict else value
+    others = [item for item in items if type(item) not in _NUMBERS]
+    return len(items) < _BATCH and _TEXTS.issuperset(map(type, others)) and len(set(others)) == len(others)
 
 
-def _flat_tree(value: Any, kind: type, pickler: PlainPickler | ResultPickler) -> Any:
-    """Return what `_Walk` would, in half of the time; None if the value is not as simple as most."""
-    if kind is set:
-        return _sorted(kind, value)
-    reference = pickler.references.get(kind)
-    if reference is None or not _traits_of(kind)[0] or kind in copyreg.dispatch_table:
-        return None
-    state = vars(value)
-    is_flat = (
-        0 < len(state) <= _SURELY_SHORT
-        and _ATOMS.issuperset(map(type, state.values()))
-        and _ATOMS.issuperset(map(type, state))
-    )
-    return (..., "plain", (..., "of script", *reference[1]), state) if is_flat else None
+def _check_length(tree: Any) -> None:
+    """Raise an error if the texts in a tree are too long to be digested as often as they are there."""
+    length, held = 0, [tree]
+    while held:
+        length += sum([len(item) for item in held if type(item) in _TEXTS])
+        if length > _MAX_ENCODED_BYTES:
+            raise ValueError(_NONE)
+        containers = [item for item in held if type(item) in _CONTAINERS]
+        # A tenth of what a loop takes; without the keys of a dict, if all are texts.
+        held = [*get_referents(*containers), *(key for item in containers if type(item) is dict for key in item)]
 
 
-def _texts(tree: Any) -> Iterator[str | bytes]:
-    kind = type(tree)
-    if kind in _TEXTS:
-        yield tree
-    elif kind is dict:
-        for pair in tree.items():
-            yield from _texts(pair)
-    elif kind is list or kind is tuple:
-        for item in tree:
-            yield from _texts(item)
+# --- small and simple, as most are ------------------------------------------------------------------------------------
 
 
-_traits: weakref.WeakKeyDictionary[type, tuple[bool, bool]] = weakref.WeakKeyDictionary()
-"""Whether a type is plain, and whether its instances cannot change."""
+class _NotSimple(Exception):
+    pass
 
 
-def _traits_of(kind: type) -> tuple[bool, bool]:
-    found = _traits.get(kind)
+def _simple(value: Any, pickler: PlainPickler | ResultPickler, met: list[Any], plain: dict[type, Any]) -> Any:
+    """Return the tree of a value, in half of the time that `_Walk` takes, or raise an error.
+
+    Args:
+        value: The value.
+        pickler: As of `value_digest`.
+        met: Gets what could be there twice.
+        plain: Gets the trees of classes whose instances are their attributes.
+    """
+    kind = type(value)
+    met.append(value)
+    if len(met) > _SMALL_BYTES:
+        raise _NotSimple
+    named = None
+    if kind in _CONTAINERS:
+        if kind is list:
+            return [item if type(item) in _ATOMS else _simple(item, pickler, met, plain) for item in value]
+        if kind is tuple:
+            return tuple([item if type(item) in _ATOMS else _simple(item, pickler, met, plain) for item in value])
+        if kind is not dict:
+            if not _ATOMS.issuperset(map(type, value)):
+                raise _NotSimple
+            return value
+        state = value
+    else:
+        named = plain.get(kind)
+        if named is None:
+            reference = pickler.references.get(kind)
+            if reference is None:
+                raise _NotSimple
+            named = _named_of_script(kind, reference[1])
+            if not _traits[weakref.ref(kind)].is_plain or kind in copyreg.dispatch_table:
+                return _named_one(value, pickler, met, named)
+            plain[kind] = named
+        state = value.__dict__
+        if not state:
+            raise _NotSimple
+    if not _ATOMS.issuperset(map(type, state)):
+        raise _NotSimple
+    tree = {key: item if type(item) in _ATOMS else _simple(item, pickler, met, plain) for key, item in state.items()}
+    return tree if named is None else (..., "plain", named, tree)
+
+
+def _named_one(value: Any, pickler: PlainPickler | ResultPickler, met: list[Any], named: Any) -> Any:
+    """Return the tree of a member of an enum, or of a named tuple, that holds nothing but atoms."""
+    reduced = pickler.reducer_override(value)
+    if type(reduced) is not tuple or len(reduced) != 2:
+        raise _NotSimple
+    function, (_, *more) = reduced
+    if function is member:
+        is_simple = type(more[0]) in _ATOMS
+    else:
+        is_simple = function is row and _ATOMS.issuperset(map(type, more[1]))
+    if not is_simple:
+        raise _NotSimple
+    met.pop()  # what cannot change may be there twice
+    return ..., function.__name__, named, more
+
+
+# --- whatever it is ---------------------------------------------------------------------------------------------------
+
+
+def _n_built_in(keys: Collection[Any]) -> int:
+    """Return how many items are in the elements of a set or the keys of a dict; -1 if one is not built in.
+
+    If all are, `marshal` writes them as they are: none can change.
+    """
+    held, n_items = keys, len(keys)
+    while containers := [item for item in held if type(item) not in _ATOMS]:
+        if n_items > _MAX_ITEMS or not _HASHABLE.issuperset(map(type, containers)):
+            return -1
+        held = get_referents(*containers)
+        n_items += len(held)
+    return n_items
+
+
+class _Traits:
+    """What is known of a type.
+
+    Attributes:
+        is_plain: Whether its instances are reduced to their attributes.
+        cannot_change: Whether its instances cannot change.
+        reference: What a pickler has referred to it by, if that was asked for.
+        named: The tree of that.
+    """
+
+    __slots__ = ("cannot_change", "is_plain", "named", "reference")
+
+    def __init__(self, kind: type) -> None:
+        self.is_plain = _is_plain(kind)
+        self.cannot_change = _cannot_change(kind)
+        self.reference: tuple[Any, ...] = ()
+        self.named: tuple[Any, ...] = ()
+
+
+_traits: dict[weakref.ref[type], _Traits] = {}
+
+
+def _traits_of(kind: type) -> _Traits:
+    found = _traits.get(weakref.ref(kind))
     if found is None:
-        found = _traits[kind] = _is_plain(kind), _cannot_change(kind)
+        found = _traits[weakref.ref(kind, _traits.__delitem__)] = _Traits(kind)
     return found
+
+
+def _named_of_script(kind: type, reference: tuple[Any, ...]) -> Any:
+    traits = _traits.get(weakref.ref(kind)) or _traits_of(kind)
+    if traits.reference != reference:
+        traits.reference, traits.named = reference, _of_script(reference)
+    return traits.named
+
+
+def _of_script(reference: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the tree of what has a name in the script, in one piece: a shape consists of many."""
+    return ..., marshal.dumps(reference, _MARSHAL_VERSION)
 
 
 class _Walk:
     """Makes a tree of one value that `marshal` writes: equal trees for equal values, others for others.
 
-    Atoms, tuples, lists, and flat dicts stand for themselves. What begins with an ellipsis stands for all else.
+    What is built in stands for itself, if all that it holds does. What begins with an ellipsis stands for all else.
+
     """
 
     def __init__(self, pickler: PlainPickler | ResultPickler) -> None:
         self._left = _MAX_ITEMS
         self._met: dict[int, int] = {}  # what can change or holds such, by id, with its number
-        self._in_sets: set[int] = set()  # the same of parts of sets, which have no number outside
         self._immutable: dict[int, tuple[Any, int]] = {}  # trees, and how many items they have
+        self._in_sets: set[int] = set()  # what can change in parts of sets, by id: it has no number outside
         self._kinds: dict[type, tuple[Any, bool]] = {}
         self._kept: list[Any] = []  # what was made for the walk: its id must stay its own
         self._pickler = pickler
-
-    @property
-    def n_items(self) -> int:
-        """How many items the tree has."""
-        return _MAX_ITEMS - self._left
 
     def tree(self, value: Any) -> Any:
         """Return the tree of a value."""
         kind = type(value)
         if kind in _ATOMS:
             return value
-        if kind in _FLAT:
-            if kind is not tuple:
-                key = id(value)
-                if key in self._met or key in self._in_sets:
-                    return self._again(key)
-                self._met[key] = len(self._met)
-            return self._items(value, kind)
-        if kind is frozenset:
-            return self._set(kind, value)
-        if kind is set or kind is bytearray:
-            key = id(value)
-            if key in self._met or key in self._in_sets:
-                return self._again(key)
+        if kind is tuple:
+            return tuple(self._trees(value))
+        key = id(value)
+        if key in self._met or key in self._in_sets:
+            return self._again(key)
+        if kind in _CONTAINERS:
+            if kind is frozenset:
+                return self._set(kind, value)
             self._met[key] = len(self._met)
-            return self._set(kind, value) if kind is set else (..., "bytearray", bytes(value))
-        return self._object(value, kind)
+            return self._trees(value) if kind is list else self._dict(value) if kind is dict else self._set(kind, value)
+        if key in self._immutable:
+            again, n_items = self._immutable[key]
+            self._spend(n_items)
+            return again
+        before, left = len(self._met), self._left
+        self._met[key] = before
+        named, cannot_change = self._kinds.get(kind) or self._look_at(kind)
+        # The attributes are what the reduction comes to, and take a third of the time.
+        if named is not None and (state := value.__dict__):
+            tree: Any = ..., "plain", named, self._dict(state)
+        else:
+            self._spend(0)
+            tree = self._reduced(value, kind)
+        if cannot_change and len(self._met) == before + 1:
+            del self._met[key]
+            self._immutable[key] = tree, left - self._left
+        return tree
 
     def _again(self, key: int) -> Any:
         if key in self._in_sets:
@@ -182,20 +290,28 @@ class _Walk:
         if self._left < 0:
             raise ValueError(_NONE)
 
-    def _items(self, value: Any, kind: type) -> Any:
-        items = _items_of(value, kind)
+    def _trees(self, items: Collection[Any]) -> list[Any]:
         self._left -= 1 + len(items)
         if self._left < 0:
             raise ValueError(_NONE)
-        if _ATOMS.issuperset(map(type, items)):
-            return value
-        parts = list(map(self.tree, items))
-        return parts if kind is list else tuple(parts) if kind is tuple else (..., "dict", parts)
+        return [item if type(item) in _ATOMS else self.tree(item) for item in items]
+
+    def _dict(self, value: dict[Any, Any]) -> Any:
+        self._left -= 1 + 2 * len(value)
+        if self._left < 0:
+            raise ValueError(_NONE)
+        if not _ATOMS.issuperset(map(type, value)):
+            n_items = _n_built_in(value)
+            if n_items < 0:
+                return ..., "dict", self._trees([*value, *value.values()])
+            self._spend(n_items)
+        return {key: item if type(item) in _ATOMS else self.tree(item) for key, item in value.items()}
 
     def _set(self, kind: type, elements: Collection[Any]) -> Any:
-        self._spend(len(elements))
-        if (tree := _sorted(kind, elements)) is not None:
-            return tree
+        n_items = _n_built_in(elements)
+        self._spend(max(n_items, len(elements)))
+        if n_items >= 0:
+            return kind(elements)
         outer, parts, inside = self._met, [], set[int]()
         for element in elements:
             self._met = {}
@@ -207,38 +323,20 @@ class _Walk:
         self._in_sets |= inside
         return ..., kind.__name__, sorted(parts)
 
-    def _object(self, value: Any, kind: type) -> Any:
-        key = id(value)
-        if key in self._immutable:
-            tree, n_items = self._immutable[key]
-            self._spend(n_items)
-            return tree
-        if key in self._met or key in self._in_sets:
-            return self._again(key)
-        before, left = len(self._met), self._left
-        self._met[key] = before
-        self._spend(0)
-        named, cannot_change = self._kinds.get(kind) or self._look_at(kind)
-        # The attributes are what the reduction comes to, and take a third of the time.
-        state = vars(value) if named else None
-        tree = (..., "plain", named, self._items(state, dict)) if state else self._reduced(value)
-        if cannot_change and len(self._met) == before + 1:
-            del self._met[key]
-            self._immutable[key] = tree, left - self._left
-        return tree
-
     def _look_at(self, kind: type) -> tuple[Any, bool]:
         """Return the tree of a type if its instances are their attributes; and whether these cannot change."""
-        is_plain, cannot_change = _traits_of(kind)
-        named = None
-        if is_plain and kind not in copyreg.dispatch_table:
-            reference = self._pickler.references.get(kind)
-            named = self.tree(kind) if reference is None else (..., "of script", *reference[1])
-        self._kinds[kind] = found = named, cannot_change
+        traits = _traits_of(kind)
+        named = self._named(kind) if traits.is_plain and kind not in copyreg.dispatch_table else None
+        self._kinds[kind] = found = named, traits.cannot_change
         return found
 
-    def _reduced(self, value: Any) -> Any:
-        kind = type(value)
+    def _named(self, kind: type) -> Any:
+        reference = self._pickler.references.get(kind)
+        return self.tree(kind) if reference is None else _named_of_script(kind, reference[1])
+
+    def _reduced(self, value: Any, kind: type) -> Any:
+        if kind is bytearray:
+            return ..., "bytearray", bytes(value)
         if kind is types.CodeType:
             raise ValueError(_NONE)  # its bytes depend on what was run before
         if kind is pickle.PickleBuffer:
@@ -248,15 +346,17 @@ class _Walk:
             return ..., "name", _public(value.__module__, value.__qualname__, value), value.__qualname__
         if isinstance(reduced, str):
             return ..., "name", pickle.whichmodule(value, reduced), reduced  # type: ignore[attr-defined]
-        if reduced[0] is of_script:
-            return ..., "of script", *reduced[1]
         parts: list[Any] = [*reduced, *[None] * (6 - len(reduced))]
         function, arguments, state, items, pairs, setter = parts
+        if function is of_script:
+            return _of_script(arguments)
+        if function is member or function is row:
+            return ..., function.__name__, self._named(arguments[0]), self._trees(arguments[1:])
         return (
             ...,
             "object",
             self.tree(function),
-            self._set(set, arguments[0]) if function is kind and _is_set(kind) else self._items(arguments, tuple),
+            self._set(set, arguments[0]) if function is kind and _is_set(kind) else self._trees(arguments),
             self._state(state),
             self._made(items),
             self._made(pairs),
@@ -266,7 +366,7 @@ class _Walk:
     def _made(self, items: Any) -> Any:
         made = [] if items is None else list(items)
         self._kept.append(made)
-        return self._items(made, list)
+        return self._trees(made)
 
     def _state(self, state: Any) -> Any:
         """Return a state as a tree. Its containers belong to the object, which may have made them just now."""
@@ -274,7 +374,7 @@ class _Walk:
         if type(state) is tuple:
             return ..., "state", *map(self._state, state)
         kind = type(state)
-        return self._items(state, kind) if kind is list or kind is dict else self.tree(state)
+        return self._trees(state) if kind is list else self._dict(state) if kind is dict else self.tree(state)
 
     def _reduce(self, value: Any) -> Any:
         """Return what the pickler of the result reduces an object to; NotImplemented if it takes the name."""
@@ -318,9 +418,3 @@ def _cannot_change(kind: type) -> bool:
     if issubclass(kind, (type, types.FunctionType, types.BuiltinFunctionType)):
         return True
     return hash_of is not None and hash_of is not object.__hash__
-
-
-def _sorted(kind: type, elements: Collection[Any]) -> Any:
-    """Return the tree of a set if there is one order for its elements; else None."""
-    kinds = set(map(type, elements))
-    return (..., kind.__name__, "sorted", sorted(elements)) if len(kinds) == 1 and kinds <= _ORDERED else None
