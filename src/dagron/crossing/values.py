@@ -51,6 +51,7 @@ _BATCH = 1000
 """So many items are pickled together. Python 3.15 writes a batch of one or none in another way than those before."""
 
 _NONE = "it has no canonical digest"
+_NOT_SIMPLE = "it is not as simple as most"
 
 _MARSHAL_VERSION = 2
 """The last one without references, which depend on what is one object. Same bytes from 3.11 to 3.15, which sort sets by
@@ -76,7 +77,7 @@ def value_digest(value: Any, digests: Digests, pickler: PlainPickler | ResultPic
     try:
         try:
             tree = _simple(value, pickler, met, {}) if size <= _SMALL_BYTES else None
-        except _NotSimple:
+        except ValueError:
             tree = None
         if kind in _FLAT and (tree is None or len(met) == 1) and _pickles_alike(value, kind):
             return NO_VALUE_DIGEST
@@ -110,10 +111,6 @@ def _check_length(tree: Any) -> None:
 # --- small and simple, as most are ------------------------------------------------------------------------------------
 
 
-class _NotSimple(Exception):
-    pass
-
-
 def _simple(value: Any, pickler: PlainPickler | ResultPickler, met: list[Any], plain: dict[type, Any]) -> Any:
     """Return the tree of a value, in half of the time that `_Walk` takes, or raise an error.
 
@@ -126,7 +123,7 @@ def _simple(value: Any, pickler: PlainPickler | ResultPickler, met: list[Any], p
     kind = type(value)
     met.append(value)
     if len(met) > _SMALL_BYTES:
-        raise _NotSimple
+        raise ValueError(_NOT_SIMPLE)
     named = None
     if kind in _CONTAINERS:
         if kind is list:
@@ -135,7 +132,7 @@ def _simple(value: Any, pickler: PlainPickler | ResultPickler, met: list[Any], p
             return tuple([item if type(item) in _ATOMS else _simple(item, pickler, met, plain) for item in value])
         if kind is not dict:
             if not _ATOMS.issuperset(map(type, value)):
-                raise _NotSimple
+                raise ValueError(_NOT_SIMPLE)
             return value
         state = value
     else:
@@ -143,16 +140,16 @@ def _simple(value: Any, pickler: PlainPickler | ResultPickler, met: list[Any], p
         if named is None:
             reference = pickler.references.get(kind)
             if reference is None:
-                raise _NotSimple
+                raise ValueError(_NOT_SIMPLE)
             named = _named_of_script(kind, reference[1])
             if not _traits[weakref.ref(kind)].is_plain or kind in copyreg.dispatch_table:
                 return _named_one(value, pickler, met, named)
             plain[kind] = named
         state = value.__dict__
         if not state:
-            raise _NotSimple
+            raise ValueError(_NOT_SIMPLE)
     if not _ATOMS.issuperset(map(type, state)):
-        raise _NotSimple
+        raise ValueError(_NOT_SIMPLE)
     tree = {key: item if type(item) in _ATOMS else _simple(item, pickler, met, plain) for key, item in state.items()}
     return tree if named is None else (..., "plain", named, tree)
 
@@ -161,14 +158,14 @@ def _named_one(value: Any, pickler: PlainPickler | ResultPickler, met: list[Any]
     """Return the tree of a member of an enum, or of a named tuple, that holds nothing but atoms."""
     reduced = pickler.reducer_override(value)
     if type(reduced) is not tuple or len(reduced) != 2:
-        raise _NotSimple
+        raise ValueError(_NOT_SIMPLE)
     function, (_, *more) = reduced
     if function is member:
         is_simple = type(more[0]) in _ATOMS
     else:
         is_simple = function is row and _ATOMS.issuperset(map(type, more[1]))
     if not is_simple:
-        raise _NotSimple
+        raise ValueError(_NOT_SIMPLE)
     met.pop()  # what cannot change may be there twice
     return ..., function.__name__, named, more
 
