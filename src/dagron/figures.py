@@ -11,8 +11,10 @@ class Figures(NamedTuple):
     """What one attempt took.
 
     Attributes:
-        started_unix: When it began, in seconds since the epoch; 0.0 if it never did.
-        duration_seconds: Wall time, with loading its inputs and pickling its result.
+        started_unix: When it began, in seconds since the epoch; 0.0 if it never did. Reckoned from its end, so that this
+            is right also if the machine has slept or the clock was set meanwhile.
+        duration_seconds: Wall time, with loading its inputs and pickling its result, without that for which the machine
+            slept. What stops processes alone, `docker pause` say, cannot be told from waiting, and counts.
         cpu_seconds: User and system time of the worker during the attempt, with the children that it waited for.
         system_seconds: The part of `cpu_seconds` that was spent in the system.
         peak_rss_bytes: Peak resident memory of the worker up to the end of the attempt.

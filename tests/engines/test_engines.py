@@ -23,6 +23,7 @@ from dagron import (
     DAG,
     CheckpointDamagedError,
     CheckpointExecutor,
+    Flow,
     ResultNotPicklableError,
     WorkerInitError,
     WorkerStartError,
@@ -771,3 +772,22 @@ def test_no_two_places_in_the_head_of_a_board_overlap():
     }
     ends = [at + sizes[at] for at in sorted(sizes)]
     assert all(end <= start for end, start in zip(ends, [*sorted(sizes)[1:], board._HEAD_BYTES], strict=True))
+
+
+@pytest.mark.parametrize("jump", [8 * 3600.0, -1e9], ids=["the machine slept", "the clock was set to 1970 or so"])
+def test_an_attempt_ended_when_it_ended_whatever_became_of_the_clock_meanwhile(ckpt, monkeypatch, jump):
+    clock, late = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: clock() + late[0])
+    flow = Flow()
+    node = flow.add("a", lambda: late.__setitem__(0, jump))
+    found = flow.run(ckpt, pool="inline")[node]
+    assert abs(found.ended_unix - time.time()) < 60.0
+    assert 0.0 < found.duration_seconds < 60.0
+
+
+def test_durations_are_told_by_a_clock_that_stands_still_while_the_machine_sleeps():
+    # clock_gettime(2) has CLOCK_BOOTTIME for the other one; mach_absolute_time does not count either.
+    assert time.get_clock_info("perf_counter").implementation in (
+        "clock_gettime(CLOCK_MONOTONIC)",
+        "mach_absolute_time()",
+    )

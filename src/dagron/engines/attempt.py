@@ -203,13 +203,13 @@ def _make(
     interruptible: bool,
     witness: Witness | None,
 ) -> Outcome:
-    started_unix, started = time.time(), time.perf_counter()
+    started = time.perf_counter()  # CLOCK_MONOTONIC or mach_absolute_time, which stand still while the machine sleeps
     cpu_before, system_before, _ = _usage()
 
     def figures() -> Figures:
         cpu_after, system_after, peak = _usage()
         seconds = time.perf_counter() - started
-        return Figures(started_unix, seconds, cpu_after - cpu_before, system_after - system_before, peak)
+        return Figures(time.time() - seconds, seconds, cpu_after - cpu_before, system_after - system_before, peak)
 
     retry_on: tuple[type[BaseException], ...] = ()
     fn: Any = None
