@@ -889,6 +889,20 @@ MUTATIONS = [
         "tests/crossing/test_values.py -k nothing_that_a_result_names",
     ),
     Mutation(
+        "deletes",
+        "checkpoint/writing/pruning.py",
+        "if known and known == self._gone:",
+        "if False:",
+        "tests/checkpoint/test_pruning.py -k another_job",
+    ),
+    Mutation(
+        "deletes",
+        "checkpoint/writing/pruning.py",
+        "for name in self._nodes if name not in commits",
+        "for name in commits",
+        "tests/checkpoint/test_pruning.py -k kept_for_themselves",
+    ),
+    Mutation(
         "surroundings",
         "engines/local/surroundings.py",
         "        end.settimeout(None)",

@@ -33,6 +33,7 @@
     │   │   └── CheckpointGoneError
     │   ├── ClearError
     │   ├── PruneError
+    │   ├── OtherDagError                    whoever prunes: the DAG is another one
     │   └── ResultUnavailableError
     │       └── ResultNotLoadableError       the author of the tasks: what the result is made of has changed
     ├── StoredValueError                     the author of the tasks; a result that this script or Python cannot load
@@ -102,6 +103,7 @@ __all__ = [
     "NotLoadableError",
     "NotRunByCallError",
     "OptionError",
+    "OtherDagError",
     "OtherPythonError",
     "OutputNotWrittenError",
     "PruneError",
@@ -550,6 +552,27 @@ class PruneError(CheckpointError):
 
     def __str__(self) -> str:
         return f"could not prune the checkpoint {self.path!r}: {self.reason}; {self.left}"
+
+
+class OtherDagError(CheckpointError):
+    """A pruning would drop all that a checkpoint has, as its DAG has none of the nodes. Nothing was dropped.
+
+    Attributes:
+        path: The checkpoint.
+        nodes: The nodes that it knows.
+    """
+
+    def __init__(self, path: str, nodes: Sequence[str]) -> None:
+        super().__init__(path, nodes)
+        self.path = path
+        self.nodes = list(nodes)
+
+    def __str__(self) -> str:
+        return (
+            f"the DAG has none of the {len(self.nodes)} node(s) of the checkpoint {self.path!r} "
+            f"({_listed(self.nodes)}), so it may be that of another job; nothing was dropped; pass even_all=True "
+            "(--even-all) to drop them all"
+        )
 
 
 class ResultUnavailableError(CheckpointError):

@@ -279,19 +279,21 @@ class CheckpointExecutor:
         finally:
             store.close()
 
-    def prune_checkpoint(self, *, dry_run: bool = False) -> PruneReport | None:
+    def prune_checkpoint(self, *, dry_run: bool = False, even_all: bool = False) -> PruneReport | None:
         """Drop from the checkpoint what no resume of this DAG needs, and return what that was; None if there is none.
 
         Dropped are results, failures and files of nodes that the DAG does not have; records of the journal that later
-        ones supersede; what tasks printed in runs before the last one; and files that older runs have left. A resume
-        keeps and repeats what it would have kept and repeated otherwise.
+        ones supersede; what tasks printed in runs before the last one; and files and scratch directories that older
+        runs have left. A resume keeps and repeats what it would have kept and repeated otherwise.
 
         Args:
             dry_run: Only look; then the checkpoint need not be free.
+            even_all: Go on also if the DAG has none of the nodes that the checkpoint knows, and all of them go.
 
         Raises:
             CheckpointLockedError: A run is writing it.
             CheckpointDamagedError: Its journal is damaged, of which a resume has to know.
+            OtherDagError: All would go, and `even_all` does not say so.
             PruneError: The disk refused. The error says how the checkpoint stands.
             CheckpointError: The directory cannot be used, and nothing in it was changed.
 
@@ -314,7 +316,7 @@ class CheckpointExecutor:
             if store.ledger is None or store.ledger.cleared:
                 return None
             end_leftovers(store)
-            return store.prune(self.dag.nodes)
+            return store.prune(self.dag.nodes, even_all=even_all)
         finally:
             store.close()
 

@@ -11,9 +11,9 @@ class Figures(NamedTuple):
     """What one attempt took.
 
     Attributes:
-        started_unix: When it began, in seconds since the epoch; 0.0 if it never did. Reckoned from its end, so that this
-            is right also if the machine has slept or the clock was set meanwhile.
-        duration_seconds: Wall time, with loading its inputs and pickling its result, without that for which the machine
+        started_unix: When it began, in seconds since the epoch; 0.0 if it never did. Reckoned from its end, so that the
+            end is right also if the machine has slept or the clock was set meanwhile.
+        duration_seconds: Wall time, with loading its inputs and pickling its result, and without what the machine has
             slept. What stops processes alone, `docker pause` say, cannot be told from waiting, and counts.
         cpu_seconds: User and system time of the worker during the attempt, with the children that it waited for.
         system_seconds: The part of `cpu_seconds` that was spent in the system.

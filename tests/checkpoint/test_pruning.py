@@ -24,21 +24,27 @@ import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
 from dagron.checkpoint.blobs import load_result
 from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.files.scratch import make_scratch
 from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.format.names import JOURNAL, META
+from dagron.checkpoint.format.names import JOURNAL, META, scratch_name
 from dagron.checkpoint.format.records import Failed, Origin, RunStarted
 from dagron.checkpoint.reading.history import read_history
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import printed_by, read_ledger, read_on, retried_of
 from dagron.checkpoint.writing.pruning import Pruning
 from dagron.checkpoint.writing.store import CheckpointStore
+from dagron.cli.verbs.prune import _shown
 
 
 def prune(path, nodes=None):
+    return with_store(path, lambda store: store.prune(nodes, even_all=True))
+
+
+def with_store(path, act):
     store = CheckpointStore(path, durability="process")
     try:
         store.open()
-        return store.prune(nodes)
+        return act(store)
     finally:
         store.close()
 
@@ -420,6 +426,45 @@ def test_what_is_put_in_the_place_of_a_file_that_was_dropped_stays(used):
     again(used)
     prune(used, ["a"])
     assert (used / "gone.pkl").read_bytes() == b"somebody's"
+
+
+def scratch_of(path, node):
+    made = Path(make_scratch(path, scratch_name(node), "0" * 32))
+    (made / "so far").write_bytes(b"x" * 5000)
+    return made.parent
+
+
+def test_what_nodes_have_kept_for_themselves_goes_with_them_and_nobody_elses(used):
+    gone, left = scratch_of(used, "gone"), scratch_of(used, "b")
+    (left.parent / "theirs").mkdir()
+    with_store(used, lambda store: store.invalidate_between_runs(["b"], "by hand"))  # so its next attempt is to go on
+    foreseen = CheckpointExecutor(DAG(["a", "b"]), used).prune_checkpoint(dry_run=True)
+    assert gone.exists()
+    report = prune(used)
+    assert foreseen.scratches == report.scratches == 1
+    assert report.files_bytes > 5000 + len(LARGE)
+    assert sorted(os.listdir(left.parent)) == sorted([left.name, "theirs"])
+    assert (left / ("0" * 32) / "so far").exists()
+    assert prune(used).freed_bytes == 0
+
+
+def test_a_scratch_directory_alone_is_worth_a_pruning(used):
+    prune(used)
+    folder = scratch_of(used, "gone").parent
+    assert "1 scratch directories" in _shown(prune(used), "were dropped")
+    assert not folder.exists()
+
+
+def test_the_dag_of_another_job_drops_nothing_unless_that_is_said(used):
+    before = {name: (used / name).read_bytes() for name in os.listdir(used)}
+    other = CheckpointExecutor(DAG(["x", "y"]), used)
+    assert other.prune_checkpoint(dry_run=True).nodes == ["a", "b", "gone", "large and gone"]
+    with pytest.raises(dagron.OtherDagError, match=r"none of the 4 node\(s\).*even_all=True") as caught:
+        other.prune_checkpoint()
+    assert caught.value.nodes == ["a", "b", "gone", "large and gone"]
+    assert {name: (used / name).read_bytes() for name in os.listdir(used)} == before
+    assert other.prune_checkpoint(even_all=True).nodes == ["a", "b", "gone", "large and gone"]
+    assert other.prune_checkpoint() is not None, "it has no nodes any more, and nothing to lose"
 
 
 def test_whoever_reads_along_begins_anew(used):

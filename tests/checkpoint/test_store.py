@@ -696,7 +696,7 @@ def lives(path):
         made = CheckpointStore(path, durability="power")
         try:
             made.open()
-            made.prune(nodes)
+            made.prune(nodes, even_all=True)
         finally:
             made.close()
 

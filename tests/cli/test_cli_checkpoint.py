@@ -539,6 +539,15 @@ def test_prune_drops_what_the_dag_of_a_target_does_not_have(own):
     assert [*view_of_job().commits] == ["load"]
 
 
+def test_prune_drops_nothing_for_the_dag_of_another_job_unless_that_is_said(own):
+    Path("other.py").write_text("tasks = {'x': int}\n")
+    assert "6 nodes that the DAG does not have" in own("prune", "job.py", "--dag", "other.py", "--dry-run").stdout
+    assert "(--even-all)" in own("prune", "job.py", "--dag", "other.py", "--yes", expect=3).stderr
+    assert len(view_of_job().commits) == 5
+    own("prune", "job.py", "--dag", "other.py", "--yes", "--even-all")
+    assert not view_of_job().commits
+
+
 def test_clear_deletes_nothing_without_a_word_and_its_own_files_with_one(own):
     Path("checkpoints/job/mine.txt").touch()
     assert "pass --yes" in own("clear", "job.py", expect=2).stderr

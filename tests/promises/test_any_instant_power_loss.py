@@ -248,7 +248,7 @@ class Life:
     def prune(self, *nodes):
         def act():
             self.open()
-            self.store.prune(nodes)
+            self.store.prune(nodes, even_all=True)
 
         self._step(act, lambda known: known.pruned_to(nodes))
         self.close()

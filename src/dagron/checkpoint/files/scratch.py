@@ -15,7 +15,7 @@ from dagron.checkpoint.files.opened import TEMP_PREFIX
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["SCRATCH", "make_scratch", "remove_scratch", "remove_scratch_folder", "scratches"]
+__all__ = ["SCRATCH", "make_scratch", "remove_scratch", "remove_scratch_folder", "scratch_bytes", "scratches"]
 
 SCRATCH = f"{TEMP_PREFIX}scratch"
 """The folder of the directories in which nodes keep what they have done so far; ours by its name."""
@@ -58,6 +58,19 @@ def scratches(directory: Path) -> set[str] | None:
         return set(filter(_SCRATCH_NAME.fullmatch, os.listdir(os.path.join(directory, SCRATCH))))
     except FileNotFoundError:
         return None
+
+
+def scratch_bytes(directory: Path, name: str) -> int:
+    """Return the size of one of `scratches` with all that is in it, as far as that can be looked at."""
+    path = os.path.join(directory, SCRATCH, name)
+    found = 0
+    for folder, _, names in os.walk(path):  # follows no link
+        for entry in (folder, *(os.path.join(folder, name) for name in names)):
+            try:
+                found += os.lstat(entry).st_size
+            except OSError:
+                pass  # gone meanwhile
+    return found
 
 
 def remove_scratch(directory: Path, name: str) -> None:

@@ -1,7 +1,8 @@
 """A checkpoint made smaller: what no resume needs is dropped, and the journal is written anew without it.
 
 What is dropped: results, failures and files of nodes that the DAG does not have; records that later ones supersede;
-what tasks printed in runs before the last one; temporary files, and files of results that belong to no commit any more.
+what tasks printed in runs before the last one; temporary files, and files of results that belong to no commit any more;
+the scratch directories of nodes that the DAG does not have.
 What stays: all that a resume goes by, which is what the ledger says, and a short record of each run, for the report.
 
 The records that stay keep their order and get new numbers. What refers to the number of a record, `Commit.since` and
@@ -22,9 +23,10 @@ from dataclasses import dataclass
 from dagron.checkpoint.blobs import blob_file, read_blob
 from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.files.opened import ReadFile, is_temporary
+from dagron.checkpoint.files.scratch import remove_scratch, remove_scratch_folder, scratch_bytes, scratches
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import HEADER_SIZE, RECORD_SIZE, Record, RecordWriter, encode_header, scan
-from dagron.checkpoint.format.names import JOURNAL
+from dagron.checkpoint.format.names import JOURNAL, scratch_name
 from dagron.checkpoint.format.records import (
     Commit,
     CopiesWritten,
@@ -44,7 +46,7 @@ from dagron.checkpoint.format.records import (
 from dagron.checkpoint.reading.opening import dag_of, read_ledger
 from dagron.checkpoint.writing.journal import JournalWriter, refusal
 from dagron.checkpoint.writing.snapshot import write_snapshot
-from dagron.errors import CheckpointDamagedError, CheckpointError, PruneError
+from dagron.errors import CheckpointDamagedError, CheckpointError, OtherDagError, PruneError
 
 __all__ = ["PruneReport", "Pruning"]
 
@@ -69,7 +71,8 @@ class PruneReport:
         outputs: Nodes of which the output, and attempts before the last one, are dropped because an earlier run than
             the last one made them.
         files: Files that are deleted, by name: those of these nodes, and what older runs have left.
-        files_bytes: Their size.
+        scratches: How many scratch directories are deleted: those of nodes that have left the DAG.
+        files_bytes: The size of both.
         journal_bytes: How many bytes shorter the journal is; below 0 if it is longer, by the record of the pruning.
         journal_bytes_left: How many bytes the journal has afterwards.
     """
@@ -78,6 +81,7 @@ class PruneReport:
     nodes: list[str]
     outputs: list[str]
     files: list[str]
+    scratches: int
     files_bytes: int
     journal_bytes: int
     journal_bytes_left: int
@@ -139,23 +143,45 @@ class Pruning:
             # A resume takes nothing for granted then, and would not know of it afterwards.
             reason = f"{ledger.damage[0].what}, which a resume has to know of; nothing was pruned"
             raise CheckpointDamagedError(directory.path_to(JOURNAL), ledger.damage[0].offset, reason)
-        self._gone = self._nodes_gone(nodes)
+        self._nodes = self._nodes_of_dag() if nodes is None else nodes
+        self._gone = self._nodes_gone()
         self._kept = self._records_kept()
         self._sizes = directory.sizes()
         self._waiting, self._dropped = self._files_dropped()
+        self._scratches = self._scratches_dropped()
         self.report = self._report()
 
     # --- what is dropped ------------------------------------------------------------------------------------------
 
-    def _nodes_gone(self, nodes: Collection[str] | None) -> set[str]:
+    def _nodes_of_dag(self) -> Collection[str] | None:
+        """Return the nodes of the last run; None if that is not known."""
+        dag = dag_of(self._ledger)
+        return None if dag is None else dag[0]
+
+    def _known(self) -> set[str]:
         ledger = self._ledger
-        known = {*ledger.commits, *ledger.stale, *ledger.lost, *ledger.failures}
-        if nodes is None:
-            dag = dag_of(ledger)
-            if dag is None:
-                return known & ledger.absent
-            nodes = dag[0]
-        return known.difference(nodes)
+        return {*ledger.commits, *ledger.stale, *ledger.lost, *ledger.failures}
+
+    def _nodes_gone(self) -> set[str]:
+        known = self._known()
+        return known & self._ledger.absent if self._nodes is None else known.difference(self._nodes)
+
+    def _scratches_dropped(self) -> list[str]:
+        found = scratches(self._directory.path)
+        if not found or self._nodes is None:
+            return []
+        commits = self._ledger.commits
+        return sorted(found.difference(scratch_name(name) for name in self._nodes if name not in commits))
+
+    def refuse_to_drop_all(self) -> None:
+        """Refuse if the DAG has none of the nodes that the checkpoint knows.
+
+        Raises:
+            OtherDagError: It has none.
+        """
+        known = self._known()
+        if known and known == self._gone:
+            raise OtherDagError(str(self._directory.path), sorted(known))
 
     def _records_kept(self) -> array[int]:
         """Return the numbers of the records that stay, in order."""
@@ -191,14 +217,15 @@ class Pruning:
         left += RECORD_SIZE + len(encode_event(self._said(())))
         spared, where = ledger.size - left, str(self._directory.path)
         n_bytes = sum(map(self._sizes.__getitem__, files))
+        n_bytes += sum(scratch_bytes(self._directory.path, name) for name in self._scratches)
         if n_bytes + spared < _WORTH_BYTES:
-            return PruneReport(where, [], [], [], 0, 0, ledger.size)
+            return PruneReport(where, [], [], [], 0, 0, 0, ledger.size)
         last_run = self._places.runs[-1] if self._places.runs else 0
         outputs = [name for name, (_, n) in ledger.printed.items() if n <= last_run and name not in self._gone]
         earlier = (name for name, attempts in ledger.retried.items() if attempts[0][1] <= last_run)
         outputs += [name for name in earlier if name not in self._gone and name not in ledger.printed]
         nodes = [name for name in (*ledger.commits, *ledger.failures) if name in self._gone]
-        return PruneReport(where, nodes, outputs, files, n_bytes, spared, left)
+        return PruneReport(where, nodes, outputs, files, len(self._scratches), n_bytes, spared, left)
 
     # --- what stays -----------------------------------------------------------------------------------------------
 
@@ -302,6 +329,10 @@ class Pruning:
         try:
             directory.replace(JOURNAL, self._journal(checkpoint_id), durable=durable)
             directory.remove_all(sorted(self._dropped))
+            for name in self._scratches:
+                remove_scratch(directory.path, name)
+            if self._scratches:
+                remove_scratch_folder(directory.path)
             if durable:
                 directory.sync()
             ledger = read_ledger(directory, self._key)

@@ -616,14 +616,21 @@ class CheckpointStore:
             return {}
         return ledger.processes
 
-    def prune(self, nodes: Collection[str] | None = None) -> PruneReport:
+    def prune(self, nodes: Collection[str] | None = None, *, even_all: bool = False) -> PruneReport:
         """Drop what no resume needs, and return what that was: see `pruning`. After `open`, instead of `begin`.
 
         Args:
             nodes: The names of the DAG. Default: those of the last run.
+            even_all: Go on also if the checkpoint knows none of these nodes.
+
+        Raises:
+            OtherDagError: It knows none of them.
+            CheckpointError: As `Pruning`.
         """
         assert self.ledger is not None, "open() has found no checkpoint"
         pruning = Pruning(self.directory, self._key, nodes)
+        if not even_all:
+            pruning.refuse_to_drop_all()
         pruning.carry_out(durable=self._power)
         return pruning.report
 

@@ -45,18 +45,25 @@ Examples:
 @where_argument
 @option("--dry-run", is_flag=True, help="Only say what would be dropped, and how much that frees.")
 @option("--yes", "-y", is_flag=True, help="Do not ask. Needed where nobody can be asked.")
+@option("--even-all", is_flag=True, help="Go on also if the DAG has none of the nodes of the checkpoint.")
 @dag_option
 @untrusted_option
 @json_option
 def prune(
-    where: Where, dry_run: bool, yes: bool, dag_from: str | None, allow_untrusted: bool, as_json: bool
+    where: Where,
+    dry_run: bool,
+    yes: bool,
+    even_all: bool,
+    dag_from: str | None,
+    allow_untrusted: bool,
+    as_json: bool,
 ) -> ExitCode:
     """Make a checkpoint smaller: drop what no resume needs.
 
     That is: results, failures and files of nodes that the DAG of the last run (or of --dag) does not have; records of
-    the journal that later ones supersede; what tasks printed in runs before the last one; and files that older runs
-    have left. The next resume keeps and repeats what it would have kept and repeated. Says first what would be
-    dropped, and asks. Takes the lock, unless it is a dry run.
+    the journal that later ones supersede; what tasks printed in runs before the last one; and files and scratch
+    directories that older runs have left. The next resume keeps and repeats what it would have kept and repeated. Says
+    first what would be dropped, and asks. Takes the lock, unless it is a dry run.
     """
     from dagron.checkpoint.reading.opening import signing_key
     from dagron.checkpoint.writing.pruning import Pruning
@@ -66,10 +73,13 @@ def prune(
     stop_on_signals()
     ledger = read_checkpoint(where)
     directory, nodes = directory_of(where), dag_for(ledger, dag_from).nodes if dag_from is not None else None
-    found = Pruning(directory, signing_key(), nodes).report
+    pruning = Pruning(directory, signing_key(), nodes)
+    found = pruning.report
     if dry_run or not found.freed_bytes:
         put(_as_json(found, dry_run=dry_run) if as_json else _shown(found, "would be dropped"))
         return ExitCode.OK
+    if not even_all:
+        pruning.refuse_to_drop_all()
     if not yes:
         if not is_interactive():
             raise UsageError(
@@ -85,7 +95,7 @@ def prune(
         if store.ledger is None or store.ledger.cleared:
             raise NoCheckpointError(where.path)
         end_leftovers(store)
-        found = store.prune(nodes)
+        found = store.prune(nodes, even_all=even_all)
     finally:
         store.close()
     text = _shown(found, "were dropped")
@@ -108,8 +118,9 @@ def _shown(found: PruneReport, verb: str) -> str:
         )
     if found.outputs:
         lines.append(f"  what {_counted(found.outputs)} printed in runs before the last one: {_named(found.outputs)}")
-    if found.files:
-        lines.append(f"  {len(found.files)} files of {shown_bytes(found.files_bytes)}")
+    if found.files or found.scratches:
+        scratches = f" and {found.scratches} scratch directories of nodes" if found.scratches else ""
+        lines.append(f"  {len(found.files)} files{scratches}, of {shown_bytes(found.files_bytes)}")
     if found.journal_bytes > 0:
         left = shown_bytes(found.journal_bytes_left)
         lines.append(f"  {shown_bytes(found.journal_bytes)} of records of the journal, of which {left} stay")
