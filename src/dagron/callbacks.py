@@ -70,7 +70,7 @@ class RunSnapshot:
         total: Nodes of the DAG.
         completed: Nodes that are COMPLETED, the restored ones among them.
         restored: Nodes whose result was taken from the checkpoint.
-        failed: Nodes that are FAILED or TIMED_OUT.
+        failed: Nodes that are FAILED.
         skipped: Nodes that are SKIPPED.
         cancelled: Nodes that are CANCELLED.
         running: What runs now, one for each busy slot, by slot.
@@ -78,6 +78,7 @@ class RunSnapshot:
         left_seconds: How long the run will take still, from how long its nodes take; None if that is not known.
         preparing: For how long, in seconds, each of the workers that are in `worker_init` has been in it.
         retries: Further attempts that nodes got after one that failed.
+        timed_out: Nodes that are TIMED_OUT.
     """
 
     total: int
@@ -91,6 +92,7 @@ class RunSnapshot:
     left_seconds: float | None = None
     preparing: tuple[float, ...] = ()
     retries: int = 0
+    timed_out: int = 0
 
 
 class RunObserver(Protocol):

@@ -406,6 +406,7 @@ class CheckpointExecutor:
                 failed=result.failed,
                 timed_out=result.timed_out,
                 unreached=[*map(dag.name_of, state.unreached())],
+                out_of_time=[*map(dag.name_of, state.out_of_time())],
             )
         except BaseException:
             store.interrupt()

@@ -697,10 +697,10 @@ tasks = {"odd\x1b]0;title\x07\nname": fail}
 def test_without_a_terminal_there_is_no_progress_unless_it_is_asked_for(cli, here, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     job = cli.write(CHAIN)
-    assert "nodes done" not in here("run", job, "--inline", expect=0).err
+    assert "nodes completed, " not in here("run", job, "--inline", expect=0).err
     err = here("run", job, "--inline", "--fresh", "--progress", expect=0).err
-    assert err.startswith("dagron: 0/2 nodes done\n")
-    assert "dagron: 2/2 nodes done" in err
+    assert err.startswith("dagron: 0/2 nodes completed\n")
+    assert "dagron: 2/2 nodes completed" in err
     assert "\x1b" not in err
 
 

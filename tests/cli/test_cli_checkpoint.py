@@ -31,7 +31,7 @@ from dagron.cli.preview import preview
 from dagron.cli.reading import dag_for
 from dagron.looking.nodes import NodeFigures, Now, matches, node_figures
 from dagron.looking.opening import recorded_dag
-from dagron.results.status import CHECKPOINT_STATUSES
+from dagron.results.status import NodeStatus
 from dagron.runs.options import Options
 from dagron.script import FILE_MODULE
 
@@ -177,7 +177,9 @@ def test_reading_commands_change_nothing(shared, made, tmp_path):
 
 
 def test_watching_a_run_that_has_ended_shows_it_once_and_tells_by_its_code_whether_a_node_failed(shared):
-    assert shared("status", "job.py", "--watch", expect=1).stdout == "5/7 nodes done, 1 failed, 0 running; finished\n"
+    assert (
+        shared("status", "job.py", "--watch", expect=1).stdout == "5/7 nodes completed, 1 failed, 0 running; finished\n"
+    )
     (line,) = shared("status", "job.py", "--watch", "--json", expect=1).stdout.splitlines()
     assert json.loads(line)["completed"] == 5
 
@@ -213,9 +215,7 @@ def test_ls_filters_sorts_and_limits(shared):
 
 
 def test_every_key_sorts_the_largest_figure_first_and_keeps_ties():
-    nodes = [
-        NodeFigures(f"n{i}", CHECKPOINT_STATUSES[i % 3], i % 2, i, i, i % 4, i % 5, i % 6, i % 7) for i in range(12)
-    ]
+    nodes = [NodeFigures(f"n{i}", list(NodeStatus)[i % 3], i % 2, i, i, i % 4, i % 5, i % 6, i % 7) for i in range(12)]
     for key in SortKey:
         for reverse in (False, True):
             assert sorted(selected(nodes, sort=key, reverse=reverse), key=lambda n: n.slot) == nodes
@@ -225,7 +225,8 @@ def test_every_key_sorts_the_largest_figure_first_and_keeps_ties():
 
 def test_in_a_narrow_terminal_the_error_gives_way_before_the_name_and_the_figures_never():
     nodes = [
-        NodeFigures(f"a name of some length, {i}", "failed", 2, 0, 1.0, 61.0, error="E: " + "w" * 60) for i in (1, 2)
+        NodeFigures(f"a name of some length, {i}", NodeStatus.FAILED, 2, 0, 1.0, 61.0, error="E: " + "w" * 60)
+        for i in (1, 2)
     ]
     for width in (120, 80, 60):
         lines = shown_nodes(nodes, width).splitlines()
@@ -638,16 +639,16 @@ def test_a_dry_run_says_what_would_run_and_why(own):
     assert ended.stdout.splitlines() == [
         "2 of 7 nodes would run, 5 keep their results:",
         "  bad  (failed)",
-        "  after  (not run yet)",
+        "  after  (has not completed)",
     ]
     own("invalidate", "job.py", "count[0]", "--if-changed")
     os.unlink("checkpoints/job/big.pkl")
     fields = json.loads(own("run", "job.py", "--dry-run", "--json").stdout)
     assert {item["name"]: item["reason"] for item in fields["to_run"]} == {
-        "count[0]": "taken away",
-        "big": "result lost",
+        "count[0]": "stale",
+        "big": "lost",
         "bad": "failed",
-        "after": "not run yet",
+        "after": "has not completed",
     }
     assert fields["held"] == ["report"]
     assert fields["restored"] == 2
@@ -869,7 +870,7 @@ def test_completion_for_a_shell_can_be_shown_and_the_guide_says_where_it_goes(sh
 
 
 def test_reading_a_hundred_thousand_nodes_takes_seconds_at_most(tmp_path, monkeypatch):
-    nodes = [NodeFigures(f"n{i}", "completed", 1, 0, 1.0, i / 1000, i / 1000, i, i) for i in range(100_000)]
+    nodes = [NodeFigures(f"n{i}", NodeStatus.COMPLETED, 1, 0, 1.0, i / 1000, i / 1000, i, i) for i in range(100_000)]
     began = time.process_time()
     text = shown_nodes(selected(nodes, sort=SortKey.SIZE), 100)
     assert time.process_time() - began < 10

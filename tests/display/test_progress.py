@@ -68,8 +68,8 @@ def drawn(snapshot, width=100):
 
 def test_without_a_terminal_there_is_a_line_at_the_start_and_one_at_the_end():
     assert lines_of(at(0), at(2, 100)) == [
-        "dagron: 0/100 nodes done",
-        "dagron: 100/100 nodes done, 0:02 elapsed, 50/s",
+        "dagron: 0/100 nodes completed",
+        "dagron: 100/100 nodes completed, 0:02 elapsed, 50/s",
     ]
 
 
@@ -88,10 +88,10 @@ def test_a_line_tells_restored_failed_skipped_and_cancelled_nodes_and_what_runs(
         at(6, 20, restored=10, failed=2, skipped=3, cancelled=75),
     )
     assert lines == [
-        "dagron: 10/100 nodes done, 10 restored",
-        "dagron: 20/100 nodes done, 10 restored, 2 failed, 3 skipped, 1 cancelled, 0:05 elapsed, 2.4/s, 0:30 left; "
-        "running a, b",
-        "dagron: 20/100 nodes done, 10 restored, 2 failed, 3 skipped, 75 cancelled, 0:06 elapsed, 2.0/s",
+        "dagron: 10/100 nodes completed, 10 restored",
+        "dagron: 20/100 nodes completed, 10 restored, 2 failed, 3 skipped, 1 cancelled, 0:05 elapsed, 2.4/s, "
+        "0:30 left; running a, b",
+        "dagron: 20/100 nodes completed, 10 restored, 2 failed, 3 skipped, 75 cancelled, 0:06 elapsed, 2.0/s",
     ]
 
 
@@ -137,7 +137,7 @@ def test_on_a_terminal_the_bar_is_drawn_in_place_and_its_end_stays(monkeypatch):
 def test_workers_that_are_in_worker_init_are_counted_with_the_longest_time():
     snapshot = replace(at(75, 0), preparing=(61.0, 72.5))
     assert drawn(snapshot, width=80)[1:] == ["2 in worker_init, 1:12"]
-    assert lines_of(snapshot, at(75, 0))[0] == "dagron: 0/100 nodes done, 2 in worker_init, 1:12, 1:15 elapsed"
+    assert lines_of(snapshot, at(75, 0))[0] == "dagron: 0/100 nodes completed, 2 in worker_init, 1:12, 1:15 elapsed"
 
 
 def test_the_bar_shows_counts_pace_and_the_time_left_for_what_is_not_restored():
@@ -282,8 +282,8 @@ def test_closing_twice_and_closing_what_never_started_do_nothing(monkeypatch):
 def test_an_executor_shows_its_progress_on_standard_error(ckpt, capsys):
     CheckpointExecutor(DAG(["a"]), ckpt, pool="inline", progress=True).execute({"a": int})
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "dagron: 0/1 nodes done"
-    assert lines[-1].startswith("dagron: 1/1 nodes done")
+    assert lines[0] == "dagron: 0/1 nodes completed"
+    assert lines[-1].startswith("dagron: 1/1 nodes completed")
 
 
 def test_an_interrupted_run_leaves_the_terminal_as_it_was(ckpt, monkeypatch):

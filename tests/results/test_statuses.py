@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from dagron.cli.drawing import COLOURS
 from dagron.cli.terminal import STYLES
 from dagron.report.build import build_report
 from dagron.report.render import render
-from dagron.results.status import CHECKPOINT_STATUSES, node_statuses
+from dagron.results.status import NodeStatus, node_statuses
 
 # On a single slot nodes run in the order in which they were added, so the second run stops at `hold`.
 JOB = """
@@ -111,6 +112,7 @@ def check(expected):
     }
     assert [node["name"] for node in status["running"]] == [n for n, state in expected.items() if state == "running"]
     assert status["completed"] == list(expected.values()).count("completed")
+    assert status["states"] == Counter(expected.values())
     for state in set(expected.values()):
         assert drawn.count(f":::{state}\n") == list(expected.values()).count(state), drawn
 
@@ -142,14 +144,20 @@ def test_all_say_the_same_of_each_node_while_a_run_goes_on_and_after_its_death(t
 
 
 def test_every_state_has_a_colour_in_a_table_in_a_drawing_and_on_the_page():
-    assert set(COLOURS) == set(CHECKPOINT_STATUSES) <= set(STYLES)
+    assert set(COLOURS) == set(NodeStatus) <= set(STYLES)
     page = Path(dagron.__file__).parent / "report" / "page"
     css = (page / "page.css").read_text()
-    assert re.findall(r"--state-(\w+):", css) == [*CHECKPOINT_STATUSES, *CHECKPOINT_STATUSES]  # light and dark
+    assert re.findall(r"--state-(\w+):", css) == [*NodeStatus, *NodeStatus]  # light and dark
     (table,) = re.findall(r"const GLYPHS = \{(.*)\};", (page / "graph.js").read_text())
     glyphs = dict(re.findall(r'(\w+): "(.)"', table))
-    assert list(glyphs) == list(CHECKPOINT_STATUSES)
+    assert list(glyphs) == list(NodeStatus)
     assert len(set(glyphs.values())) == len(glyphs)
+
+
+def test_the_guide_has_each_state_with_what_it_says():
+    guide = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    table = guide.split("| state | what it says |\n|---|---|\n")[1].split("\n\n")[0]
+    assert table.splitlines() == [f"| {status.label} | {status.meaning} |" for status in NodeStatus]
 
 
 def test_a_page_whose_states_have_another_order_draws_each_as_before(tmp_path, monkeypatch):
@@ -167,7 +175,7 @@ def test_a_page_whose_states_have_another_order_draws_each_as_before(tmp_path, m
         read_history(Directory(tmp_path / "ckpt")), dag, directory="", version="", generated_unix=0.0, how="ended"
     )
     usual = render(report)
-    monkeypatch.setattr("dagron.report.render.CHECKPOINT_STATUSES", CHECKPOINT_STATUSES[::-1])
+    monkeypatch.setattr("dagron.report.render._STATUSES", tuple(NodeStatus)[::-1])
     assert looks(render(report)) == looks(usual)
     assert "state-failed hatched" in looks(usual)[0]
     scripts = "".join(path.read_text() for path in (Path(dagron.__file__).parent / "report" / "page").glob("*.js"))
@@ -203,9 +211,8 @@ def statuses(path, dag):
 
 
 def of_run(result):
-    """How the nodes stood for the run: what it has cancelled is pending in its checkpoint."""
-    found = {name: node.status for name, node in result.node_results.items()}
-    return {name: "pending" if status == "cancelled" else status for name, status in found.items()}
+    """How the nodes stood for the run."""
+    return {name: node.status for name, node in result.node_results.items()}
 
 
 def test_what_a_run_without_fail_fast_had_not_reached_when_it_was_cancelled_is_not_skipped(tmp_path):
@@ -223,8 +230,23 @@ def test_what_a_run_without_fail_fast_had_not_reached_when_it_was_cancelled_is_n
         "takes": "skipped",
         "below": "skipped",
         "after": "completed",
-        "last": "pending",
+        "last": "cancelled",
     }
+
+
+def test_what_was_killed_because_the_time_of_the_run_was_over_timed_out_and_the_rest_is_cancelled(tmp_path):
+    dag = dagron.DAG.builder().add_edge("slow", "after").add_node("other").build()
+    tasks = {"slow": lambda: time.sleep(600), "after": lambda: 1, "other": int}
+    executor = dagron.CheckpointExecutor(dag, tmp_path, max_workers=1, durability="process", kill_grace_seconds=0)
+    # The other one is as ready; whichever runs first, the slow one is in the end the one that runs.
+    result = executor.execute(tasks, run_timeout=1.0)
+    found = statuses(tmp_path, dag)
+    assert found == of_run(result)
+    assert (found["slow"], found["after"]) == ("timed_out", "cancelled")
+    listed = dagron_command("ls", str(tmp_path), "--state", "timed out")
+    assert listed.splitlines()[1].split() == ["timed", "out", "slow"]
+    dagron_command("prune", str(tmp_path), "--yes")
+    assert statuses(tmp_path, dag) == found
 
 
 def test_what_a_run_has_skipped_is_skipped_whatever_became_of_an_older_result(tmp_path):

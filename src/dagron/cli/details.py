@@ -158,7 +158,7 @@ def shown_result(value: Any) -> str:
 def shown_details(details: NodeDetails, *, full: bool) -> str:
     """Return what is known about a node as text of several lines; with `full` nothing is shortened."""
     node = details.figures
-    rows = [("state", f"{styled_state(node.state)}: {node.state.meaning}")]
+    rows = [("state", f"{styled_state(node.state.label)}: {node.state.meaning}")]
     if node.attempts:
         rows.append(("attempts", str(node.attempts)))
     if node.started_unix:

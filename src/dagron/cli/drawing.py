@@ -20,6 +20,7 @@ COLOURS = {
     NodeStatus.FAILED: ("#fbd0d0", "#c62828"),
     NodeStatus.TIMED_OUT: ("#fbd0d0", "#c62828"),
     NodeStatus.SKIPPED: ("#fdeec2", "#b98900"),
+    NodeStatus.CANCELLED: ("#fdeec2", "#b98900"),
     NodeStatus.STALE: ("#fdeec2", "#b98900"),
     NodeStatus.LOST: ("#fdeec2", "#b98900"),
     NodeStatus.PENDING: ("#f2f2f2", "#888888"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from dagron.cli.table import Column, table
 from dagron.looking.nodes import NodeFigures, matches
-from dagron.results.status import CHECKPOINT_STATUSES
+from dagron.results.status import NodeStatus
 from dagron.shown import shown_bytes, shown_name, shown_seconds
 
 __all__ = ["SortKey", "selected", "shown_nodes"]
@@ -37,7 +37,7 @@ _LARGEST_FIRST: dict[SortKey, Callable[[NodeFigures], Any]] = {
 }
 _SMALLEST_FIRST: dict[SortKey, Callable[[NodeFigures], Any]] = {
     SortKey.NAME: lambda node: node.name,
-    SortKey.STATE: lambda node: CHECKPOINT_STATUSES.index(node.state),
+    SortKey.STATE: lambda node: list(NodeStatus).index(node.state),
     SortKey.STARTED: lambda node: node.started_unix or float("inf"),
 }
 
@@ -90,7 +90,7 @@ def shown_nodes(nodes: Sequence[NodeFigures], width: int | None) -> str:
     ]
     rows = [
         (
-            node.state,
+            node.state.label,
             shown_name(node.name),
             str(node.attempts) if node.attempts > 1 else "",
             shown_seconds(node.duration_seconds) if node.started_unix else "",

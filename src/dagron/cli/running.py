@@ -205,6 +205,6 @@ def _shown_result(result: ExecutionResult, name: str) -> list[str]:
 
     node = result.node_results[name]
     if node.status is not NodeStatus.COMPLETED:
-        say(f"node {name!r} has no result to show: it is {node.status.value}")
+        say(f"node {name!r} has no result to show: it is {node.status.label}")
         return []
     return [shown_result(node.result)]

@@ -43,8 +43,13 @@ def print_summary(result: ExecutionResult, checkpoint_dir: Place, target: str, c
     total = len(result.node_results)
     restored = f" ({result.restored} restored)" if result.restored else ""
     parts = [f"{result.succeeded} of {total} nodes completed{restored}"]
-    counts = ((result.failed, "failed"), (result.timed_out, "timed out"), (result.skipped, "skipped"))
-    parts += [f"{n} {word}" for n, word in (*counts, (result.cancelled, "cancelled")) if n]
+    counts = {
+        NodeStatus.FAILED: result.failed,
+        NodeStatus.TIMED_OUT: result.timed_out,
+        NodeStatus.SKIPPED: result.skipped,
+        NodeStatus.CANCELLED: result.cancelled,
+    }
+    parts += [f"{n} {status.label}" for status, n in counts.items() if n]
     if result.retries:
         parts.append("1 retry" if result.retries == 1 else f"{result.retries} retries")
     duration = shown_seconds(result.total_duration_seconds)
@@ -70,7 +75,7 @@ def json_summary(result: ExecutionResult, checkpoint_dir: Place) -> str:
         "checkpoint_dir": checkpoint_dir.shown,
         "ok": result.ok,
         "total": len(result.node_results),
-        "succeeded": result.succeeded,
+        "completed": result.succeeded,
         "restored": result.restored,
         "failed": result.failed,
         "timed_out": result.timed_out,

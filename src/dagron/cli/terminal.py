@@ -30,6 +30,7 @@ STYLES = {
     "timed_out": "1;31",
     "damaged": "1;31",
     "skipped": "33",
+    "cancelled": "33",
     "stale": "33",
     "lost": "33",
     "pending": "2",
@@ -51,6 +52,6 @@ def styled(text: str, style: str) -> str:
     return f"\x1b[{style}m{text}\x1b[0m"
 
 
-def styled_state(state: str) -> str:
-    """Return a state in its colour."""
-    return styled(state, STYLES.get(state, ""))
+def styled_state(label: str) -> str:
+    """Return the word for a state in its colour."""
+    return styled(label, STYLES.get(label.strip().replace(" ", "_"), ""))

@@ -15,6 +15,7 @@ from dagron.cli.place import Place
 from dagron.cli.reading import read_checkpoint, status_now
 from dagron.looking.opening import directory_of
 from dagron.looking.status import CheckpointStatus, shown_status
+from dagron.results.status import NodeStatus
 
 __all__ = ["watch"]
 
@@ -49,7 +50,7 @@ def _next(where: Place, ledger: Ledger, interval_seconds: float) -> Ledger:
 
 def _goes_on(status: CheckpointStatus) -> bool:
     # A run on another machine shows from here only when it has ended.
-    return status.state in ("running", "unknown")
+    return status.state in ("running", "running or interrupted")
 
 
 def _code(status: CheckpointStatus) -> ExitCode:
@@ -85,9 +86,10 @@ def _watch_lines(where: Place, ledger: Ledger, interval_seconds: float) -> ExitC
     told, told_at = "", 0.0
     while True:
         status = status_now(ledger, where)
-        failed = f", {len(status.failed)} failed" if status.failed else ""
+        counts = [(state, status.states.get(state, 0)) for state in (NodeStatus.FAILED, NodeStatus.TIMED_OUT)]
+        failed = "".join(f", {n} {state.label}" for state, n in counts if n)
         preparing = f", {len(status.preparing)} in worker_init" if status.preparing else ""
-        line = f"{status.completed}/{status.total} nodes done{failed}, {len(status.running)} running{preparing}"
+        line = f"{status.completed}/{status.total} nodes completed{failed}, {len(status.running)} running{preparing}"
         ended = not _goes_on(status)
         if ended or (line != told and time.monotonic() >= told_at + _LINE_SECONDS):
             told, told_at = line, time.monotonic()

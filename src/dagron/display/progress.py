@@ -53,8 +53,9 @@ class _Pace:
     """
 
     def __init__(self, snapshot: RunSnapshot) -> None:
-        done = snapshot.completed - snapshot.restored + snapshot.failed
-        left = snapshot.total - snapshot.completed - snapshot.failed - snapshot.skipped - snapshot.cancelled
+        without = snapshot.failed + snapshot.timed_out
+        done = snapshot.completed - snapshot.restored + without
+        left = snapshot.total - snapshot.completed - without - snapshot.skipped - snapshot.cancelled
         per_second = done / snapshot.elapsed_seconds if snapshot.elapsed_seconds > 0 else 0.0
         self.rate = _shown_rate(per_second) if per_second else ""
         seconds = snapshot.left_seconds
@@ -68,6 +69,7 @@ def _counts(snapshot: RunSnapshot) -> list[tuple[str, str]]:
     every = (
         (snapshot.restored, "restored", "cyan"),
         (snapshot.failed, "failed", "bold red"),
+        (snapshot.timed_out, "timed out", "bold red"),
         (snapshot.skipped, "skipped", "yellow"),
         (snapshot.cancelled, "cancelled", "yellow"),
     )
@@ -85,10 +87,10 @@ def _counts(snapshot: RunSnapshot) -> list[tuple[str, str]]:
 class ProgressBar(RunObserver):
     """Shows how far a run is, on standard error.
 
-    On a terminal: a bar, nodes done of all, elapsed time, pace, time left, and what each slot runs, for how long and
-    with how much memory. The cursor stays visible, so that a killed run leaves the terminal as it was. In a notebook:
-    the same as text below the cell. Elsewhere: a line at the start, one at the end, and between them one for every five
-    seconds in which something changed.
+    On a terminal: a bar, completed nodes of all, elapsed time, pace, time left, and what each slot runs, for how long
+    and with how much memory. The cursor stays visible, so that a killed run leaves the terminal as it was. In a
+    notebook: the same as text below the cell. Elsewhere: a line at the start, one at the end, and between them one for
+    every five seconds in which something changed.
 
     What callbacks and tasks print appears above the bar. What comes to the terminal past `sys.stdout` and `sys.stderr`,
     as from a process that a callback starts, tears the bar; the command line leads it around.
@@ -189,11 +191,12 @@ class ProgressBar(RunObserver):
 
     @staticmethod
     def _n_ended(snapshot: RunSnapshot) -> int:
-        return snapshot.completed + snapshot.failed + snapshot.skipped + snapshot.cancelled
+        without = snapshot.failed + snapshot.timed_out + snapshot.skipped + snapshot.cancelled
+        return snapshot.completed + without
 
     def _write_line(self, snapshot: RunSnapshot, *, ended: bool = False) -> None:
         self._last_line = (self._n_ended(snapshot), snapshot.elapsed_seconds)
-        parts = [f"{snapshot.completed}/{snapshot.total} nodes done", *(text for text, _ in _counts(snapshot))]
+        parts = [f"{snapshot.completed}/{snapshot.total} nodes completed", *(text for text, _ in _counts(snapshot))]
         if snapshot.elapsed_seconds >= 1 or ended:
             pace = _Pace(snapshot)
             parts.append(f"{shown_duration(snapshot.elapsed_seconds)} elapsed")
@@ -294,7 +297,7 @@ class ProgressBar(RunObserver):
         kinds = [
             (snapshot.restored, "cyan"),
             (done - snapshot.restored, "green"),
-            (snapshot.failed, "red"),
+            (snapshot.failed + snapshot.timed_out, "red"),
             (snapshot.skipped + snapshot.cancelled, "yellow"),
         ]
         cells = bar_cells([count for count, _ in kinds], total, bar_width)

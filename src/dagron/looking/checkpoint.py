@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
 from dagron.checkpoint.blobs import load_result
 from dagron.checkpoint.format.digests import Digests
+from dagron.checkpoint.reading.opening import retried_of
 from dagron.checkpoint.reading.opening import signing_key as key_of_environment
 from dagron.checkpoint.writing.claim import check_trust
 from dagron.crossing.loading import load_result_of
@@ -127,13 +128,14 @@ class _Seen:
         )
         if found.state is NodeStatus.COMPLETED:
             result._load = partial(self.value_of, name)
-        elif found.state in (NodeStatus.FAILED, NodeStatus.TIMED_OUT):
-            failure = self._ledger.failures[name]
+        elif (failure := self._ledger.failures.get(name)) is not None and found.state is not NodeStatus.RUNNING:
             result.error = _error_of(failure)
             result.stderr_tail = failure.output.stderr
             result._failure = failure
         else:
             result.error = ResultUnavailableError(name, f"it is {found.state.label}: {found.state.meaning}")
+        if found.attempts > 1:
+            result._retried = partial(retried_of, self._ledger, self._directory, name, self._digests)
         return result
 
 

@@ -136,7 +136,7 @@ def slots_now(directory: Directory, ledger: Ledger, key: bytes | None, state: St
         key: The signing key, or None.
         state: How the last run stands, if that is known already.
     """
-    if (state or state_of_run(directory, ledger, key)) not in ("running", "unknown"):
+    if (state or state_of_run(directory, ledger, key)) not in ("running", "running or interrupted"):
         return None
     nothing = SlotsNow([], [])
     try:
@@ -191,7 +191,7 @@ def node_figures(ledger: Ledger, dag: DAG | None, running: list[Now] | None, now
                 duration_seconds=max(0.0, now_unix - item.started_unix),
                 peak_rss_bytes=item.memory_bytes,
             )
-        elif status in (NodeStatus.FAILED, NodeStatus.TIMED_OUT):
+        elif status in (NodeStatus.FAILED, NodeStatus.TIMED_OUT) and name in ledger.failures:
             yield _of_failure(status, ledger.failures[name])
         else:
             yield NodeFigures(name, status)

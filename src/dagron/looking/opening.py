@@ -17,8 +17,8 @@ from dagron.graph.dag import DAG
 
 __all__ = ["State", "directory_of", "found_ledger", "recorded_dag", "state_of_run"]
 
-State = Literal["running", "interrupted", "finished", "unknown"]
-"""How a run stands: `interrupted` has ended without saying so, `unknown` is or was on another machine."""
+State = Literal["running", "interrupted", "finished", "running or interrupted"]
+"""How a run stands. `interrupted` has ended without saying so; the last is for a run on another machine."""
 
 
 def directory_of(checkpoint_dir: str | os.PathLike[str]) -> Directory:
@@ -98,5 +98,5 @@ def state_of_run(directory: Directory, ledger: Ledger, key: bytes | None) -> Sta
         if ledger.sequence == known:
             # Marks of another machine are not to be seen from here, unless its file system tells of them.
             may_be_elsewhere = ledger.run.boot != boot_id() and is_shared(directory.path)
-            return "unknown" if marked is None or may_be_elsewhere else "interrupted"
+            return "running or interrupted" if marked is None or may_be_elsewhere else "interrupted"
     return "finished"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -13,9 +15,10 @@ from dagron.checkpoint.reading.opening import signing_key as key_of_environment
 from dagron.errors import NoCheckpointError
 from dagron.looking.invocation import Invocation, target_of
 from dagron.looking.nodes import Now, slots_now
-from dagron.looking.opening import State, directory_of, found_ledger, state_of_run
+from dagron.looking.opening import State, directory_of, found_ledger, recorded_dag, state_of_run
 from dagron.looking.outputs import ChangedOutput, changed_outputs
 from dagron.results.reasons import shown_error
+from dagron.results.status import NodeStatus, node_statuses
 from dagron.shown import (
     bar_cells,
     glyphs_for,
@@ -60,12 +63,13 @@ class CheckpointStatus:
         arguments: What the last run gave the job in `sys.argv`.
         parameters: What it called the function with that makes the flow: names and texts.
         state: `running`; `interrupted`: its run has ended without saying so; `finished`: its run came to its end, also
-            if nodes failed; `unknown`: its run is or was on another machine.
+            if nodes failed; `running or interrupted`: its run is or was on another machine.
         pid: The process of the last run.
         host: Its machine.
         since: When it began, as ISO-8601 in UTC.
         total: Nodes of the DAG.
         completed: Nodes that completed.
+        states: How many nodes are in each state in which there are any.
         failed: Those that failed or timed out, and are not tried again right now.
         runs: How many runs there were.
         updated: When it was last written, as ISO-8601 in UTC.
@@ -91,6 +95,7 @@ class CheckpointStatus:
     since: str
     total: int
     completed: int
+    states: dict[str, int]
     failed: list[FailedNode]
     runs: int
     updated: str
@@ -145,6 +150,7 @@ def status_of(ledger: Ledger, directory: Directory, shown: str, key: bytes | Non
         since=iso_time(run.at),
         total=run.total,
         completed=len(ledger.completed),
+        states=_states(ledger, again, state),
         failed=[_failed_node(ledger.failures[name]) for name in ledger.failed if name not in again],
         runs=ledger.n_runs,
         updated=iso_time(ledger.updated_unix),
@@ -161,6 +167,14 @@ def status_of(ledger: Ledger, directory: Directory, shown: str, key: bytes | Non
     )
 
 
+def _states(ledger: Ledger, running: Collection[str], state: State) -> dict[str, int]:
+    goes_on = state in ("running", "running or interrupted")
+    # As long as a run goes on nothing counts as skipped, so that the DAG need not be known, which is looked at often.
+    found = Counter(node_statuses(ledger, None if goes_on else recorded_dag(ledger), running, goes_on=goes_on).values())
+    found[NodeStatus.PENDING] += max(0, ledger.run.total - found.total())
+    return {status.value: found[status] for status in NodeStatus if found[status]}
+
+
 def _failed_node(failed: Failed) -> FailedNode:
     return FailedNode(failed.name, failed.status, failed.type, failed.message, failed.attempts)
 
@@ -175,9 +189,11 @@ def shown_status(status: CheckpointStatus, encoding: str | None, now_unix: float
     percent = 100 * min(status.completed, status.total) // status.total if status.total else 100
     bar = glyphs.full * full + glyphs.rest * (_BAR_WIDTH - full)
     n_failed = len(status.failed)
+    states = ", ".join(f"{n} {NodeStatus(state).label}" for state, n in status.states.items())
     rows = [
         *([("job", _shown_job(status))] if status.job else []),
         ("state", _shown_state(status)),
+        ("nodes", states or "none"),
         ("run", f"{status.runs}, process {status.pid} on {status.host}"),
         ("since", _shown_iso(status.since, now_unix)),
         ("updated", _shown_iso(status.updated, now_unix)),
@@ -197,14 +213,14 @@ def shown_status(status: CheckpointStatus, encoding: str | None, now_unix: float
         n = len(status.changed_outputs)
         rows.append(("outputs", f"{n} gone or changed; the next resume makes {'it' if n == 1 else 'them'} again"))
     if n_failed:
-        rows.append(("failed", str(n_failed)))
+        rows.append(("errors", str(n_failed)))
     lines = [
         shown_name(status.checkpoint_dir),
         f"{bar} {status.completed}/{status.total} {percent}%",
-        *(f"{label:<8} {text}" for label, text in rows if label != "failed"),
+        *(f"{label:<8} {text}" for label, text in rows if label != "errors"),
         *(f"  {_shown_now(now, now_unix)}" for now in status.running[:_MAX_RUNNING]),
         *(f"  {_shown_changed(output)}" for output in status.changed_outputs[:_MAX_FAILURES]),
-        *(f"{label:<8} {text}" for label, text in rows if label == "failed"),
+        *(f"{label:<8} {text}" for label, text in rows if label == "errors"),
         *(f"  {_shown_failure(failed)}" for failed in status.failed[:_MAX_FAILURES]),
     ]
     if n_failed > _MAX_FAILURES:
@@ -215,8 +231,8 @@ def shown_status(status: CheckpointStatus, encoding: str | None, now_unix: float
 def _shown_state(status: CheckpointStatus) -> str:
     if status.state == "finished" and status.completed < status.total:
         return f"finished, {status.total - status.completed} nodes without a result"
-    if status.state == "unknown":
-        return f"running or interrupted: only {status.host} can tell"
+    if status.state == "running or interrupted":
+        return f"{status.state}: only {status.host} can tell"
     return status.state
 
 

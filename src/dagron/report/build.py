@@ -15,7 +15,7 @@ from dagron.graph.dag import DAG
 from dagron.report.failures import failures_of
 from dagron.report.grouping import group_nodes
 from dagron.report.model import Attempt, CriticalStep, Edges, Node, Report, Run
-from dagron.results.status import NodeStatus, node_statuses
+from dagron.results.status import NodeStatus, node_statuses, status_of_failure
 
 __all__ = ["MAX_ATTEMPTS", "build_report"]
 
@@ -149,7 +149,7 @@ def _of_failure(run: int, began: float, node: int, failed: Failed) -> Attempt:
         figures.peak_rss_bytes,
         0,
         failed.attempts,
-        NodeStatus.TIMED_OUT if failed.status == "timed_out" else NodeStatus.FAILED,
+        status_of_failure(failed.status),
     )
 
 
@@ -166,7 +166,7 @@ def _of_retried(run: int, began: float, node: int, retried: Retried) -> Attempt:
         figures.peak_rss_bytes,
         0,
         retried.attempt,
-        NodeStatus.TIMED_OUT if retried.outcome == "timed_out" else NodeStatus.FAILED,
+        status_of_failure(retried.outcome),
         is_retried=True,
     )
 

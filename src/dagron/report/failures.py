@@ -8,6 +8,7 @@ from dagron.checkpoint.format.records import Failed
 from dagron.checkpoint.reading.history import History
 from dagron.report.model import Failure
 from dagron.results.failures import last_frame
+from dagron.results.status import status_of_failure
 from dagron.shown import without_middle
 
 __all__ = ["MAX_NAMES", "MAX_TEXT", "failures_of"]
@@ -42,7 +43,7 @@ def _outcomes(history: History) -> list[Failure]:
         failure = alike.get(key)
         if failure is None:
             failure = alike[key] = Failure(
-                failed.status.replace("_", " "),
+                status_of_failure(failed.status).label,
                 without_middle(failed.type, _MAX_KIND),
                 without_middle(failed.message, MAX_TEXT),
                 without_middle(failed.traceback, MAX_TEXT),

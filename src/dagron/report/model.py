@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
-from dagron.results.status import CHECKPOINT_STATUSES, NodeStatus
+from dagron.results.status import NodeStatus
 
 __all__ = ["Attempt", "CriticalStep", "Edges", "Failure", "Group", "Node", "Report", "Run"]
 
@@ -210,7 +210,7 @@ class Report:
 
     def counts(self) -> dict[NodeStatus, int]:
         """Return how many nodes are in each state; those that are not known by name are PENDING."""
-        counts: dict[NodeStatus, int] = dict.fromkeys(CHECKPOINT_STATUSES, 0)
+        counts: dict[NodeStatus, int] = dict.fromkeys(NodeStatus, 0)
         for node in self.nodes:
             counts[node.state] += 1
         counts[NodeStatus.PENDING] += max(0, self.total - len(self.nodes))

@@ -23,10 +23,13 @@ from markupsafe import Markup
 from dagron.errors import LAST_LINES
 from dagron.report.model import CriticalStep, Group, Report
 from dagron.results.reasons import shown_line
-from dagron.results.status import CHECKPOINT_STATUSES, NodeStatus
+from dagron.results.status import NodeStatus
 from dagron.shown import shown_bytes, shown_seconds
 
 __all__ = ["render"]
+
+_STATUSES = tuple(NodeStatus)
+"""In the data of the page a status is its position in this."""
 
 _MAX_STEPS = 100
 """Nodes of the critical path that are listed."""
@@ -65,9 +68,7 @@ def render(report: Report) -> str:
         when=_when,
     )
     scripts = _scripts()
-    css = environment.from_string(_read("page/page.css")).render(
-        states=[status.value for status in CHECKPOINT_STATUSES]
-    )
+    css = environment.from_string(_read("page/page.css")).render(states=[status.value for status in _STATUSES])
     counts = report.counts()
     longest = sorted(range(len(report.critical)), key=lambda at: -report.critical[at].duration_seconds)[:_MAX_STEPS]
     return environment.from_string(_read("page/page.html")).render(
@@ -204,15 +205,15 @@ def _critical_text(report: Report) -> str:
 def _data(report: Report) -> str:
     attempts, edges = report.attempts, report.edges
     fields: dict[str, Any] = {
-        "stateNames": [status.value for status in CHECKPOINT_STATUSES],
-        "states": [status.label for status in CHECKPOINT_STATUSES],
+        "stateNames": [status.value for status in _STATUSES],
+        "states": [status.label for status in _STATUSES],
         "runs": [
             {"wall": round(run.wall_seconds, 6), "slots": run.n_slots, "how": run.how, "started": run.started_unix}
             for run in report.runs
         ],
         "nodes": {
             "name": [node.name for node in report.nodes],
-            "state": [CHECKPOINT_STATUSES.index(node.state) for node in report.nodes],
+            "state": [_STATUSES.index(node.state) for node in report.nodes],
             "last": [node.last for node in report.nodes],
         },
         "gone": report.gone,
@@ -227,7 +228,7 @@ def _data(report: Report) -> str:
             "size": [attempt.result_bytes for attempt in attempts],
             "attempts": [attempt.attempts for attempt in attempts],
             "retried": [int(attempt.is_retried) for attempt in attempts],
-            "outcome": [CHECKPOINT_STATUSES.index(attempt.outcome) for attempt in attempts],
+            "outcome": [_STATUSES.index(attempt.outcome) for attempt in attempts],
         },
         "group": _group(report.group),
         "edges": {"offsets": edges.offsets.tolist(), "parents": edges.parents.tolist()} if edges is not None else None,

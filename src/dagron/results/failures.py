@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dagron.checkpoint.format.records import Failed
 from dagron.results.frames import Frame, parsed
 from dagron.results.last_words import last_words
+from dagron.results.status import status_of_failure
 from dagron.shown import shown_bytes, shown_seconds
 
 __all__ = ["folded", "last_frame", "last_own_frame", "shown_failure", "shown_origin"]
-
-_VERBS = {"timed_out": "took too long"}
 
 
 def _told(frames: list[Frame]) -> list[str]:
@@ -117,7 +116,7 @@ def shown_failure(failure: Failed) -> str:
     name, status = failure.name, failure.status
     attempt = failure.attempts
     message = failure.error
-    lines = [f"node {name!r} {_VERBS.get(status, status)} in attempt {attempt}: {message}"]
+    lines = [f"node {name!r} {status_of_failure(status).label} in attempt {attempt}: {message}"]
     lines += [f"  {line}" for line in shown_origin(failure)]
     text = failure.traceback
     if text:

@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from dagron.checkpoint.reading.ledger import Ledger
     from dagron.graph.dag import DAG
 
-__all__ = ["CHECKPOINT_STATUSES", "NodeStatus", "node_statuses"]
+__all__ = ["NodeStatus", "node_statuses", "status_of_failure"]
 
 
 class NodeStatus(StrEnum):
     """How a node stands, in a run and in its checkpoint.
 
     A run ends with each of its nodes COMPLETED, FAILED, TIMED_OUT, SKIPPED or CANCELLED. The checkpoint of a run that
-    has ended has the same, but where the run had CANCELLED: that is PENDING, or STALE or LOST where there was a result
-    that is to be made again.
+    has ended has the same, but where the run had CANCELLED and there was a result that is to be made again: that is
+    STALE or LOST. That of a run that was interrupted has PENDING instead of CANCELLED: nobody has said that it is over.
     """
 
     COMPLETED = "completed"
@@ -48,15 +48,17 @@ _MEANINGS = {
     NodeStatus.TIMED_OUT: "its last attempt took too long",
     NodeStatus.RUNNING: "it runs now",
     NodeStatus.SKIPPED: "a node upstream of it failed, and no run goes on",
-    NodeStatus.CANCELLED: "the run ended before it did",
+    NodeStatus.CANCELLED: "the run was ended before it",
     NodeStatus.STALE: "its result no longer applies; the next resume makes it again",
     NodeStatus.LOST: "its result was damaged or lost; the next resume makes it again",
     NodeStatus.PENDING: "it has not run yet",
 }
 
 
-CHECKPOINT_STATUSES = tuple(status for status in NodeStatus if status is not NodeStatus.CANCELLED)
-"""Those in which a node of a checkpoint can be; nothing is recorded of a node that was cancelled."""
+def status_of_failure(status: str) -> NodeStatus:
+    """Return how a node stands whose FAILED record says this: whatever it says, it failed."""
+    return NodeStatus.TIMED_OUT if status == NodeStatus.TIMED_OUT else NodeStatus.FAILED
+
 
 _WITHOUT_RESULT = frozenset({NodeStatus.PENDING, NodeStatus.STALE, NodeStatus.LOST})
 
@@ -91,8 +93,7 @@ def node_statuses(
         elif name in now:
             found[name] = NodeStatus.RUNNING
         elif (failure := ledger.failures.get(name)) is not None:
-            timed_out = failure.status == NodeStatus.TIMED_OUT
-            found[name] = NodeStatus.TIMED_OUT if timed_out else NodeStatus.FAILED
+            found[name] = status_of_failure(failure.status)
             failed.append(name)
         elif name in ledger.stale:
             found[name] = NodeStatus.STALE
@@ -106,4 +107,10 @@ def node_statuses(
             name = dag.name_of(node)
             if found[name] in _WITHOUT_RESULT and name not in others:
                 found[name] = NodeStatus.SKIPPED
+    # What stood in a damaged stretch may have been the outcome of any node.
+    if dag is not None and not goes_on and ended is not None and not ledger.damage:
+        out_of_time = frozenset(ended.out_of_time)
+        for name, status in found.items():
+            if status is NodeStatus.PENDING and name not in ledger.withdrawn:
+                found[name] = NodeStatus.TIMED_OUT if name in out_of_time else NodeStatus.CANCELLED
     return found

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from dagron.results.status import NodeStatus, status_of_failure
 from dagron.shown import shown_name, shown_seconds
 
 if TYPE_CHECKING:
@@ -180,9 +181,9 @@ def _reason(name: str, ledger: Ledger | None, commits: Mapping[str, Commit], out
     if name in outdated:
         return "its parents changed"
     if name in ledger.failures:
-        return "failed" if ledger.failures[name].status != "timed_out" else "timed out"
+        return status_of_failure(ledger.failures[name].status).label
     if name in ledger.stale:
-        return "taken away"
+        return NodeStatus.STALE.label
     if name in ledger.lost or (name in ledger.commits and name not in commits):
-        return "result lost"
-    return "not run yet"
+        return NodeStatus.LOST.label
+    return "has not completed"

@@ -109,7 +109,7 @@ class Watch:
             len(self._dag),
             state.count(Phase.COMPLETED),
             state.n_restored,
-            state.count(Phase.FAILED) + state.count(Phase.TIMED_OUT),
+            state.count(Phase.FAILED),
             state.count(Phase.SKIPPED),
             state.count(Phase.CANCELLED),
             tuple(
@@ -119,6 +119,7 @@ class Watch:
             left,
             preparing,
             self.n_retries,
+            state.count(Phase.TIMED_OUT),
         )
 
     def names_running(self, pool: Engine | None) -> list[str]:

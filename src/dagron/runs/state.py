@@ -224,6 +224,10 @@ class RunState:
             return []
         return [node for node, phase in enumerate(self.phase) if phase == Phase.CANCELLED]
 
+    def out_of_time(self) -> list[int]:
+        """Return the nodes that were killed because the time of the run was over."""
+        return [node for node in sorted(self.stopped) if self.phase[node] == Phase.TIMED_OUT]
+
     def is_in_doubt(self, node: int) -> bool:
         """Tell whether a result of a parent became another one in this run."""
         return bool(self._changed) and not self._changed.isdisjoint(self.graph.parent_indices(node))

@@ -437,6 +437,8 @@ class RunEnded:
         timed_out: How many have run out of time.
         unreached: The nodes that a run without `fail_fast` had not reached when it was cancelled. What is downstream of
             a node that failed, and not among these, was skipped.
+        out_of_time: The nodes that were killed because the time of the run was over, and that count as timed out
+            although no attempt of theirs has failed.
     """
 
     kind: ClassVar[Kind] = Kind.RUN_ENDED
@@ -445,6 +447,7 @@ class RunEnded:
     failed: int = 0
     timed_out: int = 0
     unreached: tuple[str, ...] = ()
+    out_of_time: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,7 +264,7 @@ class Pruning:
             if isinstance(event, RunStarted):
                 return encode_event(self._run(event, is_last=is_last))
             if isinstance(event, RunEnded) and not is_last:
-                return encode_event(dataclasses.replace(event, unreached=()))
+                return encode_event(dataclasses.replace(event, unreached=(), out_of_time=()))
         return record.body
 
     def _run(self, run: RunStarted, *, is_last: bool) -> RunStarted:

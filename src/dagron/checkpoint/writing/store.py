@@ -547,7 +547,15 @@ class CheckpointStore:
     def _ending(self) -> Ending:
         return Ending(self.directory, self._files, self._writing, self._copies)
 
-    def end(self, *, succeeded: int = 0, failed: int = 0, timed_out: int = 0, unreached: Sequence[str] = ()) -> None:
+    def end(
+        self,
+        *,
+        succeeded: int = 0,
+        failed: int = 0,
+        timed_out: int = 0,
+        unreached: Sequence[str] = (),
+        out_of_time: Sequence[str] = (),
+    ) -> None:
         """Finish the run, once its workers have ended: see `Ending.whole`.
 
         Args:
@@ -555,8 +563,9 @@ class CheckpointStore:
             failed: As there.
             timed_out: As there.
             unreached: As there.
+            out_of_time: As there.
         """
-        ended = RunEnded(time.time(), succeeded, failed, timed_out, tuple(unreached))
+        ended = RunEnded(time.time(), succeeded, failed, timed_out, tuple(unreached), tuple(out_of_time))
         try:
             self._ending.whole(ended, worker_lost=self.worker_lost, durable=self._power)
         except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -15,11 +16,18 @@ from dagron.cli.place import Where
 from dagron.cli.reading import figures_now, read_checkpoint
 from dagron.cli.terminal import terminal_width
 from dagron.looking.opening import recorded_dag
-from dagron.results.status import CHECKPOINT_STATUSES
+from dagron.results.status import NodeStatus
 
 __all__ = ["ls"]
 
-_STATE_LINES = "".join(f"  {status:<10} {status.meaning}\n" for status in CHECKPOINT_STATUSES)
+_STATE_LINES = "".join(f"  {status.label:<10} {status.meaning}\n" for status in NodeStatus)
+
+
+class _StateType(click.Choice[str]):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Take the word as it is listed, too: with a blank."""
+        return str(super().convert(str(value).replace(" ", "_"), param, ctx))
+
 
 _EPILOG = f"""States:
 
@@ -29,7 +37,7 @@ Examples:
 
 \b
   dagron ls checkpoints/job
-  dagron ls job.py --state failed --state timed_out
+  dagron ls job.py --state failed --state 'timed out'
   dagron ls job.py --sort duration --limit 10
   dagron ls job.py 'count*' --json | jq '.[].cpu_seconds'
 """
@@ -42,7 +50,7 @@ Examples:
     "--state",
     "-s",
     "states",
-    type=click.Choice([status.value for status in CHECKPOINT_STATUSES]),
+    type=_StateType([status.value for status in NodeStatus]),
     metavar="STATE",
     multiple=True,
     help="Only these. May be repeated.",

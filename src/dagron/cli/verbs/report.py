@@ -52,7 +52,7 @@ def _report_page(where: Where, dag_from: str | None = None) -> str:
         directory=where.shown,
         version=__version__,
         generated_unix=time.time(),
-        how="running or interrupted" if state == "unknown" else state,
+        how=state,
         running=[now.name for now in running_now(directory, history.ledger, signing_key(), state) or []],
     )
     return render(built)

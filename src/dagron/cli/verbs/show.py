@@ -48,7 +48,7 @@ def show(
     details = details_of(where, node, full=full or (value and not unpickle), unpickle=unpickle, plain=value)
     if value:
         if not details.value:
-            raise UsageError(f"node {node!r} has no result: it is {details.figures.state}")
+            raise UsageError(f"node {node!r} has no result: it is {details.figures.state.label}")
         put(details.value)
     elif as_json:
         fields = asdict(details)

@@ -4,7 +4,7 @@
   const { data, seconds, bytes, text, short, element, top, choose, stateClass, isHatched, swatchClass } = window.report;
   const { nodes, attempts, states, group: root } = data;
   const n = nodes.name.length, MAX_NEIGHBOURS = 12, MAX_BENDS = 300, HEIGHT = 48;
-  const GLYPHS = { completed: "✓", failed: "✕", timed_out: "◷", running: "▸", skipped: "↷", stale: "↻", lost: "∅", pending: "○" };
+  const GLYPHS = { completed: "✓", failed: "✕", timed_out: "◷", running: "▸", skipped: "↷", cancelled: "⊘", stale: "↻", lost: "∅", pending: "○" };
   const glyphOf = (state) => GLYPHS[data.stateNames[state]];
   const box = document.getElementById("graph-box"), path = document.getElementById("graph-path"), rows = document.getElementById("graph-rows");
   if (!n) { document.getElementById("graph").hidden = true; return; }
