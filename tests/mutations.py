@@ -293,7 +293,7 @@ MUTATIONS = [
     ),
     Mutation(
         "nothing",
-        "checkpoint/format/records.py",
+        "checkpoint/format/commits.py",
         "digest == self.digest or value_digest == self.value_digest != NO_VALUE_DIGEST",
         "digest == self.digest",
         "tests/crossing/test_value_digests.py -k keeps_its_own",

@@ -13,8 +13,10 @@ from drawn import any_text, commits, json_values
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dagron.checkpoint.format import commits as committed
 from dagron.checkpoint.format import journal as fmt
-from dagron.checkpoint.format import records
+from dagron.checkpoint.format import json_bodies, records
+from dagron.checkpoint.format.commits import Commit, decode_commit, encode_commit
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import (
     FORMAT_VERSION,
@@ -26,7 +28,8 @@ from dagron.checkpoint.format.journal import (
     encode_header,
     scan,
 )
-from dagron.checkpoint.format.records import Commit, Kind, decode_commit, decode_event, encode_commit, encode_event
+from dagron.checkpoint.format.json_bodies import decode_event, encode_event
+from dagron.checkpoint.format.records import Kind
 from dagron.checkpoint.format.storage import Storage
 from dagron.figures import Figures
 
@@ -256,20 +259,20 @@ class TestGolden:
 
 class TestTable:
     def test_the_table_of_the_fields_of_a_commit_is_that_of_the_code(self):
-        rows = re.findall(r"^ +(\d+) +(\d+)  (\w+)", records.__doc__, re.MULTILINE)
-        assert len(rows) == len(records._LAYOUT)
+        rows = re.findall(r"^ +(\d+) +(\d+)  (\w+)", committed.__doc__, re.MULTILINE)
+        assert len(rows) == len(committed._LAYOUT)
         offset = 0
-        for (at, size, words), (name, code) in zip(rows, records._LAYOUT.items(), strict=True):
+        for (at, size, words), (name, code) in zip(rows, committed._LAYOUT.items(), strict=True):
             assert (int(at), int(size), words) == (offset, struct.calcsize("<" + code), name.partition("_")[0]) or (
                 (int(at), int(size)) == (offset, struct.calcsize("<" + code)) and words == name
             )
             offset += int(size)
-        assert records._COMMIT.size == offset
+        assert committed._COMMIT.size == offset
 
     def test_a_layout_passes_over_all_other_fields(self):
         body = encode_commit(COMMITTED_B)
-        assert struct.unpack_from("<" + records.commit_layout("size"), body) == (10**6,)
-        assert struct.unpack_from("<" + records.commit_layout("since", "system_seconds"), body) == (1, 1.5)
+        assert struct.unpack_from("<" + committed.commit_layout("size"), body) == (10**6,)
+        assert struct.unpack_from("<" + committed.commit_layout("since", "system_seconds"), body) == (1, 1.5)
 
 
 texts = st.text(st.characters(exclude_categories=()), max_size=8)
@@ -303,7 +306,7 @@ def events_of(cls):
 
 
 class TestEvents:
-    @given(st.one_of(*map(events_of, records._EVENTS)))
+    @given(st.one_of(*map(events_of, json_bodies._EVENTS)))
     @settings(deadline=None)
     def test_each_is_read_as_it_was_written_and_says_what_is_not_the_default(self, said):
         body = encode_event(said)
@@ -318,7 +321,7 @@ class TestEvents:
         assert decode_event(Kind.RUN_ENDED, b'{"at": 1.0, "succeeded": 2, "later": [1]}') == ended
         assert decode_event(77, b"whatever") is None
 
-    @pytest.mark.parametrize("cls", records._EVENTS, ids=lambda cls: cls.__name__)
+    @pytest.mark.parametrize("cls", json_bodies._EVENTS, ids=lambda cls: cls.__name__)
     def test_a_field_that_is_missing_or_of_another_type_is_refused(self, cls):
         right = {"float": 1.0, "str": "x", "bool": True, "tuple[str, ...]": []}
         required = {
@@ -334,7 +337,7 @@ class TestEvents:
                     decode_event(cls.kind, json.dumps({**required, field.name: value}).encode())
 
     def test_every_kind_has_a_class_or_a_body_of_its_own(self):
-        assert {cls.kind for cls in records._EVENTS} == set(Kind) - {Kind.COMMITTED, Kind.DAG_RECORDED}
+        assert {cls.kind for cls in json_bodies._EVENTS} == set(Kind) - {Kind.COMMITTED, Kind.DAG_RECORDED}
 
 
 class TestFlags:

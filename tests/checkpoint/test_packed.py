@@ -12,7 +12,7 @@ from drawn import commits
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dagron.checkpoint.format.records import Commit, encode_commit, glance_at_commit
+from dagron.checkpoint.format.commits import Commit, encode_commit, glance_at_commit
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.figures import Figures

@@ -25,10 +25,11 @@ from dagron import DAG, CheckpointExecutor
 from dagron.checkpoint.blobs import BlobFile
 from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.files.opened import AppendFile, TempFile
+from dagron.checkpoint.format.commits import Commit, encode_commit
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import HEADER_SIZE, RecordWriter
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
-from dagron.checkpoint.format.records import Commit, Failed, Kind, encode_commit
+from dagron.checkpoint.format.records import Failed, Kind
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.checkpoint.writing import copying, results, store
@@ -1391,7 +1392,7 @@ WRITER = """
 import pickle, sys
 from pathlib import Path
 from blake3 import blake3
-from dagron.checkpoint.format.records import Commit
+from dagron.checkpoint.format.commits import Commit
 from dagron.figures import Figures
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit

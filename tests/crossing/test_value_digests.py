@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 import dagron
 from dagron.checkpoint.blobs import INLINE_MAX_BYTES
 from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.digests import NO_VALUE_DIGEST, Digests
-from dagron.checkpoint.format.records import Commit
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.crossing.picklers import PROTOCOL, PlainPickler
 from dagron.crossing.results import dump_result

@@ -25,9 +25,9 @@ from places import SRC, SUPPORT
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
 from dagron.checkpoint.files.opened import TempFile
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
-from dagron.checkpoint.format.records import Commit
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.writing import store
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit

@@ -27,8 +27,9 @@ from power_loss import Disk, Effort, Killed, Recorder
 
 import dagron
 from dagron.checkpoint.files.opened import TempFile
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.names import JOURNAL, META
-from dagron.checkpoint.format.records import Commit, Failed
+from dagron.checkpoint.format.records import Failed
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.writing import hold, store
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit

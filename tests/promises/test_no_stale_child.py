@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dagron import CheckpointExecutor
-from dagron.checkpoint.format.records import Commit
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.graph.dag import DAG

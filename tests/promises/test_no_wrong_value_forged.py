@@ -17,10 +17,11 @@ import pytest
 import dagron
 from dagron import DAG, CheckpointExecutor, NodeStatus
 from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.format.commits import encode_commit
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import HEADER_SIZE, MARKER, RecordWriter, decode_header
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
-from dagron.checkpoint.format.records import Kind, encode_commit
+from dagron.checkpoint.format.records import Kind
 from dagron.checkpoint.reading.boot import boot_id
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.checkpoint.writing.store import CheckpointStore

@@ -24,8 +24,8 @@ from places import SRC
 
 import dagron
 from dagron.checkpoint.files.opened import TEMP_PREFIX, TEMP_SUFFIX
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
-from dagron.checkpoint.format.records import Commit
 from dagron.checkpoint.format.storage import Storage
 from dagron.engines.local.board import MAX_BATCHES
 from dagron.testing import campaign, evidence, kill_campaign

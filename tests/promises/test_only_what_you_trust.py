@@ -27,10 +27,11 @@ from places import SRC
 
 import dagron
 from dagron import DAG, CheckpointExecutor, ExecutionCallbacks
+from dagron.checkpoint.format.commits import _COMMIT, decode_commit
 from dagron.checkpoint.format.digests import CHECK_SIZE, Digests
 from dagron.checkpoint.format.journal import HEADER_SIZE, RECORD_SIZE, Record, decode_header, scan
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
-from dagron.checkpoint.format.records import _COMMIT, Kind, decode_commit
+from dagron.checkpoint.format.records import Kind
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.engines.attempt import WorkerSetup
 

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 import dagron
-from dagron.checkpoint.format.records import Commit, Failed, Output, RunEnded, RunStarted
+from dagron.checkpoint.format.commits import Commit
+from dagron.checkpoint.format.records import Failed, Output, RunEnded, RunStarted
 from dagron.checkpoint.reading.history import History, RunHistory
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.figures import Figures

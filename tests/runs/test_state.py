@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from invariants import check_invariants, checked
 
-from dagron.checkpoint.format.records import Commit
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.errors import InternalError
 from dagron.graph.dag import DAG

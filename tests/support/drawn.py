@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from dagron.checkpoint.format.records import Commit
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.storage import Storage
 from dagron.figures import Figures
 

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.files.opened import TempFile
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.format.records import Commit, Failed, Output, Retried
+from dagron.checkpoint.format.records import Failed, Output, Retried
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import read_ledger, read_on

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from blake3 import blake3
 
     from dagron.checkpoint.files.directory import Directory
-    from dagron.checkpoint.format.records import Commit
+    from dagron.checkpoint.format.commits import Commit
 
 __all__ = [
     "INLINE_MAX_BYTES",

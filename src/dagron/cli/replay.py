@@ -23,7 +23,7 @@ from dagron.results.reasons import shown_error
 from dagron.shown import iso_time, shown_name, shown_seconds
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.format.records import Commit
+    from dagron.checkpoint.format.commits import Commit
     from dagron.cli.load import Job
     from dagron.tasks.binding import Binding
 

@@ -19,7 +19,8 @@ from dagron.shown import iso_time
 
 if TYPE_CHECKING:
     from dagron.checkpoint.files.directory import Directory
-    from dagron.checkpoint.format.records import Commit, Failed
+    from dagron.checkpoint.format.commits import Commit
+    from dagron.checkpoint.format.records import Failed
     from dagron.checkpoint.reading.ledger import Ledger
     from dagron.graph.dag import DAG
     from dagron.looking.opening import State

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dagron.shown import shown_bytes, shown_name
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.format.records import Commit
+    from dagron.checkpoint.format.commits import Commit
     from dagron.checkpoint.reading.ledger import Ledger
 
 __all__ = ["ChangedOutput", "changed_outputs", "shown_outputs"]

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from dagron.checkpoint.format.records import Commit, Failed, Retried
+from dagron.checkpoint.format.commits import Commit
+from dagron.checkpoint.format.records import Failed, Retried
 from dagron.checkpoint.reading.history import History, RunHistory
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.graph.chains import remaining_seconds

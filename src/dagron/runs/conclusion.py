@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from dagron.checkpoint.format.records import Commit
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.crossing.loading import load_result_of
 from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError

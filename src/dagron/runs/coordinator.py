@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from dagron.callbacks import ExecutionCallbacks
-from dagron.checkpoint.format import records as fmt
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.outputs import OutputFile
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
 from dagron.crossing.exceptions import load_exception
@@ -483,7 +483,7 @@ class Coordinator:
             attempts, fingerprint = state.attempts_of(node), dag.parents_fingerprint(node)
             without = tuple(map(name_of, missing)) if missing else ()
             of_attempt = name, storage, slot, attempts, size, digest, fingerprint, outcome.figures, without
-            commit = _new(fmt.Commit, (*of_attempt, *_NOT_YET_KNOWN, value_digest, ()))
+            commit = _new(Commit, (*of_attempt, *_NOT_YET_KNOWN, value_digest, ()))
             if outcome.outputs:
                 paths = self._plan.policies[node].outputs
                 commit = commit._replace(outputs=tuple(map(OutputFile, paths, outcome.outputs)))

@@ -13,7 +13,7 @@ from dagron.results.status import NodeStatus, status_of_failure
 from dagron.shown import shown_name, shown_seconds
 
 if TYPE_CHECKING:
-    from dagron.checkpoint.format.records import Commit
+    from dagron.checkpoint.format.commits import Commit
     from dagron.checkpoint.reading.ledger import Ledger
     from dagron.graph.dag import DAG
     from dagron.runs.options import Options

@@ -30,9 +30,9 @@ from typing import Any, NamedTuple
 from dagron.checkpoint.blobs import blob_file, read_blob
 from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.files.opened import is_temporary
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
-from dagron.checkpoint.format.records import Commit
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.engines.local.board import MAX_BATCHES
 from dagron.errors import CheckpointDamagedError, DagronError

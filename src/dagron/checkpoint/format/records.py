@@ -1,54 +1,14 @@
-"""What a record of the journal says: a value for each kind, and the bytes of its body. Opens nothing.
+"""What a record of the journal says: a number for each kind, and a class for each whose body is JSON.
 
-All integers are little-endian. JSON is UTF-8 without escapes, and lone surrogates are let through, so that any
-name survives.
-
-Body of COMMITTED, a `Commit`::
-
-    offset  size
-         0     1  storage: 0 = INLINE, 1 = FILE
-         1     1  zero
-         2     2  slot, signed; -1 for the coordinator itself
-         4     4  attempts
-         8     8  size of the pickled result
-        16    32  digest of the pickled result
-        48    16  value_digest, the canonical digest of the value; zero if it has none, and then the bytes decide
-        64    16  fingerprint, `DAG.parents_fingerprint` of the node
-        80     8  since, the number of the record with which the result became what it is; 0 if it was never another
-        88     8  started_unix, a double
-        96     8  duration_seconds, a double
-       104     8  cpu_seconds, a double
-       112     8  system_seconds, a double
-       120     8  peak_rss_bytes
-       128     4  name_size
-       132        the name in UTF-8, name_size bytes
-                  then nothing, or a JSON object with `without`, `file`, `temp` and `outputs`, each left out if there
-                  is none; an output is a list of its path, size, mtime_ns and its digest in hexadecimal
-
-The offsets follow from `_LAYOUT`; a test compares this table with it.
-
-Body of DAG_RECORDED: see `structure`. Body of every other kind: a JSON object with the fields of its class below under
-their names. A field with a default is optional, and is left out if it has that value; tuples are lists, and values such
-as `Figures` are objects with their fields. A reader passes over fields and over kinds that it does not know. A field of
-another type than its class says, or one that is missing and not optional, is damage: whoever wrote it had the right
-check, so it is a fault of ours or somebody with the key.
+Their bytes are made in `json_bodies`. The body of COMMITTED: see `commits`. That of DAG_RECORDED: see `structure`.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from operator import index
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-from dagron.checkpoint.format.digests import NO_VALUE_DIGEST
-from dagron.checkpoint.format.names import plain_file_name
-from dagron.checkpoint.format.outputs import FileState, OutputFile
-from dagron.checkpoint.format.storage import Storage
 from dagron.figures import NO_FIGURES, Figures
 
 __all__ = [
@@ -56,7 +16,6 @@ __all__ = [
     "NO_OUTPUT",
     "NO_RUN",
     "Cleared",
-    "Commit",
     "CopiesWritten",
     "Event",
     "Failed",
@@ -70,13 +29,6 @@ __all__ = [
     "RunEnded",
     "RunStarted",
     "WorkersStarted",
-    "attempts_of_commit",
-    "commit_layout",
-    "decode_commit",
-    "decode_event",
-    "encode_commit",
-    "encode_event",
-    "glance_at_commit",
 ]
 
 
@@ -95,178 +47,6 @@ class Kind(IntEnum):
     PRINTED = 10
     PRUNED = 11
     RETRIED = 12
-
-
-# --- COMMITTED ----------------------------------------------------------------------------------------------------
-
-_LAYOUT = {
-    "storage": "B",
-    "zero": "x",
-    "slot": "h",
-    "attempts": "I",
-    "size": "Q",
-    "digest": "32s",
-    "value_digest": "16s",
-    "fingerprint": "16s",
-    "since": "Q",
-    "started_unix": "d",
-    "duration_seconds": "d",
-    "cpu_seconds": "d",
-    "system_seconds": "d",
-    "peak_rss_bytes": "Q",
-    "name_size": "I",
-}
-"""The fixed fields of COMMITTED in their order, as `struct` names their types."""
-
-_COMMIT = struct.Struct("<" + "".join(_LAYOUT.values()))
-_INLINE = int(Storage.INLINE)
-
-
-def commit_layout(*names: str) -> str:
-    """Return the layout of a COMMITTED body for `struct`, without `<`, that passes over all fields but these."""
-    return "".join(code if name in names else f"{struct.calcsize('<' + code)}x" for name, code in _LAYOUT.items())
-
-
-_ATTEMPTS = struct.Struct("<" + commit_layout("attempts"))
-_GLANCE = struct.Struct("<" + commit_layout("storage", "started_unix", "duration_seconds", "name_size"))
-
-
-class Commit(NamedTuple):
-    """What a COMMITTED record says: a node is completed.
-
-    Attributes:
-        name: The node.
-        storage: Where the bytes of its result are.
-        slot: The slot that ran it; -1 for the coordinator itself.
-        attempts: Attempts made in that run, the last one included.
-        size: Bytes of the pickled result.
-        digest: Of the pickled result; see `Digests`.
-        fingerprint: `DAG.parents_fingerprint` of the node when it ran.
-        figures: What the attempt took.
-        without: Parents that had failed when the node ran.
-        payload_offset: Where the payload begins in the journal; -1 if it has none. Known from the place of the record.
-        special_name: The name of the result's file if it is not the plain one; else empty.
-        temp_name: For a FILE result, the name that the file had when the record was written.
-        since: The number of the record with which the node's result became what it is; 0 if it was never another one.
-            A child whose record is older has taken another result. A result that was lost and made again keeps its
-            number, so that its children stay as they are.
-        sequence: The number of this record. Known from its frame.
-        value_digest: The canonical digest of the value; `NO_VALUE_DIGEST` if it has none.
-        outputs: The files that the task has written beside the result and that are checked.
-    """
-
-    name: str
-    storage: int
-    slot: int
-    attempts: int
-    size: int
-    digest: bytes
-    fingerprint: bytes
-    figures: Figures = NO_FIGURES
-    without: tuple[str, ...] = ()
-    payload_offset: int = -1
-    special_name: str = ""
-    temp_name: str = ""
-    since: int = 0
-    sequence: int = 0
-    value_digest: bytes = NO_VALUE_DIGEST
-    outputs: tuple[OutputFile, ...] = ()
-
-    @property
-    def is_special(self) -> bool:
-        """Whether the result is in a FILE, or the record says more than the fixed fields."""
-        return self.storage != _INLINE or bool(self.without or self.special_name or self.temp_name or self.outputs)
-
-    def has_equal_result(self, digest: bytes, value_digest: bytes) -> bool:
-        """Tell whether a result with these digests equals this one: the same bytes, or the same value."""
-        return digest == self.digest or value_digest == self.value_digest != NO_VALUE_DIGEST
-
-    def has_other_outputs(self, other: Commit) -> bool:
-        """Tell whether a file that both have written has other bytes now."""
-        if not (self.outputs and other.outputs):
-            return False
-        known = dict(self.outputs)
-        return any(path in known and known[path].digest != state.digest for path, state in other.outputs)
-
-    @property
-    def file_name(self) -> str:
-        """The name of the file of the result."""
-        return self.special_name or plain_file_name(self.name)
-
-
-def encode_commit(commit: Commit) -> bytes:
-    """Return the body of a COMMITTED record."""
-    # Taken apart at once, which takes a third of what looking for each field does.
-    name, storage, slot, attempts, size, digest, fingerprint, figures, without = commit[:9]
-    special, temp, since, _, value, outputs = commit[10:]
-    raw = name.encode("utf-8", "surrogatepass")
-    body = _COMMIT.pack(storage, slot, attempts, size, digest, value, fingerprint, since, *figures, len(raw)) + raw
-    if without or special or temp or outputs:
-        files = [(path, size, mtime_ns, digest.hex()) for path, (size, mtime_ns, digest) in outputs]
-        extra = {"without": without, "file": special, "temp": temp, "outputs": files}
-        body += _encode_json({name: value for name, value in extra.items() if value})
-    return body
-
-
-def glance_at_commit(body: bytes) -> tuple[str, float, bool]:
-    """Return what every reader wants of the body of a COMMITTED record, in a third of the time of `decode_commit`.
-
-    Returns:
-        The node, when its attempt ended, and whether the commit is special: its result is in a file, or there is
-        something behind the name.
-    """
-    storage, started, duration, length = _GLANCE.unpack_from(body)
-    end = _COMMIT.size + length
-    if len(body) < end:
-        raise ValueError("it ends within the name")
-    name = str(body[_COMMIT.size : end], "utf-8", "surrogatepass")
-    return name, started + duration, storage != _INLINE or len(body) > end
-
-
-def attempts_of_commit(body: bytes) -> int:
-    """Return how many attempts the body of a COMMITTED record tells of."""
-    n: int = _ATTEMPTS.unpack_from(body)[0]
-    return n
-
-
-def decode_commit(body: bytes, payload_offset: int, sequence: int) -> Commit:
-    """Read the body of a COMMITTED record with this number, whose payload stands there."""
-    storage, slot, attempts, size, digest, value_digest, fingerprint, since, *figures, length = _COMMIT.unpack_from(
-        body
-    )
-    end = _COMMIT.size + length
-    without: tuple[str, ...] = ()
-    special = temp = ""
-    outputs: tuple[OutputFile, ...] = ()
-    if len(body) > end:
-        extra = _decode_json(body[end:])
-        without, special, temp = tuple(extra.get("without", ())), extra.get("file", ""), extra.get("temp", "")
-        outputs = tuple(_output_file(*fields) for fields in extra.get("outputs", ()))
-    return Commit(
-        str(body[_COMMIT.size : end], "utf-8", "surrogatepass"),
-        storage,
-        slot,
-        attempts,
-        size,
-        digest,
-        fingerprint,
-        Figures(*figures),
-        without,
-        payload_offset if storage == _INLINE else -1,
-        special,
-        temp,
-        since,
-        sequence,
-        value_digest,
-        outputs,
-    )
-
-
-def _output_file(path: Any, size: Any, mtime_ns: Any, digest: Any) -> OutputFile:
-    return OutputFile(_text(path), FileState(index(size), index(mtime_ns), bytes.fromhex(digest)))
-
-
-# --- the kinds whose bodies are JSON -------------------------------------------------------------------------------
 
 
 class Output(NamedTuple):
@@ -560,112 +340,3 @@ Event = (
     RunStarted | Failed | Invalidated | RunEnded | Cleared | CopiesWritten | WorkersStarted | Printed | Pruned | Retried
 )
 """What a record of one of the kinds says whose bodies are JSON."""
-
-
-def encode_event(event: Event) -> bytes:
-    """Return the body of the record of an event."""
-    said = {}
-    for name, (_, default) in _FIELDS[event.kind].items():
-        value = getattr(event, name)
-        if value != default:
-            said[name] = value._asdict() if isinstance(value, (Figures, Output, Origin)) else value
-    return _encode_json(said)
-
-
-def decode_event(kind: int, body: bytes) -> Event | None:
-    """Read the body of a record; None if it is of a kind that is not known, or of one whose body is no JSON.
-
-    Raises:
-        ValueError: It is no JSON object.
-        TypeError: A field is missing or of another type than it has to be.
-    """
-    fields = _FIELDS.get(kind)
-    if fields is None:
-        return None
-    said = _decode_json(body)
-    return _CLASSES[kind](**{name: checked(said[name]) for name, (checked, _) in fields.items() if name in said})
-
-
-def _encode_json(said: dict[str, Any]) -> bytes:
-    # Not escaped: two escaped surrogates that stand together would be read back as one character.
-    return json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-
-def _decode_json(data: bytes) -> dict[str, Any]:
-    said = json.loads(data.decode("utf-8", "surrogatepass"))
-    if not isinstance(said, dict):
-        raise ValueError("it is no JSON object")
-    return said
-
-
-def _number(value: Any) -> float:
-    if not isinstance(value, (int, float)):
-        raise TypeError(f"{value!r} is no number")
-    return float(value)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _truth(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{value!r} is neither true nor false")
-    return value
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r} is no list")
-    return tuple(map(_text, value))
-
-
-def _pairs(value: Any) -> list[tuple[Any, Any]]:
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r} is no list")
-    return [(first, second) for first, second in value]
-
-
-def _figures(value: Any) -> Figures:
-    started, duration, cpu, system, peak = (value[name] for name in Figures._fields)
-    return Figures(_number(started), _number(duration), _number(cpu), _number(system), index(peak))
-
-
-def _output(value: Any) -> Output:
-    stdout, stderr, stdout_bytes, stderr_bytes = (value[name] for name in Output._fields)
-    return Output(_text(stdout), _text(stderr), index(stdout_bytes), index(stderr_bytes))
-
-
-def _text_pairs(value: Any) -> tuple[tuple[str, str], ...]:
-    return tuple((_text(name), _text(text)) for name, text in _pairs(value))
-
-
-def _origin(value: Any) -> Origin:
-    file, path, module, name, arguments, parameters = (value[field] for field in Origin._fields)
-    return Origin(_text(file), _text(path), _text(module), _text(name), _texts(arguments), _text_pairs(parameters))
-
-
-_CHECKED: dict[str, Callable[[Any], Any]] = {
-    "float": _number,
-    "int": index,
-    "str": _text,
-    "bool": _truth,
-    "tuple[str, ...]": _texts,
-    "tuple[tuple[str, str], ...]": _text_pairs,
-    "tuple[tuple[int, float], ...]": lambda value: tuple((index(pid), _number(at)) for pid, at in _pairs(value)),
-    "Figures": _figures,
-    "Origin": _origin,
-    "Output": _output,
-}
-"""What makes a field of a JSON value, or refuses it, by the type of the field as its class has it."""
-
-_EVENTS = (RunStarted, Failed, Invalidated, RunEnded, Cleared, CopiesWritten, WorkersStarted, Printed, Pruned, Retried)
-_CLASSES: dict[int, Callable[..., Event]] = {cls.kind: cls for cls in _EVENTS}
-
-_FIELDS = {
-    int(cls.kind): {field.name: (_CHECKED[str(field.type)], field.default) for field in dataclasses.fields(cls)}
-    for cls in _EVENTS
-}
-"""What checks a field, and its default, by kind and name."""

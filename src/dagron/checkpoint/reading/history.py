@@ -5,19 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.format.commits import Commit, decode_commit
 from dagron.checkpoint.format.journal import Record
-from dagron.checkpoint.format.records import (
-    NO_RUN,
-    Commit,
-    Failed,
-    Invalidated,
-    Kind,
-    Retried,
-    RunEnded,
-    RunStarted,
-    decode_commit,
-    decode_event,
-)
+from dagron.checkpoint.format.json_bodies import decode_event
+from dagron.checkpoint.format.records import NO_RUN, Failed, Invalidated, Kind, Retried, RunEnded, RunStarted
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import read_ledger
 

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from dagron.checkpoint.files.opened import is_temporary
+from dagron.checkpoint.format.commits import Commit, attempts_of_commit, glance_at_commit
 from dagron.checkpoint.format.journal import HEADER_SIZE, Damage, Record
+from dagron.checkpoint.format.json_bodies import decode_event
 from dagron.checkpoint.format.names import SUFFIX
 from dagron.checkpoint.format.records import (
     NO_ORIGIN,
     NO_RUN,
     Cleared,
-    Commit,
     CopiesWritten,
     Event,
     Failed,
@@ -34,9 +35,6 @@ from dagron.checkpoint.format.records import (
     RunEnded,
     RunStarted,
     WorkersStarted,
-    attempts_of_commit,
-    decode_event,
-    glance_at_commit,
 )
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.reading.packed import PackedCommits

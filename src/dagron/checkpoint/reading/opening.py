@@ -12,8 +12,9 @@ from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.files.opened import ReadFile
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import FORMAT_VERSION, HEADER_SIZE, Damage, Header, Record, decode_header, scan
+from dagron.checkpoint.format.json_bodies import decode_event
 from dagron.checkpoint.format.names import JOURNAL, META
-from dagron.checkpoint.format.records import NO_OUTPUT, Event, Output, Printed, Retried, decode_event
+from dagron.checkpoint.format.records import NO_OUTPUT, Event, Output, Printed, Retried
 from dagron.checkpoint.format.structure import RecordedDag, decode_dag, digest_of
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.errors import CheckpointDamagedError, CheckpointDirectoryError, FormatVersionError

@@ -12,8 +12,8 @@ from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from dagron.checkpoint.format.commits import Commit, commit_layout, decode_commit, encode_commit
 from dagron.checkpoint.format.names import plain_file_name
-from dagron.checkpoint.format.records import Commit, commit_layout, decode_commit, encode_commit
 
 __all__ = ["PackedCommits"]
 

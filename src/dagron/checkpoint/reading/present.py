@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dagron.checkpoint.format.records import Commit
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.packed import PackedCommits

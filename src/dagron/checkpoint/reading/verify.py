@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from dagron.checkpoint.blobs import blob_file, load_result, read_blob
 from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import JOURNAL
-from dagron.checkpoint.format.records import Commit
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.errors import CheckpointDamagedError

@@ -10,7 +10,7 @@ from collections import deque
 from itertools import islice
 from typing import NamedTuple
 
-from dagron.checkpoint.format.records import Commit
+from dagron.checkpoint.format.commits import Commit
 
 __all__ = ["Copies", "Copy"]
 

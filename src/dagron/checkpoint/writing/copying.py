@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from dagron.checkpoint.format.records import Commit, CopiesWritten
+from dagron.checkpoint.format.commits import Commit
+from dagron.checkpoint.format.records import CopiesWritten
 from dagron.checkpoint.writing.copies import Copies, Copy
 from dagron.checkpoint.writing.journal import JournalWriter
 from dagron.checkpoint.writing.result_files import ResultFiles

@@ -8,10 +8,12 @@ from typing import Self
 
 from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.files.opened import AppendFile
+from dagron.checkpoint.format.commits import Commit, encode_commit
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import HEADER_SIZE, Record, RecordWriter, encode_header
+from dagron.checkpoint.format.json_bodies import encode_event
 from dagron.checkpoint.format.names import JOURNAL
-from dagron.checkpoint.format.records import Commit, Event, Kind, encode_commit, encode_event
+from dagron.checkpoint.format.records import Event, Kind
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.errors import CheckpointGoneError
 

@@ -24,11 +24,12 @@ from dagron.checkpoint.blobs import blob_file, read_blob
 from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.files.opened import ReadFile, is_temporary
 from dagron.checkpoint.files.scratch import remove_scratch, remove_scratch_folder, scratch_bytes, scratches
+from dagron.checkpoint.format.commits import Commit, decode_commit, encode_commit
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.journal import HEADER_SIZE, RECORD_SIZE, Record, RecordWriter, encode_header, scan
+from dagron.checkpoint.format.json_bodies import decode_event, encode_event
 from dagron.checkpoint.format.names import JOURNAL, scratch_name
 from dagron.checkpoint.format.records import (
-    Commit,
     CopiesWritten,
     Event,
     Failed,
@@ -38,10 +39,6 @@ from dagron.checkpoint.format.records import (
     RunEnded,
     RunStarted,
     WorkersStarted,
-    decode_commit,
-    decode_event,
-    encode_commit,
-    encode_event,
 )
 from dagron.checkpoint.reading.opening import dag_of, read_ledger
 from dagron.checkpoint.writing.journal import JournalWriter, refusal

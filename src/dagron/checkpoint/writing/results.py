@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dagron.checkpoint.blobs import BlobFile, blob_file, load_result
 from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.digests import Digests
-from dagron.checkpoint.format.records import Commit
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.errors import CheckpointDamagedError

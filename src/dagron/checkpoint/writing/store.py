@@ -19,10 +19,10 @@ from typing import Any, Literal, NamedTuple
 from dagron.checkpoint.blobs import BlobFile
 from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.files.opened import is_temporary
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.records import (
     NO_ORIGIN,
-    Commit,
     Failed,
     Invalidated,
     Origin,
