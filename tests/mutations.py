@@ -83,14 +83,14 @@ MUTATIONS = [
     ),
     Mutation(
         "one death",
-        "runs/coordinator.py",
+        "runs/blame.py",
         "        if error.errno in _OF_THE_DISK or",
         "        if True or error.errno in _OF_THE_DISK or",
         "tests/promises/test_one_death_one_attempt_damage.py -k fails_alone",
     ),
     Mutation(
         "one death",
-        "runs/coordinator.py",
+        "runs/blame.py",
         "self._store.directory.try_file(error.n_bytes) is not None",
         "False",
         "tests/promises/test_a_disk_that_refuses.py -k limit_that_a_large_result",

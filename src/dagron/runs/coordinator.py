@@ -6,9 +6,7 @@ The loop decides nothing. What it needs to know of a node comes with a command, 
 
 from __future__ import annotations
 
-import errno
 import logging
-import pickle
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -17,7 +15,6 @@ from dagron.callbacks import ExecutionCallbacks
 from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.outputs import OutputFile
 from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
-from dagron.crossing.exceptions import load_exception
 from dagron.engines.protocol import (
     NOTHING_PRINTED,
     Attempt,
@@ -32,13 +29,14 @@ from dagron.engines.protocol import (
     Spawned,
     TakesCopies,
 )
-from dagron.errors import CheckpointDamagedError, CommitError, InternalError, ResultNotWrittenError
+from dagron.errors import CommitError, InternalError
 from dagron.graph.dag import DAG
 from dagron.results.trace import ExecutionTrace
 from dagron.runs import events as ev
+from dagron.runs.blame import Blame, is_full
 from dagron.runs.interrupts import Interrupts
 from dagron.runs.listeners import OUTPUT_SECONDS, Listeners
-from dagron.runs.losses import Failure, error_of_loss, fault_of_input
+from dagron.runs.losses import Failure, error_of_loss
 from dagron.runs.observing import Watch
 from dagron.runs.output import RecordedOutput
 from dagron.runs.plan import RunPlan
@@ -69,19 +67,11 @@ _LULL_SECONDS = 0.002
 """How long nothing happens before copies are written here: longer than nodes of 1 ms leave this process idle."""
 
 
-_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
-"""What a worker is refused for no reason of its own. Others are asked about: this process tries it, too."""
-
-
 _new: Any = tuple.__new__
 """Makes a named tuple of a tuple, in a third of the time that its own constructor takes: each node has several."""
 
 _NOT_YET_KNOWN = (-1, "", "", 0, 0)
 """What a commit says from `payload_offset` to `sequence`, before the store has it."""
-
-
-def _is_full(cause: BaseException | None) -> bool:
-    return isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 class CancelEvent(Protocol):
@@ -157,6 +147,7 @@ class Coordinator:
         self._listeners = Listeners(
             dag, store, callbacks, watch, trace, interrupts, clock.monotonic, pass_output=pass_output
         )
+        self._blame = Blame(dag, plan, store)
         self._recorded = RecordedOutput()
         self._retries = Retries()
         self._run_text = iso_time(store.began_unix)
@@ -200,8 +191,11 @@ class Coordinator:
         except BaseException as error:
             if self._outcomes and not isinstance(error, CommitError) and not self._store.is_forked:
                 self._commit_the_rest()
-            if isinstance(error, CommitError) and _is_full(error.__cause__):
-                raise self._naming_who_wrote(error) from error.__cause__
+            if isinstance(error, CommitError) and is_full(error.__cause__):
+                # Who runs first, then who has said that it was refused: so none is missed that says so meanwhile.
+                running = self._watch.names_running(self._pool)
+                happened = self._pool.wait(0) if self._pool is not None else []
+                raise self._blame.writers(error, running, happened) from error.__cause__
             raise
         finally:
             pool, self._pool = self._pool, None
@@ -314,59 +308,20 @@ class Coordinator:
                 self._recorded.take(node, printed)
         else:
             if kind == OutcomeKind.DISK:
-                outcome = self._blaming_process(outcome, damage)
+                outcome = self._blame.process(outcome, damage)
             elif kind == OutcomeKind.UNLOADABLE_INPUT:
-                outcome = self._blaming_parent(outcome)
+                outcome = self._blame.parent(outcome)
             fault = outcome.fault
             failure = self.failures[node] = Failure(outcome, None, attempt, slot, printed)
             error, retryable = failure.text, fault is not None and fault.retryable
             if kind == OutcomeKind.DAMAGED_INPUT:
-                self._forget_damaged(node)
+                self._blame.damaged_inputs(node)
         if has_scratch:
             self._store.scratches.note(self._dag.name_of(node))
         end = ev.End.COMPLETED if completed else ev.End.RAISED
         self._listeners.attempt_ended(node, slot, attempt, end, figures, blob.size if blob is not None else 0, error)
         ended: ev.AttemptEnded = _new(ev.AttemptEnded, (node, completed, retryable, figures.duration_seconds))
         return ended
-
-    def _blaming_parent(self, outcome: Outcome) -> Outcome:
-        """Complete the outcome of a node that could not load an input: only the run knows whose result that is."""
-        dag, node = self._dag, outcome.node
-        assert outcome.fault is not None
-        position = self._plan.bindings[node].consumed[outcome.fault.parent]
-        parent = dag.name_of(dag.parent_indices(node)[position])
-        where = str(self._store.directory.path)
-        return outcome._replace(fault=fault_of_input(outcome.fault, dag.name_of(node), parent, where))
-
-    def _blaming_process(self, outcome: Outcome, damage: str) -> Outcome:
-        """Complete the outcome of a node whose worker could not write, if this process can.
-
-        Raises:
-            CommitError: This process cannot either: it is the disk.
-        """
-        name = self._dag.name_of(outcome.node)
-        fault = outcome.fault
-        assert fault is not None
-        error = load_exception(name, fault.exception, fault.type_name, fault.message, fault.traceback_text)
-        assert isinstance(error, ResultNotWrittenError)
-        if error.errno in _OF_THE_DISK or self._store.directory.try_file(error.n_bytes) is not None:
-            raise self._store.refused(f"the result of node {name!r}: {error.reason}")
-        error = ResultNotWrittenError(name, error.reason, error.errno, error.n_bytes, damage)
-        told = fault._replace(message=str(error), exception=pickle.dumps(error), retryable=True)
-        return outcome._replace(fault=told)
-
-    def _forget_damaged(self, node: int) -> None:
-        """Record that an input of a node is damaged, so that the next resume makes it again."""
-        damaged = []
-        for position in self._plan.bindings[node].consumed:
-            name = self._dag.name_of(self._dag.parent_indices(node)[position])
-            if self._store.commit_of(name) is not None:
-                try:
-                    self._store.load(name)
-                except CheckpointDamagedError:
-                    damaged.append(name)
-        if damaged:
-            self._store.invalidate(damaged, "its bytes were found damaged", lost=True)
 
     # --- what is to be done ---------------------------------------------------------------------------------------
 
@@ -418,10 +373,7 @@ class Coordinator:
         node, lost = loss.node, self._losses.pop(loss.node)
         name, text = self._dag.name_of(node), ""
         if loss.end != ev.End.PUT_BACK:
-            loading = ""
-            if lost.loading is not None:
-                position = self._plan.bindings[node].consumed[lost.loading]
-                loading = self._dag.name_of(self._dag.parent_indices(node)[position])
+            loading = "" if lost.loading is None else self._blame.name_of_input(node, lost.loading)
             error = error_of_loss(name, loss, self._plan.policies[node], lost, loading)
             self.failures[node] = Failure(None, error, loss.attempt, lost.slot, lost.printed, lost, loss.end)
             text = "" if loss.end == ev.End.CANCELLED else self.failures[node].text
@@ -497,21 +449,6 @@ class Coordinator:
             # Before the commit: a kill between the two must not leave a child that took the old result.
             self._carry_out(state.handle(ev.Changed(changed)))
         store.commit(pending, doubtful)
-
-    def _naming_who_wrote(self, error: CommitError) -> CommitError:
-        """Complete the error of a full disk: what filled it may be the result that a worker is writing."""
-        # Who runs first, then who has said that it was refused: so none is missed that says so meanwhile.
-        names = self._watch.names_running(self._pool)
-        for item in self._pool.wait(0) if self._pool is not None else []:
-            if isinstance(item, Returned | Lost):
-                refused = [outcome.node for outcome in item.outcomes if outcome.kind == OutcomeKind.DISK]
-                names += map(self._dag.name_of, refused)
-        if not names:
-            return error
-        names = list(dict.fromkeys(names))
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        who = f"{', '.join(map(repr, names[:3]))}{more}"
-        return CommitError(error.path, f"{error.reason}, while the result of {who} may have been in the making")
 
     def _commit_the_rest(self) -> None:
         """Commit what has come in when something cuts the run short."""
