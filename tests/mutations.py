@@ -380,9 +380,9 @@ MUTATIONS = [
     # --- any instant is a legal place to die
     Mutation(
         "die",
-        "checkpoint/writing/store.py",
-        "            records = journal.append(said)\n            journal.sync()\n",
-        "            records = journal.append(said)\n",
+        "checkpoint/writing/committing.py",
+        "        records = journal.append(said)\n        journal.sync()\n",
+        "        records = journal.append(said)\n",
         "tests/promises/test_any_instant_power_loss.py",
     ),
     Mutation(
@@ -1030,7 +1030,7 @@ MUTATIONS = [
     ),
     Mutation(
         "outputs",
-        "checkpoint/writing/store.py",
+        "checkpoint/writing/committing.py",
         " or old.has_other_outputs(commit)",
         "",
         "tests/promises/test_outputs_are_checked.py -k became_another",

@@ -33,7 +33,8 @@ from dagron.checkpoint.format.records import Failed, Kind
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.reading.opening import read_ledger
 from dagron.checkpoint.writing import copying, results, store
-from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
+from dagron.checkpoint.writing.committing import PendingCommit
+from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.figures import Figures
 
 OUR_OWN = {JOURNAL, LOCK, META}
@@ -1395,7 +1396,8 @@ from blake3 import blake3
 from dagron.checkpoint.format.commits import Commit
 from dagron.figures import Figures
 from dagron.checkpoint.format.storage import Storage
-from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
+from dagron.checkpoint.writing.committing import PendingCommit
+from dagron.checkpoint.writing.store import CheckpointStore
 
 def small(name, value):
     data = pickle.dumps(value)

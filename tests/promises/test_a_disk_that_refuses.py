@@ -30,7 +30,8 @@ from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import JOURNAL, LOCK, META
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.writing import store
-from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
+from dagron.checkpoint.writing.committing import PendingCommit
+from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.figures import Figures
 
 OURS = {JOURNAL, LOCK, META}

@@ -32,7 +32,8 @@ from dagron.checkpoint.format.names import JOURNAL, META
 from dagron.checkpoint.format.records import Failed
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.writing import hold, store
-from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
+from dagron.checkpoint.writing.committing import PendingCommit
+from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.figures import Figures
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the model knows the calls of Linux")

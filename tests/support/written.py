@@ -12,7 +12,8 @@ from dagron.checkpoint.format.records import Failed, Output, Retried
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import read_ledger, read_on
-from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
+from dagron.checkpoint.writing.committing import PendingCommit
+from dagron.checkpoint.writing.store import CheckpointStore
 
 NAMES = ["a", "A", "b", "c/d", "e%2ff"]
 STRUCTURES = [bytes([i]) * 32 for i in range(2)]

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 from dagron.callbacks import ExecutionCallbacks
 from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.outputs import OutputFile
-from dagron.checkpoint.writing.store import CheckpointStore, PendingCommit
+from dagron.checkpoint.writing.committing import PendingCommit
+from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.engines.protocol import (
     NOTHING_PRINTED,
     Attempt,

@@ -2,8 +2,8 @@
 
 The writer decides nothing about nodes: it is told what to commit and what no longer applies. It never unpickles. What
 it says goes through `JournalWriter` into the journal and the ledger. The lock (`hold`), the beginning of a run with its
-recovery (`beginning`), its end (`ending`), the bytes of results (`results`), their files (`result_files`) and their
-copies (`copying`) have modules of their own.
+recovery (`beginning`), its commits (`committing`), its end (`ending`), the bytes of results (`results`), their files
+(`result_files`) and their copies (`copying`) have modules of their own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from dagron.checkpoint.blobs import BlobFile
 from dagron.checkpoint.files.directory import Directory
@@ -26,8 +26,6 @@ from dagron.checkpoint.format.records import (
     Failed,
     Invalidated,
     Origin,
-    Output,
-    Printed,
     Retried,
     RunEnded,
     RunStarted,
@@ -42,7 +40,7 @@ from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.checkpoint.writing.beginning import Beginning
 from dagron.checkpoint.writing.claim import check_trust
 from dagron.checkpoint.writing.clearing import clear
-from dagron.checkpoint.writing.copies import Copy
+from dagron.checkpoint.writing.committing import Committing, PendingCommit
 from dagron.checkpoint.writing.copying import CopyWriter
 from dagron.checkpoint.writing.ending import Ending
 from dagron.checkpoint.writing.hold import Hold
@@ -54,32 +52,11 @@ from dagron.checkpoint.writing.scratches import Scratches
 from dagron.checkpoint.writing.snapshot import NO_SLOTS, write_snapshot
 from dagron.errors import CheckpointDirectoryError, CheckpointGoneError, CommitError
 
-__all__ = ["CheckpointStore", "Durability", "PendingCommit"]
+__all__ = ["CheckpointStore", "Durability"]
 
 Texts = tuple[tuple[str, str], ...]
 
 Durability = Literal["power", "process"]
-
-_INLINE = int(Storage.INLINE)
-"""As a plain number, because the storage of each result is compared with it."""
-
-
-class PendingCommit(NamedTuple):
-    """An outcome that is to become part of the checkpoint.
-
-    Attributes:
-        commit: What its record will say.
-        data: The pickled result if its storage is INLINE.
-        temp_name: The finished temporary file if its storage is FILE.
-        printed: What the attempt wrote to its standard streams; None if nothing.
-        identity: That of the temporary file when its bytes had been written and digested; empty if it is not known.
-    """
-
-    commit: Commit
-    data: bytes
-    temp_name: str
-    printed: Output | None = None
-    identity: tuple[int, ...] = ()
 
 
 class CheckpointStore:
@@ -114,7 +91,6 @@ class CheckpointStore:
         self.worker_lost = False
         self.scratches = Scratches(self.directory)
         self._recovered = False
-        self._unpublished: set[str] = set()  # temporary files that the journal may name
         self._key = signing_key
         self._allow_untrusted = allow_untrusted
         self._power = durability == "power"
@@ -265,6 +241,9 @@ class CheckpointStore:
         self.ledger = journal.ledger
         self._results = Results(self.directory, journal.ledger, self.digests)
         self._copies = CopyWriter(self._files, journal, self._results.load_bytes)
+        self._committing = Committing(
+            self.directory, journal, self._files, self._results, self._copies, durable=self._power
+        )
 
     @property
     def _ledger(self) -> Ledger:
@@ -279,7 +258,7 @@ class CheckpointStore:
     # --- committing -------------------------------------------------------------------------------------------
 
     def commit(self, pending: Sequence[PendingCommit], doubtful: Collection[str] = ()) -> None:
-        """Make outcomes part of the checkpoint, as one group.
+        """Make outcomes part of the checkpoint, as one group: see `Committing.commit`.
 
         Args:
             pending: At least one.
@@ -287,63 +266,12 @@ class CheckpointStore:
 
         Raises:
             CommitError: The disk refused. End the run; none of the group may be taken as committed.
-
-        Guarantees:
-            Each node of the group is completed for every later reader; with `durability="power"` also after a loss of
-            power. Order: large results are finished under temporary names (by their workers), the directory is synced,
-            one append holds all records, the journal is synced, large results get their names. So a file with its final
-            name is never without a record, and recovery finishes a rename that is missing.
-
-        On crash:
-            A prefix of the group is committed.
         """
-        journal, ledger, special_name_of = self._writing, self._ledger, self._files.names.special_name
-        known = [kept.names for kept in (ledger.commits, ledger.stale, ledger.lost) if kept]
-        sequence = ledger.sequence
-        commits: list[tuple[Commit, bytes]] = []
-        for commit, data, temp_name, _, _ in pending:
-            name, sequence = commit.name, sequence + 1
-            special, since = special_name_of(name), 0
-            for names in known:
-                if name in names:
-                    since = self._since(commit, sequence, name in doubtful)
-                    break
-            if special or temp_name or since:
-                commit = commit._replace(special_name=special, temp_name=temp_name, since=since)
-            commits.append((commit, data))
-        said: list[Said] = [*commits]
-        said += [Printed(item.commit.name, item.printed) for item in pending if item.printed is not None]
         try:
-            if self._power and any(item.temp_name for item in pending):
-                self.directory.sync()
-            self._unpublished.update(item.temp_name for item in pending if item.temp_name)
-            records = journal.append(said)
-            journal.sync()
-            for item, (commit, _) in zip(pending, commits, strict=True):
-                if item.temp_name:
-                    self._files.publish(item.temp_name, commit.file_name)
-                    self._unpublished.discard(item.temp_name)
-            journal.apply(records)
-            add_copy, remember = self._copies.add, self._results.remember
-            for (commit, data), record, item in zip(commits, records, pending, strict=False):
-                sequence = record.sequence
-                if commit.storage == _INLINE:
-                    add_copy(tuple.__new__(Copy, (sequence, commit, data)))  # a third of what `Copy(...)` takes
-                    remember(commit.name, sequence, data)
-                elif item.identity:
-                    self._results.note_identity(commit.name, sequence, item.identity)
-            if self._copies.is_over_budget:
-                self.write_copies()
+            self._committing.commit(pending, doubtful)
         except OSError as error:
             raise self._commit_error(error) from error
-        self.scratches.completed(commit.name for commit, _ in commits)
-
-    def _since(self, commit: Commit, sequence: int, in_doubt: bool) -> int:
-        if self.differs(commit, in_doubt=in_doubt):
-            return sequence
-        name, ledger = commit.name, self._ledger
-        old = ledger.stale.get(name) or ledger.commits.get(name) or ledger.lost.get(name)
-        return old.since if old is not None else 0
+        self.scratches.completed(item.commit.name for item in pending)
 
     def fail(self, failures: Sequence[Failed]) -> None:
         """Record nodes that failed, with the time of now."""
@@ -500,21 +428,8 @@ class CheckpointStore:
         return self._ledger.commits.get(node)
 
     def differs(self, commit: Commit, *, in_doubt: bool = False) -> bool:
-        """Tell whether a result that is about to be committed replaces another one, which children may have used.
-
-        The files that a task writes beside its result count as part of it: children may have read them.
-        A result that was lost and made again from the same inputs is not replaced: its children are as good as they
-        were. With `in_doubt`, what it is made from has changed, and then it is compared with what was lost.
-        """
-        ledger, name = self._ledger, commit.name
-        if not in_doubt and name not in ledger.commits.names and name not in ledger.stale.names:
-            return False  # nearly always, and this is asked for every node
-        old = ledger.stale.get(name) or ledger.commits.get(name)
-        if old is None and in_doubt:
-            old = ledger.lost.get(name)
-        if old is None:
-            return False
-        return not old.has_equal_result(commit.digest, commit.value_digest) or old.has_other_outputs(commit)
+        """Tell whether a result that is about to be committed replaces another one: see `Committing.differs`."""
+        return self._committing.differs(commit, in_doubt=in_doubt)
 
     @property
     def stale(self) -> Collection[str]:
@@ -575,7 +490,7 @@ class CheckpointStore:
     def interrupt(self) -> None:
         """Do for a run that is cut short what can be done, once its workers have ended: see `Ending.cut_short`."""
         if self._journal is not None and not self.is_forked:
-            self._ending.cut_short(self._unpublished, recovered=self._recovered)
+            self._ending.cut_short(self._committing.unpublished, recovered=self._recovered)
 
     def close(self) -> None:
         """Let go of the directory. Safe to call in any state, and twice."""
