@@ -325,6 +325,7 @@ class TaskNotPicklableError(TaskDefinitionError):
     """A task cannot be sent to a worker. Create what cannot be pickled inside the task instead.
 
     Attributes:
+        node: The node.
         path: Where the culprit hangs, from the task on, such as `closure 'connect' -> attribute '_lock'`.
         reason: What the pickler said.
     """
@@ -593,6 +594,8 @@ class ResultNotLoadableError(ResultUnavailableError):
     What the result is made of is gone, was renamed, or is of another version. Put it back, or invalidate the node.
 
     Attributes:
+        node: The node that made the result.
+        reason: What the attempt to load it raised.
         modules: What may have changed: modules that the result names.
         checkpoint_dir: The checkpoint, absolute.
     """
@@ -732,6 +735,8 @@ class WorkerLostError(NodeError):
     """The worker died while it ran this node. Only this attempt was lost.
 
     Attributes:
+        node: The node.
+        attempt: Which attempt of it.
         exit_code: As in `multiprocessing`: negative for a signal; None if unknown.
         peak_rss_bytes: Peak resident memory of the worker; None if unknown.
         stderr_tail: The last lines that the node wrote to standard error.
@@ -769,6 +774,9 @@ class NodeTimeoutError(NodeError, TimeoutError):
     """The node ran longer than it may; its process tree was killed.
 
     Attributes:
+        node: The node.
+        attempt: Which attempt of it.
+        timeout_seconds: Its timeout.
         loading: The parent whose result was being unpickled; empty if none was.
     """
 
@@ -788,6 +796,8 @@ class MemoryLimitExceededError(NodeError):
     """The worker of a node, with all that the node started, had more memory than it may; it was killed.
 
     Attributes:
+        node: The node.
+        attempt: Which attempt of it.
         limit_bytes: What it may have.
         memory_bytes: What it had when it was looked at last.
     """
@@ -824,6 +834,7 @@ class ResultNotWrittenError(NodeError):
     """The worker could not write the result to the checkpoint, although others can: its process was at fault.
 
     Attributes:
+        node: The node.
         reason: What the system said.
         errno: Its number.
         n_bytes: Bytes that the result had at least.
@@ -847,6 +858,7 @@ class OutputNotWrittenError(NodeError):
     """The task returned, and a file that its node has among its `outputs` was not written.
 
     Attributes:
+        node: The node.
         path: The file, absolute.
         reason: What is wrong with the file.
     """
@@ -1015,6 +1027,7 @@ class WorkerInitError(WorkerStartError):
     """The `worker_init` of the run failed. The run has ended, no node is blamed, and what was recorded is kept.
 
     Attributes:
+        reason: What it raised, as text; the last lines that the worker wrote if it ended.
         exit_code: How the worker ended, as in `multiprocessing`, if that is how it failed; None if it raised.
         traceback_text: The traceback, if it raised.
     """

@@ -86,6 +86,10 @@ class CheckpointExecutor:
             `pool="inline"` this process does. Bind arguments with `functools.partial`. No node's time or limit contains
             it. If it fails, the run ends with `WorkerInitError`.
 
+    Attributes:
+        dag: The DAG.
+        checkpoint_dir: The directory of the checkpoint, as it was given.
+
     Raises:
         OptionError: An option has a value that it cannot have.
         CheckpointDirectoryError: `checkpoint_dir` is relative, and the working directory is gone.

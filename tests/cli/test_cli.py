@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from places import SRC
+from proposed import MANY_FAIL, PROPOSED
 
 import dagron
 from dagron import errors
@@ -800,18 +801,6 @@ def test_importing_dagron_imports_neither_rich_nor_click():
 # --- small parts -------------------------------------------------------------------------------------------------
 
 
-MANY_FAIL = """
-import dagron
-
-def bad(i):
-    raise ValueError(i)
-
-flow = dagron.Flow()
-flow.add("it's $HOME & more", bad, 0)
-flow.map("n{}", bad, range(10))
-"""
-
-
 def test_a_shell_takes_the_commands_that_are_proposed_as_they_stand(cli, tmp_path):
     (tmp_path / "tools of mine").mkdir()
     # Through a shell, as pip does it, because a line that begins with #! takes no interpreter with a blank in its path.
@@ -835,9 +824,7 @@ def test_a_shell_takes_the_commands_that_are_proposed_as_they_stand(cli, tmp_pat
         return done.stdout, done.stderr
 
     _, err = bash("'./tools of mine/dagron' run 'my job.py' -d 'check points' --inline --no-progress", 1)
-    debug, listing, resume = sorted(
-        re.findall(r"(?:here|list them): (.*)$", err, re.MULTILINE), key=lambda command: command.split("dagron' ")[1]
-    )
+    debug, listing, resume = sorted(PROPOSED.findall(err), key=lambda command: command.split("dagron' ")[1])
     assert resume == "'./tools of mine/dagron' run 'my job.py' -d 'check points' --inline --no-progress --resume"
     assert "ValueError: 0" in bash(debug, 1)[1]
     assert len(bash(listing, 0)[0].splitlines()) == 12

@@ -2,11 +2,11 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 
 import pytest
+from proposed import MANY_FAIL, PROPOSED
 
 from dagron.cli import program
 
@@ -72,19 +72,6 @@ def test_a_path_that_is_empty_is_an_error_and_not_the_directory_of_now(call, tmp
 
 # --- commands that are proposed --------------------------------------------------------------------------------------
 
-NODES = """
-import dagron
-
-def bad(i):
-    raise ValueError(i)
-
-flow = dagron.Flow()
-flow.add("it's $HOME & more", bad, 0)
-flow.map("n{}", bad, range(10))
-"""
-
-PROPOSED = re.compile(r"(?:here|list them): (.*)$", re.MULTILINE)
-
 
 @pytest.mark.parametrize("words", [["-x"], ["two\nlines", "\x1b[31m"], ["it's", "\\", "", "ä", "\udcff\x07ab"]])
 def test_no_word_reaches_the_shell_as_another_or_the_terminal_as_an_escape(words):
@@ -95,7 +82,7 @@ def test_no_word_reaches_the_shell_as_another_or_the_terminal_as_an_escape(words
 
 
 def test_a_node_that_looks_like_an_option_is_proposed_as_none(call, tmp_path):
-    (tmp_path / "job.py").write_text(NODES.replace("it's $HOME & more", "-x"))
+    (tmp_path / "job.py").write_text(MANY_FAIL.replace("it's $HOME & more", "-x"))
     _, err = call("run", "job.py", "--inline", expect=1)
     (command,) = [text for text in PROPOSED.findall(err) if " debug " in text]
     assert command == "dagron debug --pdb -- checkpoints/job -x job.py"

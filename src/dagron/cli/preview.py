@@ -72,7 +72,15 @@ _ROW = _name_of(row)
 
 
 class StandIn:
-    """Stands for an object whose code was not run: the name of what makes it, and what it was given."""
+    """Stands for an object whose code was not run.
+
+    Attributes:
+        what: The name of what makes it.
+        args: What that was called with.
+        state: What `__setstate__` was given; None for nothing.
+        items: What was appended or added to it.
+        pairs: Keys and values that were set.
+    """
 
     def __init__(self, what: str, args: tuple[Any, ...]) -> None:
         self.what = what

@@ -134,6 +134,9 @@ class NamesOfRun(Names):
     """The names that objects have in the script of one run: in the modules that its tasks lead to.
 
     Which these are does not depend on what other runs of this process have led to.
+
+    Attributes:
+        modules: The names of these modules.
     """
 
     def __init__(self) -> None:

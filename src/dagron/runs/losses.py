@@ -32,6 +32,13 @@ class Failure:
         printed: The end of what it wrote.
         lost: If the worker is lost, what was lost with it.
         end: How the attempt ended, which decides the status of the record.
+
+    Attributes:
+        outcome: As given, without what was printed.
+        attempt: As given, like the slot, what is lost, and the end.
+        output: What the attempt printed, as the journal has it.
+        stderr: The last lines of its standard error.
+        status: `failed` or `timed_out`.
     """
 
     __slots__ = ("_error", "attempt", "end", "lost", "outcome", "output", "slot", "status", "stderr")

@@ -8,9 +8,15 @@ __all__ = ["Policy"]
 
 
 class Policy(NamedTuple):
-    """What is asked for a node. Seconds and bytes throughout; `timeout` and `memory_limit` None for none.
+    """What is asked for a node, as `Task` explains it. Seconds and bytes throughout.
 
     Attributes:
+        retries: Further attempts after one that failed.
+        retry_delay: Before the first of these.
+        timeout: Of an attempt; None for none.
+        priority: Among nodes that could start.
+        memory_limit: Of the worker with all that the node starts; None for none.
+        exclusive: Whether the node runs beside nothing else.
         outputs: The files that its task writes, as the job has their paths.
     """
 

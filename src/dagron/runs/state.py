@@ -106,6 +106,7 @@ class RunState:
         rng: For the jitter of retries.
 
     Attributes:
+        graph: The DAG.
         phase: Where each node stands.
         attempts: Attempts of each node so far.
         pending: Parents of each WAITING node that are not settled.

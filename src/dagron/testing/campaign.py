@@ -81,6 +81,9 @@ class Campaign:
         options: What it is to be.
         work: An empty directory.
         say: Takes a line when something has happened.
+
+    Attributes:
+        report: What it has done and found so far.
     """
 
     def __init__(self, options: Options, work: Path, say: Say) -> None:

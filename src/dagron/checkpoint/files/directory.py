@@ -20,7 +20,11 @@ __all__ = ["Directory"]
 
 
 class Directory:
-    """A checkpoint directory: whole-file operations on its entries, named without a path."""
+    """A checkpoint directory: whole-file operations on its entries, named without a path.
+
+    Attributes:
+        path: The directory.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -28,7 +28,10 @@ class AppendFile:
 
     Args:
         path: The file; it must exist.
-        size: Where its valid bytes end; what stands behind is cut off.
+        size: Where its valid bytes end; what follows them is cut off.
+
+    Attributes:
+        size: Its size in bytes, with all that was appended.
     """
 
     def __init__(self, path: str | Path, size: int) -> None:
@@ -154,6 +157,8 @@ class TempFile:
         mode: Who may look at it, whatever the umask of a process in which tasks have run.
 
     Attributes:
+        name: Its temporary name.
+        path: The path to it.
         identity: Once it is finished, as in `ReadFile`.
     """
 

@@ -11,10 +11,7 @@ import mmap
 
 from blake3 import blake3
 
-__all__ = ["CHECK_SIZE", "DIGEST_SIZE", "NO_VALUE_DIGEST", "Digests"]
-
-DIGEST_SIZE = 32
-"""What BLAKE3 gives unless it is asked for more."""
+__all__ = ["CHECK_SIZE", "NO_VALUE_DIGEST", "Digests"]
 
 CHECK_SIZE = 16
 """A check is the first half of a digest: 128 bits, which nobody hits by chance or by trying. Each record has one."""

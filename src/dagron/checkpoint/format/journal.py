@@ -166,6 +166,9 @@ class RecordWriter:
         checkpoint_id: From the header of the journal.
         digests: Those of the checkpoint.
         sequence: The sequence number of the last record in the journal; 0 if there is none.
+
+    Attributes:
+        sequence: That of the last record, with those that were framed here.
     """
 
     def __init__(self, checkpoint_id: bytes, digests: Digests, sequence: int = 0) -> None:
