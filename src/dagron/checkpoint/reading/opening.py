@@ -104,15 +104,7 @@ def read_ledger(
         CheckpointDamagedError: The journal is missing although `_meta.json` is there, or its header is damaged.
         FormatVersionError: It has another version than ours.
     """
-    opened = _open_journal(directory, key)
-    if opened is None:
-        return None
-    file, header = opened
-    with file:
-        try:
-            return _read(directory, file, header, key, on_record)
-        except OSError as error:
-            raise _unreadable(directory, error) from error
+    return _read(None, directory, key, on_record)
 
 
 def read_on(ledger: Ledger, directory: Directory, key: bytes | None = None) -> Ledger | None:
@@ -122,29 +114,27 @@ def read_on(ledger: Ledger, directory: Directory, key: bytes | None = None) -> L
         The same ledger, brought up to date; another one if the journal was replaced meanwhile; None if the checkpoint
         is gone.
     """
+    return _read(ledger, directory, key)
+
+
+def _read(
+    ledger: Ledger | None,
+    directory: Directory,
+    key: bytes | None,
+    on_record: Callable[[Record], object] | None = None,
+) -> Ledger | None:
     opened = _open_journal(directory, key)
     if opened is None:
         return None
     file, header = opened
     with file:
         try:
-            if header.checkpoint_id != ledger.checkpoint_id or file.size < ledger.valid_size:
-                return _read(directory, file, header, key)
+            if ledger is None or header.checkpoint_id != ledger.checkpoint_id or file.size < ledger.valid_size:
+                ledger = Ledger(header.checkpoint_id)
             ledger.size = file.size
-            return read_into(ledger, directory, file, key)
+            return read_into(ledger, directory, file, key, on_record)
         except OSError as error:
             raise _unreadable(directory, error) from error
-
-
-def _read(
-    directory: Directory,
-    file: ReadFile,
-    header: Header,
-    key: bytes | None,
-    on_record: Callable[[Record], object] | None = None,
-) -> Ledger:
-    ledger = Ledger(header.checkpoint_id, size=file.size)
-    return read_into(ledger, directory, file, key, on_record)
 
 
 def read_into(
