@@ -30,7 +30,8 @@ def placed_commits(draw):
 
 
 def is_special(commit):
-    return bool(commit.storage == Storage.FILE or commit.without or commit.special_name or commit.temp_name)
+    more = commit.without, commit.special_name, commit.temp_name, commit.outputs
+    return commit.storage == Storage.FILE or any(more)
 
 
 def check(packed, commits):
