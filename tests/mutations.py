@@ -764,6 +764,27 @@ MUTATIONS = [
     ),
     Mutation(
         "value",
+        "script.py",
+        "(parent and path is None) or _is_of_extensions(module)",
+        "parent and path is None",
+        "tests/crossing/test_values.py -k kinds_are_the_same",
+    ),
+    Mutation(
+        "value",
+        "crossing/binding.py",
+        "        base.register(cls)\n",
+        "        pass\n",
+        "tests/crossing/test_values.py -k kinds_are_the_same",
+    ),
+    Mutation(
+        "value",
+        "tasks/arguments.py",
+        "        if self._holds_itself:\n",
+        "        if False:\n",
+        "tests/test_flow.py -k holds_itself",
+    ),
+    Mutation(
+        "value",
         "crossing/parts.py",
         "                    bind(data)\n",
         "                    pass\n",

@@ -331,6 +331,22 @@ class TestHandles:
         assert config == {"x": [a, a]}
         assert value_of(flow, flow.add("b", give, config)) == {"x": [5, 5]}
 
+    def test_an_argument_that_holds_itself_stays_as_it_is(self, flow):
+        table = {"rows": []}
+        table["self"] = table
+        table["rows"].append((table["rows"], table))
+        found = value_of(flow, flow.add("a", lambda x: x, table))
+        assert found["self"] is found
+        assert found["rows"][0] == (found["rows"], found)
+        assert found["rows"][0][0] is found["rows"]
+        assert found["rows"][0][1] is found
+
+    def test_none_stands_in_what_holds_itself(self, flow):
+        inside = [flow.add("a", give, 5)]
+        inside.append(inside)
+        with pytest.raises(HandleError, match="'a' stands in what holds itself, where no result can take its place"):
+            flow.add("b", give, inside)
+
     @pytest.mark.parametrize("how", [pickle.dumps, cloudpickle.dumps])
     def test_neither_it_nor_a_flow_leaves_the_process(self, flow, how):
         with pytest.raises(HandleError, match="'a' cannot be pickled"):

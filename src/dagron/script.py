@@ -123,8 +123,8 @@ def _is_importable(name: str, module: types.ModuleType) -> bool:
         return True
     parent, _, _ = name.rpartition(".")
     path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
-    if parent and path is None:
-        return True  # made by its parent, as `os.path` is
+    if (parent and path is None) or _is_of_extensions(module):
+        return True  # made by its parent, as `os.path` is, or by what is imported with it
     origin = getattr(getattr(module, "__spec__", None), "origin", None) or getattr(module, "__file__", None)
     for finder in sys.meta_path:
         try:
@@ -134,6 +134,17 @@ def _is_importable(name: str, module: types.ModuleType) -> bool:
         if spec is not None:
             return not (origin and spec.origin and spec.has_location) or spec.origin == origin
     return False
+
+
+def _is_of_extensions(module: types.ModuleType) -> bool:
+    """Tell whether extensions have made a module in memory: those of Cython do, for what all of them have in common."""
+    if not isinstance(module, types.ModuleType):
+        return False
+    held = object.__getattribute__(module, "__dict__")  # `vars` would load one that waits for its first use
+    if "__builtins__" in held or held.get("__spec__") is not None or "__file__" in held:
+        return False  # Python code has run in it, or something has loaded it
+    namespaces = (held, *(vars(value) for value in held.values() if isinstance(value, type)))
+    return not any(isinstance(value, types.FunctionType) for each in namespaces for value in each.values())
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

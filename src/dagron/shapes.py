@@ -17,11 +17,12 @@ import types
 import weakref
 from collections.abc import Iterator
 from opcode import EXTENDED_ARG, opmap
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from dagron.script import SCRIPT, is_script
 
 __all__ = [
+    "ByClass",
     "Shape",
     "Shown",
     "difference",
@@ -47,7 +48,33 @@ _KINDS = {
 
 _STORE_ATTR = opmap["STORE_ATTR"]
 
-_shapes: weakref.WeakKeyDictionary[type, Shape] = weakref.WeakKeyDictionary()
+
+T = TypeVar("T")
+
+
+class ByClass(Generic[T]):
+    """What is known of classes. By identity: a metaclass may call two classes equal."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[type], T]] = {}
+
+    def get(self, cls: type) -> T | None:
+        """Return what is known of a class; None if nothing is."""
+        found = self._known.get(id(cls))
+        return found[1] if found is not None else None
+
+    def put(self, cls: type, known: T) -> T:
+        """Keep something of a class for as long as the class is there, and return it."""
+        key = id(cls)
+        self._known[key] = weakref.ref(cls, lambda _: self._known.pop(key, None)), known
+        return known
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._known.clear()
+
+
+_shapes = ByClass[Shape]()
 
 
 def is_of_script(cls: Any) -> bool:
@@ -64,7 +91,7 @@ def shape_of(cls: type) -> Shape:
             # A pickle of instances has the names twice, of which the second is a reference if the two are one object.
             # They would be in the process that runs the script, and not in a worker, which has the fields by pickle.
             names = tuple(map(sys.intern, names))
-        found = _shapes[cls] = kind, names, tuple(map(_base_shape, cls.__bases__))
+        found = _shapes.put(cls, (kind, names, tuple(map(_base_shape, cls.__bases__))))
     return found
 
 

@@ -21,7 +21,7 @@ SRC = os.path.dirname(os.path.dirname(dagron.__file__))
 # Each function returns something that a plain call gives as well; what a run gives has to be equal to it.
 KINDS = """
 import abc, collections, concurrent.futures, contextvars, copyreg, dataclasses, enum, functools, json, os, pickle
-import sys, tempfile, typing
+import numbers, sys, tempfile, typing
 import dagron
 import kinds_library
 
@@ -85,9 +85,12 @@ class Dispatcher:
     @kind.register
     def _(self, x: int):
         return "int"
+    def three(self, a, b, *, c):
+        return a, b, c
+    two = functools.partialmethod(three, 1, c=3)
 
 def dispatching_method():
-    return Dispatcher().kind(3), Dispatcher().kind("x")
+    return Dispatcher().kind(3), Dispatcher().kind("x"), Dispatcher().two(2)
 
 UserId = typing.NewType("UserId", int)
 T = typing.TypeVar("T")
@@ -300,6 +303,40 @@ class Virtual:
 class HasF(typing.Protocol):
     def f(self) -> int: ...
 
+# What abstract classes of libraries were told of.
+@numbers.Number.register
+class Registered_:
+    class Inner:
+        pass
+
+@collections.abc.Sized.register
+class RegisteredForResults:
+    pass
+
+collections.abc.Iterable.register(Registered_.Inner)
+
+def registered_elsewhere():
+    found = isinstance(Registered_(), numbers.Number), isinstance(Registered_.Inner(), collections.abc.Iterable)
+    return *found, isinstance(getattr(sys.modules[__name__], "Registered" + "ForResults")(), collections.abc.Sized)
+
+# A metaclass that calls classes of one name equal.
+class ByName(type):
+    def __eq__(cls, other):
+        return isinstance(other, type) and cls.__name__ == other.__name__
+    def __hash__(cls):
+        return hash(cls.__name__)
+
+def alike(base):
+    class Alike(base, metaclass=ByName):
+        def kind(self):
+            return base.__name__
+    return Alike
+
+ListAlike, DictAlike = alike(list), alike(dict)
+
+def classes_called_equal(one=ListAlike([1]), other=DictAlike(a=1)):
+    return one.kind(), other.kind(), type(one) is ListAlike, type(other) is DictAlike, list(one), dict(other)
+
 class Movie(typing.TypedDict, total=False):
     title: str
 
@@ -349,6 +386,9 @@ class Tree(dict):
         return rebuilt, (sorted(self.items()),)
 def rebuilt(items):
     return Tree(items)
+
+def made_by_extensions(f=kinds_library.FUNCTION):
+    return f is kinds_library.FUNCTION, f()
 
 class Foreign:
     def __init__(self, x):
@@ -450,7 +490,7 @@ TASKS = {
     f.__name__: f
     for f in (cached, cached_and_recursive, cached_members, dispatching, dispatching_method, typing_kinds, sentinels,
               names_of_several, enums, dataclass_kinds, class_kinds, globals_of_a_script, exceptions, aliases,
-              of_a_library, instances)
+              of_a_library, instances, registered_elsewhere, classes_called_equal, made_by_extensions)
 }
 
 # Of each kind a value that a first node returns, that a second compares by identity and equality where it runs.
@@ -461,10 +501,10 @@ VALUES = [
     Slotted(1, 2), SlotsAndMore, Made(1, 2), Tree(a=1), frozenset({Point(1), Point(2)}), WithMeta,
     OneNumber(1), Proxy([1, 2]), SlottedProxy("text"), NamedItems(a=1), Failed(1, why="x"), FailedInSlots(4),
     kinds_library.Far(1, 2), Model[int], Model[str](),
-    sys.modules[__name__], kinds_library,
+    sys.modules[__name__], kinds_library, kinds_library.FUNCTION, ListAlike([1]), DictAlike(a=1), ListAlike, DictAlike,
 ] + ([Alias, Json, Rose] if FUTURE else [])
 IDENTICAL = (type, enum.Enum, typing.NewType, typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, Unset, _Missing,
-             type(sys))
+             type(sys), type(kinds_library.FUNCTION))
 
 def same(i, value):
     wanted = VALUES[i]
@@ -490,7 +530,21 @@ def build():
 
 # Installed, as it were: workers import it.
 LIBRARY = """
-import contextvars, threading
+import contextvars, functools, sys, threading, types
+
+# As the functions that Cython makes: their type is in a module that nobody can import, they themselves are in this one.
+_RUNTIME = sys.modules["_runtime_of_extensions"] = types.ModuleType("_runtime_of_extensions")
+_RUNTIME.function = type(
+    "function",
+    (),
+    {
+        "__module__": _RUNTIME.__name__,
+        "__call__": staticmethod(functools.partial(dict, made=1)),
+        "__reduce__": staticmethod(functools.partial(str, "FUNCTION")),
+    },
+)
+FUNCTION = _RUNTIME.function()
+FUNCTION.__module__ = __name__
 
 VAR = contextvars.ContextVar("VAR", default=threading.Lock())
 MISSING = object()

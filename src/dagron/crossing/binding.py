@@ -140,5 +140,8 @@ def _bind_next(unpickler: pickle.Unpickler) -> None:
         # `__main__` itself is another module in a process that a task has started; it asks this one.
         vars(sys.modules[FILE_MODULE if module == SCRIPT else module])[name] = value
         module, name, value = unpickler.load()
-    for cls, reducer in value:
+    reducers, registered = value
+    for cls, reducer in reducers:
         copyreg.pickle(cls, reducer)
+    for base, cls in registered:
+        base.register(cls)

@@ -58,7 +58,7 @@ from dagron.stored.code import (
     new_namespace,
     python_version,
 )
-from dagron.stored.library import alias_parameter, cached_property
+from dagron.stored.library import alias_parameter, cached_property, partial_method
 from dagron.stored.names import script_module, script_value
 
 __all__ = ["PROTOCOL", "DefinitionPickler"]
@@ -157,6 +157,8 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return (script_module, (called(obj.__name__),)) if by_name else super().reducer_override(obj)
         if kind is functools.cached_property:
             return cached_property, (obj.func, obj.attrname)
+        if kind is functools.partialmethod:  # that of 3.14 is not made without what it calls
+            return partial_method, (obj.func, obj.args, obj.keywords)
         singleton = self._singleton(obj)
         return NotImplemented if singleton is None else singleton
 

@@ -69,12 +69,12 @@ class PlainPickler(pickle.Pickler):
     """Pickles a result; quick, and no match for functions without a name and whatever else plain pickle refuses.
 
     Attributes:
-        references: What classes of the script were reduced to.
+        references: What classes of the script were reduced to, by the id of each: metaclasses may call two equal.
     """
 
     def __init__(self, file: Any, protocol: int, buffer_callback: Any = None) -> None:
         super().__init__(file, protocol, buffer_callback=buffer_callback)
-        self.references: dict[type, Any] = {}
+        self.references: dict[int, Any] = {}
         self._names: Names | None = None
         self._is_script = membership()
         self._reduces: dict[type, bool] = {}
@@ -118,7 +118,7 @@ class PlainPickler(pickle.Pickler):
         found = self._names.of(cls)
         if found is None:
             raise pickle.PicklingError("a class without a name")
-        reduced = self.references[cls] = _reference(*found, cls)
+        reduced = self.references[id(cls)] = _reference(*found, cls)
         return reduced
 
 
@@ -129,7 +129,7 @@ class ResultPickler(DefinitionPickler):
         references: As of `PlainPickler`; it looks each up once more.
     """
 
-    references: Mapping[type, Any] = types.MappingProxyType({})
+    references: Mapping[int, Any] = types.MappingProxyType({})
 
     def reference(self, module: str, path: str, obj: Any) -> Any:
         """Refer to a name, and say which shape it has."""

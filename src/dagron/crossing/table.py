@@ -15,6 +15,7 @@ import types
 from typing import Any
 
 from dagron.crossing.binding import Head
+from dagron.crossing.classes import registered_elsewhere
 from dagron.crossing.code import all_names, global_names, modules_below
 from dagron.crossing.definitions import PROTOCOL, DefinitionPickler
 from dagron.crossing.names import NamesOfRun, called
@@ -206,14 +207,19 @@ class Table:
             for cls, reducer in copyreg.dispatch_table.items()
             if getattr(reducer, "__module__", None) in self.names.modules
         ]
-        pickler.dump((None, None, reducers))
+        registered: dict[bool, list[tuple[type, type]]] = {True: [], False: []}
+        for base, cls in registered_elsewhere(self.names.has):
+            found = self.names.of(cls)
+            if found is not None and (key := (found[0], found[1].partition(".")[0])) in values:
+                registered[key in self._for_tasks].append((base, cls))
+        pickler.dump((None, None, (reducers, registered[True])))
         n_needed = out.tell()
         # What no task is known to use waits in the worker for whoever asks for it: it may name modules that take long
         # to import.
         others = {key: value for key, value in values.items() if key not in self._for_tasks}
         for (module, name), value in sorted(others.items(), key=lambda item: _rank(item[1])):
             pickler.dump((module, name, value))
-        pickler.dump((None, None, []))
+        pickler.dump((None, None, ([], registered[False])))
         data = out.getvalue()
         return data[:n_needed], data[n_needed:]
 

@@ -17,7 +17,6 @@ import copyreg
 import marshal
 import pickle
 import types
-import weakref
 from collections.abc import Collection
 from gc import get_referents
 from typing import Any
@@ -26,6 +25,7 @@ from dagron.checkpoint.blobs import INLINE_MAX_BYTES
 from dagron.checkpoint.format.digests import NO_VALUE_DIGEST, Digests
 from dagron.crossing.names import module_found
 from dagron.crossing.picklers import PROTOCOL, PlainPickler, ResultPickler
+from dagron.shapes import ByClass
 from dagron.stored.names import member, of_script, row
 
 __all__ = ["value_digest"]
@@ -111,14 +111,14 @@ def _check_length(tree: Any) -> None:
 # --- small and simple, as most are ------------------------------------------------------------------------------------
 
 
-def _simple(value: Any, pickler: PlainPickler | ResultPickler, met: list[Any], plain: dict[type, Any]) -> Any:
+def _simple(value: Any, pickler: PlainPickler | ResultPickler, met: list[Any], plain: dict[int, Any]) -> Any:
     """Return the tree of a value, in half of the time that `_Walk` takes, or raise an error.
 
     Args:
         value: The value.
         pickler: As of `value_digest`.
         met: Gets what could be there twice.
-        plain: Gets the trees of classes whose instances are their attributes.
+        plain: Gets the trees of classes whose instances are their attributes, by the id of each.
     """
     kind = type(value)
     met.append(value)
@@ -136,15 +136,16 @@ def _simple(value: Any, pickler: PlainPickler | ResultPickler, met: list[Any], p
             return value
         state = value
     else:
-        named = plain.get(kind)
+        named = plain.get(id(kind))
         if named is None:
-            reference = pickler.references.get(kind)
+            reference = pickler.references.get(id(kind))
             if reference is None:
                 raise ValueError(_NOT_SIMPLE)
-            named = _named_of_script(kind, reference[1])
-            if not _traits[weakref.ref(kind)].is_plain or kind in copyreg.dispatch_table:
+            traits = _traits.get(kind) or _traits_of(kind)
+            named = _named_of_script(traits, reference[1])
+            if not traits.is_plain or kind in copyreg.dispatch_table:
                 return _named_one(value, pickler, met, named)
-            plain[kind] = named
+            plain[id(kind)] = named
         state = value.__dict__
         if not state:
             raise ValueError(_NOT_SIMPLE)
@@ -206,18 +207,14 @@ class _Traits:
         self.named: tuple[Any, ...] = ()
 
 
-_traits: dict[weakref.ref[type], _Traits] = {}
+_traits = ByClass[_Traits]()
 
 
 def _traits_of(kind: type) -> _Traits:
-    found = _traits.get(weakref.ref(kind))
-    if found is None:
-        found = _traits[weakref.ref(kind, _traits.__delitem__)] = _Traits(kind)
-    return found
+    return _traits.get(kind) or _traits.put(kind, _Traits(kind))
 
 
-def _named_of_script(kind: type, reference: tuple[Any, ...]) -> Any:
-    traits = _traits.get(weakref.ref(kind)) or _traits_of(kind)
+def _named_of_script(traits: _Traits, reference: tuple[Any, ...]) -> Any:
     if traits.reference != reference:
         traits.reference, traits.named = reference, _of_script(reference)
     return traits.named
@@ -240,7 +237,7 @@ class _Walk:
         self._met: dict[int, int] = {}  # what can change or holds such, by id, with its number
         self._immutable: dict[int, tuple[Any, int]] = {}  # trees, and how many items they have
         self._in_sets: set[int] = set()  # what can change in parts of sets, by id: it has no number outside
-        self._kinds: dict[type, tuple[Any, bool]] = {}
+        self._kinds: dict[int, tuple[Any, bool]] = {}  # by the id of each: metaclasses may call two equal
         self._kept: list[Any] = []  # what was made for the walk: its id must stay its own
         self._pickler = pickler
 
@@ -265,7 +262,7 @@ class _Walk:
             return again
         before, left = len(self._met), self._left
         self._met[key] = before
-        named, cannot_change = self._kinds.get(kind) or self._look_at(kind)
+        named, cannot_change = self._kinds.get(id(kind)) or self._look_at(kind)
         # The attributes are what the reduction comes to, and take a third of the time.
         if named is not None and (state := value.__dict__):
             tree: Any = ..., "plain", named, self._dict(state)
@@ -324,12 +321,12 @@ class _Walk:
         """Return the tree of a type if its instances are their attributes; and whether these cannot change."""
         traits = _traits_of(kind)
         named = self._named(kind) if traits.is_plain and kind not in copyreg.dispatch_table else None
-        self._kinds[kind] = found = named, traits.cannot_change
+        self._kinds[id(kind)] = found = named, traits.cannot_change
         return found
 
     def _named(self, kind: type) -> Any:
-        reference = self._pickler.references.get(kind)
-        return self.tree(kind) if reference is None else _named_of_script(kind, reference[1])
+        reference = self._pickler.references.get(id(kind))
+        return self.tree(kind) if reference is None else _named_of_script(_traits_of(kind), reference[1])
 
     def _reduced(self, value: Any, kind: type) -> Any:
         if kind is bytearray:

@@ -8,7 +8,7 @@ import weakref
 from typing import Any
 
 from dagron.script import name_here
-from dagron.shapes import is_of_script
+from dagron.shapes import ByClass, is_of_script
 
 __all__ = [
     "bare",
@@ -25,16 +25,16 @@ _classes: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
 """Classes that have no name in the script, by the digest of their definition."""
 
 
-_key_of: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+_key_of = ByClass[str]()
 
-_filled: weakref.WeakSet[type] = weakref.WeakSet()
+_filled = ByClass[bool]()
 
 
 def known_class(key: str, cls: type) -> None:
     """Let the class of this process be the one that pickles with this key mean."""
     _classes[key] = cls  # the newest: a notebook may have made one again
-    _key_of[cls] = key
-    _filled.add(cls)
+    _key_of.put(cls, key)
+    _filled.put(cls, True)
 
 
 def known_key(cls: type) -> str | None:
@@ -101,7 +101,7 @@ def new_class(
             found = _of_library(meta).__new__(meta, name, bases, namespace)
         if key:
             _classes[key] = found
-            _key_of[found] = key
+            _key_of.put(found, key)
     return found
 
 
@@ -112,9 +112,9 @@ def fill_class(cls: type, state: tuple[dict[str, Any], tuple[type, ...], tuple[A
         cls: As from `new_class` or `new_enum`.
         state: Attributes by name; what is registered as its subclasses; for an enum, the attributes of each member.
     """
-    if cls in _filled:
+    if _filled.get(cls):
         return
-    _filled.add(cls)
+    _filled.put(cls, True)
     attributes, registered, members = state
     for name, value in attributes.items():
         if name != "__firstlineno__":  # setting anything else takes it away
@@ -179,7 +179,7 @@ def new_enum(
             type.__delattr__(found, own)
     if key:
         _classes[key] = made
-        _key_of[made] = key
+        _key_of.put(made, key)
     return made
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "fill_dispatching",
     "new_alias",
     "new_type",
+    "partial_method",
     "sentinel_of_module",
     "type_parameter",
     "variable_of_module",
@@ -37,6 +38,11 @@ def cached_property(function: Any, name: str | None) -> Any:
     found: Any = functools.cached_property(function)
     found.attrname = name
     return found
+
+
+def partial_method(function: Any, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """Return a `functools.partialmethod`."""
+    return functools.partialmethod(function, *args, **keywords)
 
 
 def dispatching(function: Any) -> Any:

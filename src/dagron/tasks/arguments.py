@@ -6,7 +6,7 @@ refused where a result could not take its place, or only late and with luck: as 
 become one, and a result that cannot be hashed would be noticed after hours), in a closure, a partial or an attribute.
 
 Lists, dicts and sets are copied when they are read, so what the caller does with them afterwards changes no argument.
-Other objects stay the caller's, and are pickled when a run starts.
+Other objects stay the caller's, and are pickled when a run starts; so are containers that hold themselves.
 """
 
 from __future__ import annotations
@@ -144,6 +144,7 @@ class ArgumentReader:
         self._n_holes = 0
         self._copies: dict[int, tuple[Any, Any]] = {}  # with the original, or its id might become another object's
         self._open: set[int] = set()
+        self._holds_itself = False
 
     def read(self, argument: Any, parents: dict[str, int]) -> Any:
         """Return an argument with holes where handles stood, as `CallWithHoles` takes it.
@@ -158,7 +159,12 @@ class ArgumentReader:
         if type(argument) in _ATOMS:
             return argument
         before = self._n_holes
+        self._holds_itself = False
         found = self._read(argument, parents)
+        if self._holds_itself:
+            if self._n_holes > before:
+                raise HandleError(next(reversed(parents)), f"stands in what holds itself, {_NOWHERE}")
+            return argument
         return Holed(found) if self._n_holes > before and type(found) is not Hole else found
 
     def _read(self, value: Any, parents: dict[str, int]) -> Any:
@@ -171,7 +177,8 @@ class ArgumentReader:
             self._n_holes += 1
             return Hole(parents.setdefault(value.name, len(parents)))
         if id(value) in self._open:
-            return value  # it holds itself, and is copied on the way already
+            self._holds_itself = True
+            return value
         fields = _fields_of(kind)
         if not fields and kind not in _CONTAINERS and not _is_named_tuple(kind):
             refuse_hidden_handles(value)
