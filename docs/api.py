@@ -24,6 +24,8 @@ GROUPS = {
         "NodeResult",
         "NodeStatus",
         "CheckpointInfo",
+        "CheckpointStatus",
+        "Forecast",
         "load",
         "Checkpoint",
         "PruneReport",

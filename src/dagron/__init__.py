@@ -71,9 +71,11 @@ if TYPE_CHECKING:
     from dagron.flow import Flow
     from dagron.graph.dag import DAG, DAGBuilder
     from dagron.looking.checkpoint import Checkpoint, load
+    from dagron.looking.status import CheckpointStatus
     from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult
     from dagron.results.status import NodeStatus
     from dagron.results.trace import ExecutionTrace, Span
+    from dagron.runs.forecast import Forecast
     from dagron.tasks.current import CurrentAttempt, current
     from dagron.tasks.handle import Node
     from dagron.tasks.options import Task
@@ -92,6 +94,7 @@ __all__ = [
     "CheckpointGoneError",
     "CheckpointInfo",
     "CheckpointLockedError",
+    "CheckpointStatus",
     "ClassChangedError",
     "ClearError",
     "CommitError",
@@ -104,6 +107,7 @@ __all__ = [
     "ExecutionResult",
     "ExecutionTrace",
     "Flow",
+    "Forecast",
     "ForeignFilesError",
     "FormatVersionError",
     "GraphError",
@@ -165,6 +169,7 @@ _HOMES = {
     "Checkpoint": "looking.checkpoint",
     "CheckpointExecutor": "executor",
     "CheckpointInfo": "results.results",
+    "CheckpointStatus": "looking.status",
     "CurrentAttempt": "tasks.current",
     "DAG": "graph.dag",
     "DAGBuilder": "graph.dag",
@@ -172,6 +177,7 @@ _HOMES = {
     "ExecutionResult": "results.results",
     "ExecutionTrace": "results.trace",
     "Flow": "flow",
+    "Forecast": "runs.forecast",
     "Node": "tasks.handle",
     "NodeResult": "results.results",
     "NodeStatus": "results.status",

@@ -29,6 +29,7 @@ from dagron.errors import (
     GraphError,
     HandleError,
     NotCallableError,
+    OptionError,
     TaskDefinitionError,
 )
 from dagron.graph.dag import DAG, DAGBuilder
@@ -40,8 +41,10 @@ from dagron.tasks.names import checked_name, namer
 from dagron.tasks.options import Task
 
 if TYPE_CHECKING:
+    from dagron.looking.status import CheckpointStatus
     from dagron.results.results import ExecutionResult
     from dagron.runs.coordinator import CancelEvent
+    from dagron.runs.forecast import Forecast
     from dagron.runs.options import ExecutorOptions
 
 __all__ = ["Flow"]
@@ -271,6 +274,150 @@ class Flow:
         result = start(self._tasks, run_timeout=run_timeout, cancel_event=cancel_event)
         result._flow = self._owner
         return result
+
+    def plan(
+        self, checkpoint_dir: str | os.PathLike[str], *, fresh: bool = False, **options: Unpack[ExecutorOptions]
+    ) -> Forecast:
+        """Return what a run would do and why, as `dagron run --dry-run` says. Runs, locks and changes nothing.
+
+        Args:
+            checkpoint_dir: The directory of the checkpoint; without one everything would run.
+            fresh: Whether the run would start again. Default: it goes on, as with `resume=True`.
+            options: Those of `run`. The tasks are checked as for a run.
+
+        Raises:
+            TaskDefinitionError: The tasks do not fit the DAG.
+            OptionError: An option has a value that it cannot have.
+            CheckpointError: There is a checkpoint that cannot be read.
+        """
+        from dagron.runs.forecast import forecast
+        from dagron.runs.options import Options
+
+        return forecast(self.dag, self._tasks, checkpoint_dir, Options(**options), fresh=fresh)
+
+    def status(self, checkpoint_dir: str | os.PathLike[str], *, signing_key: bytes | None = None) -> CheckpointStatus:
+        """Return how the checkpoint stands, as `dagron status` says; also while a run goes on, in another process, say.
+
+        Args:
+            checkpoint_dir: The directory of the checkpoint.
+            signing_key: As of `CheckpointExecutor`.
+
+        Raises:
+            NoCheckpointError: There is none yet.
+            CheckpointError: There is one that cannot be read.
+        """
+        from dagron.checkpoint.reading.opening import signing_key as key_of_environment
+        from dagron.looking.status import look
+
+        return look(checkpoint_dir, signing_key or key_of_environment())
+
+    def invalidate(
+        self,
+        checkpoint_dir: str | os.PathLike[str],
+        *nodes: str | Node[Any] | Iterable[Node[Any]],
+        if_changed: bool = False,
+        dry_run: bool = False,
+        signing_key: bytes | None = None,
+        allow_untrusted: bool = False,
+    ) -> list[str]:
+        """Make the results of nodes and of their descendants not count, as `dagron invalidate` does. Runs nothing.
+
+        The next resume makes them again. Nodes that have failed or have never run are run by it anyway.
+
+        Args:
+            checkpoint_dir: The directory of the checkpoint.
+            nodes: Handles, lists of handles, names, and patterns (`*` for any text, `?` for any character).
+            if_changed: What is downstream of these nodes runs again only if a result that it takes has changed.
+            dry_run: Only look.
+            signing_key: As of `CheckpointExecutor`.
+            allow_untrusted: As of `CheckpointExecutor`.
+
+        Returns:
+            The nodes whose results no longer count, in the order of the DAG.
+
+        Raises:
+            UnknownNodeError: The flow has no such node.
+            HandleError: A handle is of another flow.
+            NoCheckpointError: There is no checkpoint.
+            CheckpointLockedError: A run is writing it.
+            CheckpointError: It cannot be used.
+
+        On crash:
+            All of the results count still, or none does.
+        """
+        from dagron.checkpoint.reading.opening import signing_key as key_of_environment
+        from dagron.runs.invalidation import invalidate
+
+        begin_no_run_while_loading(self.dag, self._tasks, checkpoint_dir)
+        patterns, names = self._named(nodes)
+        return invalidate(
+            checkpoint_dir,
+            self.dag,
+            patterns,
+            names,
+            descendants=not if_changed,
+            dry_run=dry_run,
+            key=signing_key or key_of_environment(),
+            allow_untrusted=allow_untrusted,
+        )
+
+    def rerun(
+        self,
+        checkpoint_dir: str | os.PathLike[str],
+        *nodes: str | Node[Any] | Iterable[Node[Any]],
+        if_changed: bool = False,
+        run_timeout: float | None = None,
+        cancel_event: CancelEvent | None = None,
+        **options: Unpack[ExecutorOptions],
+    ) -> ExecutionResult:
+        """Run nodes and their descendants again, with whatever else has no result: `invalidate`, and then `run`.
+
+        This is for code that was mended: a resume does not run a node again because its function has changed.
+
+        Args:
+            checkpoint_dir: The directory of the checkpoint.
+            nodes: As for `invalidate`.
+            if_changed: As for `invalidate`.
+            run_timeout: As for `run`.
+            cancel_event: As for `run`.
+            options: As for `run`.
+
+        Returns:
+            How every node ended, as `run` does.
+
+        Raises:
+            DagronError: As for `invalidate` and `run`. If the flow itself is wrong, nothing was invalidated.
+
+        On crash:
+            A `run` with `resume=True` goes on.
+        """
+        from dagron.runs.options import Options
+        from dagron.runs.plan import plan_run
+
+        begin_no_run_while_loading(self.dag, self._tasks, checkpoint_dir)
+        checked = Options(**options)
+        plan_run(self.dag, self._tasks, checked)  # before anything is given up
+        key, trusting = checked.key, checked.allow_untrusted
+        self.invalidate(checkpoint_dir, *nodes, if_changed=if_changed, signing_key=key, allow_untrusted=trusting)
+        return self.run(checkpoint_dir, resume=True, run_timeout=run_timeout, cancel_event=cancel_event, **options)
+
+    def _named(self, nodes: Iterable[str | Node[Any] | Iterable[Node[Any]]]) -> tuple[list[str], list[str]]:
+        """Return the patterns among nodes, and the names of the handles."""
+        patterns: list[str] = []
+        names: list[str] = []
+        for item in nodes:
+            if isinstance(item, str):
+                patterns.append(item)
+                continue
+            for node in (item,) if isinstance(item, Node) else item:
+                if not isinstance(node, Node):
+                    raise OptionError("nodes", repr(node)[:80], "handles, or names and patterns by themselves")
+                if not node.belongs_to(self._owner):
+                    raise HandleError(node.name, "is of another flow")
+                names.append(node.name)
+        if not patterns and not names:
+            raise OptionError("nodes", "()", "at least one node")
+        return patterns, names
 
     def __len__(self) -> int:
         return len(self._tasks)

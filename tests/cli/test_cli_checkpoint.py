@@ -29,9 +29,11 @@ from dagron.cli import app
 from dagron.cli.listing import SortKey, selected, shown_nodes
 from dagron.cli.preview import preview
 from dagron.cli.reading import dag_for
-from dagron.looking.nodes import NodeFigures, Now, matches, node_figures
+from dagron.looking.nodes import Now, node_figures
 from dagron.looking.opening import recorded_dag
+from dagron.results.patterns import matching
 from dagron.results.status import NodeStatus
+from dagron.results.tables import NodeFigures
 from dagron.runs.options import Options
 from dagron.script import FILE_MODULE
 
@@ -250,10 +252,11 @@ def test_a_running_node_is_listed_with_how_long_it_has_run_and_with_its_memory(o
 
 
 def test_brackets_of_a_pattern_stand_for_themselves():
-    assert matches("count[3]", "count[3]")
-    assert matches("count[3]", "count[?]")
-    assert not matches("count3", "count[3]")
-    assert not matches("Count", "count")
+    names = ["count[3]", "count3", "Count"]
+    assert matching(names, "count[3]") == ["count[3]"]
+    assert matching(names, "count[?]") == ["count[3]"]
+    assert matching(names, "count*") == ["count[3]", "count3"]
+    assert matching(names, "count") == []
 
 
 def test_an_interrupted_run_has_pending_nodes_and_none_that_are_skipped(own):

@@ -16,11 +16,12 @@ from dagron.cli.exit_codes import UsageError
 from dagron.cli.place import Place
 from dagron.cli.reading import figures_now, read_checkpoint
 from dagron.cli.terminal import NOT_FOR_A_LINE, styled, styled_state
-from dagron.looking.nodes import NodeFigures, no_such_node
 from dagron.looking.opening import directory_of, recorded_dag
 from dagron.looking.outputs import shown_outputs
 from dagron.results.earlier import EarlierAttempt, earlier_attempts, shown_earlier
 from dagron.results.failures import folded, last_own_frame
+from dagron.results.patterns import no_such_node
+from dagron.results.tables import NodeFigures
 from dagron.shown import shown_bytes, shown_name, shown_seconds, shown_time, text_of
 
 __all__ = ["NodeDetails", "details_of", "shown_details", "shown_result"]

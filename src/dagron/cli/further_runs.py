@@ -12,7 +12,7 @@ from dagron.graph.dag import DAG
 
 __all__ = ["further_run"]
 
-_BEGIN = ("run", "execute", "resume")
+_BEGIN = ("run", "rerun", "invalidate", "execute", "resume")
 _MAKERS = ("Flow", "CheckpointExecutor")
 
 

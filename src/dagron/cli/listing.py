@@ -7,8 +7,9 @@ from enum import StrEnum
 from typing import Any
 
 from dagron.cli.table import Column, table
-from dagron.looking.nodes import NodeFigures, matches
+from dagron.results.patterns import matching
 from dagron.results.status import NodeStatus
+from dagron.results.tables import NodeFigures
 from dagron.shown import shown_bytes, shown_name, shown_seconds
 
 __all__ = ["SortKey", "selected", "shown_nodes"]
@@ -55,18 +56,14 @@ def selected(
 
     Args:
         nodes: In the order of the DAG.
-        patterns: See `matches`; empty for all.
+        patterns: See `matching`; empty for all.
         states: The states of those that are wanted; empty for all.
         sort: Figures are sorted with the largest first, what is no figure with the smallest first; ties as in `nodes`.
         reverse: The other way round.
         limit: Return so many at most.
     """
-    chosen = [
-        node
-        for node in nodes
-        if (not states or node.state in states)
-        and (not patterns or any(matches(node.name, pattern) for pattern in patterns))
-    ]
+    names = {name for pattern in patterns for name in matching([node.name for node in nodes], pattern)}
+    chosen = [node for node in nodes if (not states or node.state in states) and (not patterns or node.name in names)]
     if sort in _LARGEST_FIRST:
         chosen.sort(key=_LARGEST_FIRST[sort], reverse=not reverse)
     elif sort in _SMALLEST_FIRST:

@@ -62,6 +62,10 @@ def own_checkpoint_dir(target: str) -> str | None:
     return "" if found and b"chdir" in text and not os.path.isabs(found) else found
 
 
+_BEGINS = ("run", "rerun", "invalidate")
+"""Methods of a flow whose first argument is the directory of its checkpoint; none begins while the flow is loaded."""
+
+
 class _Begun(Exception):  # what is looked for, and no error
     def __init__(self, directory: str) -> None:
         super().__init__(directory)
@@ -144,7 +148,7 @@ class _Reader:
                 inside |= zip(parameters, (self._value(value, known) for value in call.args), strict=False)
                 inside |= {item.arg: self._value(item.value, known) for item in call.keywords if item.arg}
                 self._execute(function.body, inside, depth + 1)
-            case ast.Attribute(value=receiver, attr="run") if self._may_be_a_flow(receiver, known):
+            case ast.Attribute(value=receiver, attr=name) if name in _BEGINS and self._may_be_a_flow(receiver, known):
                 if not self._of or (isinstance(receiver, ast.Name) and receiver.id == self._of):
                     raise _Begun(self._directory_of(call, 0, known))
             case ast.Attribute(value=receiver, attr="execute" | "resume"):

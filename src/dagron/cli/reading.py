@@ -16,8 +16,8 @@ from dagron.looking.opening import directory_of, found_ledger, recorded_dag
 if TYPE_CHECKING:
     from dagron.checkpoint.reading.ledger import Ledger
     from dagron.graph.dag import DAG
-    from dagron.looking.nodes import NodeFigures
     from dagron.looking.status import CheckpointStatus
+    from dagron.results.tables import NodeFigures
 
 __all__ = ["dag_for", "figures_now", "read_checkpoint", "status_now"]
 

@@ -68,7 +68,7 @@ def prepared_call(where: Place, ledger: Ledger, name: str, job: Job, *, allow_un
     from dagron.checkpoint.format.digests import Digests
     from dagron.checkpoint.writing.claim import check_trust
     from dagron.crossing.loading import load_result_of
-    from dagron.looking.nodes import no_such_node
+    from dagron.results.patterns import no_such_node
     from dagron.runs.plan import bind_node
 
     dag = job.dag

@@ -6,7 +6,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar, final, overload
 
@@ -26,11 +25,12 @@ from dagron.errors import (
     UnknownNodeError,
 )
 from dagron.figures import Figures
-from dagron.looking.nodes import NodeFigures, hint_at, matching, node_figures, running_now
+from dagron.looking.nodes import node_figures, running_now
 from dagron.looking.opening import directory_of, found_ledger, recorded_dag
+from dagron.results.patterns import hint_at, matching
 from dagron.results.results import NodeResult, NodeResults
 from dagron.results.status import NodeStatus
-from dagron.results.tables import as_frame, as_html
+from dagron.results.tables import COLUMNS, NodeFigures, as_frame, as_html
 from dagron.shown import shown_bytes, shown_seconds
 from dagron.tasks.handle import Node
 
@@ -45,8 +45,6 @@ T = TypeVar("T")
 
 _MAX_ROWS = 20
 """Nodes that a notebook shows: about a screen. `to_frame` has all."""
-
-_COLUMNS = tuple(field.name for field in fields(NodeFigures))
 
 
 def load(
@@ -126,6 +124,7 @@ class _Seen:
             found.system_seconds,
             found.peak_rss_bytes,
         )
+        result._retried = partial(retried_of, self._ledger, self._directory, name, self._digests)
         if found.state is NodeStatus.COMPLETED:
             result._load = partial(self.value_of, name)
         elif (failure := self._ledger.failures.get(name)) is not None and found.state is not NodeStatus.RUNNING:
@@ -243,12 +242,8 @@ class Checkpoint(Mapping[str, Any]):
         Args:
             values: Whether there is a column `value`, too, with the results; None where there is none.
         """
-        rows = [asdict(self._seen.figures[name]) for name in self._names]
-        for row in rows:
-            row["state"] = row["state"].value
-            if values:
-                row["value"] = self.get(row["name"])
-        return rows
+        rows = [self._seen.figures[name].row() for name in self._names]
+        return [{**row, "value": self.get(row["name"])} for row in rows] if values else rows
 
     def to_frame(self, *, values: bool = False) -> pandas.DataFrame:
         """Return what `to_dicts` has as a `pandas.DataFrame` by name, with times in the columns `started` and `ended`.
@@ -259,7 +254,7 @@ class Checkpoint(Mapping[str, Any]):
         Raises:
             MissingPackageError: There is no pandas.
         """
-        return as_frame(self.to_dicts(values=values), (*_COLUMNS, "value") if values else _COLUMNS, "name")
+        return as_frame(self.to_dicts(values=values), (*COLUMNS, "value") if values else COLUMNS, "name")
 
     def _has(self, name: str) -> bool:
         return self._seen.is_known(name) if self._chosen is None else name in self._chosen

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase, translate
 from typing import TYPE_CHECKING, NamedTuple
 
 from dagron.checkpoint.format.names import META
 from dagron.looking.opening import state_of_run
 from dagron.results.reasons import shown_error
 from dagron.results.status import NodeStatus, node_statuses
+from dagron.results.tables import NodeFigures
 from dagron.shown import iso_time
 
 if TYPE_CHECKING:
@@ -26,50 +24,12 @@ if TYPE_CHECKING:
     from dagron.looking.opening import State
 
 __all__ = [
-    "NodeFigures",
     "Now",
     "figures_of",
-    "hint_at",
-    "matches",
-    "matching",
-    "no_such_node",
     "node_figures",
     "running_now",
     "slots_now",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeFigures:
-    """One node; the fields of `dagron ls --json` and of `dagron export`.
-
-    Attributes:
-        name: The node.
-        state: How it stands.
-        attempts: Attempts in the run that ended it; 0 if none has ended.
-        slot: The slot that ran it; -1 for none.
-        started_unix: When the last attempt began, in seconds since the epoch; 0.0 if that is not known.
-        duration_seconds: How long the last attempt took; a running one has taken so long until now.
-        cpu_seconds: User and system time of that attempt.
-        peak_rss_bytes: Peak resident memory of the worker up to its end.
-        result_bytes: Size of the pickled result.
-        error: The type and the first line of the message, if it failed.
-        system_seconds: The part of `cpu_seconds` that was spent in the system; the rest was in user mode.
-        ended_unix: When the last attempt ended; 0.0 if it has not, or that is not known.
-    """
-
-    name: str
-    state: NodeStatus
-    attempts: int = 0
-    slot: int = -1
-    started_unix: float = 0.0
-    duration_seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    peak_rss_bytes: int = 0
-    result_bytes: int = 0
-    error: str = ""
-    system_seconds: float = 0.0
-    ended_unix: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,32 +40,6 @@ class Now:
     slot: int
     started_unix: float
     memory_bytes: int
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Tell whether a name is a pattern or matches it: `*` stands for any text and `?` for any character.
-
-    Brackets stand for themselves, because names such as `count[3]` have them.
-    """
-    return name == pattern or fnmatchcase(name, pattern.replace("[", "[[]"))
-
-
-def matching(names: Iterable[str], pattern: str) -> list[str]:
-    """Return the names that a pattern matches, as `matches` says, in their order."""
-    match = re.compile(translate(pattern.replace("[", "[[]"))).match  # once, and not for each of very many
-    return [name for name in names if name == pattern or match(name)]
-
-
-def no_such_node(name: str, names: list[str]) -> str:
-    """Return what to say of a name that no node has."""
-    return f"the checkpoint knows no node {name!r}{hint_at(name, names)}"
-
-
-def hint_at(name: str, names: Sequence[str]) -> str:
-    """Return which names are close to one that no node has, for the end of a sentence; empty if none is."""
-    # Comparing takes some 30 us a name; and a long text is rather pasted than typed.
-    close = difflib.get_close_matches(name, names[:5000], n=3) if len(name) <= 50 else []
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 class SlotsNow(NamedTuple):

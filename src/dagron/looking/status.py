@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
+import time
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from dagron.looking.opening import State, directory_of, found_ledger, recorded_d
 from dagron.looking.outputs import ChangedOutput, changed_outputs
 from dagron.results.reasons import shown_error
 from dagron.results.status import NodeStatus, node_statuses
+from dagron.results.tables import as_preformatted
 from dagron.shown import (
     bar_cells,
     glyphs_for,
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from dagron.checkpoint.format.records import Failed
     from dagron.checkpoint.reading.ledger import Ledger
 
-__all__ = ["CheckpointStatus", "FailedNode", "checkpoint_status", "shown_status", "status_of"]
+__all__ = ["CheckpointStatus", "FailedNode", "checkpoint_status", "look", "shown_status", "status_of"]
 
 _MAX_FAILURES, _MAX_RUNNING = 20, 16
 """Nodes that are listed, together less than two screens; `--json` has all."""
@@ -55,7 +58,7 @@ class FailedNode:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointStatus:
-    """How a checkpoint stands; the fields of `dagron status --json`.
+    """How a checkpoint stands; the fields of `dagron status --json`. As text, what `dagron status` says.
 
     Attributes:
         checkpoint_dir: As it was given.
@@ -109,21 +112,38 @@ class CheckpointStatus:
     preparing: list[float]
     changed_outputs: list[ChangedOutput]
 
+    def __str__(self) -> str:
+        return shown_status(self, getattr(sys.stdout, "encoding", None), time.time())
+
+    def _repr_html_(self) -> str:
+        return as_preformatted(str(self))
+
 
 def checkpoint_status(checkpoint_dir: str | os.PathLike[str]) -> CheckpointStatus | None:
-    """Read how a checkpoint stands; without its lock, also while it is written. Changes and unpickles nothing.
-
-    Returns:
-        None if there is no checkpoint.
+    """Read how a checkpoint stands, with the key of the environment, as `look` does; None if there is no checkpoint.
 
     Raises:
         CheckpointError: There is one that cannot be read.
     """
     try:
-        ledger = found_ledger(checkpoint_dir, key_of_environment())
+        return look(checkpoint_dir, key_of_environment())
     except NoCheckpointError:
         return None
-    return status_of(ledger, directory_of(checkpoint_dir), str(checkpoint_dir), key_of_environment())
+
+
+def look(checkpoint_dir: str | os.PathLike[str], key: bytes | None) -> CheckpointStatus:
+    """Read how a checkpoint stands; without its lock, also while it is written. Changes and unpickles nothing.
+
+    Args:
+        checkpoint_dir: The directory; as text it is what the user has given.
+        key: The signing key, or None.
+
+    Raises:
+        NoCheckpointError: There is none.
+        CheckpointError: There is one that cannot be read.
+    """
+    ledger = found_ledger(checkpoint_dir, key)
+    return status_of(ledger, directory_of(checkpoint_dir), str(checkpoint_dir), key)
 
 
 def status_of(ledger: Ledger, directory: Directory, shown: str, key: bytes | None) -> CheckpointStatus:

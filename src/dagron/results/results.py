@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -17,17 +17,23 @@ from dagron.errors import (
 )
 from dagron.figures import NO_FIGURES, Figures
 from dagron.results.failures import shown_failure
+from dagron.results.reasons import shown_error
+from dagron.results.selecting import names_of, values_of
 from dagron.results.status import NodeStatus
+from dagron.results.tables import COLUMNS, NodeFigures, as_frame
 from dagron.shown import text_of
 from dagron.tasks.handle import Node
 
 if TYPE_CHECKING:
+    import pandas  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
     from dagron.checkpoint.format.records import Failed, Retried
     from dagron.results.trace import ExecutionTrace
 
 __all__ = ["CheckpointInfo", "ExecutionResult", "NodeResult", "NodeResults"]
 
 
+K = TypeVar("K")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -154,6 +160,29 @@ class NodeResult(Generic[T_co]):
         value: T_co = self._value
         return value
 
+    def _row(self) -> dict[str, Any]:
+        """Return what is known of it as `dagron export` has it."""
+        figures, error = self._figures, ""
+        if self._failure is not None:
+            error = shown_error(self._failure.type, self._failure.message)
+        elif self.status in (NodeStatus.FAILED, NodeStatus.TIMED_OUT):
+            error = shown_error(type(self.error).__qualname__, text_of(self.error))
+        found = NodeFigures(
+            self.name,
+            self.status,
+            self.attempts,
+            self.slot,
+            figures.started_unix,
+            figures.duration_seconds,
+            figures.cpu_seconds,
+            figures.peak_rss_bytes,
+            self.result_bytes,
+            error,
+            figures.system_seconds,
+            figures.ended_unix,
+        )
+        return found.row()
+
 
 class NodeResults(Mapping[str, NodeResult[Any]]):
     """The results of all nodes by name, in the order of `dag.nodes`. Made when they are asked for, and then kept."""
@@ -255,6 +284,66 @@ class ExecutionResult:
         if found.error is not None:
             raise found.error
         return found.result
+
+    @overload
+    def values(self, nodes: str) -> dict[str, Any]: ...
+    @overload
+    def values(self, nodes: Mapping[K, Node[T]]) -> dict[K, T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def values(self, nodes: Iterable[Node[T]]) -> list[T]: ...
+    @overload
+    def values(self, nodes: Iterable[Any]) -> list[Any]: ...
+    @overload
+    def values(self, nodes: Any, *, default: Any) -> Any: ...
+    def values(self, nodes: Any, *, default: Any = _UNLOADED) -> Any:
+        """Return what the tasks of several nodes returned, in the shape in which the nodes are given.
+
+        Args:
+            nodes: A pattern, as for `dagron ls`, gives a dict by name, in the order of the DAG. Handles or names in a
+                list or another iterable give a list in its order; as the values of a dict, a dict by its keys. Lists
+                and dicts may be nested.
+            default: What stands for a result where there is none. Without it, the error is raised that `value` raises.
+
+        Raises:
+            BaseException: As for `value`, of the first node that has no result.
+            UnknownNodeError: A pattern matches no node.
+        """
+        return values_of(nodes, self.node_results, lambda node: self._value_or(node, default))
+
+    def _value_or(self, node: str | Node[Any], default: Any) -> Any:
+        if default is not _UNLOADED and self[node].status is not NodeStatus.COMPLETED:
+            return default
+        return self.value(node)
+
+    def to_dicts(
+        self, nodes: str | Iterable[str | Node[Any]] | None = None, *, values: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return a dict for each node, with the columns of `dagron export`: name, state, attempts, seconds, bytes.
+
+        Args:
+            nodes: A pattern, or handles and names. Default: all nodes.
+            values: Whether there is a column `value`, too, with the results; None where there is none.
+
+        Raises:
+            UnknownNodeError: The run had no such node.
+        """
+        found = [self[node] for node in names_of(nodes, self.node_results)]
+        return [{**node._row(), "value": node.result} if values else node._row() for node in found]
+
+    def to_frame(
+        self, nodes: str | Iterable[str | Node[Any]] | None = None, *, values: bool = False
+    ) -> pandas.DataFrame:
+        """Return what `to_dicts` has as a `pandas.DataFrame` by name, with times in the columns `started` and `ended`.
+
+        Args:
+            nodes: As for `to_dicts`.
+            values: As for `to_dicts`.
+
+        Raises:
+            MissingPackageError: There is no pandas.
+            UnknownNodeError: The run had no such node.
+        """
+        return as_frame(self.to_dicts(nodes, values=values), (*COLUMNS, "value") if values else COLUMNS, "name")
 
     def raise_for_failures(self) -> None:
         """Raise one error for all nodes that failed or timed out; do nothing if every node completed.

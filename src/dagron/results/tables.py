@@ -4,17 +4,60 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from dagron.errors import MissingPackageError
+from dagron.results.status import NodeStatus
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
-__all__ = ["as_frame", "as_html"]
+__all__ = ["COLUMNS", "NodeFigures", "as_frame", "as_html", "as_preformatted"]
 
 _TIMES = {"started_unix": "started", "ended_unix": "ended"}
 """Columns that are seconds since the epoch, and what they are called as times."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFigures:
+    """One node; the fields of `dagron ls --json` and of `dagron export`.
+
+    Attributes:
+        name: The node.
+        state: How it stands.
+        attempts: Attempts in the run that ended it; 0 if none has ended.
+        slot: The slot that ran it; -1 for none.
+        started_unix: When the last attempt began, in seconds since the epoch; 0.0 if that is not known.
+        duration_seconds: How long the last attempt took; a running one has taken so long until now.
+        cpu_seconds: User and system time of that attempt.
+        peak_rss_bytes: Peak resident memory of the worker up to its end.
+        result_bytes: Size of the pickled result.
+        error: The type and the first line of the message, if it failed.
+        system_seconds: The part of `cpu_seconds` that was spent in the system; the rest was in user mode.
+        ended_unix: When the last attempt ended; 0.0 if it has not, or that is not known.
+    """
+
+    name: str
+    state: NodeStatus
+    attempts: int = 0
+    slot: int = -1
+    started_unix: float = 0.0
+    duration_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_rss_bytes: int = 0
+    result_bytes: int = 0
+    error: str = ""
+    system_seconds: float = 0.0
+    ended_unix: float = 0.0
+
+    def row(self) -> dict[str, Any]:
+        """Return it as a dict."""
+        return {**asdict(self), "state": self.state.value}
+
+
+COLUMNS = tuple(field.name for field in fields(NodeFigures))
+"""What a row about a node has, in order."""
 
 
 def as_frame(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], index: str) -> pandas.DataFrame:
@@ -68,3 +111,8 @@ def as_html(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], n
 def _line(tag: str, cells: Iterable[str]) -> str:
     shown = "".join(f"<{tag} style='text-align:left'>{html.escape(cell)}</{tag}>" for cell in cells)
     return f"<tr>{shown}</tr>"
+
+
+def as_preformatted(text: str) -> str:
+    """Return a text of several lines as HTML."""
+    return f"<pre>{html.escape(text)}</pre>"

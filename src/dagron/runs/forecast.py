@@ -67,6 +67,11 @@ class Forecast:
             item["seconds"] = None if math.isnan(item["seconds"]) else item["seconds"]
         return json.dumps(fields, indent=1)
 
+    def _repr_html_(self) -> str:
+        from dagron.results.tables import as_preformatted
+
+        return as_preformatted(str(self))
+
     def __str__(self) -> str:
         if not self.to_run:
             lines = [f"nothing would run: all {self.total} nodes have results"]

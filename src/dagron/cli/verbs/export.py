@@ -16,8 +16,8 @@ from dagron.cli.ending import write_file
 from dagron.cli.exit_codes import ExitCode
 from dagron.cli.place import Place, PlaceType, Where
 from dagron.cli.reading import figures_now, read_checkpoint
-from dagron.looking.nodes import NodeFigures
 from dagron.looking.opening import recorded_dag
+from dagron.results.tables import NodeFigures
 
 __all__ = ["export"]
 

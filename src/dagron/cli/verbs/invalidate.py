@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import signing_key
 from dagron.cli.command import argument, dag_option, json_option, option, untrusted_option, verb, where_argument
 from dagron.cli.ending import put, stop_on_signals
-from dagron.cli.exit_codes import ExitCode, UsageError
+from dagron.cli.exit_codes import ExitCode
 from dagron.cli.place import Where
 from dagron.cli.reading import dag_for, read_checkpoint
-from dagron.errors import NoCheckpointError
-from dagron.looking.nodes import matches, no_such_node
-from dagron.looking.opening import directory_of
 from dagron.shown import shown_name
-
-if TYPE_CHECKING:
-    from dagron.graph.dag import DAG
 
 __all__ = ["invalidate"]
 
@@ -41,30 +33,6 @@ Examples:
   dagron invalidate job.py parse --if-changed
   dagron run job.py --resume
 """
-
-
-def _to_invalidate(ledger: Ledger, dag: DAG | None, patterns: Sequence[str], *, descendants: bool) -> list[str]:
-    """Return the completed nodes that match, with their completed descendants, in the order of the DAG.
-
-    Args:
-        ledger: What the journal says.
-        dag: The DAG; needed for descendants only.
-        patterns: See `matches`.
-        descendants: Whether the descendants of these nodes are taken, too.
-
-    Raises:
-        UsageError: A pattern matches no node.
-    """
-    names = list(dag.nodes) if dag is not None else [*ledger.commits, *ledger.failures, *ledger.stale]
-    chosen: set[str] = set()
-    for pattern in patterns:
-        found = [name for name in names if matches(name, pattern)]
-        if not found:
-            raise UsageError(no_such_node(pattern, names))
-        chosen.update(found)
-    if descendants and dag is not None:
-        chosen.update(dag.name_of(i) for i in dag.descendant_indices([dag.index_of(name) for name in chosen]))
-    return [name for name in names if name in chosen and name in ledger.commits]
 
 
 @verb(_EPILOG)
@@ -93,24 +61,19 @@ def invalidate(
     Runs nothing itself. Nodes that have failed or have never run are run by the next resume anyway. Takes the lock,
     unless it is a dry run.
     """
-    from dagron.checkpoint.writing.store import CheckpointStore
+    from dagron.runs.invalidation import invalidate as invalidate_nodes
 
     stop_on_signals()
     ledger = read_checkpoint(where)
-    dag = None if if_changed else dag_for(ledger, dag_from)
-    if dry_run:
-        names = _to_invalidate(ledger, dag, nodes, descendants=not if_changed)
-    else:
-        store = CheckpointStore(directory_of(where).path, signing_key=signing_key(), allow_untrusted=allow_untrusted)
-        try:
-            store.open()
-            if store.ledger is None or store.ledger.cleared:
-                raise NoCheckpointError(where.path)
-            names = _to_invalidate(store.ledger, dag, nodes, descendants=not if_changed)
-            if names:
-                store.invalidate_between_runs(names, "asked for by hand")
-        finally:
-            store.close()
+    names = invalidate_nodes(
+        where,
+        None if if_changed else dag_for(ledger, dag_from),
+        nodes,
+        descendants=not if_changed,
+        dry_run=dry_run,
+        key=signing_key(),
+        allow_untrusted=allow_untrusted,
+    )
     put(json.dumps({"nodes": names, "dry_run": dry_run}, indent=1) if as_json else _shown(names, dry_run=dry_run))
     return ExitCode.OK
 
