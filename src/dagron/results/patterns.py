@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import translate
@@ -26,6 +25,8 @@ def no_such_node(name: str, names: Sequence[str]) -> str:
 
 def hint_at(name: str, names: Sequence[str]) -> str:
     """Return which names are close to one that no node has, for the end of a sentence; empty if none is."""
+    import difflib  # where nothing is wrong, nobody pays for it
+
     # Comparing takes some 30 us a name; and a long text is rather pasted than typed.
     close = difflib.get_close_matches(name, names[:5000], n=3) if len(name) <= 50 else []
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

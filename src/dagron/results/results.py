@@ -17,10 +17,7 @@ from dagron.errors import (
 )
 from dagron.figures import NO_FIGURES, Figures
 from dagron.results.failures import shown_failure
-from dagron.results.reasons import shown_error
-from dagron.results.selecting import names_of, values_of
 from dagron.results.status import NodeStatus
-from dagron.results.tables import COLUMNS, NodeFigures, as_frame
 from dagron.shown import text_of
 from dagron.tasks.handle import Node
 
@@ -162,6 +159,9 @@ class NodeResult(Generic[T_co]):
 
     def _row(self) -> dict[str, Any]:
         """Return what is known of it as `dagron export` has it."""
+        from dagron.results.reasons import shown_error
+        from dagron.results.tables import NodeFigures
+
         figures, error = self._figures, ""
         if self._failure is not None:
             error = shown_error(self._failure.type, self._failure.message)
@@ -308,6 +308,8 @@ class ExecutionResult:
             BaseException: As for `value`, of the first node that has no result.
             UnknownNodeError: A pattern matches no node.
         """
+        from dagron.results.selecting import values_of
+
         return values_of(nodes, self.node_results, lambda node: self._value_or(node, default))
 
     def _value_or(self, node: str | Node[Any], default: Any) -> Any:
@@ -327,6 +329,8 @@ class ExecutionResult:
         Raises:
             UnknownNodeError: The run had no such node.
         """
+        from dagron.results.selecting import names_of
+
         found = [self[node] for node in names_of(nodes, self.node_results)]
         return [{**node._row(), "value": node.result} if values else node._row() for node in found]
 
@@ -343,6 +347,8 @@ class ExecutionResult:
             MissingPackageError: There is no pandas.
             UnknownNodeError: The run had no such node.
         """
+        from dagron.results.tables import COLUMNS, as_frame
+
         return as_frame(self.to_dicts(nodes, values=values), (*COLUMNS, "value") if values else COLUMNS, "name")
 
     def raise_for_failures(self) -> None:
