@@ -231,8 +231,8 @@ MUTATIONS = [
     Mutation(
         "input",
         "flow.py",
-        "        begin_no_run_while_loading(self.dag, self._tasks, checkpoint_dir)\n",
-        "",
+        "        begin_no_run_while_loading(self.dag, self._tasks, checkpoint_dir)\n        executor = ",
+        "        executor = ",
         "tests/cli/test_loading.py -k would_be_refused",
     ),
     Mutation(
