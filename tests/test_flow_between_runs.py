@@ -47,15 +47,15 @@ class TestPlan:
         )
         plan = flow.plan(ckpt)
         assert [(item.name, item.reason) for item in plan.to_run] == [
-            ("part[1]", "taken away"),
-            ("total", "taken away"),
+            ("part[1]", "stale"),
+            ("total", "stale"),
         ]
         assert all(item.seconds >= 0 for item in plan.to_run)
         out, _ = call("run", "job.py", "-d", str(ckpt), "--dry-run")
         assert out == f"{plan}\n"
         out, _ = call("run", "job.py", "-d", str(ckpt), "--dry-run", "--json")
         assert json.loads(out) == json.loads(plan.as_json())
-        assert "taken away" in plan._repr_html_()
+        assert "stale" in plan._repr_html_()
 
     def test_afresh_everything_would_run(self, made, ckpt):
         plan = made[0].plan(ckpt, fresh=True)

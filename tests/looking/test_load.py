@@ -122,6 +122,15 @@ class TestFailures:
         assert (bad.status, bad.attempts, bad.result) == (NodeStatus.FAILED, 1, None)
         assert "raise ValueError" in bad.explain()
 
+    def test_one_that_a_run_had_no_time_for_is_told(self, ckpt):
+        flow = Flow()
+        flow.add("a", abs, -1)
+        flow.run(ckpt, pool="inline", durability="process", run_timeout=1e-9)
+        node = dagron.load(ckpt).nodes["a"]
+        assert (node.status, node.result) == (NodeStatus.CANCELLED, None)
+        with pytest.raises(ResultUnavailableError, match="it is cancelled"):
+            dagron.load(ckpt)["a"]
+
     def test_one_whose_worker_died_has_the_text_of_that(self, ckpt):
         flow = Flow()
         flow.add("dies", os._exit, 3)

@@ -124,7 +124,6 @@ class _Seen:
             found.system_seconds,
             found.peak_rss_bytes,
         )
-        result._retried = partial(retried_of, self._ledger, self._directory, name, self._digests)
         if found.state is NodeStatus.COMPLETED:
             result._load = partial(self.value_of, name)
         elif (failure := self._ledger.failures.get(name)) is not None and found.state is not NodeStatus.RUNNING:
