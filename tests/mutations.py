@@ -939,7 +939,7 @@ MUTATIONS = [
     ),
     Mutation(
         "surroundings",
-        "engines/local/context.py",
+        "engines/local/slot_process.py",
         '        self._config["daemon"] = False  # type: ignore[attr-defined]',
         "        pass",
         "tests/promises/test_surroundings.py -k daemonic",

@@ -21,6 +21,7 @@ from places import ROOT
 
 import dagron
 from dagron import errors
+from dagron.engines.local.context import _BOOT
 
 PACKAGE = Path(dagron.__file__).parent
 
@@ -291,7 +292,10 @@ class TestRooms:
         used = set().union(*(ours(imported(TREES[module])) for module in runs))
         # This machine's processors are counted, and what an earlier run left here is ended, before there is an engine.
         before = {"engines.local.cores", "engines.local.leftovers", "engines.local.processes"}
-        assert {found for found in used if found.startswith("engines.")} == {"engines.protocol"} | before
+        assert {found for found in used if found.startswith("engines.")} == {
+            "engines.protocol",
+            "engines.outcomes",
+        } | before
 
     def test_nobody_but_the_entry_point_imports_the_command_line(self):
         assert {m for m in SOURCES if m not in CLI and ours(imported(TREES[m])) & CLI} <= {"__main__"}
@@ -465,10 +469,16 @@ class TestLight:
         assert not {"hashlib", "hmac", "secrets", "difflib", "numbers"} & set(self.loaded(code))
 
     def test_what_the_server_forks_workers_from_loads_no_more_than_they_need(self):
-        loaded = set(self.loaded("import dagron.engines.local.worker, dagron.engines.local.context"))
+        imports = "\n".join(line for line in _BOOT.splitlines() if line.startswith("import dagron"))
+        assert imports.count("dagron.") == 2
+        loaded = set(self.loaded(f"{imports}\nimport dagron.engines.local.server"))
         # The executor of the standard library, which the server needs, loads `pathlib` itself in some versions.
         loaded -= set(self.loaded("import concurrent.futures.process, multiprocessing.forkserver"))
-        assert not {"json", "pathlib", "psutil", "rich", "click"} & loaded
+        assert not {"json", "pathlib", "psutil", "rich", "click", "datetime"} & loaded
+        ours = {name.removeprefix("dagron.") for name in loaded}
+        of_coordinator = {"engines.local.context", "engines.protocol", "tasks.options", "tasks.arguments", "frozen"}
+        of_few_runs = {"engines.local.first_call", "crossing.table", "tasks.shown_inputs"}
+        assert not (of_coordinator | of_few_runs) & ours
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

@@ -178,7 +178,7 @@ class TestArguments:
         assert run(flow).value(many) == (tuple(range(2_000)), {})
 
     def test_a_result_that_looks_like_a_hole_is_left_alone(self, flow):
-        from dagron.tasks.arguments import Hole
+        from dagron.tasks.holes import Hole
 
         a = flow.add("a", give, [Hole(0), 3])
         b = flow.add("b", give, [a, Hole(0)])

@@ -72,7 +72,8 @@ if TYPE_CHECKING:
     from dagron.graph.dag import DAG, DAGBuilder
     from dagron.looking.checkpoint import Checkpoint, load
     from dagron.looking.status import CheckpointStatus
-    from dagron.results.results import CheckpointInfo, ExecutionResult, NodeResult
+    from dagron.results.info import CheckpointInfo
+    from dagron.results.results import ExecutionResult, NodeResult
     from dagron.results.status import NodeStatus
     from dagron.results.trace import ExecutionTrace, Span
     from dagron.runs.forecast import Forecast
@@ -168,7 +169,7 @@ __all__ = [
 _HOMES = {
     "Checkpoint": "looking.checkpoint",
     "CheckpointExecutor": "executor",
-    "CheckpointInfo": "results.results",
+    "CheckpointInfo": "results.info",
     "CheckpointStatus": "looking.status",
     "CurrentAttempt": "tasks.current",
     "DAG": "graph.dag",

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dagron.frozen import frozen
+
 __all__ = ["ExecutionCallbacks", "RunObserver", "RunSnapshot", "RunningNode", "call_back"]
 
 logger = logging.getLogger("dagron")
@@ -45,7 +47,7 @@ def call_back(function: Callable[..., object], *args: object) -> None:
         logger.exception("the callback %r raised; the run goes on", function)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunningNode:
     """What a slot runs.
 
@@ -62,7 +64,7 @@ class RunningNode:
     memory_bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunSnapshot:
     """How far a run is.
 

@@ -19,8 +19,6 @@ from dagron.checkpoint.writing.store import CheckpointStore, Durability
 from dagron.errors import CheckpointDamagedError, OptionError
 from dagron.graph.dag import DAG
 from dagron.loading import begin_no_run_while_loading
-from dagron.results.results import CheckpointInfo, ExecutionResult
-from dagron.results.trace import ExecutionTrace
 from dagron.runs.interrupts import Interrupts
 from dagron.runs.options import Options
 from dagron.shown import iso_time
@@ -30,6 +28,9 @@ if TYPE_CHECKING:
     from dagron.checkpoint.reading.ledger import Ledger
     from dagron.checkpoint.writing.pruning import PruneReport
     from dagron.engines.attempt import WorkerSetup
+    from dagron.results.info import CheckpointInfo
+    from dagron.results.results import ExecutionResult
+    from dagron.results.trace import ExecutionTrace
     from dagron.runs.coordinator import CancelEvent
     from dagron.runs.observing import Watch
     from dagron.runs.options import ExecutorOptions
@@ -243,6 +244,8 @@ class CheckpointExecutor:
         Raises:
             CheckpointError: There is a checkpoint that cannot be read.
         """
+        from dagron.results.info import CheckpointInfo
+
         ledger = read_ledger(Directory(self._path), self._options.key)
         if ledger is None or ledger.cleared:
             return None
@@ -368,7 +371,7 @@ class CheckpointExecutor:
         clock = AwakeClock()
         engine = choose_engine(options, clock.since)
         pool = LazyEngine(lambda: engine.start(self._setup(store), interrupts))
-        trace = ExecutionTrace(engine.n_slots, time.time()) if options.enable_tracing else None
+        trace = self._trace(engine.n_slots)
         if not fresh and store.directory.can_only_be_read():
             with interrupts.allowed():
                 plan, callbacks = plan_run(dag, tasks, options), options.callbacks or ExecutionCallbacks()
@@ -426,6 +429,13 @@ class CheckpointExecutor:
 
         durable, mode = self._options.durability == "power", store.directory.file_mode
         return WorkerSetup(str(self._path), store.digests, durable, file_mode=mode)
+
+    def _trace(self, n_slots: int) -> ExecutionTrace | None:
+        if not self._options.enable_tracing:
+            return None
+        from dagron.results.trace import ExecutionTrace
+
+        return ExecutionTrace(n_slots, time.time())
 
     def _watch(self, prepared: Prepared, state: RunState, n_slots: int, began: float) -> Watch:
         from dagron.runs.observing import Watch

@@ -34,9 +34,10 @@ from dagron.errors import (
 )
 from dagron.graph.dag import DAG, DAGBuilder
 from dagron.loading import begin_no_run_while_loading
-from dagron.tasks.arguments import ArgumentReader, CallWithHoles, refuse_hidden_handles
+from dagron.tasks.arguments import ArgumentReader, refuse_hidden_handles
 from dagron.tasks.binding import refuse_deferred, signature_key, signature_of
 from dagron.tasks.handle import Node
+from dagron.tasks.holes import CallWithHoles
 from dagron.tasks.names import checked_name, namer
 from dagron.tasks.options import Task
 

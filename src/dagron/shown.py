@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 __all__ = [
@@ -126,11 +125,15 @@ def bar_cells(counts: list[int], total: int, width: int) -> list[int]:
 
 def iso_time(unix_seconds: float) -> str:
     """Return a time as ISO-8601 text in UTC."""
+    from datetime import UTC, datetime  # no worker needs it
+
     return datetime.fromtimestamp(unix_seconds, UTC).isoformat()
 
 
 def shown_time(unix: float, now_unix: float | None = None) -> str:
     """Return a time on this machine's clock, with how long ago it was if `now_unix` is given."""
+    from datetime import datetime
+
     text = f"{datetime.fromtimestamp(unix):%Y-%m-%d %H:%M:%S}"
     if now_unix is None:
         return text

@@ -1,11 +1,9 @@
 """The bytes of the journal: version 1 is pinned, and no damage ever turns into a record that was not written."""
 
-import dataclasses
 import json
 import pickle
 import re
 import struct
-from dataclasses import MISSING
 
 import pytest
 from blake3 import blake3
@@ -32,6 +30,7 @@ from dagron.checkpoint.format.json_bodies import decode_event, encode_event
 from dagron.checkpoint.format.records import Kind
 from dagron.checkpoint.format.storage import Storage
 from dagron.figures import Figures
+from dagron.frozen import REQUIRED, fields_of
 
 ID = bytes(range(16))
 DIGEST = bytes(range(100, 132))
@@ -302,7 +301,7 @@ def events_of(cls):
         ),
         "Output": st.builds(records.Output, texts, texts, counts, counts),
     }
-    return st.builds(cls, **{field.name: made[field.type] for field in dataclasses.fields(cls)})
+    return st.builds(cls, **{name: made[kind] for name, (kind, _) in fields_of(cls).items()})
 
 
 class TestEvents:
@@ -311,9 +310,8 @@ class TestEvents:
     def test_each_is_read_as_it_was_written_and_says_what_is_not_the_default(self, said):
         body = encode_event(said)
         assert decode_event(said.kind, body) == said
-        fields = {field.name: field.default for field in dataclasses.fields(said)}
         assert set(json.loads(body.decode("utf-8", "surrogatepass"))) == {
-            name for name, default in fields.items() if getattr(said, name) != default
+            name for name, (_, default) in fields_of(type(said)).items() if getattr(said, name) != default
         }
 
     def test_fields_and_kinds_that_are_not_known_are_passed_over(self):
@@ -324,17 +322,16 @@ class TestEvents:
     @pytest.mark.parametrize("cls", json_bodies._EVENTS, ids=lambda cls: cls.__name__)
     def test_a_field_that_is_missing_or_of_another_type_is_refused(self, cls):
         right = {"float": 1.0, "str": "x", "bool": True, "tuple[str, ...]": []}
-        required = {
-            field.name: right.get(field.type, []) for field in dataclasses.fields(cls) if field.default is MISSING
-        }
+        fields = fields_of(cls)
+        required = {name: right.get(kind, []) for name, (kind, default) in fields.items() if default is REQUIRED}
         decode_event(cls.kind, json.dumps(required).encode())
         for name in required:
             with pytest.raises(TypeError):
                 decode_event(cls.kind, json.dumps({k: v for k, v in required.items() if k != name}).encode())
-        for field in dataclasses.fields(cls):
-            for value in (None, {}, [[]], 5 if "str" in field.type else "5"):
+        for name, (kind, _) in fields.items():
+            for value in (None, {}, [[]], 5 if "str" in kind else "5"):
                 with pytest.raises((TypeError, ValueError, LookupError)):
-                    decode_event(cls.kind, json.dumps({**required, field.name: value}).encode())
+                    decode_event(cls.kind, json.dumps({**required, name: value}).encode())
 
     def test_every_kind_has_a_class_or_a_body_of_its_own(self):
         assert {cls.kind for cls in json_bodies._EVENTS} == set(Kind) - {Kind.COMMITTED, Kind.DAG_RECORDED}

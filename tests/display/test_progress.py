@@ -4,7 +4,6 @@ import io
 import sys
 import time
 import types
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,6 +14,7 @@ from rich.console import Console
 from dagron.callbacks import RunningNode, RunSnapshot
 from dagron.display.progress import ProgressBar
 from dagron.executor import CheckpointExecutor
+from dagron.frozen import replaced
 from dagron.graph.dag import DAG
 from dagron.shown import bar_cells, glyphs_for, shown_duration, shown_name
 
@@ -135,7 +135,7 @@ def test_on_a_terminal_the_bar_is_drawn_in_place_and_its_end_stays(monkeypatch):
 
 
 def test_workers_that_are_in_worker_init_are_counted_with_the_longest_time():
-    snapshot = replace(at(75, 0), preparing=(61.0, 72.5))
+    snapshot = replaced(at(75, 0), preparing=(61.0, 72.5))
     assert drawn(snapshot, width=80)[1:] == ["2 in worker_init, 1:12"]
     assert lines_of(snapshot, at(75, 0))[0] == "dagron: 0/100 nodes completed, 2 in worker_init, 1:12, 1:15 elapsed"
 
@@ -152,7 +152,7 @@ def test_the_bar_shows_counts_pace_and_the_time_left_for_what_is_not_restored():
 
 
 def test_the_time_left_is_that_of_the_durations_where_these_are_known():
-    (first,) = drawn(replace(at(10, 200, total=1000), left_seconds=3600.0))
+    (first,) = drawn(replaced(at(10, 200, total=1000), left_seconds=3600.0))
     assert ", 1:00:00 left" in first
 
 

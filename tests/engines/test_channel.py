@@ -8,7 +8,7 @@ import pytest
 from dagron.checkpoint.blobs import Blob
 from dagron.engines.local.channel import Channel, WorkerEnd
 from dagron.engines.local.worker import pack_outcome, unpack_outcome
-from dagron.engines.protocol import Fault, Outcome, OutcomeKind
+from dagron.engines.outcomes import Fault, Outcome, OutcomeKind
 from dagron.figures import Figures
 
 

@@ -38,18 +38,8 @@ from dagron.engines.local import board
 from dagron.engines.local.board import MAX_BATCHES
 from dagron.engines.local.context import Server
 from dagron.engines.local.pool import ProcessPool
-from dagron.engines.protocol import (
-    NOTHING_PRINTED,
-    Attempt,
-    Copied,
-    Lost,
-    Observed,
-    OutcomeKind,
-    Returned,
-    Spawned,
-    TakesCopies,
-    WorkerInit,
-)
+from dagron.engines.outcomes import NOTHING_PRINTED, Attempt, OutcomeKind
+from dagron.engines.protocol import Copied, Lost, Observed, Returned, Spawned, TakesCopies, WorkerInit
 from dagron.figures import NO_FIGURES
 from dagron.runs.engine import choose_engine
 from dagron.runs.interrupts import Interrupts

@@ -22,7 +22,8 @@ from dagron.cli import app
 from dagron.crossing.exceptions import describe_exception, dump_exception, load_exception
 from dagron.engines.attempt import WorkerSetup
 from dagron.engines.local.pool import ProcessPool
-from dagron.engines.protocol import Attempt, Lost, OutcomeKind, Returned
+from dagron.engines.outcomes import Attempt, OutcomeKind
+from dagron.engines.protocol import Lost, Returned
 from dagron.tasks.binding import NO_INPUTS
 
 # Or every worker would import pytest first.

@@ -16,7 +16,7 @@ from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.outputs import FileState
 from dagron.engines.local.board import MAX_OUTCOME_BYTES
 from dagron.engines.local.worker import pack_outcome, unpack_outcome
-from dagron.engines.protocol import Outcome, OutcomeKind
+from dagron.engines.outcomes import Outcome, OutcomeKind
 from dagron.figures import NO_FIGURES
 from dagron.outputs import difference, identities, states_written
 from dagron.tasks.options import MAX_OUTPUTS

@@ -1,6 +1,5 @@
 """What a report says about a checkpoint, and that hostile text stays text: without a browser."""
 
-import dataclasses
 import hashlib
 import html.parser
 import json
@@ -19,6 +18,7 @@ from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.records import NO_RUN, Failed, Output, RunStarted
 from dagron.checkpoint.reading.history import History, RunHistory, read_history
 from dagron.checkpoint.reading.ledger import Ledger
+from dagron.frozen import replaced
 from dagron.report.build import MAX_ATTEMPTS, build_report
 from dagron.report.failures import MAX_NAMES, MAX_TEXT, failures_of
 from dagron.report.grouping import MAX_SHOWN, group_nodes, pattern_of
@@ -448,7 +448,7 @@ class Tags(html.parser.HTMLParser):
 
 def hostile_report():
     failure = failed(HOSTILE, 1.0, message=HOSTILE, kind=HOSTILE)
-    failure = dataclasses.replace(failure, output=Output(stderr=HOSTILE))
+    failure = replaced(failure, output=Output(stderr=HOSTILE))
     run = RunStarted(1.0, fresh=True, total=1, host=HOSTILE, pid=1)
     view = Ledger(b"", failures={HOSTILE: failure}, run=run)
     history = History(view, [RunHistory(run, failures=[failure])])

@@ -18,7 +18,8 @@ from dagron import DAG, ExecutionCallbacks
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.engines.attempt import WorkerSetup
 from dagron.engines.inline import InlineEngine
-from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Features, Lost, Observed, Returned
+from dagron.engines.outcomes import NOTHING_PRINTED, Attempt
+from dagron.engines.protocol import Features, Lost, Observed, Returned
 from dagron.figures import Figures
 from dagron.results.trace import ExecutionTrace
 from dagron.runs.coordinator import Coordinator

@@ -1,7 +1,5 @@
 """A checkpoint that is written in drawn steps, without a run around it."""
 
-import dataclasses
-
 from hypothesis import strategies as st
 
 from dagron.checkpoint.files.directory import Directory
@@ -10,7 +8,6 @@ from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.records import Failed, Output, Retried
 from dagron.checkpoint.format.storage import Storage
-from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import read_ledger, read_on
 from dagron.checkpoint.writing.committing import PendingCommit
 from dagron.checkpoint.writing.store import CheckpointStore
@@ -98,9 +95,8 @@ class Life:
         written = self.store.ledger
         found = read_ledger(Directory(self.path))
         self.follower = found if self.follower is None else read_on(self.follower, Directory(self.path))
-        for field in dataclasses.fields(Ledger):
-            if field.name != "size":  # that of the file when it was read
-                expected = getattr(written, field.name)
-                assert getattr(found, field.name) == expected, field.name
-                assert getattr(self.follower, field.name) == expected, field.name
+        for name, expected in vars(written).items():
+            if name != "size":  # that of the file when it was read
+                assert getattr(found, name) == expected, name
+                assert getattr(self.follower, name) == expected, name
         assert list(found.commits) == list(written.commits)

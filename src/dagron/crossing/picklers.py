@@ -11,7 +11,7 @@ import enum
 import pickle
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dagron.crossing.classes import (
     answers_for_attributes,
@@ -26,10 +26,12 @@ from dagron.crossing.classes import (
 )
 from dagron.crossing.definitions import PROTOCOL, DefinitionPickler
 from dagron.crossing.names import IDENTITIES, Names, module_found
-from dagron.crossing.table import Table
 from dagron.script import is_script, membership
 from dagron.shapes import shape_of
 from dagron.stored.names import member, of_script, script_value
+
+if TYPE_CHECKING:
+    from dagron.crossing.table import Table
 
 __all__ = [
     "PROTOCOL",

@@ -24,7 +24,7 @@ from dagron.checkpoint.format.outputs import FileState
 from dagron.crossing.exceptions import describe_exception, dump_exception
 from dagron.crossing.loading import load_value
 from dagron.crossing.results import dump_result
-from dagron.engines.protocol import Attempt, Fault, Outcome, OutcomeKind
+from dagron.engines.outcomes import Attempt, Fault, Outcome, OutcomeKind
 from dagron.engines.streams import flush_streams
 from dagron.errors import (
     CheckpointDamagedError,
@@ -34,9 +34,9 @@ from dagron.errors import (
     WorkerInitError,
 )
 from dagron.figures import Figures
-from dagron.tasks.arguments import CallWithHoles
 from dagron.tasks.binding import NO_INPUTS, Binding
 from dagron.tasks.current import CurrentAttempt, begin_attempt, end_attempt
+from dagron.tasks.holes import CallWithHoles
 
 __all__ = ["TELLING_SECONDS", "Witness", "WorkerSetup", "call_init", "make_attempt"]
 

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 from dagron.crossing.parts import Own, Part, ReceivedParts
 from dagron.engines.attempt import WorkerSetup, call_init, make_attempt
-from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Features, Happened, Lost, Observed, Returned, WorkerInit
+from dagron.engines.outcomes import NOTHING_PRINTED, Attempt
+from dagron.engines.protocol import Features, Happened, Lost, Observed, Returned, WorkerInit
 from dagron.figures import NO_FIGURES
 
 __all__ = ["InlineEngine"]

@@ -1,4 +1,4 @@
-"""What a run gives back: how it and its nodes ended, their results, and what is known about a checkpoint."""
+"""What a run gives back: how it and its nodes ended, and their results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dagron.checkpoint.format.records import Failed, Retried
     from dagron.results.trace import ExecutionTrace
 
-__all__ = ["CheckpointInfo", "ExecutionResult", "NodeResult", "NodeResults"]
+__all__ = ["ExecutionResult", "NodeResult", "NodeResults"]
 
 
 K = TypeVar("K")
@@ -391,25 +391,6 @@ class ExecutionResult:
         }
         shown = ", ".join(f"{name}={n}" for name, n in counts.items() if n or name == "succeeded")
         return f"ExecutionResult({shown}, total_duration_seconds={self.total_duration_seconds:.3f})"
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointInfo:
-    """What is known about a checkpoint.
-
-    Attributes:
-        checkpoint_dir: The directory.
-        completed_nodes: Names of the nodes that completed, in the order of their commits.
-        failed_nodes: Names of the nodes that failed, in the order of their failures.
-        total_nodes: Nodes of the DAG of the last run.
-        timestamp: When the checkpoint was last written, as ISO-8601 in UTC.
-    """
-
-    checkpoint_dir: str
-    completed_nodes: list[str]
-    failed_nodes: list[str]
-    total_nodes: int
-    timestamp: str
 
 
 def _grouped(node: NodeResult[Any]) -> Exception:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.crossing.exceptions import load_exception
-from dagron.engines.protocol import Happened, Lost, Outcome, OutcomeKind, Returned
+from dagron.engines.outcomes import Outcome, OutcomeKind
+from dagron.engines.protocol import Happened, Lost, Returned
 from dagron.errors import CheckpointDamagedError, CommitError, ResultNotWrittenError
 from dagron.graph.dag import DAG
 from dagron.runs.losses import fault_of_input

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.writing.store import CheckpointStore
@@ -12,10 +12,12 @@ from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippe
 from dagron.graph.dag import DAG
 from dagron.results.results import ExecutionResult, NodeResult, NodeResults
 from dagron.results.status import NodeStatus
-from dagron.results.trace import ExecutionTrace
 from dagron.runs.coordinator import Coordinator
 from dagron.runs.phases import Phase
 from dagron.runs.state import RunState
+
+if TYPE_CHECKING:
+    from dagron.results.trace import ExecutionTrace
 
 __all__ = ["conclude", "conclude_restored"]
 

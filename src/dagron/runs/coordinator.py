@@ -9,30 +9,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dagron.callbacks import ExecutionCallbacks
 from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.outputs import OutputFile
 from dagron.checkpoint.writing.committing import PendingCommit
 from dagron.checkpoint.writing.store import CheckpointStore
-from dagron.engines.protocol import (
-    NOTHING_PRINTED,
-    Attempt,
-    Copied,
-    Damage,
-    Engine,
-    Happened,
-    Lost,
-    Outcome,
-    OutcomeKind,
-    Returned,
-    Spawned,
-    TakesCopies,
-)
+from dagron.engines.outcomes import NOTHING_PRINTED, Attempt, Outcome, OutcomeKind
+from dagron.engines.protocol import Copied, Damage, Engine, Happened, Lost, Returned, Spawned, TakesCopies
 from dagron.errors import CommitError, InternalError
 from dagron.graph.dag import DAG
-from dagron.results.trace import ExecutionTrace
 from dagron.runs import events as ev
 from dagron.runs.blame import Blame, is_full
 from dagron.runs.interrupts import Interrupts
@@ -44,6 +31,9 @@ from dagron.runs.plan import RunPlan
 from dagron.runs.retries import Retries
 from dagron.runs.state import RunState
 from dagron.shown import iso_time
+
+if TYPE_CHECKING:
+    from dagron.results.trace import ExecutionTrace
 
 __all__ = ["CancelEvent", "Coordinator"]
 

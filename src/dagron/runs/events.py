@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from enum import IntEnum
 from typing import NamedTuple
 
-from dagron.runs.frozen import frozen
+from dagron.frozen import frozen
 
 __all__ = [
     "AttemptEnded",

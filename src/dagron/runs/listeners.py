@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from dagron.callbacks import ExecutionCallbacks, call_back
 from dagron.checkpoint.writing.store import CheckpointStore
@@ -14,13 +15,15 @@ from dagron.crossing.loading import load_result_of
 from dagron.engines.protocol import Engine
 from dagron.figures import Figures
 from dagron.graph.dag import DAG
-from dagron.results.trace import ExecutionTrace, Span
 from dagron.runs.events import End
 from dagron.runs.interrupts import Interrupts
 from dagron.runs.losses import Failure
 from dagron.runs.observing import Watch
 from dagron.runs.output import hand_on
 from dagron.runs.retries import shown_retry
+
+if TYPE_CHECKING:
+    from dagron.results.trace import ExecutionTrace
 
 __all__ = ["OUTPUT_SECONDS", "Listeners"]
 
@@ -99,6 +102,8 @@ class Listeners:
     ) -> None:
         """Tell the trace and the observer what an attempt took."""
         if self._trace is not None:
+            from dagron.results.trace import Span  # few runs are traced
+
             name, outcome = self._dag.name_of(node), end.name.lower()
             self._trace.spans.append(Span(name, slot, attempt, outcome, figures, result_bytes, error))
         self._watch.attempt_ended(node, figures.duration_seconds, completed=end == End.COMPLETED)

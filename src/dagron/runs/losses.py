@@ -6,7 +6,8 @@ import pickle
 
 from dagron.checkpoint.format.records import Failed, Retried
 from dagron.crossing.exceptions import load_exception, noted
-from dagron.engines.protocol import NOTHING_PRINTED, Fault, Lost, Outcome, Printed
+from dagron.engines.outcomes import NOTHING_PRINTED, Fault, Outcome, Printed
+from dagron.engines.protocol import Lost
 from dagron.errors import InputNotLoadableError, MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
 from dagron.figures import Figures
 from dagron.results.failures import shown_origin

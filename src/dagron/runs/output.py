@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from dagron.checkpoint.format.records import Output
-from dagron.engines.protocol import Printed
+from dagron.engines.outcomes import Printed
 from dagron.results.last_words import last_words
 
 __all__ = ["RecordedOutput", "hand_on", "last_lines", "printed_text", "recorded_output"]

@@ -9,7 +9,6 @@ import logging
 import math
 from array import array
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,6 +20,7 @@ from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.crossing.changed import changed_results, may_have_changed, versions
 from dagron.errors import OptionError
+from dagron.frozen import frozen
 from dagron.graph.dag import DAG
 from dagron.outputs import difference
 from dagron.runs.leftovers import end_leftovers
@@ -73,7 +73,7 @@ class Earlier(NamedTuple):
         return seconds
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Prepared:
     """What is known of a run before its first node runs.
 

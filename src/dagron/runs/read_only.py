@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dagron.callbacks import ExecutionCallbacks, call_back
 from dagron.checkpoint.reading.ledger import Ledger
@@ -10,10 +11,12 @@ from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.errors import CheckpointDirectoryError
 from dagron.graph.dag import DAG
 from dagron.results.results import ExecutionResult
-from dagron.results.trace import ExecutionTrace
 from dagron.runs.conclusion import conclude_restored
 from dagron.runs.plan import RunPlan
 from dagron.runs.prepare import Earlier, prepare
+
+if TYPE_CHECKING:
+    from dagron.results.trace import ExecutionTrace
 
 __all__ = ["resume_read_only"]
 

@@ -1,9 +1,9 @@
-"""The arguments of a node: handles found in them, and results put where these stood.
+"""The arguments of a node: handles found in them, and holes put where these stood; see `holes`.
 
-`ArgumentReader` belongs to the process that writes a flow; `CallWithHoles` is what a worker calls. A handle is found as
-an argument and, at any depth, in lists, tuples, named tuples, the values of dicts and the fields of dataclasses. It is
-refused where a result could not take its place, or only late and with luck: as a key, in a set (equal results would
-become one, and a result that cannot be hashed would be noticed after hours), in a closure, a partial or an attribute.
+For the process that writes a flow. A handle is found as an argument and, at any depth, in lists, tuples, named tuples,
+the values of dicts and the fields of dataclasses. It is refused where a result could not take its place, or only late
+and with luck: as a key, in a set (equal results would become one, and a result that cannot be hashed would be noticed
+after hours), in a closure, a partial or an attribute.
 
 Lists, dicts and sets are copied when they are read, so what the caller does with them afterwards changes no argument.
 Other objects stay the caller's, and are pickled when a run starts; so are containers that hold themselves.
@@ -11,23 +11,18 @@ Other objects stay the caller's, and are pickled when a run starts; so are conta
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import functools
-import inspect
-import operator
 import types
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 from dagron.errors import HandleError
 from dagron.tasks.handle import Node
 from dagron.tasks.holding import held_by
+from dagron.tasks.holes import ATOMS, Hole, Holed, differ, fields_of, is_named_tuple, rebuilt
 
-__all__ = ["ArgumentReader", "CallWithHoles", "refuse_hidden_handles"]
-
-_ATOMS = frozenset({str, int, float, bool, bytes, type(None), complex})
+__all__ = ["ArgumentReader", "refuse_hidden_handles"]
 
 _CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
 
@@ -39,97 +34,6 @@ _NOWHERE = (
     "where no result can take its place; give it to `add` or `map` as an argument, "
     "by itself or in lists, tuples, dicts or dataclasses"
 )
-
-
-class Hole(NamedTuple):
-    """Stands where the result of a parent goes.
-
-    Attributes:
-        position: The position of the parent among the parents of the node.
-    """
-
-    position: int
-
-
-class Holed(NamedTuple):
-    """An argument that has holes somewhere inside. Other arguments need not be looked at."""
-
-    value: Any
-
-
-class CallWithHoles(functools.partial[Any]):
-    """A callable with its arguments, some of them holes; called with the results of all parents, in their order.
-
-    It is a partial, so that whoever looks into partials for a function or for large arguments looks into it, too.
-    """
-
-    __signature__ = inspect.Signature([inspect.Parameter("results", inspect.Parameter.VAR_POSITIONAL)])
-
-    def __call__(self, /, *results: Any) -> Any:
-        """Call it with the arguments, the results of the parents where the holes are."""
-        args, kwargs = self.filled(results)
-        return self.func(*args, **kwargs)
-
-    def filled(self, results: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
-        """Return the arguments with which `func` is called for these results of the parents."""
-        args = [_filled_argument(value, results) for value in self.args]
-        return args, {name: _filled_argument(value, results) for name, value in self.keywords.items()}
-
-
-def _filled_argument(value: Any, results: Sequence[Any]) -> Any:
-    if type(value) is Holed:
-        return _filled(value.value, results)
-    return results[value.position] if type(value) is Hole else value
-
-
-def _filled(value: Any, results: Sequence[Any]) -> Any:
-    kind = type(value)
-    if kind in _ATOMS:
-        return value
-    if kind is Hole:
-        return results[value.position]
-    if kind is dict:
-        return _rebuilt(value, [_filled(item, results) for item in value.values()])
-    if kind is list or isinstance(value, tuple):
-        return _rebuilt(value, [_filled(item, results) for item in value])
-    if fields := _fields_of(kind):
-        return _rebuilt(value, [_filled(getattr(value, field, None), results) for field in fields])
-    return value
-
-
-def _rebuilt(value: Any, items: list[Any]) -> Any:
-    """Return a container like `value` with these items; `value` itself if it has them already."""
-    kind = type(value)
-    if kind is dict:
-        return dict(zip(value, items, strict=True)) if _differ(value.values(), items) else value
-    fields = _fields_of(kind)
-    if not fields:
-        if not _differ(value, items):
-            return value
-        return kind._make(items) if _is_named_tuple(kind) else kind(items)
-    old = [getattr(value, field, None) for field in fields]
-    if not _differ(old, items):
-        return value
-    new = copy.copy(value)  # not made anew: `__init__` has had its turn
-    for field, item, before in zip(fields, items, old, strict=True):
-        if item is not before:
-            object.__setattr__(new, field, item)  # also if it is frozen
-    return new
-
-
-def _differ(old: Iterable[Any], new: Iterable[Any]) -> bool:
-    return any(map(operator.is_not, old, new))
-
-
-def _is_named_tuple(kind: Any) -> bool:
-    return issubclass(kind, tuple) and hasattr(kind, "_make")
-
-
-def _fields_of(kind: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else ()
-
-
-# --- where a flow is written -----------------------------------------------------------------------------------------
 
 
 class ArgumentReader:
@@ -156,7 +60,7 @@ class ArgumentReader:
         Raises:
             HandleError: A handle is another flow's, or stands where no result can take its place.
         """
-        if type(argument) in _ATOMS:
+        if type(argument) in ATOMS:
             return argument
         before = self._n_holes
         self._holds_itself = False
@@ -169,7 +73,7 @@ class ArgumentReader:
 
     def _read(self, value: Any, parents: dict[str, int]) -> Any:
         kind = type(value)
-        if kind in _ATOMS:
+        if kind in ATOMS:
             return value
         if kind is Node:
             if not value.belongs_to(self._owner):
@@ -179,8 +83,8 @@ class ArgumentReader:
         if id(value) in self._open:
             self._holds_itself = True
             return value
-        fields = _fields_of(kind)
-        if not fields and kind not in _CONTAINERS and not _is_named_tuple(kind):
+        fields = fields_of(kind)
+        if not fields and kind not in _CONTAINERS and not is_named_tuple(kind):
             refuse_hidden_handles(value)
             return value
         self._open.add(id(value))
@@ -202,11 +106,11 @@ class ArgumentReader:
             return self._copied(value, dict(zip(value, items, strict=True)), holed_since=before)
         if fields:
             items = self._items([getattr(value, field, None) for field in fields], parents)
-            return _rebuilt(value, items) if self._n_holes > before else value
-        return _rebuilt(value, self._items(value, parents))
+            return rebuilt(value, items) if self._n_holes > before else value
+        return rebuilt(value, self._items(value, parents))
 
     def _items(self, values: Any, parents: dict[str, int]) -> list[Any]:
-        if set(map(type, values)) <= _ATOMS:  # a tenth of the time, where there are many
+        if set(map(type, values)) <= ATOMS:  # a tenth of the time, where there are many
             return list(values)
         return [self._read(value, parents) for value in values]
 
@@ -225,9 +129,9 @@ class ArgumentReader:
 
 def _same(old: Any, new: Any) -> bool:
     # By identity: comparing items might take long, and some cannot be compared.
-    if len(old) != len(new) or _differ(old, new):
+    if len(old) != len(new) or differ(old, new):
         return False
-    return type(old) is not dict or not _differ(old.values(), new.values())
+    return type(old) is not dict or not differ(old.values(), new.values())
 
 
 def _refuse_in(values: Iterable[Any], where: str) -> None:

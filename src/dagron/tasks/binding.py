@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dagron.errors import MissingInputError, NotCallableError, NotRunByCallError, OptionError
-from dagron.tasks.options import Task
 
 __all__ = [
     "NO_INPUTS",
@@ -224,6 +223,8 @@ def inferred_parents(name: str, task: object, tasks: Mapping[str, object]) -> li
     Raises:
         NotCallableError: The task is no callable.
     """
+    from dagron.tasks.options import Task  # no worker needs it
+
     function = task.fn if isinstance(task, Task) else task
     if not callable(function):
         raise NotCallableError(name, type(function).__name__)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence, Sized
 from itertools import islice
 from typing import Any
 
-from dagron.tasks.arguments import CallWithHoles
 from dagron.tasks.binding import Binding, signature_of
+from dagron.tasks.holes import CallWithHoles
 
 __all__ = ["named_inputs", "shown_inputs", "shown_value"]
 

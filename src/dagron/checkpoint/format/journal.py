@@ -52,10 +52,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from dagron.checkpoint.format.digests import CHECK_SIZE, Digests
+from dagron.frozen import frozen
 
 __all__ = [
     "FORMAT_VERSION",
@@ -109,7 +109,7 @@ class Record(NamedTuple):
     payload_size: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Damage:
     """A stretch of the journal without a valid record although one follows it; of size 0 if records are missing."""
 

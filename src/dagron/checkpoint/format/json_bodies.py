@@ -9,7 +9,6 @@ optional, is damage: whoever wrote it had the right check, so it is a fault of o
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from operator import index
@@ -17,6 +16,7 @@ from typing import Any, get_args
 
 from dagron.checkpoint.format.records import Event, Origin, Output
 from dagron.figures import Figures
+from dagron.frozen import fields_of
 
 __all__ = ["checked_text", "decode_event", "decode_json", "encode_event", "encode_json"]
 
@@ -142,7 +142,7 @@ _EVENTS: tuple[Any, ...] = get_args(Event)
 _CLASSES: dict[int, Callable[..., Event]] = {cls.kind: cls for cls in _EVENTS}
 
 _FIELDS = {
-    int(cls.kind): {field.name: (_CHECKED[str(field.type)], field.default) for field in dataclasses.fields(cls)}
+    int(cls.kind): {name: (_CHECKED[kind], default) for name, (kind, default) in fields_of(cls).items()}
     for cls in _EVENTS
 }
 """What checks a field, and its default, by kind and name."""

@@ -5,11 +5,11 @@ Their bytes are made in `json_bodies`. The body of COMMITTED: see `commits`. Tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar, NamedTuple
 
 from dagron.figures import NO_FIGURES, Figures
+from dagron.frozen import frozen
 
 __all__ = [
     "NO_ORIGIN",
@@ -91,7 +91,7 @@ NO_ORIGIN = Origin()
 """That of a run of a program."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunStarted:
     """A run begins.
 
@@ -141,7 +141,7 @@ NO_RUN = RunStarted(0.0, fresh=False)
 """What is known of the run of a checkpoint whose RUN_STARTED is damaged."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failed:
     """A node has failed for good.
 
@@ -182,7 +182,7 @@ class Failed:
         return f"{self.type}: {self.message}".removesuffix(": ")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Invalidated:
     """Commits no longer apply: their nodes run again, and whether their results differ decides about their children.
 
@@ -206,7 +206,7 @@ class Invalidated:
     definitions: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunEnded:
     """The run has ended by itself, and what it left over is deleted.
 
@@ -230,7 +230,7 @@ class RunEnded:
     out_of_time: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Cleared:
     """The checkpoint is being deleted: there is none any more. A writer that cannot flush this cuts it off again.
 
@@ -244,7 +244,7 @@ class Cleared:
     owns: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CopiesWritten:
     """The `.pkl` copies of INLINE results are written.
 
@@ -259,7 +259,7 @@ class CopiesWritten:
     before: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WorkersStarted:
     """Processes of the run, so that what a killed run could not end is found.
 
@@ -275,7 +275,7 @@ class WorkersStarted:
     namespace: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Printed:
     """What the attempt of the last COMMITTED record of its node wrote, if it wrote anything.
 
@@ -289,7 +289,7 @@ class Printed:
     output: Output = NO_OUTPUT
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pruned:
     """The records before this one were written anew, without those that nothing needs any more; see `pruning`.
 
@@ -303,7 +303,7 @@ class Pruned:
     owns: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Retried:
     """An attempt of a node has failed, and another one follows. Of many, only the first and the last are recorded.
 

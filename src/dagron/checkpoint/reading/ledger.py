@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import assert_never
 
 from dagron.checkpoint.files.opened import is_temporary
@@ -48,7 +47,6 @@ _FIRST_TIME, _LAST_TIME = -62_135_596_800.0, 253_402_300_800.0
 """The years 1 to 9999 in seconds since the epoch: those that can be shown."""
 
 
-@dataclass(slots=True)
 class Ledger:
     """The state of a checkpoint after the records that were applied.
 
@@ -87,35 +85,43 @@ class Ledger:
         updated_unix: When the last record was written, in seconds since the epoch.
     """
 
-    checkpoint_id: bytes
-    commits: PackedCommits = field(default_factory=PackedCommits)
-    failures: dict[str, Failed] = field(default_factory=dict)
-    failed_in_run: set[str] = field(default_factory=set)
-    run: RunStarted = NO_RUN
-    origin: Origin = NO_ORIGIN
-    ended: RunEnded | None = None
-    n_runs: int = 0
-    run_offset: int = HEADER_SIZE
-    processes: dict[int, float] = field(default_factory=dict)
-    namespace: str = ""
-    owned: set[str] = field(default_factory=set)
-    removed: set[str] = field(default_factory=set)
-    lagging_from: int = 0
-    stale: PackedCommits = field(default_factory=PackedCommits)
-    lost: PackedCommits = field(default_factory=PackedCommits)
-    withdrawn: set[str] = field(default_factory=set)
-    cleared: bool = False
-    structure: str = ""
-    definitions: tuple[tuple[str, str], ...] = ()
-    absent: set[str] = field(default_factory=set)
-    recorded: bytes = b""
-    printed: dict[str, tuple[int, int]] = field(default_factory=dict)
-    retried: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    damage: list[Damage] = field(default_factory=list)
-    sequence: int = 0
-    valid_size: int = HEADER_SIZE
-    size: int = 0
-    updated_unix: float = 0.0
+    def __init__(
+        self,
+        checkpoint_id: bytes,
+        commits: PackedCommits | None = None,
+        failures: dict[str, Failed] | None = None,
+        run: RunStarted = NO_RUN,
+        size: int = 0,
+    ) -> None:
+        self.checkpoint_id = checkpoint_id
+        self.commits = PackedCommits() if commits is None else commits
+        self.failures = {} if failures is None else failures
+        self.failed_in_run: set[str] = set()
+        self.run = run
+        self.origin: Origin = NO_ORIGIN
+        self.ended: RunEnded | None = None
+        self.n_runs = 0
+        self.run_offset = HEADER_SIZE
+        self.processes: dict[int, float] = {}
+        self.namespace = ""
+        self.owned: set[str] = set()
+        self.removed: set[str] = set()
+        self.lagging_from = 0
+        self.stale = PackedCommits()
+        self.lost = PackedCommits()
+        self.withdrawn: set[str] = set()
+        self.cleared = False
+        self.structure = ""
+        self.definitions: tuple[tuple[str, str], ...] = ()
+        self.absent: set[str] = set()
+        self.recorded = b""
+        self.printed: dict[str, tuple[int, int]] = {}
+        self.retried: dict[str, list[tuple[int, int]]] = {}
+        self.damage: list[Damage] = []
+        self.sequence = 0
+        self.valid_size = HEADER_SIZE
+        self.size = size
+        self.updated_unix = 0.0
 
     def apply(self, record: Record) -> None:
         """Take in a record that follows all those that were applied before.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from dagron.checkpoint.writing.journal import JournalWriter, Said
 from dagron.checkpoint.writing.recovery import Recovery
 from dagron.checkpoint.writing.result_files import ResultFiles
 from dagron.errors import ForeignFilesError
+from dagron.frozen import replaced
 
 __all__ = ["Beginning"]
 
@@ -91,7 +91,7 @@ class Beginning:
             The old checkpoint or the new, empty one.
         """
         owned = old.files & self._files.present if old is not None else set()
-        said: list[Said] = [dataclasses.replace(self._run, owns=tuple(sorted(owned)))]
+        said: list[Said] = [replaced(self._run, owns=tuple(sorted(owned)))]
         if self._dag:
             said.append(self._dag)
         self._mark()
@@ -136,9 +136,7 @@ class Beginning:
         if self._dag and digest_of(old.recorded).hex() != self._run.dag:
             said.append(self._dag)
         # Still the old structure and definitions: the new ones count once `reconcile` has said what becomes of commits.
-        run = dataclasses.replace(
-            self._run, fresh=False, structure=old.structure, definitions=old.definitions, absent=absent
-        )
+        run = replaced(self._run, fresh=False, structure=old.structure, definitions=old.definitions, absent=absent)
         self._mark()
         journal.say(*said, run)
         if self._durable:

@@ -12,7 +12,6 @@ than a record is so still.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from array import array
@@ -44,6 +43,7 @@ from dagron.checkpoint.reading.opening import dag_of, read_ledger
 from dagron.checkpoint.writing.journal import JournalWriter, refusal
 from dagron.checkpoint.writing.snapshot import write_snapshot
 from dagron.errors import CheckpointDamagedError, CheckpointError, OtherDagError, PruneError
+from dagron.frozen import replaced
 
 __all__ = ["PruneReport", "Pruning"]
 
@@ -261,16 +261,16 @@ class Pruning:
             if isinstance(event, RunStarted):
                 return encode_event(self._run(event, is_last=is_last))
             if isinstance(event, RunEnded) and not is_last:
-                return encode_event(dataclasses.replace(event, unreached=(), out_of_time=()))
+                return encode_event(replaced(event, unreached=(), out_of_time=()))
         return record.body
 
     def _run(self, run: RunStarted, *, is_last: bool) -> RunStarted:
         """Return what stays of a run: of the last one, what has become of its commits meanwhile, too."""
         if not is_last:
-            return dataclasses.replace(run, boot="", dag="", structure="", owns=(), absent=(), definitions=())
+            return replaced(run, boot="", dag="", structure="", owns=(), absent=(), definitions=())
         ledger = self._ledger
         absent = tuple(sorted(ledger.absent - self._gone))
-        return dataclasses.replace(
+        return replaced(
             run,
             structure=ledger.structure,
             owns=(),

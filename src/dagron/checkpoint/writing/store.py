@@ -8,13 +8,12 @@ recovery (`beginning`), its commits (`committing`), its end (`ending`), the byte
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dagron.checkpoint.blobs import BlobFile
 from dagron.checkpoint.files.directory import Directory
@@ -45,12 +44,15 @@ from dagron.checkpoint.writing.copying import CopyWriter
 from dagron.checkpoint.writing.ending import Ending
 from dagron.checkpoint.writing.hold import Hold
 from dagron.checkpoint.writing.journal import JournalWriter, Said, refusal
-from dagron.checkpoint.writing.pruning import PruneReport, Pruning
 from dagron.checkpoint.writing.result_files import ResultFiles
 from dagron.checkpoint.writing.results import Results
 from dagron.checkpoint.writing.scratches import Scratches
 from dagron.checkpoint.writing.snapshot import NO_SLOTS, write_snapshot
 from dagron.errors import CheckpointDirectoryError, CheckpointGoneError, CommitError
+from dagron.frozen import replaced
+
+if TYPE_CHECKING:
+    from dagron.checkpoint.writing.pruning import PruneReport
 
 __all__ = ["CheckpointStore", "Durability"]
 
@@ -194,9 +196,7 @@ class CheckpointStore:
         self._nodes = nodes = list(nodes)
         old = self.ledger
         run = self._run(len(nodes), n_slots, structure, fail_fast=fail_fast)
-        run = dataclasses.replace(
-            run, definitions=definitions, versions=versions, origin=origin, directory=working_directory
-        )
+        run = replaced(run, definitions=definitions, versions=versions, origin=origin, directory=working_directory)
         dag = encode_dag(structure, nodes, *edges) if edges is not None else b""
         try:
             sizes = self.directory.sizes()
@@ -276,7 +276,7 @@ class CheckpointStore:
     def fail(self, failures: Sequence[Failed]) -> None:
         """Record nodes that failed, with the time of now."""
         now = time.time()
-        self._say(*(dataclasses.replace(failed, at=now) for failed in failures))
+        self._say(*(replaced(failed, at=now) for failed in failures))
 
     def note_retried(self, attempts: Sequence[Retried]) -> None:
         """Record attempts that failed before the last one of their nodes. Nothing relies on their being flushed."""
@@ -552,6 +552,8 @@ class CheckpointStore:
             CheckpointError: As `Pruning`.
         """
         assert self.ledger is not None, "open() has found no checkpoint"
+        from dagron.checkpoint.writing.pruning import Pruning  # no run needs it
+
         pruning = Pruning(self.directory, self._key, nodes)
         if not even_all:
             pruning.refuse_to_drop_all()

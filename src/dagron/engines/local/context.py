@@ -16,13 +16,14 @@ import subprocess
 import threading
 from array import array
 from io import BytesIO
-from multiprocessing import context, process, reduction, util
+from multiprocessing import context, reduction, util
 from typing import Any
 
 from dagron.engines.local.capture import memory_file
 from dagron.engines.local.leftovers import sweep
 from dagron.engines.local.processes import created_at
-from dagron.engines.local.server import KILL, MAX_FDS, PID, REQUEST, SPAWN, STATUS, inherited_fd
+from dagron.engines.local.server import KILL, MAX_FDS, PID, REQUEST, SPAWN, STATUS
+from dagron.engines.local.slot_process import InheritedFd, OnePartyLock, SlotProcess
 from dagron.engines.local.surroundings import (
     NO_SIGPIPE,
     Socket,
@@ -35,7 +36,7 @@ from dagron.engines.local.surroundings import (
 from dagron.errors import WorkerStartError
 from dagron.limits import refusal
 
-__all__ = ["Server", "SlotContext", "SlotProcess"]
+__all__ = ["Server", "SlotContext"]
 
 # Whatever the workers need is imported before the first fork, once. Garbage is not collected meanwhile, as there is
 # hardly any; and what was imported is left alone by the collections of the workers, which would copy its memory.
@@ -44,7 +45,7 @@ _BOOT = """\
 import gc, marshal, sys; gc.disable()
 with open({path_fd}, "rb") as file: sys.path[:] = marshal.load(file)
 import concurrent.futures.process, multiprocessing.forkserver
-import dagron.engines.local.worker, dagron.engines.local.context
+import dagron.engines.local.worker, dagron.engines.local.slot_process
 from dagron.engines.local.server import main; gc.freeze(); gc.enable(); main({control_fd})
 """
 
@@ -157,43 +158,11 @@ def _start(program: str) -> tuple[Socket, subprocess.Popen[bytes]]:
             os.close(path_fd)
 
 
-class _OnePartyLock:
-    """A lock or a semaphore that only one process would ever take, so that it can be no lock at all."""
-
-    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-    def __enter__(self) -> bool:
-        return True
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    # `Queue.full()` looks inside; a slot never holds more calls than its queue does.
-    @property
-    def _semlock(self) -> _OnePartyLock:
-        return self
-
-    def _is_zero(self) -> bool:
-        return False
-
-
-class _InheritedFd:
-    def __init__(self, index: int) -> None:
-        self._index = index
-
-    def detach(self) -> int:
-        return inherited_fd(self._index)
-
-
 class _ServedPopen:
     """What `multiprocessing.Process` needs of a running process, for one that the server forked."""
 
     method = "dagron"
-    DupFd = _InheritedFd
+    DupFd = InheritedFd
 
     def __init__(self, process_obj: SlotProcess, server: Server, stdio: tuple[int, int]) -> None:
         self._server = server
@@ -274,49 +243,6 @@ def _close_all(payload: Socket, sentinel: int) -> None:
     os.close(sentinel)
 
 
-class SlotProcess(process.BaseProcess):
-    """A process that the server forks. Made by a `SlotContext`."""
-
-    _start_method = "forkserver"
-    _popen: _ServedPopen | None
-
-    def __init__(self, server: Server, stdio: tuple[int, int], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        # Of celery's processes it is of a class of their own, which cannot be pickled here.
-        self._config["authkey"] = process.AuthenticationString(self._config["authkey"])  # type: ignore[attr-defined]
-        self._server: Server | None = server
-        self._stdio = stdio
-
-    @staticmethod
-    def _Popen(process_obj: SlotProcess) -> _ServedPopen:
-        assert process_obj._server is not None
-        return _ServedPopen(process_obj, process_obj._server, process_obj._stdio)
-
-    def exit_status(self) -> tuple[int | None, int]:
-        """Return the exit code and the peak memory of a process that has ended; None and 0 where unknown."""
-        popen = self._popen
-        assert popen is not None
-        code = popen.poll()
-        if popen.peak_rss_bytes is None:
-            return None, 0
-        return code, popen.peak_rss_bytes
-
-    def start(self) -> None:
-        """Start it, also where this process is daemonic: what ends the worker with it is the server."""
-        # In the worker tasks start processes as they like.
-        self._config["daemon"] = False  # type: ignore[attr-defined]
-        own = process.current_process()._config  # type: ignore[attr-defined]
-        daemon = own.pop("daemon", None)
-        try:
-            super().start()
-        finally:
-            if daemon is not None:
-                own["daemon"] = daemon
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_server": None}
-
-
 class SlotContext(context.BaseContext):
     """The context of one slot.
 
@@ -346,13 +272,16 @@ class SlotContext(context.BaseContext):
 
     def Process(self, **kwargs: Any) -> SlotProcess:
         """Return a process that the server will fork."""
-        self.last = SlotProcess(self._server, self._stdio, **kwargs)
+        self.last = SlotProcess(self._launch, **kwargs)
         return self.last
 
-    def Lock(self) -> _OnePartyLock:  # type: ignore[override]
-        """Return a lock for a single reader or writer."""
-        return _OnePartyLock()
+    def _launch(self, process_obj: SlotProcess) -> _ServedPopen:
+        return _ServedPopen(process_obj, self._server, self._stdio)
 
-    def BoundedSemaphore(self, value: int = 1) -> _OnePartyLock:  # type: ignore[override]
+    def Lock(self) -> OnePartyLock:  # type: ignore[override]
+        """Return a lock for a single reader or writer."""
+        return OnePartyLock()
+
+    def BoundedSemaphore(self, value: int = 1) -> OnePartyLock:  # type: ignore[override]
         """Return a semaphore that is never exhausted."""
-        return _OnePartyLock()
+        return OnePartyLock()

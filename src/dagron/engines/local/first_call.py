@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import pickle
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagron.crossing.parts import ReceivedParts
 from dagron.engines.attempt import call_init
 from dagron.engines.local.board import Board
-from dagron.engines.protocol import WorkerInit
 from dagron.engines.streams import flush_streams
 from dagron.errors import RemoteTraceback, WorkerInitError
+
+if TYPE_CHECKING:
+    from dagron.engines.protocol import WorkerInit
 
 __all__ = ["call_received", "init_error", "pack_init"]
 

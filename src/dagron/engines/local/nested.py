@@ -10,7 +10,6 @@ from multiprocessing import spawn
 from typing import Any
 
 from dagron.crossing.binding import inherit
-from dagron.crossing.table import script_here
 
 __all__ = ["hand_down_script"]
 
@@ -32,6 +31,8 @@ def hand_down_script() -> None:
     original = spawn.get_preparation_data
 
     def get_preparation_data(name: str) -> dict[str, Any]:
+        from dagron.crossing.table import script_here  # few tasks start processes
+
         data = {key: value for key, value in original(name).items() if key not in _MAIN}
         script = script_here()
         if script:

@@ -28,7 +28,8 @@ from dagron.engines.local.processes import pid_namespace
 from dagron.engines.local.slot import Slot
 from dagron.engines.local.spent import Leaving
 from dagron.engines.local.surroundings import check_open_files, check_patches
-from dagron.engines.protocol import Attempt, Happened, Lost, Observed, Spawned, WorkerInit
+from dagron.engines.outcomes import Attempt
+from dagron.engines.protocol import Happened, Lost, Observed, Spawned, WorkerInit
 from dagron.errors import WorkerStartError
 from dagron.limits import refusal
 

@@ -13,23 +13,13 @@ from dagron.crossing.parts import Part
 from dagron.engines.local.board import MAX_BATCHES, Board, Running
 from dagron.engines.local.capture import Capture
 from dagron.engines.local.channel import Channel
-from dagron.engines.local.context import Server, SlotContext, SlotProcess
-from dagron.engines.local.first_call import pack_init
+from dagron.engines.local.context import Server, SlotContext
 from dagron.engines.local.processes import tree_bytes
+from dagron.engines.local.slot_process import SlotProcess
 from dagron.engines.local.spent import Allowance
 from dagron.engines.local.worker import serve, start_worker, unpack_outcome
-from dagron.engines.protocol import (
-    NOTHING_PRINTED,
-    Attempt,
-    Copied,
-    Damage,
-    Lost,
-    Observed,
-    Outcome,
-    Printed,
-    Returned,
-    WorkerInit,
-)
+from dagron.engines.outcomes import NOTHING_PRINTED, Attempt, Outcome, Printed
+from dagron.engines.protocol import Copied, Damage, Lost, Observed, Returned, WorkerInit
 from dagron.errors import WorkerStartError, exit_text
 from dagron.figures import NO_FIGURES, Figures
 from dagron.limits import refusal
@@ -215,6 +205,8 @@ class Slot:
     def pack_init(self, init: WorkerInit) -> bytes:
         """Return what its worker is to call first as what it is to be sent, and count the parts of it as sent."""
         self._known.update(part.number for part in init.parts)
+        from dagron.engines.local.first_call import pack_init  # few runs have one
+
         return pack_init(init)
 
     def pack(self, attempts: Sequence[Attempt]) -> bytes:

@@ -25,10 +25,9 @@ from dagron.engines.local.capture import position
 from dagron.engines.local.channel import Channel, WorkerEnd
 from dagron.engines.local.condition import Budget, Condition, hold_on
 from dagron.engines.local.cores import limit_threads, pin
-from dagron.engines.local.first_call import call_received
 from dagron.engines.local.nested import hand_down_script
 from dagron.engines.local.processes import resident_bytes
-from dagron.engines.protocol import NOTHING_PRINTED, Attempt, Fault, Outcome, OutcomeKind
+from dagron.engines.outcomes import NOTHING_PRINTED, Attempt, Fault, Outcome, OutcomeKind
 from dagron.engines.streams import flush_streams
 from dagron.figures import Figures
 from dagron.loading import this_is_a_worker
@@ -168,6 +167,8 @@ def serve() -> None:
     worker = _worker
     assert worker is not None
     if worker.has_init:
+        from dagron.engines.local.first_call import call_received  # few runs have a `worker_init`
+
         first = worker.channel.receive()
         if first is None:
             return

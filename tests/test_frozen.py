@@ -1,13 +1,16 @@
 """Frozen values behave as frozen dataclasses do."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 import pickle
+from typing import ClassVar
 
 import pytest
 
+from dagron.frozen import REQUIRED, fields_of, frozen, replaced
 from dagron.runs import events
-from dagron.runs.frozen import frozen
 
 
 @frozen
@@ -25,6 +28,12 @@ class Point:
 class Other:
     x: int
     y: int = 2
+
+
+@frozen
+class Kind:
+    kind: ClassVar[int] = 7
+    x: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,3 +86,16 @@ def test_it_matches_by_position():
 def test_what_the_state_takes_and_returns_is_frozen():
     made = [held for held in vars(events).values() if isinstance(held, type) and held.__module__ == events.__name__]
     assert all(issubclass(cls, (int, tuple)) or cls.__setattr__ is Point.__setattr__ for cls in made)
+
+
+def test_its_fields_are_told_and_changed_in_a_copy():
+    assert fields_of(Point) == {"x": ("int", REQUIRED), "y": ("int", 2)}
+    assert replaced(Point(1), y=5) == Point(1, 5)
+    assert [Kind.kind, Kind(1).kind, replaced(Kind(1), x=2).x, *fields_of(Kind)] == [7, 7, 2, "x"]
+
+
+def test_an_initializer_is_made_with_the_first_value():
+    made = frozen(type("Late", (), {"__annotations__": {"x": "int"}, "__module__": __name__}))
+    assert "__init__" not in vars(made)
+    assert made(x=1) == made(1)
+    assert "__init__" in vars(made)
