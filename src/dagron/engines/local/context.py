@@ -15,6 +15,7 @@ import socket
 import subprocess
 import threading
 from array import array
+from functools import partial
 from io import BytesIO
 from multiprocessing import context, reduction, util
 from typing import Any
@@ -272,11 +273,9 @@ class SlotContext(context.BaseContext):
 
     def Process(self, **kwargs: Any) -> SlotProcess:
         """Return a process that the server will fork."""
-        self.last = SlotProcess(self._launch, **kwargs)
+        # Not a method of this context, which has the process: it is to be let go as soon as nobody has it.
+        self.last = SlotProcess(partial(_ServedPopen, server=self._server, stdio=self._stdio), **kwargs)
         return self.last
-
-    def _launch(self, process_obj: SlotProcess) -> _ServedPopen:
-        return _ServedPopen(process_obj, self._server, self._stdio)
 
     def Lock(self) -> OnePartyLock:  # type: ignore[override]
         """Return a lock for a single reader or writer."""
