@@ -1056,6 +1056,41 @@ MUTATIONS = [
         "",
         "tests/promises/test_outputs_are_checked.py -k became_another",
     ),
+    Mutation(
+        "trust",
+        "preview/making.py",
+        "len(args) <= _MAX_ARGS",
+        "True",
+        "tests/preview/test_hostile.py -k again_and_again_of_one",
+    ),
+    Mutation(
+        "trust",
+        "preview/showing.py",
+        "        if n > self._work:\n",
+        "        if False:\n",
+        "tests/preview/test_hostile.py -k not_looked_at_without_end",
+    ),
+    Mutation(
+        "trust",
+        "preview/showing.py",
+        "        if id(value) in self._open:\n",
+        "        if False:\n",
+        "tests/preview/test_hostile.py -k holds_itself",
+    ),
+    Mutation(
+        "trust",
+        "preview/showing.py",
+        '            return shown_name(f"{module}{name.path[:_MAX_NAME]}")\n',
+        '            return f"{module}{name.path[:_MAX_NAME]}"\n',
+        "tests/preview/test_hostile.py -k moves_the_cursor",
+    ),
+    Mutation(
+        "trust",
+        "preview/readers/numpy_arrays.py",
+        "or not array.dtype.size ",
+        "",
+        "tests/preview/test_hostile.py -k without_bytes",
+    ),
 ]
 
 

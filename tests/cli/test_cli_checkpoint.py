@@ -27,10 +27,10 @@ from dagron.checkpoint.reading.opening import read_ledger
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.cli import app
 from dagron.cli.listing import SortKey, selected, shown_nodes
-from dagron.cli.preview import preview
 from dagron.cli.reading import dag_for
 from dagron.looking.nodes import Now, node_figures
 from dagron.looking.opening import recorded_dag
+from dagron.preview.previewing import preview
 from dagron.results.patterns import matching
 from dagron.results.status import NodeStatus
 from dagron.results.tables import NodeFigures

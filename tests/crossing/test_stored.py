@@ -16,9 +16,9 @@ import pytest
 
 from dagron import shapes, stored
 from dagron.checkpoint.format.digests import Digests
-from dagron.cli.preview import preview
 from dagron.crossing.results import dump_result
 from dagron.errors import ClassChangedError, OtherPythonError
+from dagron.preview.previewing import preview
 from dagron.script import process
 from dagron.stored import code as stored_code
 
@@ -108,7 +108,7 @@ class TestGolden:
         assert level is Level.LOW
 
     def test_it_is_shown_without_running_any_code(self):
-        assert preview(GOLDEN) == "[Point(x=3), Slotted(x=4), Point.Corner(), Level(1), <Point>]"
+        assert preview(GOLDEN) == "[Point(x=3), Slotted(x=4), Point.Corner(), Level.LOW, <Point>]"
 
     def test_it_names_what_is_frozen(self):
         ours = {name for name in names_in(GOLDEN) if name.startswith("dagron")}

@@ -15,7 +15,7 @@ from dagron.checkpoint.reading.opening import printed_by, retried_of, signing_ke
 from dagron.cli.exit_codes import UsageError
 from dagron.cli.place import Place
 from dagron.cli.reading import figures_now, read_checkpoint
-from dagron.cli.terminal import NOT_FOR_A_LINE, styled, styled_state
+from dagron.cli.terminal import NOT_FOR_A_LINE, styled, styled_state, terminal_width
 from dagron.looking.opening import directory_of, recorded_dag
 from dagron.looking.outputs import shown_outputs
 from dagron.results.earlier import EarlierAttempt, earlier_attempts, shown_earlier
@@ -28,6 +28,13 @@ __all__ = ["NodeDetails", "details_of", "shown_details", "shown_result"]
 
 _MAX_NAMES = 12
 """Parents or children that are named; `dagron show --json` has all."""
+
+_MAX_DIGESTED_BYTES = 2**30
+"""A larger result is not shown unless --full asks for it, because all of it is digested first: so much takes about a
+second, where the disk is not slower than that."""
+
+_WIDTH = 100
+"""Columns of a line where standard output is no terminal. Never varied."""
 
 _MAX_LINES = 20
 """Lines of an output that are shown without `--full`: as many as the report of a failure has."""
@@ -125,17 +132,17 @@ def details_of(where: Place, name: str, *, full: bool, unpickle: bool, plain: bo
 
 def _value(where: Place, ledger: Ledger, name: str, *, full: bool, unpickle: bool, plain: bool) -> str:
     from dagron.checkpoint.blobs import load_result
-    from dagron.cli.preview import MAX_PREVIEW_BYTES, preview
+    from dagron.preview.previewing import preview
 
     commit = ledger.commits.get(name)
     if commit is None:
         return ""
-    if commit.size > MAX_PREVIEW_BYTES and not (full or unpickle):
-        return f"<{shown_bytes(commit.size)}; --full loads it>"
+    if commit.size > _MAX_DIGESTED_BYTES and not (full or unpickle):
+        return f"<{shown_bytes(commit.size)}; --full reads it>"
     directory = directory_of(where)
     data = load_result(directory, commit, Digests(signing_key()))
     if not unpickle:
-        return preview(data, full=full, plain=plain)
+        return preview(data, full=full, plain=plain, width=terminal_width() or _WIDTH)
     from dagron.crossing.loading import load_result_of
 
     sys.path.insert(0, os.getcwd())  # as for the run that made it
