@@ -214,10 +214,14 @@ class Look:
         if isinstance(seen, Seen):
             if not blocks:
                 return seen.inline
+            indent = 4 * (self._depth + 1) if self._depth else 0
+            self.width -= indent
             try:
                 return Block(seen.head, seen.lines())
-            except Exception:
+            except Exception:  # of any kind, as in `_read`
                 return f"<{seen.head}>"
+            finally:
+                self.width += indent
         return self._as_a_call(obj) if seen is None else seen
 
     def _read(self, obj: Object) -> Part | Seen | None:
