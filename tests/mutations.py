@@ -216,6 +216,20 @@ MUTATIONS = [
     ),
     Mutation(
         "input",
+        "cli/program.py",
+        "if _IN_ERRORS in text else text",
+        "if False else text",
+        "tests/crossing/test_loading.py -k as_the_program_was",
+    ),
+    Mutation(
+        "input",
+        "cli/running.py",
+        "            _say_if_renamed(job, request)\n",
+        "            pass\n",
+        "tests/cli/test_identity.py -k under_its_old_name",
+    ),
+    Mutation(
+        "input",
         "cli/running.py",
         "if request.is_default_dir and job.checkpoint_dir:",
         "if False:",

@@ -1,6 +1,7 @@
 """Whose checkpoint it is: two jobs share none by accident, and one job keeps its own when it is moved or renamed."""
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -134,6 +135,45 @@ def test_a_job_that_was_moved_renamed_or_edited_goes_on(call, change):
     target, options = change()
     _, err = call("run", target, *options, "--resume")
     assert "(1 restored)" in err
+
+
+def test_a_job_that_was_renamed_is_told_what_it_has_made_under_its_old_name(call, tmp_path):
+    call("run", "exp1/job.py")
+    os.rename("exp1/job.py", "exp1/new.py")
+    _, err = call("run", "exp1/new.py", "--dry-run", "--retries", "1")
+    text = (
+        "'exp1/checkpoints/job' is of the job 'exp1/job.py', which is no longer there and has the same nodes; to go on"
+    )
+    assert err.startswith(f"dagron: {text}")
+    command = shlex.split(err.partition("to go on with that: ")[2])
+    assert command[:2] == ["dagron", "run"]
+    assert "--adopt" not in command
+    assert "--dry-run" in command
+    assert "nothing would run" in call(*command[1:])[0]
+    assert "is of the job" not in call("run", "exp1/new.py", "--fresh")[1]
+    assert "is of the job" not in call("run", "exp1/new.py", "--resume")[1], "it has a checkpoint of its own by now"
+
+
+def test_what_may_be_the_same_job_is_told_with_what_takes_it_over(call):
+    call("run", "exp1/job.py")
+    shutil.copy("exp1/job.py", "exp1/copy.py")
+    _, err = call("run", "exp1/copy.py")
+    assert "'exp1/checkpoints/job' is of the job 'exp1/job.py', which has the same nodes; to go on with that:" in err
+    assert "1 restored" in call(*shlex.split(err.partition("with that: ")[2].splitlines()[0])[1:])[1]
+    os.rename("exp1/copy.py", "exp1/new.py")
+    edited("exp1/new.py")
+    _, err = call("run", "exp1/new.py")
+    assert "'exp1/copy.py', which is no longer there; to go on with that: " in err
+    assert "--adopt" in err
+
+
+def test_a_job_beside_others_is_told_nothing(call):
+    Path("exp1/other.py").write_text(EDITED.format(1))
+    call("run", "exp1/other.py")
+    assert "is of the job" not in call("run", "exp1/job.py")[1]
+    assert "is of the job" not in call("run", "exp2/job.py", "-d", "exp1/checkpoints/mine")[1], (
+        "a place that was chosen"
+    )
 
 
 def test_a_function_that_was_renamed_goes_on_and_what_was_renamed_and_has_other_nodes_is_asked_about(call):

@@ -231,6 +231,21 @@ class TestCommands:
             assert err.count(job) >= 3  # in its line, in the report, and of what was to be shown
             assert "dagron debug" not in err
 
+    def test_what_to_paste_is_called_as_the_program_was_also_where_a_journal_has_the_text(
+        self, job, monkeypatch, capsys
+    ):
+        monkeypatch.setattr("dagron.cli.program._program", lambda called: "python -m dagron")
+        for command in (
+            ("run", "job.py", "--resume", "--inline", "--show", "make Plain"),
+            ("show", "job.py", "use Plain"),
+            ("show", "job.py", "make Plain", "--unpickle"),
+        ):
+            with pytest.raises(SystemExit):
+                app([*command])
+            out, err = capsys.readouterr()
+            assert f"make it again: python -m {job}" in out + err
+            assert f"make it again: {job}" not in out + err
+
     def test_one_whose_repr_raises_is_told_as_that(self, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
         for name in ("path", "argv"):

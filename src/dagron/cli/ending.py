@@ -12,6 +12,7 @@ from types import FrameType
 
 from dagron.cli.exit_codes import ExitCode, OutputError, UsageError, exit_code_of
 from dagron.cli.place import Place
+from dagron.cli.program import as_called
 from dagron.errors import DagronError, InternalError, WorkerInitError
 from dagron.limits import is_limit, refusal
 
@@ -38,7 +39,7 @@ def say(text: str) -> None:
 def tell(text: str) -> None:
     """Write a text that is no message of ours to standard error, such as a traceback."""
     try:
-        print(text, file=sys.stderr, flush=True)
+        print(as_called(text), file=sys.stderr, flush=True)
     except OSError:
         # There is nobody to tell, as after the terminal was closed. The interpreter flushes once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

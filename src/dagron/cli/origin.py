@@ -82,21 +82,42 @@ class Identity:
         Where the other one is still there, these are two. Where it is gone, a job that has the same nodes and edges is
         taken for the same, renamed or moved.
         """
-        theirs, ours = ledger.origin, self.origin
-        if not theirs.is_known:
+        if not ledger.origin.is_known or self._is_same(ledger):
             return ""
-        places = [os.path.join(os.path.realpath(self._where), theirs.file), theirs.path] if theirs.path else []
-        if (theirs.module and theirs.module == ours.module) or any(_is_same_file(path, ours.path) for path in places):
-            if theirs.name == ours.name:
-                return ""
-            is_there = self._job.defines(theirs.name)
-        else:
-            is_there = any(map(is_file, places))
-        if is_there:
+        if self._is_there(ledger):
             return "which is still there"
-        if ledger.run.dag == self._job.dag.structure_digest().hex():
-            return ""
-        return "which is no longer there and had other nodes or edges"
+        return "" if self._has_the_same_dag(ledger) else "which is no longer there and had other nodes or edges"
+
+    def likeness(self, ledger: Ledger) -> tuple[int, str]:
+        """Return how much a job, whose checkpoint lies beside that of this one, is like it; and why, in words.
+
+        Nothing is like it that is the same job, or of which nothing is known.
+        """
+        if not ledger.origin.is_known or self._is_same(ledger):
+            return 0, ""
+        is_gone, is_equal = not self._is_there(ledger), self._has_the_same_dag(ledger)
+        reasons = [*(["is no longer there"] if is_gone else []), *(["has the same nodes"] if is_equal else [])]
+        return 2 * is_gone + is_equal, f"which {' and '.join(reasons)}"
+
+    def _places(self, theirs: Origin) -> list[str]:
+        return [os.path.join(os.path.realpath(self._where), theirs.file), theirs.path] if theirs.path else []
+
+    def _is_of_the_same_source(self, theirs: Origin) -> bool:
+        if theirs.module and theirs.module == self.origin.module:
+            return True
+        return any(_is_same_file(path, self.origin.path) for path in self._places(theirs))
+
+    def _is_same(self, ledger: Ledger) -> bool:
+        return ledger.origin.name == self.origin.name and self._is_of_the_same_source(ledger.origin)
+
+    def _is_there(self, ledger: Ledger) -> bool:
+        theirs = ledger.origin
+        if self._is_of_the_same_source(theirs):
+            return self._job.defines(theirs.name)
+        return any(map(is_file, self._places(theirs)))
+
+    def _has_the_same_dag(self, ledger: Ledger) -> bool:
+        return ledger.run.dag == self._job.dag.structure_digest().hex()
 
 
 def _is_same_file(path: str, other: str) -> bool:

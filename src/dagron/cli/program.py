@@ -9,9 +9,12 @@ import sys
 
 import click
 
-__all__ = ["proposed", "remember_program"]
+__all__ = ["as_called", "proposed", "remember_program"]
 
 _KEY = "dagron.program"
+
+_IN_ERRORS = "make it again: dagron "
+"""How an error proposes a command, which does not know how the program is called: it may be in a journal."""
 
 
 def remember_program(context: click.Context) -> None:
@@ -21,9 +24,17 @@ def remember_program(context: click.Context) -> None:
 
 def proposed(*words: str) -> str:
     """Return a command of `dagron` with these words: quoted, and with the program as the user has called it."""
+    return " ".join([_called(), *map(_quoted, words)])
+
+
+def as_called(text: str) -> str:
+    """Return a text with the command that an error in it proposes as the user would call it."""
+    return text.replace(_IN_ERRORS, f"{_IN_ERRORS.removesuffix('dagron ')}{_called()} ") if _IN_ERRORS in text else text
+
+
+def _called() -> str:
     context = click.get_current_context(silent=True)
-    program = "dagron" if context is None else context.meta.get(_KEY, "dagron")
-    return " ".join([program, *map(_quoted, words)])
+    return "dagron" if context is None else str(context.meta.get(_KEY, "dagron"))
 
 
 def _quoted(word: str) -> str:

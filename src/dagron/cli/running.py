@@ -24,7 +24,7 @@ __all__ = ["RunRequest", "run_target"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRequest:
-    """What the command line asks for; `resume_command` is what to tell the user."""
+    """What the command line asks for, with its `words`."""
 
     job: Invocation
     checkpoint_dir: Place
@@ -40,7 +40,13 @@ class RunRequest:
     progress: bool | None
     dry_run: bool
     as_json: bool
-    resume_command: str
+    words: tuple[str, ...]
+
+    def resume_command(self, *more: str) -> str:
+        """Return the command that goes on, with more options."""
+        from dagron.cli.summary import resume_command
+
+        return resume_command(self.words, *more)
 
     @property
     def inline(self) -> bool:
@@ -71,10 +77,21 @@ def run_target(request: RunRequest) -> ExitCode:
         except KeyboardInterrupt as error:
             say("interrupted; nothing was run")
             return exit_code_of_stop(error)
+        if request.is_default_dir and not job.checkpoint_dir and not request.fresh:
+            _say_if_renamed(job, request)
         texts, code = ([_forecast(job, request)], ExitCode.OK) if request.dry_run else _run(job, request)
     for text in texts:
         put(text)
     return code
+
+
+def _say_if_renamed(job: Job, request: RunRequest) -> None:
+    from dagron.cli.renamed import earlier_checkpoint
+
+    earlier = earlier_checkpoint(request.checkpoint_dir, _identity(job, request))
+    if earlier is not None:
+        more = ["-d", earlier.where.shown, *(["--adopt"] if earlier.needs_adoption else [])]
+        say(f"{earlier.told}; to go on with that: {request.resume_command(*more)}")
 
 
 def _run(job: Job, request: RunRequest) -> tuple[list[str], ExitCode]:
@@ -93,7 +110,7 @@ def _run(job: Job, request: RunRequest) -> tuple[list[str], ExitCode]:
     except KeyboardInterrupt as error:
         _say_what_is_kept(request)
         return [], exit_code_of_stop(error)
-    print_summary(result, request.checkpoint_dir, request.job.target, request.resume_command)
+    print_summary(result, request.checkpoint_dir, request.job.target, request.resume_command())
     if request.trace is not None and result.trace is not None:
         try:
             result.trace.save(request.trace)
@@ -196,7 +213,7 @@ def _say_what_is_kept(request: RunRequest) -> None:
         say(f"interrupted; nothing is kept, as there is no checkpoint in {request.checkpoint_dir}")
         return
     kept = f"{found.completed}/{found.total} nodes are kept in {request.checkpoint_dir}"
-    say(f"interrupted; {kept}; to go on: {request.resume_command}")
+    say(f"interrupted; {kept}; to go on: {request.resume_command()}")
 
 
 def _shown_result(result: ExecutionResult, name: str) -> list[str]:

@@ -22,13 +22,13 @@ _MAX_FAILURES = 10
 """Failed nodes that get a line at the end of a run; `dagron ls` has all."""
 
 
-def resume_command(arguments: Sequence[str]) -> str:
-    """Return the command that goes on where the run with these arguments has stopped."""
+def resume_command(arguments: Sequence[str], *more: str) -> str:
+    """Return the command that goes on where the run with these arguments has stopped; with more options."""
     end = arguments.index("--") if "--" in arguments else len(arguments)  # what follows is the job's
     kept = [argument for argument in arguments[:end] if argument != "--fresh"]
     if not {"--resume", "-r"} & set(kept):
         kept.append("--resume")
-    return proposed(*kept, *arguments[end:])
+    return proposed(*kept, *more, *arguments[end:])
 
 
 def print_summary(result: ExecutionResult, checkpoint_dir: Place, target: str, command: str) -> None:

@@ -201,7 +201,6 @@ def run(
     terminal, that is an error (exit code 2). Messages go to stderr, and so does what tasks print; stdout has only
     what --show or --json asks for.
     """
-    from dagron.cli.summary import resume_command
     from dagron.cli.target import default_checkpoint_dir
     from dagron.looking.invocation import Invocation
 
@@ -224,6 +223,6 @@ def run(
         progress=progress,
         dry_run=dry_run,
         as_json=as_json,
-        resume_command=resume_command(sys.argv[1:]),
+        words=tuple(sys.argv[1:]),
     )
     return run_target(request)

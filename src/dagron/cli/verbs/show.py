@@ -10,6 +10,7 @@ from dagron.cli.details import details_of, shown_details
 from dagron.cli.ending import put
 from dagron.cli.exit_codes import ExitCode, UsageError
 from dagron.cli.place import Where
+from dagron.cli.program import as_called
 from dagron.looking.opening import directory_of
 
 __all__ = ["show"]
@@ -54,5 +55,5 @@ def show(
         fields = asdict(details)
         put(json.dumps({**fields.pop("figures"), **fields}, indent=1))
     else:
-        put(shown_details(details, full=full))
+        put(as_called(shown_details(details, full=full)))
     return ExitCode.OK
