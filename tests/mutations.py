@@ -203,8 +203,8 @@ MUTATIONS = [
     Mutation(
         "value",
         "cli/origin.py",
-        "            is_there = any(map(is_file, places))\n",
-        "            is_there = False\n",
+        "        return any(map(is_file, self._places(theirs)))\n",
+        "        return False\n",
         "tests/cli/test_identity.py -k same_directory",
     ),
     Mutation(
