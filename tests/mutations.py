@@ -938,6 +938,13 @@ MUTATIONS = [
         "tests/checkpoint/test_pruning.py -k kept_for_themselves",
     ),
     Mutation(
+        "one death",
+        "engines/local/condition.py",
+        "return top in sys.stdlib_module_names and top not in _LIVE",
+        "return top in ('os', 'pickle', 'resource', 'stat', 'struct', 'time', 'traceback')",
+        "tests/promises/test_one_death_one_attempt_damage.py -k emptied",
+    ),
+    Mutation(
         "surroundings",
         "engines/local/surroundings.py",
         "        end.settimeout(None)",

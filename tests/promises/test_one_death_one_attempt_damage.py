@@ -13,6 +13,7 @@ import signal
 import sys
 import textwrap
 import time
+from types import ModuleType
 from typing import NamedTuple
 
 import cloudpickle
@@ -309,6 +310,61 @@ def test_short_attempts_behind_which_nobody_looks_have_the_right_results_whateve
     nodes = flow.map("n[{}]", task, range(40))
     result = flow.run(tmp_path / "ckpt", resume=False, max_workers=1, durability="process", pass_output=False)
     assert [result.value(node) for node in nodes] == [bytes(LARGE) if i in (20, 30) else i for i in range(40)]
+
+
+EMPTIED = (
+    "marshal",
+    "types",
+    "copyreg",
+    "enum",
+    "hmac",
+    "functools",
+    "inspect",
+    "dataclasses",
+    "errno",
+    "math",
+    "socket",
+)
+
+
+class Pair(NamedTuple):
+    """What is pickled with a class and a function of the script."""
+
+    number: int
+    function: object
+
+
+def test_whatever_module_of_the_library_one_has_emptied_costs_no_other_node_its_attempt(tmp_path):
+    def task(i):
+        if i % 5 == 4 and i // 5 < len(EMPTIED):
+            module = sys.modules.get(EMPTIED[i // 5])
+            for name in [name for name in vars(module) if not name.startswith("__")] if module is not None else ():
+                setattr(module, name, None)
+        return [{i}, Pair(i, lambda x: x + i), {"a": [1.5, None]}]
+
+    def held():
+        """What dagron calls in this process, by its own names, and is not its own copy."""
+        space = [
+            (name, value)
+            for name, module in sys.modules.items()
+            if name.startswith("dagron.")
+            for value in vars(module).values()
+        ]
+        return {
+            f"{name}: {value.__name__}"
+            for name, value in space
+            if isinstance(value, ModuleType) and sys.modules.get(value.__name__) is value
+        }
+
+    flow = dagron.Flow()
+    found = flow.add("held", held)
+    nodes = flow.map("n[{}]", task, range(5 * len(EMPTIED) + 5))
+    result = flow.run(tmp_path / "ckpt", resume=False, max_workers=1, durability="process", pass_output=False)
+    assert result.ok, result
+    assert {node.attempts for node in result.node_results.values()} == {1}
+    assert [result.value(node)[1].function(1) for node in nodes] == [i + 1 for i in range(len(nodes))]
+    theirs = {text.partition(": ")[2].partition(".")[0] for text in result.value(found)}
+    assert theirs <= {"builtins", "sys", "multiprocessing", "dagron", "psutil", "cloudpickle", "blake3"}, theirs
 
 
 def test_a_look_is_worth_it_the_first_times_and_after_some_time():

@@ -28,6 +28,7 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterable
 from operator import itemgetter
 from types import ModuleType
@@ -57,8 +58,9 @@ _NAMES = {
     resource: "getrlimit getrusage setrlimit",
     mmap: "ACCESS_COPY mmap",
     stat: "S_ISREG ST_MODE",
+    weakref: "WeakKeyDictionary WeakValueDictionary ref",
 }
-"""What dagron calls in a worker, and what every task takes for granted, by the module that has it."""
+"""What every task takes for granted, by the module that has it; and in built-ins what dagron calls."""
 
 _LIMITS = {
     getattr(resource, f"RLIMIT_{name}"): f"RLIMIT_{name}"
@@ -82,22 +84,36 @@ _always = itemgetter("bool", "bytes", "getattr", "int", "isinstance", "len", "li
 def hold_on() -> None:
     """Have dagron's modules in this process go on calling what they call now, whatever tasks put in its place.
 
-    Built-ins are not among that: a module looks them up where everybody does.
+    Each module of the standard library that they hold is exchanged for a copy, which has the same functions and shares
+    what these keep. Built-ins are not among that: a module looks them up where everybody does.
     """
-    copies = {id(module): _copy_of(module) for module in _HELD}
+    copies: dict[str, ModuleType] = {}
     for name, module in [*sys.modules.items()]:
-        if name.startswith("dagron."):
+        if name.startswith(_HOLDERS):
             space = vars(module)
-            space.update({key: copies[id(value)] for key, value in space.items() if id(value) in copies})
+            for key, value in [*space.items()]:
+                if type(value) is ModuleType and _is_held(value.__name__):
+                    space[key] = copies.get(value.__name__) or _copied(value, copies)
 
 
-def _copy_of(module: ModuleType) -> ModuleType:
-    copy = ModuleType(module.__name__)
+def _is_held(name: str) -> bool:
+    top = name.partition(".")[0]
+    return top in sys.stdlib_module_names and top not in _LIVE
+
+
+def _copied(module: ModuleType, copies: dict[str, ModuleType]) -> ModuleType:
+    copy = copies[module.__name__] = ModuleType(module.__name__)
     vars(copy).update(vars(module))
+    if module is os:
+        vars(copy)["path"] = _copied(os.path, copies)
     return copy
 
 
-_HELD = (mmap, os, pickle, resource, stat, struct, time, traceback)
+_HOLDERS = ("dagron.", "cloudpickle.")
+"""Whose code makes an attempt, beside that of the standard library."""
+
+_LIVE = ("builtins", "sys", "multiprocessing")
+"""What is looked at for what it is now, and is no collection of functions."""
 
 # Held here, because a task may put something else in their places.
 _cancel_dump = faulthandler.cancel_dump_traceback_later
