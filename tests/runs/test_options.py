@@ -80,7 +80,7 @@ class TestOneList:
         assert not {f"--{name.replace('_', '-')}" for name in WITHOUT_A_FLAG} & flags
 
     def test_each_is_explained_by_the_executor(self):
-        args = inspect.getdoc(CheckpointExecutor).split("Args:")[1].split("Raises:")[0]
+        args, *_ = re.split(r"\n(?:Attributes|Raises):", inspect.getdoc(CheckpointExecutor).split("Args:")[1])
         assert re.findall(r"^    (\w+):", args, re.MULTILINE) == ["dag", "checkpoint_dir", *FIELDS]
 
 
