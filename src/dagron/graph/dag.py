@@ -47,8 +47,8 @@ _FINGERPRINT_SIZE = 16
 class DAGBuilder:
     """Collects nodes and edges; `build` checks them and makes a `DAG`.
 
-    Every method but `build` returns the builder, so calls chain. A call that raises leaves the builder as it was,
-    except that `add_nodes` and `add_edges` keep what came before the item that they reject.
+    Every method but `build` returns the builder, so calls chain. A call that raises leaves the builder as it was; but
+    `add_nodes` and `add_edges` keep the items before the one that they reject.
     """
 
     __slots__ = ("_declared", "_index", "_names", "_sources", "_targets")

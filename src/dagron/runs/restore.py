@@ -19,9 +19,9 @@ class RestorePlan:
     Attributes:
         restored: Nodes that keep their results whatever happens.
         held: Nodes that keep their results unless a parent changes; with each, the parents that had failed when it ran.
-        outdated: Nodes that have a commit and run again, because their set of parents changed or an ancestor's did, or
-            because a parent's result has changed while the DAG was without them, or because what they hold or an
-            ancestor's holds is of a class that has changed.
+        outdated: Nodes that have a commit and run again, as one of three things is true of the node or an ancestor: its
+            set of parents has changed; a parent's result has, while the DAG was without the node; or its result is of a
+            class that has changed.
     """
 
     restored: list[int] = field(default_factory=list)

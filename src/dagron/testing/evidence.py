@@ -4,16 +4,16 @@ The evidence has two independent sources: the lines that tasks left in a log whe
 and the checkpoint, looked at before a run and after its death (`look`). Each check compares the two and returns what
 contradicts a promise, with the nodes and the counts.
 
-What one kill may cost follows from how work travels: a slot has at most `MAX_BATCHES` batches, a batch is committed
-when all of it has returned, and as many batches as a slot can have may just have returned and be on their way to the
-journal while the slot runs the next ones, which it is given first. So for each worker
+What one kill may cost follows from how work travels. A slot has at most `MAX_BATCHES` batches, and a batch is
+committed when all of it has returned. A slot is given its next batches before those that have returned are committed.
+So for each worker
 
 *   at most one attempt has begun and not ended;
 *   what is lost is the end of what it ran: results return in order, so nothing before a committed node is lost;
 *   at most `2 * MAX_BATCHES` nodes are lost of those that always make a batch of their own, because they are known to
     take longer than a batch should.
 
-That the first of these is all that is lost as a rule is in the report of a campaign, as the median. It is no check: a
+As a rule the first of these is all that is lost: the report of a campaign has the median. It is no check, because a
 kill between the end of an attempt and the append to the journal costs that attempt, too, and a disk may take its time.
 How many short nodes a batch had is not visible from outside, so there is no check of their number.
 """

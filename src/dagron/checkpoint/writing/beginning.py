@@ -35,7 +35,7 @@ class Beginning:
         nodes: The names of the DAG.
         run: The record of the run, as that of a fresh one.
         dag: The body of a DAG_RECORDED; empty to record none.
-        mark: Says to whoever looks that the run that the journal tells of goes on; called before that is this one.
+        mark: Says to whoever looks that a run goes on. Called just before the journal tells of this one.
         durable: Whether what is recorded has to survive a loss of power.
     """
 
