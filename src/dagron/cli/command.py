@@ -84,7 +84,7 @@ class Verb(click.Command):
     hands_on = False
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse what is in front of `--`, if what is behind it is for the job."""
+        """Parse what is before `--`, if what is after it is for the job."""
         if not self.hands_on:
             return super().parse_args(ctx, args)
         end = args.index("--") if "--" in args else len(args)
@@ -100,7 +100,7 @@ class Verb(click.Command):
         return left
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """Return what the line of usage has behind the name."""
+        """Return what the line of usage has after the name."""
         return super().collect_usage_pieces(ctx) + (["[-- ARGUMENTS]"] if self.hands_on else [])
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -65,7 +65,7 @@ def load_job(target: str, arguments: Sequence[str] = (), parameters: Sequence[tu
 
     Args:
         target: The file or module, perhaps with a colon and a name.
-        arguments: What the job finds in `sys.argv` behind its own name.
+        arguments: What the job finds in `sys.argv` after its own name.
         parameters: What the function that the colon names is called with, as names and texts.
 
     Raises:

@@ -102,7 +102,7 @@ def _print_failures(result: ExecutionResult, checkpoint_dir: Place, target: str)
         tell(f"\n{NOT_FOR_A_LINE.sub('', first.explain())}\n")
         if not isinstance(first.error, InputNotLoadableError):  # it would be told the same
             words = [checkpoint_dir.shown, first.name, target]
-            # What looks like an option comes behind two dashes, and the option in front of these.
+            # What looks like an option comes after two dashes, and the option before these.
             words = ["--pdb", "--", *words] if first.name.startswith("-") else [*words, "--pdb"]
             command = proposed("debug", *words)
             say(f"to try that node here: {command}")

@@ -70,7 +70,7 @@ class WorkerInit(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """What was found of the process that makes the attempts of a slot, behind an attempt.
+    """What was found of the process that makes the attempts of a slot, after an attempt.
 
     Attributes:
         nodes: Whose attempt did that; several if it is not known which.
@@ -193,7 +193,7 @@ class Engine(Protocol):
         ...
 
     def submit(self, slot: int, attempts: Sequence[Attempt]) -> None:
-        """Make attempts one after another in a slot, behind what it has already. Does not wait for them.
+        """Make attempts one after another in a slot, after what it has already. Does not wait for them.
 
         Args:
             slot: The slot; it has fewer than `max_batches` batches.
@@ -262,7 +262,7 @@ class TakesCopies(Protocol):
     """
 
     def give_copies(self, slot: int, copies: Sequence[tuple[str, bytes, bool]]) -> None:
-        """Let a slot write copies behind the batch that it is given next; a `Copied` tells of them later.
+        """Let a slot write copies after the batch that it is given next; a `Copied` tells of them later.
 
         Args:
             slot: The slot.

@@ -16,7 +16,7 @@ class Invocation(NamedTuple):
 
     Attributes:
         target: The file or module, perhaps with a colon and a name in it.
-        arguments: What the job finds in `sys.argv` behind its own name.
+        arguments: What the job finds in `sys.argv` after its own name.
         parameters: What the function that makes the flow is called with: names and texts.
     """
 

@@ -16,7 +16,7 @@ class Attempt:
 
     Attributes:
         run: Which run, from 0.
-        node: Position in `Report.nodes`, or behind these in `Report.gone`; see `Report.name_of`.
+        node: Position in `Report.nodes`, or after these in `Report.gone`; see `Report.name_of`.
         slot: The slot; -1 for the coordinator itself.
         start_seconds: When it began, in seconds after the run did.
         duration_seconds: How long it took.

@@ -2,7 +2,7 @@
 
 A batch amortises the round trip to a worker, and makes whoever waits for one of its nodes wait for all. So only what is
 known to be short is sent together; what has not been measured yet goes alone. Order: the higher priority, then one node
-of each kind that has not been met, then the longer chain of work behind a node (`chains`), then the lower node.
+of each kind that has not been met, then the longer chain of work after a node (`chains`), then the lower node.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class ReadyNodes:
         self._rank = rank
 
     def reorder(self, graph: Graph) -> None:
-        """Bring the nodes into the order of the chains behind them, if that may have changed and is worth its cost."""
+        """Bring the nodes into the order of the chains after them, if that may have changed and is worth its cost."""
         if not self._durations.worth_a_look(self._n_slots):
             return
         waiting = [(self._by_rank[place], place < 0) for place in self._heap]

@@ -101,7 +101,7 @@ class RunState:
         held: Nodes with a commit that applies unless one of their parents changes; with each, the parents that had
             failed when it ran.
         batching: Whether a batch may have more than one node.
-        max_batches: How many batches a slot may have; by default one that runs and one behind it.
+        max_batches: How many batches a slot may have; by default one that runs and one after it.
         recorded_seconds: How long each node took in an earlier run, NaN where that is not known; None if nowhere.
         rng: For the jitter of retries.
 

@@ -163,7 +163,7 @@ def _shortened(text: str) -> str:
 
 
 def _taken_apart(text: str) -> tuple[list[str], str, str, str]:
-    """Return the fields of a format string, the text before the first, what is to be formatted, the text behind."""
+    """Return the fields of a format string, the text before the first, what is to be formatted, the text after."""
     import string
 
     fields: list[str] = []

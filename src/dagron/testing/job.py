@@ -56,7 +56,7 @@ LONG = "long:"
 """How the names of the nodes begin that always make a batch of their own."""
 
 _PARENTS = ("scan", "weights", "report")
-"""The nodes behind which nasty ones stand, so that there are some in every part of a run."""
+"""The nodes after which nasty ones stand, so that there are some in every part of a run."""
 
 # So many that each kind is at work in many of the moments at which a kill may come; chosen, never varied.
 _N_LONG = 16

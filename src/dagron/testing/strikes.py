@@ -21,7 +21,7 @@ class Strike(NamedTuple):
 
 
 def plan_round(seed: int, number: int) -> tuple[list[Strike], list[Strike]]:
-    """Return the kills of a round: those of its runs, and behind the undisturbed end, those of clearing."""
+    """Return the kills of a round: those of its runs, and after the undisturbed end, those of clearing."""
     rng = random.Random(f"{seed}/{number}")
     phases = [Phase.EXECUTE]
     for _ in range(rng.randint(1, 2)):

@@ -49,7 +49,7 @@ class AppendFile:
             raise
 
     def append(self, data: bytes) -> None:
-        """Write `data` behind the last byte.
+        """Write `data` after the last byte.
 
         Raises:
             OSError: The file system refused. The end of the file is unspecified: use this object no more.
@@ -176,7 +176,7 @@ class TempFile:
             raise
 
     def write(self, data: bytes | memoryview) -> None:
-        """Write `data` behind what was written before."""
+        """Write `data` after what was written before."""
         write_all(self._fd, data)
 
     def stretch(self, size: int) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 __all__ = ["MIN_BYTES", "BufferTable", "out_of_band"]
 
 MIN_BYTES = 64 * 1024
-"""From this size on the pickler of CPython passes a buffer to its file by itself, right behind its opcode."""
+"""From this size on the pickler of CPython passes a buffer to its file by itself, right after its opcode."""
 
 MAGIC = b"\x89dagbuf\n"
 

@@ -154,7 +154,7 @@ def glance_at_commit(body: bytes) -> tuple[str, float, bool]:
 
     Returns:
         The node, when its attempt ended, and whether the commit is special: its result is in a file, or there is
-        something behind the name.
+        something after the name.
     """
     storage, started, duration, length = _GLANCE.unpack_from(body)
     end = _COMMIT.size + length

@@ -33,8 +33,8 @@ keyed if bit 0 of the flags is set, see `digests`.
 
 What the bodies say is specified in `records`.
 
-Reader. Start after the header. At each offset: if a valid record stands there, take it and go on behind its payload.
-If not, look for the next marker behind it at which a valid record begins. If there is one, the bytes between are
+Reader. Start after the header. At each offset: if a valid record stands there, take it and go on after its payload.
+If not, look for the next marker after it at which a valid record begins. If there is one, the bytes between are
 damage: they are reported with their offset, and cost what stood there. If there is none, the rest is a torn tail: what
 a kill in the middle of an append leaves. It is dropped, and cut off by the next writer. Where a number is passed over
 between two records that adjoin, records are missing, which is reported as damage of size 0. (A result may contain a

@@ -70,7 +70,7 @@ class Origin(NamedTuple):
         path: The same as an absolute path.
         module: The name of the module, where the job was named by it.
         name: What in it makes the DAG, where that was named: a flow, or a function.
-        arguments: What the job found in `sys.argv` behind its own name.
+        arguments: What the job found in `sys.argv` after its own name.
         parameters: What the function was called with: names and texts.
     """
 

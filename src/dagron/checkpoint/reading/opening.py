@@ -144,7 +144,7 @@ def read_into(
     key: bytes | None,
     on_record: Callable[[Record], object] | None = None,
 ) -> Ledger:
-    """Take in what an open journal has behind the last record that was taken in, and return the ledger.
+    """Take in what an open journal has after the last record that was taken in, and return the ledger.
 
     Raises:
         CheckpointDamagedError: A valid record makes no sense.

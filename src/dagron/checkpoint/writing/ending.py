@@ -46,7 +46,7 @@ class Ending:
             A checkpoint whose last run was interrupted; nothing is lost.
         """
         self._copies.write_all()
-        # Before the record of the end: what stands under these names behind it is somebody else's.
+        # Before the record of the end: what stands under these names after it is somebody else's.
         self._directory.remove_all(self._journal.ledger.left_over & self._files.present)
         if worker_lost:
             self._directory.remove_all(filter(is_temporary, self._directory.names()))

@@ -2,7 +2,7 @@
 
 Layout: a head, then two halves of `_HALF_BYTES`. A batch uses the half of its number's parity, so that the coordinator
 reads one while the worker fills the other; a slot has at most `MAX_BATCHES` batches. In a half, outcomes follow
-one another, each behind its length. The worker writes an outcome first and counts it afterwards, so what is counted is
+one another, each after its length. The worker writes an outcome first and counts it afterwards, so what is counted is
 whole, whenever the worker dies. An outcome that is known in part stands in the same place, not counted, with a mark in
 the head: it counts only if its worker dies before the whole of it is there.
 """
@@ -36,7 +36,7 @@ _HEAD_BYTES = 128
 
 _RUNNING = struct.Struct("<QdQQQ")  # the node and 1, 0 for none; the rest as in `Running`
 _COUNT = struct.Struct("<QII")  # batch, outcomes, bytes used
-_COUNT_AT = (48, 64)  # behind `_RUNNING`, one for each half
+_COUNT_AT = (48, 64)  # after `_RUNNING`, one for each half
 _INIT = struct.Struct("<d")  # since when the worker is in its `worker_init`, 0 for not
 _INIT_AT = 80
 
@@ -44,7 +44,7 @@ _TELLING_AT = 88
 """A byte: whether the outcome of what runs is there, as far as it is known."""
 
 _DAMAGE_AT = (92, 93)
-"""A byte for each half: whether what was noted of the process stands behind the outcomes."""
+"""A byte for each half: whether what was noted of the process follows the outcomes."""
 
 _LOADS_AT = 90
 """Two bytes: which input of what runs is being loaded, counted from 1; 0 for none, and the last for all beyond it."""
@@ -153,12 +153,12 @@ class Board:
         _COUNT.pack_into(self._memory, _COUNT_AT[batch & 1], batch, n + 1, used)
 
     def note_damage(self, batch: int, damage: bytes) -> None:
-        """Note what a task has done to the process, behind the outcomes of a batch, which ends with that."""
+        """Note what a task has done to the process, after the outcomes of a batch, which ends with that."""
         self._write(batch, damage)
         self._memory[_DAMAGE_AT[batch & 1]] = 1
 
     def _write(self, batch: int, outcome: bytes) -> tuple[int, int]:
-        """Write an outcome behind those that count; return how many these are, and how much is used with it."""
+        """Write an outcome after those that count; return how many these are, and how much is used with it."""
         _, n, used = _COUNT.unpack_from(self._memory, _COUNT_AT[batch & 1])
         start = _HEAD_BYTES + (batch & 1) * _HALF_BYTES + used
         _LENGTH.pack_into(self._memory, start, len(outcome))

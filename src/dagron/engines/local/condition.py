@@ -344,7 +344,7 @@ class Budget:
 
     Attributes:
         due_seconds: How long attempts take together before the next look.
-        unlooked: The nodes behind whose attempts nobody has looked.
+        unlooked: The nodes after whose attempts nobody has looked.
     """
 
     def __init__(self) -> None:
@@ -368,11 +368,11 @@ class Budget:
         return self._seconds >= self.due_seconds
 
     def skipped(self, node: int) -> None:
-        """Note an attempt behind which nobody has looked."""
+        """Note an attempt after which nobody has looked."""
         self.unlooked.append(node)
 
     def looked(self, task: tuple[int, ...], seconds: float) -> None:
-        """Note a look behind an attempt of a task, and how long it took."""
+        """Note a look after an attempt of a task, and how long it took."""
         self._times[task] = self._times.get(task, 0) + 1
         self._seconds = 0.0
         self.unlooked.clear()

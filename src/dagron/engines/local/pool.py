@@ -107,11 +107,11 @@ class ProcessPool:
         self._init = init
 
     def give_copies(self, slot: int, copies: Sequence[tuple[str, bytes, bool]]) -> None:
-        """Let the worker of a slot write copies behind the batch that the slot is given next."""
+        """Let the worker of a slot write copies after the batch that the slot is given next."""
         self._slots[slot].copies = copies
 
     def submit(self, slot: int, attempts: Sequence[Attempt]) -> None:
-        """Make attempts one after another in a slot, behind what it has already.
+        """Make attempts one after another in a slot, after what it has already.
 
         Raises:
             WorkerStartError: Several workers in a row have died without having run anything.

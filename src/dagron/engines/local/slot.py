@@ -32,7 +32,7 @@ class _Batch(NamedTuple):
 
     Attributes:
         number: Its number in the slot.
-        nodes: Its nodes; those behind the first `n_sent` stayed here, as the worker makes no more attempts.
+        nodes: Its nodes; those after the first `n_sent` stayed here, as the worker makes no more attempts.
         n_sent: How many of them the worker has.
         n_copies: How many copies came with it.
         is_last: Whether its worker is to make no attempt after it.
@@ -62,7 +62,7 @@ class Slot:
         allowance: How many attempts its worker may make.
         outstanding: The batches that its worker has.
         held: A batch for the next worker, while this one is busy with its last.
-        copies: For its worker to write behind the next batch.
+        copies: For its worker to write after the next batch.
         kill_requested: Whether its worker is being killed.
         idle_deaths: How many workers have died one after the other without having run anything.
     """
