@@ -15,7 +15,7 @@ from dagron.tasks.holding import held_by
 __all__ = ["find_culprit"]
 
 _MAX_ITEMS = 1000
-"""Of what one object holds, so many are pickled one by one, which takes 20 ms where they are small."""
+"""How many of the objects that one object holds are pickled one by one, which takes 20 ms where they are small."""
 
 _MAX_REASON = 16 * 1024
 """Characters of what pickle said: an outcome has to fit on its slot's board."""

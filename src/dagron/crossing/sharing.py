@@ -2,7 +2,7 @@
 
 A job of many nodes often has one callable for all of them, partials of one function, or closures made in a loop, and
 these often hold the same large object. Pickled one by one, each task would carry its function and that object again.
-There are three kinds of parts, beside what is a task's own:
+There are three kinds of parts, besides what is a task's own:
 
 *   a callable that several nodes have: a worker unpickles it once and keeps it;
 *   a function that is defined in the script, without what its instances hold (defaults and closure): a worker keeps it

@@ -65,7 +65,7 @@ class _Pace:
 
 
 def _counts(snapshot: RunSnapshot) -> list[tuple[str, str]]:
-    """Return what is worth saying beside the nodes that are done, each with its style."""
+    """Return what is worth saying besides the nodes that are done, each with its style."""
     every = (
         (snapshot.restored, "restored", "cyan"),
         (snapshot.failed, "failed", "bold red"),

@@ -82,7 +82,7 @@ _HEADER = struct.Struct("<8sII16s")
 _RECORD = struct.Struct("<4sB3sIIQ")
 HEADER_SIZE = _HEADER.size + CHECK_SIZE
 RECORD_SIZE = _RECORD.size + CHECK_SIZE
-"""Bytes of a record beside its body and its payload."""
+"""Bytes of a record besides its body and its payload."""
 _KEYED = 1
 """The one flag of a header: the checks are keyed."""
 

@@ -21,7 +21,7 @@ A record has 4,096 characters; a bar that is written over needs many more bytes 
 """
 
 _RELEASE_BYTES = 1024 * 1024
-"""So much may have been read, beside the tail, before its memory is given back: a system call for each 1 MiB."""
+"""What may have been read, besides the tail, before its memory is given back: a system call for each 1 MiB."""
 
 _READ_BYTES = 1024 * 1024
 """What is read at a time, which bounds the memory that this takes; never varied."""

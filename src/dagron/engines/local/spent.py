@@ -42,7 +42,7 @@ class Allowance:
 
     @property
     def is_used_up(self) -> bool:
-        """Whether the worker may make none beside those that it has made or has."""
+        """Whether the worker may make none besides those that it has made or has."""
         return self._is_over or self._n_taken == self._n
 
     def renew(self) -> None:
