@@ -44,7 +44,7 @@ from dagron import (
     UnknownNodeError,
     UnstableNameError,
 )
-from dagron.crossing.binding import TABLE
+from dagron.crossing.script_modules import TABLE
 from dagron.flow import OPTIONS
 from dagron.runs.options import Options
 from dagron.runs.plan import plan_run

@@ -413,7 +413,7 @@ DUMP = CLASSES + "emit(result())"
 CHECK = CLASSES + "check(*pickle.load(sys.stdin.buffer))"
 DUMP_TASK = CLASSES + "emit_task(result)"
 LOAD_TASK = EMIT + textwrap.dedent("""
-    from dagron.crossing.binding import become_script
+    from dagron.crossing.script_modules import become_script
     own, parts = pickle.load(sys.stdin.buffer)
     become_script()
     worker = ReceivedParts(binds=True)

@@ -17,8 +17,8 @@ import cloudpickle
 import pytest
 
 from dagron import DAG, CheckpointExecutor, Task, TaskNotPicklableError
-from dagron.crossing.binding import TABLE
 from dagron.crossing.parts import ReceivedParts
+from dagron.crossing.script_modules import TABLE
 from dagron.crossing.sharing import pickle_tasks
 from dagron.runs.options import Options
 from dagron.runs.plan import plan_run

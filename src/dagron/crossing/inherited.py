@@ -12,10 +12,10 @@ from typing import Any
 __all__: list[str] = []
 
 if __name__ == "__mp_main__":
-    from dagron.crossing import binding
+    from dagron.crossing import script_modules
 
-    binding.become_script()
-    binding.bind(binding.inherited)
+    script_modules.become_script()
+    script_modules.bind(script_modules.inherited)
     _script = sys.modules["__main__"]
     globals().update(vars(_script))
 

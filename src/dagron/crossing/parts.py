@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from dagron.crossing.binding import TABLE, bind
+from dagron.crossing.script_modules import TABLE, bind
 
 __all__ = [
     "EMPTY",

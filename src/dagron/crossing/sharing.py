@@ -27,7 +27,6 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from dagron.crossing.binding import TABLE
 from dagron.crossing.parts import (
     EMPTY,
     IS_EMPTY,
@@ -40,6 +39,7 @@ from dagron.crossing.parts import (
     in_places,
 )
 from dagron.crossing.picklers import CallablePickler, WholePickler, dumps
+from dagron.crossing.script_modules import TABLE
 from dagron.crossing.tasks import TaskPickler, not_picklable
 from dagron.crossing.templates import Templates
 from dagron.errors import TaskDefinitionError, TaskNotPicklableError

@@ -14,11 +14,11 @@ import sys
 import types
 from typing import Any
 
-from dagron.crossing.binding import Head
 from dagron.crossing.classes import registered_elsewhere
 from dagron.crossing.code import all_names, global_names, modules_below
 from dagron.crossing.definitions import PROTOCOL, DefinitionPickler
 from dagron.crossing.names import NamesOfRun, called
+from dagron.crossing.script_modules import Head
 from dagron.errors import TaskNotPicklableError
 from dagron.script import BY_VALUE_MODULES, SCRIPT, have_more, name_here, process
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from multiprocessing import spawn
 from typing import Any
 
-from dagron.crossing.binding import inherit
+from dagron.crossing.script_modules import inherit
 
 __all__ = ["hand_down_script"]
 

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 from dagron.checkpoint.blobs import Blob
 from dagron.checkpoint.files.overwriting import write_copy
 from dagron.checkpoint.format.outputs import FileState
-from dagron.crossing.binding import become_script
 from dagron.crossing.parts import ReceivedParts
+from dagron.crossing.script_modules import become_script
 from dagron.engines.attempt import WorkerSetup, make_attempt
 from dagron.engines.local.board import Board
 from dagron.engines.local.capture import position
