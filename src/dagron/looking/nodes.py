@@ -115,7 +115,8 @@ def node_figures(ledger: Ledger, dag: DAG | None, running: list[Now] | None, now
     kept = {NodeStatus.COMPLETED: ledger.commits, NodeStatus.STALE: ledger.stale, NodeStatus.LOST: ledger.lost}
     for name, status in node_statuses(ledger, dag, now, goes_on=running is not None).items():
         if status in kept:
-            yield _of_commit(kept[status][name], status)
+            commit = kept[status][name]
+            yield _ended(commit, status, size=commit.size)
         elif status is NodeStatus.RUNNING:
             item = now[name]
             yield NodeFigures(
@@ -127,40 +128,25 @@ def node_figures(ledger: Ledger, dag: DAG | None, running: list[Now] | None, now
                 peak_rss_bytes=item.memory_bytes,
             )
         elif status in (NodeStatus.FAILED, NodeStatus.TIMED_OUT) and name in ledger.failures:
-            yield _of_failure(status, ledger.failures[name])
+            failed = ledger.failures[name]
+            yield _ended(failed, status, error=shown_error(failed.type, failed.message))
         else:
             yield NodeFigures(name, status)
 
 
-def _of_commit(commit: Commit, state: NodeStatus) -> NodeFigures:
-    figures = commit.figures
+def _ended(item: Commit | Failed, status: NodeStatus, *, size: int = 0, error: str = "") -> NodeFigures:
+    figures = item.figures
     return NodeFigures(
-        commit.name,
-        state,
-        commit.attempts,
-        commit.slot,
-        figures.started_unix,
-        figures.duration_seconds,
-        figures.cpu_seconds,
-        figures.peak_rss_bytes,
-        commit.size,
-        system_seconds=figures.system_seconds,
-        ended_unix=figures.ended_unix,
-    )
-
-
-def _of_failure(status: NodeStatus, failed: Failed) -> NodeFigures:
-    figures = failed.figures
-    return NodeFigures(
-        failed.name,
+        item.name,
         status,
-        failed.attempts,
-        failed.slot,
+        item.attempts,
+        item.slot,
         figures.started_unix,
         figures.duration_seconds,
         figures.cpu_seconds,
         figures.peak_rss_bytes,
-        error=shown_error(failed.type, failed.message),
-        system_seconds=figures.system_seconds,
-        ended_unix=figures.ended_unix,
+        size,
+        error,
+        figures.system_seconds,
+        figures.ended_unix,
     )
