@@ -1,4 +1,4 @@
-"""Marks: what says to whoever asks that a run goes on, and is set and asked for without any lock being taken."""
+"""The mark of a run that goes on: a lock of the kernel that whoever looks asks for without taking it."""
 
 from __future__ import annotations
 
