@@ -785,7 +785,7 @@ MUTATIONS = [
     ),
     Mutation(
         "value",
-        "crossing/binding.py",
+        "crossing/script_modules.py",
         "        base.register(cls)\n",
         "        pass\n",
         "tests/crossing/test_values.py -k kinds_are_the_same",
