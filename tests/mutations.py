@@ -41,6 +41,20 @@ class Mutation(NamedTuple):
 MUTATIONS = [
     Mutation(
         "one death",
+        "runs/coordinator.py",
+        "            outcome = with_source_of_fault(outcome)\n",
+        "",
+        "tests/results/test_sources.py -k explanations",
+    ),
+    Mutation(
+        "no wrong value",
+        "cli/replay.py",
+        "    commit = ledger.commits.get(name)\n    if commit is None:\n        _compare",
+        "    commit = ledger.commits.get(name) or ledger.stale.get(name)\n    if commit is None:\n        _compare",
+        "tests/cli/test_debug.py -k no_longer_applies",
+    ),
+    Mutation(
+        "one death",
         "runs/retries.py",
         "deque(maxlen=_LAST)",
         "deque()",

@@ -788,7 +788,9 @@ class NodeTimeoutError(NodeError, TimeoutError):
         self.loading = loading
 
     def __str__(self) -> str:
-        how = f"ran longer than {self.timeout_seconds:g} s in attempt {self.attempt} and was killed"
+        how = (
+            f"ran longer than {str(self.timeout_seconds).removesuffix('.0')} s in attempt {self.attempt} and was killed"
+        )
         return f"node {self.node!r} {how}{_while_loading(self.loading)}"
 
 
@@ -800,19 +802,25 @@ class MemoryLimitExceededError(NodeError):
         attempt: Which attempt of it.
         limit_bytes: What it may have.
         memory_bytes: What it had when it was looked at last.
+        limit: The limit as it was given.
+        memory: What it had, in the unit of the limit.
     """
 
-    def __init__(self, node: str, attempt: int, limit_bytes: int, memory_bytes: int) -> None:
-        super().__init__(node, attempt, limit_bytes, memory_bytes)
+    def __init__(
+        self, node: str, attempt: int, limit_bytes: int, memory_bytes: int, limit: str = "", memory: str = ""
+    ) -> None:
+        super().__init__(node, attempt, limit_bytes, memory_bytes, limit, memory)
         self.node = node
         self.attempt = attempt
         self.limit_bytes = limit_bytes
         self.memory_bytes = memory_bytes
+        self.limit = limit
+        self.memory = memory
 
     def __str__(self) -> str:
         return (
-            f"the worker of node {self.node!r} had {_mib(self.memory_bytes)} of memory in attempt "
-            f"{self.attempt}, more than its limit of {_mib(self.limit_bytes)}, and was killed"
+            f"the worker of node {self.node!r} had {self.memory or _mib(self.memory_bytes)} of memory in attempt "
+            f"{self.attempt}, more than its limit of {self.limit or _mib(self.limit_bytes)}, and was killed"
         )
 
 

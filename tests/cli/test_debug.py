@@ -1,6 +1,7 @@
 """`dagron debug`: a node again, here, with its recorded inputs, and without a trace in the checkpoint."""
 
 import os
+import shutil
 import sys
 
 import pytest
@@ -130,6 +131,22 @@ def test_of_a_node_that_completed_the_result_is_compared(debug, name):
     assert code == 0
     assert "recorded: it completed in " in err
     assert "the result is the recorded one, byte for byte" in err
+
+
+def test_a_result_that_no_longer_applies_is_never_called_the_recorded_one(job, monkeypatch, tmp_path, capsys):
+    copied = tmp_path / "job"
+    shutil.copytree(job, copied)
+    monkeypatch.chdir(copied)
+    app(["invalidate", "job.py", "load"], standalone_mode=False)
+    for more, compared in (("", "it equals the one that no longer applies"), ("1", "it differs from the one that no")):
+        monkeypatch.setenv("MORE", more)
+        capsys.readouterr()
+        assert app(["debug", "job.py", "total"], standalone_mode=False) == 0
+        err = capsys.readouterr().err
+        assert "note: the result of load no longer applies" in err
+        assert "recorded: a result that no longer applies, made in " in err
+        assert f"a resume would record this result; {compared}" in err
+        assert "recorded one" not in err
 
 
 def test_another_result_is_said_to_be_one(debug, monkeypatch):

@@ -23,6 +23,7 @@ from dagron.results.reasons import shown_error
 from dagron.shown import iso_time, shown_name, shown_seconds
 
 if TYPE_CHECKING:
+    from dagron.checkpoint.blobs import Blob
     from dagron.checkpoint.format.commits import Commit
     from dagron.cli.load import Job
     from dagron.tasks.binding import Binding
@@ -120,10 +121,14 @@ def _recorded_end(ledger: Ledger, name: str) -> str:
     commit = ledger.commits.get(name)
     if commit is None and (failure := ledger.failures.get(name)) is not None:
         return f"it failed with {shown_error(failure.type, failure.message)}"
-    commit = commit or ledger.stale.get(name)
-    if commit is None:
-        return "nothing; it has not run"
-    return f"it completed in {shown_seconds(commit.figures.duration_seconds)}"
+    if commit is not None:
+        return f"it completed in {shown_seconds(commit.figures.duration_seconds)}"
+    if (stale := ledger.stale.get(name)) is not None:
+        took = shown_seconds(stale.figures.duration_seconds)
+        return f"a result that no longer applies, made in {took}; the next resume makes it again"
+    if name in ledger.lost:
+        return "a result that was damaged or lost; the next resume makes it again"
+    return "nothing; it has not run"
 
 
 def call_init(init: Callable[[], object], *, post_mortem: bool) -> bool:
@@ -201,9 +206,9 @@ def _compare(name: str, value: Any, ledger: Ledger) -> ExitCode:
         except (ResultNotPicklableError, ResultNotWrittenError) as error:
             say(f"error: {error}")
             return ExitCode.NODES
-    commit = ledger.commits.get(name) or ledger.stale.get(name)
+    commit = ledger.commits.get(name)
     if commit is None:
-        say("a resume would record this result")
+        _compare_with_former(blob, ledger.stale.get(name) or ledger.lost.get(name))
     elif commit.digest == blob.digest:
         say("the result is the recorded one, byte for byte")
     elif commit.has_equal_result(blob.digest, blob.value_digest):
@@ -211,6 +216,19 @@ def _compare(name: str, value: Any, ledger: Ledger) -> ExitCode:
     else:
         say(f"the result differs from the recorded one: {blob.size} bytes pickled, recorded were {commit.size}")
     return ExitCode.OK
+
+
+def _compare_with_former(blob: Blob, former: Commit | None) -> None:
+    """Compare a result with one that no longer counts, which is not the recorded one."""
+    if former is None:
+        say("a resume would record this result")
+    elif former.has_equal_result(blob.digest, blob.value_digest):
+        say("a resume would record this result; it equals the one that no longer applies")
+    else:
+        say(
+            "a resume would record this result; it differs from the one that no longer applies: "
+            f"{blob.size} bytes pickled, that had {former.size}"
+        )
 
 
 def _own_frames(error: BaseException) -> TracebackType | None:

@@ -210,7 +210,7 @@ def _say_what_is_kept(request: RunRequest) -> None:
     except CheckpointError:
         found = None
     if found is None:
-        say(f"interrupted; nothing is kept, as there is no checkpoint in {request.checkpoint_dir}")
+        say(f"interrupted; nothing is kept, as there is no checkpoint in {os.path.abspath(request.checkpoint_dir)}")
         return
     kept = f"{found.completed}/{found.total} nodes are kept in {request.checkpoint_dir}"
     say(f"interrupted; {kept}; to go on: {request.resume_command()}")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import re
 from typing import NamedTuple
 
 import dagron
 
-__all__ = ["Frame", "is_library", "is_ours", "parsed", "reported_path"]
+__all__ = ["Frame", "is_library", "is_ours", "parsed", "reported_path", "with_source"]
 
 _FRAME = re.compile(r'  File "(?P<path>.+)", line (?P<line>\d+), in (?P<function>.+)')
+_FRAME_AT_ANY_DEPTH = re.compile(r'(?P<margin>[ |]*)File "(?P<path>.+)", line (?P<line>\d+), in .+')  # in groups, too
 _REPORTED_FRAME = re.compile(r'  File "(?P<path>.+)", line .+')  # of a fatal error, whose frames have no second comma
 
 # Where Python's own library and what is installed lie: a traceback may be from another machine, whose paths are not
@@ -73,6 +75,28 @@ def reported_path(line: str) -> str:
     """Return the file that a line names in the report of a fatal error; empty if the line is no frame of such."""
     found = _REPORTED_FRAME.fullmatch(line)
     return found["path"] if found else ""
+
+
+def with_source(text: str) -> str:
+    """Return a traceback with the lines of source that it lacks and that this process knows.
+
+    A worker does not have those of cells of a notebook, of `exec` and of doctests, which the process has in which they
+    were written.
+    """
+    lines = text.split("\n")
+    shown: list[str] = []
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        shown.append(line)
+        found = _FRAME_AT_ANY_DEPTH.fullmatch(line)
+        if found is None or below.startswith(found["margin"] + "  "):
+            continue
+        try:
+            source = linecache.getline(found["path"], int(found["line"])).strip()
+        except Exception:  # what a module says of its source is its own
+            continue
+        if source:
+            shown.append(f"{found['margin']}  {source}")
+    return "\n".join(shown)
 
 
 def parsed(text: str) -> list[str | Frame]:

@@ -24,7 +24,7 @@ from dagron.runs import events as ev
 from dagron.runs.blame import Blame, is_full
 from dagron.runs.interrupts import Interrupts
 from dagron.runs.listeners import OUTPUT_SECONDS, Listeners
-from dagron.runs.losses import Failure, error_of_loss
+from dagron.runs.losses import Failure, error_of_loss, with_source_of_fault
 from dagron.runs.observing import Watch
 from dagron.runs.output import RecordedOutput
 from dagron.runs.plan import RunPlan
@@ -255,7 +255,7 @@ class Coordinator:
             self.cancel_reason = "the run was cancelled"
             return self._state.handle(ev.CancelRequested(now))
         if self._deadline is not None and now >= self._deadline:
-            self.cancel_reason = f"the run took longer than {self._run_timeout:g} s"
+            self.cancel_reason = f"the run took longer than {str(self._run_timeout).removesuffix('.0')} s"
             return self._state.handle(ev.CancelRequested(now, timed_out=True))
         return []
 
@@ -302,6 +302,7 @@ class Coordinator:
                 outcome = self._blame.process(outcome, damage)
             elif kind == OutcomeKind.UNLOADABLE_INPUT:
                 outcome = self._blame.parent(outcome)
+            outcome = with_source_of_fault(outcome)
             fault = outcome.fault
             failure = self.failures[node] = Failure(outcome, None, attempt, slot, printed)
             error, retryable = failure.text, fault is not None and fault.retryable

@@ -11,12 +11,14 @@ from dagron.engines.protocol import Lost
 from dagron.errors import InputNotLoadableError, MemoryLimitExceededError, NodeTimeoutError, WorkerLostError
 from dagron.figures import Figures
 from dagron.results.failures import shown_origin
+from dagron.results.frames import with_source
 from dagron.runs.events import End, NoteLoss
 from dagron.runs.output import last_lines, recorded_output
 from dagron.runs.phases import phase_of_failure
 from dagron.runs.policy import Policy
+from dagron.tasks.options import in_unit_of, shown_limit
 
-__all__ = ["Failure", "error_of_loss", "fault_of_input"]
+__all__ = ["Failure", "error_of_loss", "fault_of_input", "with_source_of_fault"]
 
 _CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
 """As Python has it in the traceback of an exception with a cause."""
@@ -149,6 +151,14 @@ def fault_of_input(fault: Fault, node: str, parent: str, checkpoint_dir: str) ->
     return fault._replace(type_name=name, message=text, traceback_text=traceback, exception=pickle.dumps(error))
 
 
+def with_source_of_fault(outcome: Outcome) -> Outcome:
+    """Return the outcome of an attempt that failed, with the lines of source that only this process knows."""
+    fault = outcome.fault
+    if fault is None or not fault.traceback_text:
+        return outcome
+    return outcome._replace(fault=fault._replace(traceback_text=with_source(fault.traceback_text)))
+
+
 def error_of_loss(node: str, loss: NoteLoss, policy: Policy, lost: Lost, loading: str = "") -> BaseException:
     """Return the exception of a node whose worker is dead.
 
@@ -165,6 +175,7 @@ def error_of_loss(node: str, loss: NoteLoss, policy: Policy, lost: Lost, loading
         return NodeTimeoutError(node, attempt, policy.timeout, loading)
     if loss.end == End.OUT_OF_MEMORY:
         assert policy.memory_limit is not None
-        return MemoryLimitExceededError(node, attempt, policy.memory_limit, loss.memory_bytes)
+        texts = shown_limit(policy.memory_limit_as_given), in_unit_of(policy.memory_limit_as_given, loss.memory_bytes)
+        return MemoryLimitExceededError(node, attempt, policy.memory_limit, loss.memory_bytes, *texts)
     peak = lost.figures.peak_rss_bytes or None
     return WorkerLostError(node, attempt, lost.exit_code, peak, last_lines(lost.printed.stderr), loading)

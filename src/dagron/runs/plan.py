@@ -196,6 +196,7 @@ class _Found:
             options.retry_delay,
             options.timeout,
             memory_limit=parse_bytes("memory_limit", options.memory_limit),
+            memory_limit_as_given=options.memory_limit,
         )
         self.policies = {self._default_policy: self._default_policy}
         self._kinds: dict[object, int] = {}
@@ -302,6 +303,7 @@ def _policy(task: Task[Any], default: Policy) -> Policy:
         default.memory_limit if memory_limit is None else memory_limit,
         task.exclusive,
         tuple(str(os.fspath(path)) for path in task.outputs),
+        default.memory_limit_as_given if memory_limit is None else task.memory_limit,
     )
 
 

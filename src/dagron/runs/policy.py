@@ -18,6 +18,7 @@ class Policy(NamedTuple):
         memory_limit: Of the worker with all that the node starts; None for none.
         exclusive: Whether the node runs beside nothing else.
         outputs: The files that its task writes, as the job has their paths.
+        memory_limit_as_given: The limit of memory with the unit in which messages tell of it.
     """
 
     retries: int = 0
@@ -27,3 +28,4 @@ class Policy(NamedTuple):
     memory_limit: int | None = None
     exclusive: bool = False
     outputs: tuple[str, ...] = ()
+    memory_limit_as_given: int | str | None = None

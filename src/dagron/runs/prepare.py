@@ -27,6 +27,7 @@ from dagron.runs.leftovers import end_leftovers
 from dagron.runs.options import Options
 from dagron.runs.restore import RestorePlan, plan_restore
 from dagron.runs.state import RunState
+from dagron.tasks.options import shown_limit
 
 if TYPE_CHECKING:
     from dagron.engines.protocol import Features
@@ -268,9 +269,10 @@ def check_limits(dag: DAG, plan: RunPlan, options: Options, features: Features) 
     ):
         if is_kept or all(getattr(policy, option) is None for policy in different):
             continue
-        limits = {dag.name_of(i): limit for i, policy in enumerate(plan.policies) if (limit := getattr(policy, option))}
+        limits = {dag.name_of(i): policy for i, policy in enumerate(plan.policies) if getattr(policy, option)}
         shown = ", ".join(map(repr, islice(limits, _NAMES_SHOWN))) + (" ..." if len(limits) > _NAMES_SHOWN else "")
         if not features.is_for_debugging:
-            limit = next(iter(limits.values()))
+            policy = next(iter(limits.values()))
+            limit = policy.timeout if option == "timeout" else shown_limit(policy.memory_limit_as_given)
             raise OptionError(option, f"{limit} (nodes: {shown})", f"None, as this engine cannot {cannot}")
         logger.warning("%s is not kept where nothing can be killed; of these nodes: %s", option, shown)

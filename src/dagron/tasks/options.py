@@ -20,7 +20,9 @@ __all__ = [
     "check_seconds",
     "check_timeout",
     "checked_outputs",
+    "in_unit_of",
     "parse_bytes",
+    "shown_limit",
 ]
 
 T = TypeVar("T")
@@ -150,6 +152,7 @@ def check_exceptions(option: str, value: object) -> None:
         raise OptionError(option, repr(value), "a tuple of exception classes")
 
 
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
@@ -164,14 +167,30 @@ def parse_bytes(option: str, value: object) -> int | None:
         return None
     found: float = 0
     if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", value.lower())
-        if match is not None and match[2] in _UNITS:
-            found = float(match[1]) * _UNITS[match[2]]
+        match = _SIZE.fullmatch(value)
+        if match is not None and match[2].lower() in _UNITS:
+            found = float(match[1]) * _UNITS[match[2].lower()]
     elif isinstance(value, int) and not isinstance(value, bool):
         found = value
     if not 1 <= found < 2**63:
         raise OptionError(option, repr(value), "bytes, 1 or more, or a text such as '512 MB' or '1.5GiB'")
     return int(found)
+
+
+def shown_limit(given: int | str | None) -> str:
+    """Return a number of bytes as the user has given it to `parse_bytes`."""
+    if isinstance(given, int):
+        return f"{given:,} bytes"
+    text = (given or "").strip()
+    return text if text[-1:].isalpha() else f"{text} bytes"
+
+
+def in_unit_of(given: int | str | None, n_bytes: int) -> str:
+    """Return a number of bytes in the unit of one that was given to `parse_bytes`, rounded up to two decimals."""
+    match = _SIZE.fullmatch(given) if isinstance(given, str) else None
+    if match is None or _UNITS[match[2].lower()] == 1:
+        return f"{n_bytes:,} bytes"
+    return f"{math.ceil(100 * n_bytes / _UNITS[match[2].lower()]) / 100:.2f} {match[2]}"
 
 
 def _is_seconds(value: object) -> bool:
