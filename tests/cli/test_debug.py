@@ -138,7 +138,7 @@ def test_a_result_that_no_longer_applies_is_never_called_the_recorded_one(job, m
     shutil.copytree(job, copied)
     monkeypatch.chdir(copied)
     app(["invalidate", "job.py", "load"], standalone_mode=False)
-    for more, compared in (("", "it equals the one that no longer applies"), ("1", "it differs from the one that no")):
+    for more, compared in (("0", "it equals the one that no longer applies"), ("1", "it differs from the one that no")):
         monkeypatch.setenv("MORE", more)
         capsys.readouterr()
         assert app(["debug", "job.py", "total"], standalone_mode=False) == 0
