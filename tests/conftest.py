@@ -15,6 +15,7 @@ from tracing import Traced, strace_problem, trace_this_process
 from waiting import is_dead
 
 import dagron
+from dagron.results import ignored
 
 # The tests are the same in every run: the examples come from the test's own source, none from what an earlier run has
 # found, and how long an example takes is the machine's matter.
@@ -34,6 +35,7 @@ def _share_compiled_modules(config):
 
 
 def pytest_configure(config):
+    config.add_cleanup(ignored._all.clear)  # tests look at what they want to see, and need not be told of the rest
     if sys.dont_write_bytecode:
         _share_compiled_modules(config)
     # A campaign searches, unless `--hypothesis-profile` says otherwise.

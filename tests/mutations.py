@@ -40,6 +40,27 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation(
+        "bad input",
+        "tasks/handle.py",
+        "        def __format__(self, spec: str) -> NoReturn:\n",
+        "        def no_format(self, spec: str) -> NoReturn:\n",
+        "tests/tasks/test_handle.py -k what_needs",
+    ),
+    Mutation(
+        "bad input",
+        "tasks/meant.py",
+        "        if keyword not in known:\n",
+        "        if False:\n",
+        "tests/tasks/test_meant.py -k other_libraries",
+    ),
+    Mutation(
+        "bad input",
+        "executor.py",
+        "            result._unseen = note_unseen(",
+        "            note_unseen(",
+        "tests/results/test_ignored.py -k one_that_has",
+    ),
+    Mutation(
         "one death",
         "runs/coordinator.py",
         "            outcome = with_source_of_fault(outcome)\n",

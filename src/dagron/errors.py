@@ -7,6 +7,7 @@
     │   ├── CycleError
     │   ├── DuplicateNodeError
     │   ├── UnknownNodeError (KeyError)
+    │   ├── NotOneNodeError (TypeError)
     │   ├── InvalidNameError (TypeError)
     │   └── UnstableNameError
     ├── TaskDefinitionError (ValueError)     the author of the tasks; raised before anything runs
@@ -17,10 +18,12 @@
     │   ├── MissingInputError
     │   ├── ArgumentsError (TypeError)
     │   ├── HandleError (TypeError)
+    │   │   └── HandleAttributeError (AttributeError)
     │   ├── TaskNotPicklableError
     │   ├── SharedOutputError
     │   └── UnguardedRunError
     ├── OptionError (ValueError)             the caller of the executor
+    │   └── UnknownOptionError (TypeError)
     ├── CheckpointError                      the operator of the disk
     │   ├── NoCheckpointError
     │   ├── CheckpointDirectoryError
@@ -84,6 +87,7 @@ __all__ = [
     "ForeignFilesError",
     "FormatVersionError",
     "GraphError",
+    "HandleAttributeError",
     "HandleError",
     "InputNotLoadableError",
     "InternalError",
@@ -101,6 +105,7 @@ __all__ = [
     "NotCallableError",
     "NotInTaskError",
     "NotLoadableError",
+    "NotOneNodeError",
     "NotRunByCallError",
     "OptionError",
     "OtherDagError",
@@ -119,6 +124,7 @@ __all__ = [
     "TaskNotPicklableError",
     "UnguardedRunError",
     "UnknownNodeError",
+    "UnknownOptionError",
     "UnknownTaskError",
     "UnstableNameError",
     "WorkerInitError",
@@ -185,6 +191,20 @@ class UnknownNodeError(GraphError, KeyError):
 
     def __str__(self) -> str:
         return f"unknown node {self.name!r}: {self.context}"
+
+
+class NotOneNodeError(GraphError, TypeError):
+    """What is asked for is no node: neither its handle nor its name."""
+
+    def __init__(self, type_name: str) -> None:
+        super().__init__(type_name)
+        self.type_name = type_name
+
+    def __str__(self) -> str:
+        return (
+            f"a {self.type_name} is not one node, which is a handle or a name; "
+            "result.values(nodes) has those of several"
+        )
 
 
 class InvalidNameError(GraphError, TypeError):
@@ -321,6 +341,10 @@ class HandleError(TaskDefinitionError, TypeError):
         return f"the handle of node {self.node!r} {where}{self.reason}"
 
 
+class HandleAttributeError(HandleError, AttributeError):
+    """An attribute of a result was asked for on the handle that stands for the result."""
+
+
 class TaskNotPicklableError(TaskDefinitionError):
     """A task cannot be sent to a worker. Create what cannot be pickled inside the task instead.
 
@@ -386,6 +410,26 @@ class OptionError(DagronError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.option}={self.shown} is not valid: expected {self.expected}"
+
+
+class UnknownOptionError(OptionError, TypeError):
+    """There is no option of this name.
+
+    Attributes:
+        option: The name.
+        taker: What was given it, such as `CheckpointExecutor`.
+        known: The options of it that may have been meant; empty if none is like it.
+    """
+
+    def __init__(self, option: str, taker: str, known: Sequence[str] = ()) -> None:
+        DagronError.__init__(self, option, taker, known)
+        self.option = option
+        self.taker = taker
+        self.known = known
+
+    def __str__(self) -> str:
+        meant = f"; did you mean {' or '.join(f'{name}=' for name in self.known)}?" if self.known else ""
+        return f"{self.taker} has no option {self.option}={meant or '; dagron.CheckpointExecutor explains all of them'}"
 
 
 # --- the operator of the disk ------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from dagron.loading import begin_no_run_while_loading
 from dagron.runs.interrupts import Interrupts
 from dagron.runs.options import Options
 from dagron.shown import iso_time
+from dagron.tasks.meant import refuses_unknown_options
 from dagron.tasks.options import Task, check_timeout
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ class CheckpointExecutor:
         CheckpointDirectoryError: `checkpoint_dir` is relative, and the working directory is gone.
     """
 
+    @refuses_unknown_options("CheckpointExecutor")
     def __init__(
         self,
         dag: DAG,
@@ -179,6 +181,7 @@ class CheckpointExecutor:
     def __repr__(self) -> str:
         return f"CheckpointExecutor({self.dag!r}, checkpoint_dir={self.checkpoint_dir!r})"
 
+    @refuses_unknown_options("CheckpointExecutor.execute")
     def execute(
         self, tasks: Tasks, *, run_timeout: float | None = None, cancel_event: CancelEvent | None = None
     ) -> ExecutionResult:
@@ -212,6 +215,7 @@ class CheckpointExecutor:
         """
         return self._run(tasks, fresh=True, run_timeout=run_timeout, cancel_event=cancel_event)
 
+    @refuses_unknown_options("CheckpointExecutor.resume")
     def resume(
         self, tasks: Tasks, *, run_timeout: float | None = None, cancel_event: CancelEvent | None = None
     ) -> ExecutionResult:
@@ -422,6 +426,10 @@ class CheckpointExecutor:
             pool.close()
             store.close()
         result.total_duration_seconds = time.monotonic() - began
+        if (result.failed or result.timed_out) and (options.callbacks is None or options.callbacks.on_failure is None):
+            from dagron.results.ignored import note_unseen
+
+            result._unseen = note_unseen([name for name, _ in result._failed()], len(dag), self.checkpoint_dir)
         return result
 
     def _setup(self, store: CheckpointStore) -> WorkerSetup:

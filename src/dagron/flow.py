@@ -38,6 +38,7 @@ from dagron.tasks.arguments import ArgumentReader, refuse_hidden_handles
 from dagron.tasks.binding import refuse_deferred, signature_key, signature_of
 from dagron.tasks.handle import Node
 from dagron.tasks.holes import CallWithHoles
+from dagron.tasks.meant import check_keywords, meant_by
 from dagron.tasks.names import checked_name, namer
 from dagron.tasks.options import Task
 
@@ -203,6 +204,9 @@ class Flow:
             DuplicateNodeError: Two items give the same name, or a node has it already.
             DagronError: As for `add`.
         """
+        if isinstance(name, (list, tuple)):
+            reason = "put {} into one text for where the items go, or give a function that makes a name of them"
+            raise GraphError(f"map takes no {type(name).__name__} of names, but what makes each name: {reason}")
         columns, ordered = _columns(iterables)
         make = namer(name, len(columns), ordered=ordered)
         form = self._form(name if isinstance(name, str) else "map", fn, len(columns), kwargs)
@@ -264,7 +268,10 @@ class Flow:
             DagronError: As for `CheckpointExecutor` and its `execute` and `resume`.
         """
         from dagron.executor import CheckpointExecutor
+        from dagron.runs.options import ExecutorOptions
 
+        of_run = ("checkpoint_dir", "resume", "run_timeout", "cancel_event")
+        check_keywords(options, [*ExecutorOptions.__annotations__, *of_run], "Flow.run")
         begin_no_run_while_loading(self.dag, self._tasks, checkpoint_dir)
         executor = CheckpointExecutor(self.dag, checkpoint_dir, **options)
         if resume is None:
@@ -545,13 +552,11 @@ class _Callable:
         return False
 
     def _hint(self, keywords: Mapping[str, Any], in_task: bool) -> str:
-        import difflib
-
         for keyword in keywords:
             if not self._may_take(keyword):
                 if in_task:
                     return "; beside a Task, which has the options of its node, every keyword goes to the callable"
-                for close in difflib.get_close_matches(keyword, OPTIONS, n=1, cutoff=0.7):
+                for close in meant_by(keyword, OPTIONS):
                     return f"; did you mean the option {close!r}?"
         return ""
 
@@ -586,7 +591,11 @@ def _columns(iterables: Sequence[Any]) -> tuple[list[list[Any]], bool]:
     columns = [list(iterable) for iterable in iterables]
     lengths = [len(column) for column in columns]
     if len(set(lengths)) > 1:
-        raise GraphError(f"the iterables of map have different lengths: {', '.join(map(str, lengths))}")
+        raise GraphError(
+            f"the iterables of map have different lengths: {', '.join(map(str, lengths))}; their items go "
+            "together one by one, as in zip(strict=True); for every combination use itertools.product, and give what "
+            "is the same for all nodes by keyword"
+        )
     return columns, not any(isinstance(iterable, (set, frozenset)) for iterable in iterables)
 
 

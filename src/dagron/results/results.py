@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -11,12 +11,15 @@ from dagron.errors import (
     CheckpointError,
     HandleError,
     NodesFailedError,
+    NotOneNodeError,
     ResultUnavailableError,
     TaskFailedError,
     UnknownNodeError,
 )
 from dagron.figures import NO_FIGURES, Figures
 from dagron.results.failures import shown_failure
+from dagron.results.ignored import Unseen
+from dagron.results.reasons import shown_error
 from dagron.results.status import NodeStatus
 from dagron.shown import text_of
 from dagron.tasks.handle import Node
@@ -36,6 +39,8 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 _UNLOADED: Any = object()
+
+_FAILED = (NodeStatus.FAILED, NodeStatus.TIMED_OUT)
 
 
 @dataclass(slots=True)
@@ -217,9 +222,16 @@ class NodeResults(Mapping[str, NodeResult[Any]]):
         return f"NodeResults({len(self)} nodes)"
 
 
-@dataclass(slots=True)
+_MAX_SHOWN = 5
+"""Failed nodes that the text of a result names: it is to fit below a cell and into a log."""
+
+
+@dataclass(slots=True, repr=False)
 class ExecutionResult:
     """How a run ended. `result[node]` is the `NodeResult` of a node, given by its name or by its handle.
+
+    As text it names the nodes that failed, and what to do next. A program that ends without having looked at failures
+    is told of them in one line on standard error.
 
     Attributes:
         node_results: The result of every node.
@@ -245,11 +257,18 @@ class ExecutionResult:
     total_duration_seconds: float = 0.0
     trace: ExecutionTrace | None = None
     _flow: object = field(default=None, repr=False, compare=False)
+    _failures: Callable[[], list[tuple[str, str]]] | None = field(default=None, repr=False, compare=False)
+    _unseen: Unseen | None = field(default=None, repr=False, compare=False)
 
     @property
     def ok(self) -> bool:
         """Whether every node completed."""
         return self.succeeded == len(self.node_results)
+
+    def _look(self) -> None:
+        if self._unseen is not None:
+            self._unseen.seen()
+            self._unseen = None
 
     # A handle knows the type of the result, but not whether there is one.
     @overload
@@ -257,12 +276,15 @@ class ExecutionResult:
     @overload
     def __getitem__(self, node: str) -> NodeResult[Any]: ...
     def __getitem__(self, node: str | Node[Any]) -> NodeResult[Any]:
-        return self.node_results[self._name_of(node)]
+        found = _nodes_of(self)[self._name_of(node)]
+        if found.status in _FAILED:
+            self._look()
+        return found
 
     def __contains__(self, node: object) -> bool:
         if isinstance(node, Node):
-            return (self._flow is None or node.belongs_to(self._flow)) and node.name in self.node_results
-        return node in self.node_results
+            return (self._flow is None or node.belongs_to(self._flow)) and node.name in _nodes_of(self)
+        return node in _nodes_of(self)
 
     @overload
     def value(self, node: Node[T]) -> T: ...
@@ -278,6 +300,7 @@ class ExecutionResult:
             BaseException: The node's `error`, if it did not complete: what its task raised, or a `NodeError`.
             ResultUnavailableError: It completed, but the checkpoint no longer has its result, or it cannot be loaded.
             UnknownNodeError: The run had no such node.
+            NotOneNodeError: `node` is neither a handle nor a name.
             HandleError: The handle is of another flow.
         """
         found = self[node]
@@ -310,7 +333,7 @@ class ExecutionResult:
         """
         from dagron.results.selecting import values_of
 
-        return values_of(nodes, self.node_results, lambda node: self._value_or(node, default))
+        return values_of(nodes, _nodes_of(self), lambda node: self._value_or(node, default))
 
     def _value_or(self, node: str | Node[Any], default: Any) -> Any:
         if default is not _UNLOADED and self[node].status is not NodeStatus.COMPLETED:
@@ -331,7 +354,7 @@ class ExecutionResult:
         """
         from dagron.results.selecting import names_of
 
-        found = [self[node] for node in names_of(nodes, self.node_results)]
+        found = [self[node] for node in names_of(nodes, _nodes_of(self))]
         return [{**node._row(), "value": node.result} if values else node._row() for node in found]
 
     def to_frame(
@@ -363,8 +386,7 @@ class ExecutionResult:
         if self.ok:
             return
         __tracebackhide__ = True  # for pytest
-        ended = (NodeStatus.FAILED, NodeStatus.TIMED_OUT)
-        nodes = [node for node in self.node_results.values() if node.status in ended]
+        nodes = [node for node in self.node_results.values() if node.status in _FAILED]
         if not nodes:
             nodes = [node for node in self.node_results.values() if node.status is NodeStatus.CANCELLED][:1]
         errors = [_grouped(node) for node in nodes]
@@ -373,8 +395,10 @@ class ExecutionResult:
             raise NodesFailedError([node.name for node in nodes], errors, *counts) from None
 
     def _name_of(self, node: str | Node[Any]) -> str:
-        if not isinstance(node, Node):
+        if isinstance(node, str):
             return node
+        if not isinstance(node, Node):
+            raise NotOneNodeError(type(node).__name__)
         if self._flow is not None and not node.belongs_to(self._flow):
             raise HandleError(node.name, "is of another flow than this result")
         return node.name
@@ -390,7 +414,58 @@ class ExecutionResult:
             "retries": self.retries,
         }
         shown = ", ".join(f"{name}={n}" for name, n in counts.items() if n or name == "succeeded")
-        return f"ExecutionResult({shown}, total_duration_seconds={self.total_duration_seconds:.3f})"
+        text = f"ExecutionResult({shown}, total_duration_seconds={self.total_duration_seconds:.3f})"
+        failed = self._failed()
+        lines = [f"  {name!r} failed: {reason}" for name, reason in failed[:_MAX_SHOWN]]
+        return "\n".join([text, *lines, *(f"  {line}" for line in self._next_steps(failed))])
+
+    def _repr_html_(self) -> str:
+        from dagron.results.tables import as_html
+
+        failed = self._failed()
+        text = repr(self).partition("\n")[0]
+        return as_html(text, ("node", "failed with"), failed[:_MAX_SHOWN], "; ".join(self._next_steps(failed)))
+
+    def _failed(self) -> list[tuple[str, str]]:
+        """Return the nodes that failed, each with the reason in one line. Unpickles no exception."""
+        if not (self.failed or self.timed_out):
+            return []
+        if self._failures is not None:
+            return self._failures()
+        failed = [node for node in self.node_results.values() if node.status in _FAILED]
+        return [(node.name, shown_error(type(node.error).__qualname__, text_of(node.error))) for node in failed]
+
+    def _next_steps(self, failed: Sequence[tuple[str, str]]) -> list[str]:
+        if not failed:
+            return []
+        more = [f"... and {len(failed) - _MAX_SHOWN} more"] if len(failed) > _MAX_SHOWN else []
+        explain = f"print(result[{failed[0][0]!r}].explain()) tells all of it"
+        return [*more, f"{explain}; result.raise_for_failures() raises; a resume tries again"]
+
+
+_nodes_of: Callable[[ExecutionResult], Mapping[str, NodeResult[Any]]] = vars(ExecutionResult)["node_results"].__get__
+"""Return the nodes of a result without looking at it, as the class below has it."""
+
+
+class _Looked:
+    """A field of a result that tells of failures: whoever reads it has looked at them."""
+
+    def __init__(self, field: Any) -> None:
+        self._field = field
+        self.__doc__ = field.__doc__
+
+    def __get__(self, result: ExecutionResult | None, owner: type) -> Any:
+        if result is None:
+            return self
+        result._look()
+        return self._field.__get__(result, owner)
+
+    def __set__(self, result: ExecutionResult, value: Any) -> None:
+        self._field.__set__(result, value)
+
+
+for _name in ("node_results", "succeeded", "failed", "timed_out"):
+    setattr(ExecutionResult, _name, _Looked(vars(ExecutionResult)[_name]))
 
 
 def _grouped(node: NodeResult[Any]) -> Exception:

@@ -10,6 +10,7 @@ from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.crossing.loading import load_result_of
 from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError
 from dagron.graph.dag import DAG
+from dagron.results.reasons import shown_reason
 from dagron.results.results import ExecutionResult, NodeResult, NodeResults
 from dagron.results.status import NodeStatus
 from dagron.runs.coordinator import Coordinator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["conclude", "conclude_restored"]
 
+_FAILED = (NodeStatus.FAILED, NodeStatus.TIMED_OUT)
 _STATUS = {
     Phase.COMPLETED: NodeStatus.COMPLETED,
     Phase.FAILED: NodeStatus.FAILED,
@@ -68,9 +70,15 @@ def conclude(
             result.error = NodeCancelledError(name, coordinator.cancel_reason)
         return result
 
+    def failures() -> list[tuple[str, str]]:
+        failed = [node for node in coordinator.failures if _STATUS[state.phase_of(node)] in _FAILED]
+        records = [coordinator.failures[node].record(dag.name_of(node)) for node in failed]
+        return [(record.name, shown_reason(record)) for record in records]
+
     names = {name: node for node, name in enumerate(dag.nodes)}
     return ExecutionResult(
         NodeResults(names, make),
+        _failures=failures,
         succeeded=state.count(Phase.COMPLETED),
         failed=state.count(Phase.FAILED),
         skipped=state.count(Phase.SKIPPED),

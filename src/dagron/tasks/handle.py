@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, NoReturn, TypeVar, final
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, final
 
-from dagron.errors import HandleError
+from dagron.errors import HandleAttributeError, HandleError
 
 __all__ = ["Node"]
 
@@ -24,6 +24,8 @@ class Node(Generic[T_co]):
     """
 
     __slots__ = ("_owner", "label", "name")
+
+    __array_ufunc__ = None  # so that numpy leaves `array + handle` to the handle
 
     def __init__(self, name: str, label: str, owner: object) -> None:
         self.name = name
@@ -50,3 +52,72 @@ class Node(Generic[T_co]):
 
     def __repr__(self) -> str:
         return f"Node({self.name!r})"
+
+    if not TYPE_CHECKING:  # a type checker knows that there is no such thing, and says so
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("__") or name in self.__slots__:
+                raise AttributeError(f"a dagron.Node has no attribute {name!r}")  # who asks wants to know what it is
+            raise HandleAttributeError(self.name, f"has no attribute {name!r}{_instead(f'value.{name}')}")
+
+        def __getitem__(self, key: Any) -> NoReturn:
+            raise HandleError(self.name, f"has no items{_instead(f'value[{_short(key)}]')}")
+
+        def __iter__(self) -> NoReturn:
+            raise HandleError(self.name, f"cannot be iterated over{_instead('value[0]')}, for each item")
+
+        def __contains__(self, item: Any) -> NoReturn:
+            raise HandleError(self.name, f"contains nothing{_instead(f'{_short(item)} in value')}")
+
+        def __len__(self) -> NoReturn:
+            raise HandleError(self.name, f"has no length{_instead('len(value)')}")
+
+        def __format__(self, spec: str) -> NoReturn:
+            text = _instead("f'{value}'")
+            raise HandleError(self.name, f"cannot be put into a text{text}; for its name write {{handle.name}}")
+
+
+def _instead(expression: str) -> str:
+    return (
+        ": its result is not known while the flow is written; make it a node: "
+        f"flow.add('name', lambda value: {expression}, handle)"
+    )
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:
+        text = "..."
+    return text if len(text) <= 40 else "..."
+
+
+def _operator(sign: str, *, is_swapped: bool = False) -> Any:
+    def refuse(self: Node[Any], other: Any = None, *_: Any) -> NoReturn:
+        shown = "other" if isinstance(other, Node) else _short(other)
+        expression = f"{shown} {sign} value" if is_swapped else f"value {sign} {shown}"
+        raise HandleError(self.name, f"takes no part in {sign!r}{_instead(expression)}")
+
+    return refuse
+
+
+def _function(name: str) -> Any:
+    def refuse(self: Node[Any], *_: Any) -> NoReturn:
+        raise HandleError(self.name, f"has no {name}(){_instead(f'{name}(value)')}")
+
+    return refuse
+
+
+_OPERATORS = {
+    "add": "+", "sub": "-", "mul": "*", "matmul": "@", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**",
+    "lshift": "<<", "rshift": ">>", "and": "&", "or": "|", "xor": "^",
+}  # fmt: skip
+_COMPARISONS = {"lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+
+for _name, _sign in _OPERATORS.items():
+    setattr(Node, f"__{_name}__", _operator(_sign))
+    setattr(Node, f"__r{_name}__", _operator(_sign, is_swapped=True))
+for _name, _sign in _COMPARISONS.items():
+    setattr(Node, f"__{_name}__", _operator(_sign))
+for _name in ("abs", "int", "float", "complex", "round"):
+    setattr(Node, f"__{_name}__", _function(_name))
