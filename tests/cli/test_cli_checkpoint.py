@@ -230,12 +230,30 @@ def test_in_a_narrow_terminal_the_error_gives_way_before_the_name_and_the_figure
         NodeFigures(f"a name of some length, {i}", NodeStatus.FAILED, 2, 0, 1.0, 61.0, error="E: " + "w" * 60)
         for i in (1, 2)
     ]
-    for width in (120, 80, 60):
+    for width in (140, 120):
         lines = shown_nodes(nodes, width).splitlines()
         assert max(map(len, lines)) <= width
         assert all("a name of some length, 1" in line or "2" in line for line in lines[1:])
         assert all("1 min 01 s" in line and "E: www" in line for line in lines[1:])
-    assert shown_nodes(nodes, 50).splitlines()[2].split("  ")[1].endswith("ength, 2")
+    for width in (80, 60):  # too narrow for a sentence beside the figures
+        lines = shown_nodes(nodes, width).splitlines()
+        assert max(map(len, lines)) <= width
+        assert all("1 min 01 s" in line and "a name of some length, " in line for line in lines[1::2])
+        assert all(line.startswith("  E: www") for line in lines[2::2])
+    assert shown_nodes(nodes, 50).splitlines()[1].split("  ")[1].endswith("ength, 1")
+
+
+def test_in_a_narrow_terminal_the_error_of_a_lost_worker_still_ends_with_what_it_wrote_last():
+    error = (
+        "WorkerLostError: the worker of node 'a' was killed by signal 11 (SIGSEGV) in attempt 1; its peak memory was "
+    )
+    error += "19 MiB; its last line on stderr: cannot open license file"
+    nodes = [NodeFigures("a", NodeStatus.FAILED, 1, 0, 1.0, 61.0, 0.5, 2**24, error=error)]
+    for width in (100, 80, 60):
+        lines = shown_nodes(nodes, width).splitlines()
+        assert "  WorkerLostError" in lines[-1]
+        assert lines[-1].endswith("stderr: cannot open license file")
+        assert max(map(len, lines)) <= width
 
 
 def test_a_running_node_is_listed_with_how_long_it_has_run_and_with_its_memory(own):

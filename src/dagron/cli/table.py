@@ -14,6 +14,9 @@ __all__ = ["Column", "table"]
 _MIN_WIDTH = 12
 """Characters below which no column shrinks: both ends of a name are to be seen."""
 
+_MIN_PROSE = 40
+"""Characters that a sentence has at least, or it goes below its row: half of a terminal of 80 columns."""
+
 
 class Column(NamedTuple):
     """A column of a table.
@@ -21,8 +24,9 @@ class Column(NamedTuple):
     Attributes:
         title: What stands above it.
         right: Whether its cells are aligned to the right.
-        shrinks: Whether it gives way where the terminal is narrow. Cells lose their middle, as ends tell names apart.
-        is_prose: Cells lose their end instead.
+        shrinks: Whether it gives way where the terminal is narrow. Cells lose their middle, as ends tell names apart,
+            and the errors of lost workers.
+        is_prose: Whether its cells stand below their rows where it would get very narrow.
     """
 
     title: str
@@ -41,28 +45,38 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int |
     """
     shown = [i for i in range(len(columns)) if any(row[i] for row in rows)] or list(range(len(columns)))
     widths = {i: max(len(columns[i].title), max([_width(row[i]) for row in rows], default=0)) for i in shown}
+    below: list[int] = []
     if width is not None:
-        for i in reversed(shown):  # the last one gives way first
-            excess = sum(widths.values()) + 2 * (len(shown) - 1) - width
-            if columns[i].shrinks and excess > 0:
-                widths[i] = max(_MIN_WIDTH, len(columns[i].title), widths[i] - excess)
+        wanted = dict(widths)
+        _shrink(widths, columns, width)
+        below = [i for i in shown if columns[i].is_prose and widths[i] < min(_MIN_PROSE, wanted[i])]
+        if below:
+            shown = [i for i in shown if i not in below]
+            widths = {i: wanted[i] for i in shown}
+            _shrink(widths, columns, width)
     ellipsis = glyphs_for(getattr(sys.stdout, "encoding", None)).ellipsis
     lines = [styled(_line([columns[i].title for i in shown], shown, columns, widths), "1")]
     for row in rows:
-        cells = [_fitted(row[i], widths[i], columns[i], ellipsis) for i in shown]
+        cells = [_fitted(row[i], widths[i], ellipsis) for i in shown]
         line = _line(cells, shown, columns, widths)
         for i in shown:
             if columns[i].title == "state":
                 # After they were aligned: the codes take no room.
                 line = line.replace(row[i], styled_state(row[i]), 1) if i == shown[0] else line
         lines.append(line)
+        lines += [f"  {_fitted(row[i], max(_MIN_WIDTH, (width or 0) - 2), ellipsis)}" for i in below if row[i]]
     return "\n".join(lines)
 
 
-def _fitted(cell: str, width: int, column: Column, ellipsis: str) -> str:
-    if _width(cell) <= width:
-        return cell
-    return f"{cell[: width - len(ellipsis)]}{ellipsis}" if column.is_prose else shown_name(cell, width, ellipsis)
+def _shrink(widths: dict[int, int], columns: Sequence[Column], width: int) -> None:
+    for i in reversed(widths):  # the last one gives way first
+        excess = sum(widths.values()) + 2 * (len(widths) - 1) - width
+        if columns[i].shrinks and excess > 0:
+            widths[i] = max(_MIN_WIDTH, len(columns[i].title), widths[i] - excess)
+
+
+def _fitted(cell: str, width: int, ellipsis: str) -> str:
+    return cell if _width(cell) <= width else shown_name(cell, width, ellipsis)
 
 
 def _line(cells: Sequence[str], shown: Sequence[int], columns: Sequence[Column], widths: dict[int, int]) -> str:
