@@ -847,6 +847,21 @@ def test_a_run_that_a_flush_ended_says_nothing_about_files(ckpt, monkeypatch):
     assert {name: pickle.loads((ckpt / f"{name}.pkl").read_bytes()) for name in found} == found
 
 
+def test_a_copy_that_is_refused_when_a_run_is_cut_short_is_told_and_written_by_the_next_run(ckpt, caplog):
+    made = opened(ckpt, ["a", "b", "c"], fresh=True)
+    made.commit([small("a", 1), small("b", 2)])
+    (ckpt / "a.pkl" / "in the way").mkdir(parents=True)
+    made.interrupt()
+    made.close()
+    assert [str(ckpt / "a.pkl") in record.getMessage() for record in caplog.records] == [True]
+    shutil.rmtree(ckpt / "a.pkl")
+    made = opened(ckpt, ["a", "b", "c"])
+    assert [*made.ledger.commits] == ["a", "b"]
+    made.interrupt()
+    made.close()
+    assert [pickle.loads((ckpt / f"{name}.pkl").read_bytes()) for name in "ab"] == [1, 2]
+
+
 def test_what_a_resume_restores_after_a_flush_that_failed_survives_a_loss_of_power(tmp_path, monkeypatch, log):
     """The resume said so, and what was made from it may be recorded behind it."""
     for n in itertools.count():

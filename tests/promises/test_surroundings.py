@@ -8,21 +8,25 @@ import asyncio
 import ctypes
 import errno
 import io
+import json
 import multiprocessing
 import os
 import pathlib
 import platform
 import resource
 import select
+import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
 import warnings
 
 import pytest
+from places import SRC
 from tracing import Traced
 
 import dagron
@@ -293,14 +297,62 @@ def scheduling_forbidden(path):
     return run(path, pin_cpus=True, max_workers=1)
 
 
+def no_more_processes(path):
+    for name in ("fork", "vfork", "clone", "clone3"):
+        forbid(name, errno.EAGAIN)
+    return run(path)
+
+
+def no_more_threads(path):
+    forbid("clone3", errno.ENOSYS)  # which has its flags where a filter cannot see them
+    forbid("clone", errno.EAGAIN, flag=0x10000)  # CLONE_THREAD
+    return run(path)
+
+
+def few_processes_for_this_user(path):
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, resource.getrlimit(resource.RLIMIT_NPROC)[1]))
+    return run(path)
+
+
+def little_memory(path):
+    """With so many MiB more than this process has: whatever is refused, it works or is an error that names the limit."""
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    return {str(mib): with_memory(size + mib * 2**20, f"{path}-{mib}") for mib in (4, 16, 64, 1024)}
+
+
+def with_memory(limit, path):
+    read, write = os.pipe()
+    if not (pid := os.fork()):
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            found = run(path)
+        except BaseException as error:
+            found = [type(error).__name__, str(error)]
+        os.write(write, json.dumps(found).encode())
+        os._exit(0)
+    os.close(write)
+    os.waitpid(pid, 0)
+    found = json.loads(os.read(read, 100_000))
+    if found != 1 and not (found[0] == "WorkerStartError" and ("`ulimit -v`" in found[1] or "memory" in found[1])):
+        return found
+    return "it works, or is told"
+
+
 NUMBERS = {  # of system calls, in <asm/unistd_64.h> and <asm-generic/unistd.h>
     "x86_64": {
+        "clone": 56,
+        "fork": 57,
+        "vfork": 58,
+        "clone3": 435,
         "sched_setscheduler": 144,
         "sched_getscheduler": 145,
         "sched_setaffinity": 203,
         "sched_getaffinity": 204,
     },
     "aarch64": {
+        "clone": 220,
+        "clone3": 435,
         "sched_setscheduler": 119,
         "sched_getscheduler": 120,
         "sched_setaffinity": 122,
@@ -309,12 +361,21 @@ NUMBERS = {  # of system calls, in <asm/unistd_64.h> and <asm-generic/unistd.h>
 }
 
 
-def forbid(name):
-    """Have the kernel refuse a system call with EPERM to this process and all that it starts, as a sandbox does."""
+def forbid(name, number=errno.EPERM, flag=0):
+    """Have the kernel refuse a system call to this process and all that it starts, as a sandbox does.
+
+    Args:
+        name: The call; nothing is done where there is none of this name.
+        number: What it is refused with.
+        flag: Refuse it only with this bit in its first argument.
+    """
+    if name not in NUMBERS[platform.machine()]:
+        return
     pr_set_no_new_privs, pr_set_seccomp, mode_filter = 38, 22, 2
-    load_number, jump_if_equal, give_back = 0x20, 0x15, 0x06
-    allow, refuse = 0x7FFF0000, 0x00050000 | errno.EPERM
-    steps = [(load_number, 0, 0, 0), (jump_if_equal, 0, 1, NUMBERS[platform.machine()][name])]
+    load, jump_if_equal, jump_if_set, give_back = 0x20, 0x15, 0x45, 0x06
+    allow, refuse = 0x7FFF0000, 0x00050000 | number
+    steps = [(load, 0, 0, 0), (jump_if_equal, 0, 3 if flag else 1, NUMBERS[platform.machine()][name])]
+    steps += [(load, 0, 0, 16), (jump_if_set, 0, 1, flag)] if flag else []
     steps += [(give_back, 0, 0, refuse), (give_back, 0, 0, allow)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
     program = struct.pack("HxxxxxxP", len(steps), ctypes.addressof(code))
@@ -374,6 +435,10 @@ WORKS = {
     scheduled_idle: [5, True],
     scheduled_batch: [3, True],
     scheduling_forbidden: 1,
+    no_more_processes: ["WorkerStartError", "`ulimit -u`"],
+    no_more_threads: ["WorkerStartError", "`ulimit -u`"],
+    few_processes_for_this_user: ["WorkerStartError", "`ulimit -u`"],
+    little_memory: dict.fromkeys(("4", "16", "64", "1024"), "it works, or is told"),
     bytes_only: [None, "printed\n"],
     stdout_that_is_no_stream: None,
 }
@@ -391,14 +456,20 @@ def clean(request, tmp_path_factory):
     made.close()
 
 
-LINUX_ONLY = {just_enough_files, nice, scheduled_idle, scheduled_batch, scheduling_forbidden}
+LINUX_ONLY = {
+    *(just_enough_files, nice, scheduled_idle, scheduled_batch, scheduling_forbidden),
+    *(no_more_processes, no_more_threads, few_processes_for_this_user, little_memory),
+}
+FORBIDS = {scheduling_forbidden, no_more_processes, no_more_threads}
 
 
 @pytest.mark.parametrize("surrounding", WORKS, ids=lambda function: function.__name__)
 def test_it_works_or_is_an_error_that_names_the_cause(clean, surrounding, ckpt):
     if surrounding in LINUX_ONLY and sys.platform != "linux":
         pytest.skip("is there on Linux only")
-    if surrounding is scheduling_forbidden and platform.machine() not in NUMBERS:
+    if surrounding is few_processes_for_this_user and not os.geteuid():
+        pytest.skip("root may start as many processes as it likes")
+    if surrounding in FORBIDS and platform.machine() not in NUMBERS:
         pytest.skip("the numbers of the system calls are not known")
     ended = clean.run(surrounding.__name__, path=str(ckpt))
     assert ended.code == 0
@@ -423,3 +494,42 @@ def test_what_a_limit_causes_is_not_to_be_reported(capsys, error):
     said = capsys.readouterr().err
     assert "`ulimit -" in said
     assert "report" not in said
+
+
+WITHOUT_PROC = """
+import os, sys, dagron
+
+def run(name, task, **options):
+    flow = dagron.Flow()
+    node = flow.add("a", task)
+    result = flow.run(os.path.join(sys.argv[1], name), max_workers=1, durability="process", **options)
+    return result[node]
+
+assert not os.listdir("/proc")
+print(run("works", lambda: 1, timeout=60.0).result)
+print(run("dies", lambda: os._exit(3)).error.exit_code)
+print(run("hangs", lambda: __import__("time").sleep(600), timeout=0.2, kill_grace_seconds=0.0).status)
+try:
+    run("refused", lambda: 1, memory_limit="1GB")
+except dagron.OptionError as error:
+    print(error)
+"""
+
+
+def test_without_proc_nodes_run_and_what_needs_it_is_refused_or_told(tmp_path):
+    command = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+    if sys.platform != "linux" or os.geteuid() or shutil.which("unshare") is None:
+        pytest.skip("nobody but root takes /proc away, on Linux and with unshare(1)")
+    if subprocess.run([*command, "true"], capture_output=True).returncode:
+        pytest.skip("this container lets even root take nothing away")
+    (tmp_path / "script.py").write_text(WITHOUT_PROC)
+    done = subprocess.run(
+        [*command, sys.executable, str(tmp_path / "script.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": SRC},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[:3] == ["1", "3", "timed_out"]
+    assert "memory_limit" in done.stdout.splitlines()[3]
+    assert "/proc is not there" in done.stderr
