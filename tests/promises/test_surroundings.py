@@ -315,7 +315,7 @@ def few_processes_for_this_user(path):
 
 
 def little_memory(path):
-    """With so many MiB more than this process has: whatever is refused, it works or is an error that names the limit."""
+    """With so many MiB more than this process has: it works, or ends with an error that names the limit."""
     with open("/proc/self/statm") as file:
         size = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     return {str(mib): with_memory(size + mib * 2**20, f"{path}-{mib}") for mib in (4, 16, 64, 1024)}
