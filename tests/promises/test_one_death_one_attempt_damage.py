@@ -374,21 +374,28 @@ def test_a_look_is_worth_it_the_first_times_and_after_some_time():
     budget.looked((1, 2), 0.00001)
     budget.looked((1, 2), 0.00001)
     assert not budget.is_new((1, 2))
-    assert not budget.is_due(0.0005)
-    budget.skipped(7)
+    assert budget.skips(7, 0.0005)
+    assert not budget.skips(8, 0.0006)
     assert budget.unlooked == [7]
-    assert budget.is_due(0.0006)
     budget.looked((1, 2), 0.00001)
-    assert not budget.is_due(0.0006)
     assert budget.unlooked == []
+    assert budget.skips(9, 0.0006)
+    assert budget.unlooked == [9]
+
+
+def test_tasks_without_parts_are_never_the_same():
+    budget = Budget()
+    for _ in range(3):
+        budget.looked((), 0.00001)
+    assert budget.is_new(())
 
 
 def test_a_look_costs_one_per_cent_at_most():
     budget = Budget()
     for seconds in (0.5, 0.0001, 0.02):
         budget.looked((1,), seconds)
-    assert not budget.is_due(0.0099)
-    assert budget.is_due(0.0002)
+    assert budget.skips(0, 0.0099)
+    assert not budget.skips(1, 0.0002)
 
 
 def test_a_disk_that_refuses_the_coordinator_too_ends_the_run(tmp_path):

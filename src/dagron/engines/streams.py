@@ -9,8 +9,11 @@ __all__ = ["flush_streams"]
 
 def flush_streams() -> None:
     """Write out what Python's own streams hold back."""
-    for name in ("stdout", "stderr"):
-        try:
-            getattr(sys, name).flush()
-        except BaseException:
-            pass  # a task closed, removed or replaced it
+    try:
+        sys.stdout.flush()
+    except BaseException:
+        pass  # a task closed, removed or replaced it
+    try:
+        sys.stderr.flush()
+    except BaseException:
+        pass

@@ -52,6 +52,10 @@ _LOADS = struct.Struct("<H")
 _MAX_LOADS = 0xFFFF
 
 _LENGTH = struct.Struct("<I")
+_LENGTH_SIZE = _LENGTH.size
+_ROOM_BYTES = _HALF_BYTES - _LENGTH_SIZE - MAX_OUTCOME_BYTES
+"""With so much used any outcome fits."""
+
 MAX_BATCHES = len(_COUNT_AT)
 """Batches that a slot may have at a time: each has a half for itself until the coordinator has read it."""
 
@@ -133,8 +137,7 @@ class Board:
 
     def has_room(self, batch: int) -> bool:
         """Tell whether any outcome fits."""
-        _, _, used = _COUNT.unpack_from(self._memory, _COUNT_AT[batch & 1])
-        return int(used) + _LENGTH.size + MAX_OUTCOME_BYTES <= _HALF_BYTES
+        return self._used(batch) <= _ROOM_BYTES
 
     def loads_input(self, position: int | None) -> None:
         """Note which input of what runs is loaded from now on."""
@@ -143,28 +146,33 @@ class Board:
     def tell(self, batch: int, outcome: bytes) -> None:
         """Note the outcome of what runs as far as it is known; the half of the batch must have room."""
         self._memory[_TELLING_AT] = 0
-        self._write(batch, outcome)
+        self._write(batch, self._used(batch), outcome)
         self._memory[_TELLING_AT] = 1
 
     def add_outcome(self, batch: int, outcome: bytes) -> None:
         """Append an outcome to the half of a batch, which must have room."""
         self._memory[_TELLING_AT] = 0
-        n, used = self._write(batch, outcome)
-        _COUNT.pack_into(self._memory, _COUNT_AT[batch & 1], batch, n + 1, used)
+        at = _COUNT_AT[batch & 1]
+        _, n, used = _COUNT.unpack_from(self._memory, at)
+        _COUNT.pack_into(self._memory, at, batch, n + 1, self._write(batch, used, outcome))
 
     def note_damage(self, batch: int, damage: bytes) -> None:
         """Note what a task has done to the process, after the outcomes of a batch, which ends with that."""
-        self._write(batch, damage)
+        self._write(batch, self._used(batch), damage)
         self._memory[_DAMAGE_AT[batch & 1]] = 1
 
-    def _write(self, batch: int, outcome: bytes) -> tuple[int, int]:
-        """Write an outcome after those that count; return how many these are, and how much is used with it."""
-        _, n, used = _COUNT.unpack_from(self._memory, _COUNT_AT[batch & 1])
+    def _used(self, batch: int) -> int:
+        used: int = _COUNT.unpack_from(self._memory, _COUNT_AT[batch & 1])[2]
+        return used
+
+    def _write(self, batch: int, used: int, outcome: bytes) -> int:
+        """Write an outcome after those that count, which use so much; return how much is used with it."""
+        size = len(outcome)
         start = _HEAD_BYTES + (batch & 1) * _HALF_BYTES + used
-        _LENGTH.pack_into(self._memory, start, len(outcome))
-        start += _LENGTH.size
-        self._memory[start : start + len(outcome)] = outcome
-        return n, used + _LENGTH.size + len(outcome)
+        _LENGTH.pack_into(self._memory, start, size)
+        start += _LENGTH_SIZE
+        self._memory[start : start + size] = outcome
+        return used + _LENGTH_SIZE + size
 
     # --- the coordinator's side ---------------------------------------------------------------------------------
 

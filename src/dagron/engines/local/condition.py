@@ -352,6 +352,7 @@ class Budget:
         self.unlooked: list[int] = []
         self._least = math.inf
         self._times: dict[tuple[int, ...], int] = {}
+        self._known: set[tuple[int, ...]] = set()  # those that were looked at often enough
         self._seconds = 0.0
 
     def is_new(self, task: tuple[int, ...]) -> bool:
@@ -360,20 +361,21 @@ class Budget:
         Args:
             task: The numbers of its parts; those without any are never the same.
         """
-        return not task or self._times.get(task, 0) < _FIRST_TIMES
+        return task not in self._known
 
-    def is_due(self, seconds: float) -> bool:
-        """Tell whether a look is due, with so much time more that attempts have taken."""
+    def skips(self, node: int, seconds: float) -> bool:
+        """Tell whether no look is due, with so much time more that an attempt has taken, and note its node then."""
         self._seconds += seconds
-        return self._seconds >= self.due_seconds
-
-    def skipped(self, node: int) -> None:
-        """Note an attempt after which nobody has looked."""
+        if self._seconds >= self.due_seconds:
+            return False
         self.unlooked.append(node)
+        return True
 
     def looked(self, task: tuple[int, ...], seconds: float) -> None:
         """Note a look after an attempt of a task, and how long it took."""
-        self._times[task] = self._times.get(task, 0) + 1
+        self._times[task] = times = self._times.get(task, 0) + 1
+        if task and times >= _FIRST_TIMES:
+            self._known.add(task)
         self._seconds = 0.0
         self.unlooked.clear()
         self._least = min(self._least, seconds)  # what is more is noise

@@ -11,6 +11,7 @@ import os
 import pickle
 import struct
 import traceback
+from collections.abc import Callable
 from time import monotonic
 from typing import Any, NoReturn
 
@@ -63,6 +64,7 @@ class _Worker:
         self.end_if_silent = faulthandler.dump_traceback_later
         self.is_telling = False
         self.condition: Condition
+        self.settle: Callable[[], None]
         self.budget = Budget()
         self.began = 0.0
         self.is_new = True
@@ -71,7 +73,8 @@ class _Worker:
         """Take what this process is like now for what it is to be like before each attempt."""
         streams = dict.fromkeys(self.streams, "a captured stream")
         hold_on()
-        self.condition = Condition({self.channel.fd: "the way to the coordinator", **streams})
+        self.condition = condition = Condition({self.channel.fd: "the way to the coordinator", **streams})
+        self.settle = condition.settle
 
     # As the witness of its attempts.
 
@@ -82,7 +85,7 @@ class _Worker:
         self.board.loads_input(None)
 
     def returned(self, *, failed: bool) -> None:
-        self.condition.settle()
+        self.settle()
         if failed or self.is_new or monotonic() - self.began >= self.budget.due_seconds:
             self.condition.settle_names()
 
@@ -222,13 +225,17 @@ def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, by
     stdout, stderr = worker.streams
     stdout_from, stderr_from = position(stdout), position(stderr)
     for i, fields in enumerate(attempts):
-        attempt = Attempt(*fields)
+        attempt = _new(Attempt, fields)
+        began = monotonic()
         # The first is made however late it is, or a machine that is busy enough would make none.
-        if not board.has_room(batch) or (i and monotonic() > deadline):
+        if not board.has_room(batch) or (i and began > deadline):
             break
-        # What earlier attempts have left behind is no fault of this one; a new worker has run none.
-        rss_before = resident_bytes() if attempt.memory_limited and worker.has_run else 0
-        worker.began = began = monotonic()
+        rss_before = 0
+        if attempt.memory_limited and worker.has_run:
+            # What earlier attempts have left behind is no fault of this one; a new worker has run none.
+            rss_before = resident_bytes()
+            began = monotonic()
+        worker.began = began
         board.attempt_started(attempt.node, began, stdout_from, stderr_from, rss_before)
         worker.has_run = True
         worker.is_new = is_new = budget.is_new(attempt.parts)
@@ -238,8 +245,7 @@ def _run_batch(worker: _Worker, payload: bytes) -> tuple[int, list[tuple[str, by
         silent = written[0] == written[1] and written[2] == written[3]
         _, stdout_from, _, stderr_from = written
         failed = outcome.kind != OutcomeKind.COMPLETED
-        if not (budget.is_due(monotonic() - began) or is_new or failed):
-            budget.skipped(attempt.node)
+        if not (is_new or failed) and budget.skips(attempt.node, monotonic() - began):
             board.add_outcome(batch, pack_outcome(outcome, None if silent else written))
             continue
         look_began = monotonic()
