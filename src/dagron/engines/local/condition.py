@@ -86,14 +86,21 @@ def hold_on() -> None:
 
     Each module of the standard library that they hold is exchanged for a copy, which has the same functions and shares
     what these keep. Built-ins are not among that: a module looks them up where everybody does.
+
+    Takes 3 ms, so the server does it before it forks. Each worker does it again, for what was loaded since.
     """
-    copies: dict[str, ModuleType] = {}
     for name, module in [*sys.modules.items()]:
-        if name.startswith(_HOLDERS):
+        if name not in _holding and name.startswith(_HOLDERS):
+            _holding.add(name)
             space = vars(module)
             for key, value in [*space.items()]:
                 if type(value) is ModuleType and _is_held(value.__name__):
-                    space[key] = copies.get(value.__name__) or _copied(value, copies)
+                    space[key] = _copies.get(value.__name__) or _copied(value, _copies)
+
+
+_copies: dict[str, ModuleType] = {}
+_holding: set[str] = set()
+"""The modules that have copies already."""
 
 
 def _is_held(name: str) -> bool:

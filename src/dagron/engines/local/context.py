@@ -47,7 +47,8 @@ import gc, marshal, sys; gc.disable()
 with open({path_fd}, "rb") as file: sys.path[:] = marshal.load(file)
 import concurrent.futures.process, multiprocessing.forkserver
 import dagron.engines.local.worker, dagron.engines.local.slot_process
-from dagron.engines.local.server import main; gc.freeze(); gc.enable(); main({control_fd})
+from dagron.engines.local.server import main
+from dagron.engines.local.condition import hold_on; hold_on(); gc.freeze(); gc.enable(); main({control_fd})
 """
 
 
