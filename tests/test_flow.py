@@ -45,9 +45,9 @@ from dagron import (
     UnstableNameError,
 )
 from dagron.crossing.script_modules import TABLE
-from dagron.flow import OPTIONS
 from dagron.runs.options import Options
 from dagron.runs.plan import plan_run
+from dagron.tasks.calls import OPTIONS
 from dagron.tasks.names import MAX_LABEL_CHARS
 
 # Or every worker would import pytest first.

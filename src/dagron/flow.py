@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import inspect
 import itertools
 import operator
 import os
@@ -23,22 +20,19 @@ from typing import (
 )
 
 from dagron.errors import (
-    ArgumentsError,
     CheckpointExistsError,
     DuplicateNodeError,
     GraphError,
     HandleError,
-    NotCallableError,
     OptionError,
     TaskDefinitionError,
 )
 from dagron.graph.dag import DAG, DAGBuilder
 from dagron.loading import begin_no_run_while_loading
-from dagron.tasks.arguments import ArgumentReader, refuse_hidden_handles
-from dagron.tasks.binding import refuse_deferred, signature_key, signature_of
+from dagron.tasks.arguments import ArgumentReader
+from dagron.tasks.calls import Calls, TaskLike
 from dagron.tasks.handle import Node
-from dagron.tasks.holes import CallWithHoles
-from dagron.tasks.meant import check_keywords, meant_by
+from dagron.tasks.meant import check_keywords
 from dagron.tasks.names import checked_name, namer
 from dagron.tasks.options import Task
 
@@ -58,10 +52,6 @@ T = TypeVar("T")
 # What handles may be nested in. No type says "a list of T, or of handles of T, at any depth", so these are not checked.
 Nested: TypeAlias = list[Any] | tuple[Any, ...] | dict[Any, Any]
 
-TaskLike: TypeAlias = Callable[..., Any] | Task[Any]
-
-OPTIONS = frozenset(field.name for field in dataclasses.fields(Task)) - {"fn"}
-
 
 @final
 class Flow:
@@ -77,14 +67,14 @@ class Flow:
     starts, and must not change before. A call that raises leaves the flow as it was.
     """
 
-    __slots__ = ("_builder", "_callables", "_dag", "_owner", "_reader", "_tasks")
+    __slots__ = ("_builder", "_calls", "_dag", "_owner", "_reader", "_tasks")
 
     def __init__(self) -> None:
         self._owner = object()  # not the flow, or a handle would keep every task alive
         self._reader = ArgumentReader(self._owner)
         self._builder = DAGBuilder()
         self._tasks: dict[str, TaskLike] = {}
-        self._callables: dict[object, _Callable] = {}
+        self._calls = Calls()
         self._dag: DAG | None = None
 
     # A type checker sees that arguments, or the results that they stand for, fit the first two parameters. `add` itself
@@ -144,11 +134,11 @@ class Flow:
         name = checked_name(name)
         if name in self._tasks:
             raise DuplicateNodeError(name)
-        form = self._form(name, fn, len(args), kwargs)
+        call = self._calls.read(name, fn, len(args), kwargs)
         parents: dict[str, int] = {}
         taken = [self._reader.read(value, parents) for value in args]
-        keywords = {key: self._reader.read(value, parents) for key, value in form.keywords.items()}
-        return self._insert(name, name, parents, form.task(taken, keywords, parents))
+        keywords = {key: self._reader.read(value, parents) for key, value in call.keywords.items()}
+        return self._insert(name, name, parents, call.task(taken, keywords, parents))
 
     # fmt: off
     @overload
@@ -209,11 +199,11 @@ class Flow:
             raise GraphError(f"map takes no {type(name).__name__} of names, but what makes each name: {reason}")
         columns, ordered = _columns(iterables)
         make = namer(name, len(columns), ordered=ordered)
-        form = self._form(name if isinstance(name, str) else "map", fn, len(columns), kwargs)
-        outputs = [namer(path, len(columns), ordered=ordered) for path in form.outputs]
+        call = self._calls.read(name if isinstance(name, str) else "map", fn, len(columns), kwargs)
+        outputs = [namer(path, len(columns), ordered=ordered) for path in call.outputs]
         read = self._reader.read
         common: dict[str, int] = {}
-        keywords = {key: read(value, common) for key, value in form.keywords.items()}
+        keywords = {key: read(value, common) for key, value in call.keywords.items()}
         made: dict[str, tuple[int, str, dict[str, int], TaskLike]] = {}
         for index, items in enumerate(zip(*columns, strict=True)):
             node, label = make(index, items)
@@ -222,7 +212,7 @@ class Flow:
             parents = common.copy()
             taken = [read(item, parents) for item in items]
             paths = tuple(fill(index, items).name for fill in outputs)
-            made[node] = index, label, parents, form.task(taken, keywords, parents, paths)
+            made[node] = index, label, parents, call.task(taken, keywords, parents, paths)
         return [self._insert(node, label, parents, task) for node, (_, label, parents, task) in made.items()]
 
     @property
@@ -444,131 +434,6 @@ class Flow:
         self._tasks[name] = task
         self._dag = None
         return Node(name, label, self._owner)
-
-    def _form(self, node: str, task: TaskLike, n_args: int, kwargs: dict[str, Any]) -> _Form:
-        """Check what can be known of a call before its arguments are read, and tell options from keywords."""
-        fn: Any = task.fn if isinstance(task, Task) else task
-        if not callable(fn):
-            raise NotCallableError(node, type(fn).__name__)
-        refuse_hidden_handles(fn)
-        key = signature_key(fn)
-        key = id(fn) if key is None else key
-        found = self._callables.get(key)
-        if found is None:
-            refuse_deferred(node, fn)
-            found = self._callables[key] = _Callable(fn)
-        if isinstance(task, Task):
-            keywords, options = kwargs, {}
-        else:
-            keywords = {name: value for name, value in kwargs.items() if name not in OPTIONS}
-            options = {name: value for name, value in kwargs.items() if name in OPTIONS}
-        found.check(node, n_args, keywords, options, in_task=isinstance(task, Task))
-        return _Form(fn, keywords, Task(fn, **options) if options else task)
-
-
-class _Form:
-    """What the nodes of one `add` or `map` have in common."""
-
-    def __init__(self, fn: Callable[..., Any], keywords: Mapping[str, Any], template: TaskLike) -> None:
-        self.keywords = keywords
-        self._fn = fn
-        self._template = template
-
-    @property
-    def outputs(self) -> Sequence[str]:
-        """The paths of the files that the task writes, in `map` before they are filled with the items."""
-        outputs = self._template.outputs if isinstance(self._template, Task) else ()
-        return tuple(str(os.fspath(path)) for path in outputs)
-
-    def task(
-        self,
-        args: Sequence[Any],
-        keywords: Mapping[str, Any],
-        parents: Mapping[str, int],
-        outputs: Sequence[str] = (),
-    ) -> TaskLike:
-        """Return the task of a node; `outputs` are its own, if they are not those of all."""
-        fn = self._fn
-        if parents:
-            fn = CallWithHoles(fn, *args, **keywords)
-        elif args or keywords:
-            fn = functools.partial(fn, *args, **keywords)
-        if not isinstance(self._template, Task):
-            return fn
-        return dataclasses.replace(self._template, fn=fn, outputs=outputs or self._template.outputs)
-
-
-class _Callable:
-    """What is known about a callable, and which calls are known to fit it."""
-
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        self._fn = fn  # kept, or its id might become that of another object
-        self._fitting: set[object] = set()
-        self._signature: inspect.Signature | None = None
-        try:
-            self._signature = signature_of(fn)
-        except (ValueError, TypeError):
-            pass  # as with some built-ins; the call will tell
-
-    def check(
-        self, node: str, n_args: int, keywords: Mapping[str, Any], options: Mapping[str, Any], *, in_task: bool
-    ) -> None:
-        """Check that a call fits.
-
-        Args:
-            node: For the error.
-            n_args: How many arguments are given by position.
-            keywords: Those given by keyword.
-            options: What was taken for options of the node.
-            in_task: Whether the callable came in a `Task`, which then has the options.
-
-        Raises:
-            ArgumentsError: It does not, or an option may be meant for the callable.
-        """
-        shape = n_args, tuple(keywords), tuple(options)
-        if self._signature is None or shape in self._fitting:
-            return
-        for option in options:
-            if self._may_take(option):
-                raise ArgumentsError(
-                    node,
-                    f"{option!r} is an option of the node, and may be a parameter of {self._shown()}, too; with "
-                    f"Task({self._name()}, {option}=...) as the callable, that has the options, and every keyword goes "
-                    "to the callable",
-                )
-        try:
-            self._signature.bind(*[None] * n_args, **keywords)
-        except TypeError as error:
-            raise ArgumentsError(node, f"{self._shown()}: {error}{self._hint(keywords, in_task)}") from None
-        self._fitting.add(shape)
-
-    def _may_take(self, keyword: str) -> bool:
-        assert self._signature is not None
-        for name, parameter in self._signature.parameters.items():
-            if parameter.kind is parameter.VAR_KEYWORD or (
-                name == keyword and parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL)
-            ):
-                return True
-        return False
-
-    def _hint(self, keywords: Mapping[str, Any], in_task: bool) -> str:
-        for keyword in keywords:
-            if not self._may_take(keyword):
-                if in_task:
-                    return "; beside a Task, which has the options of its node, every keyword goes to the callable"
-                for close in meant_by(keyword, OPTIONS):
-                    return f"; did you mean the option {close!r}?"
-        return ""
-
-    def _name(self) -> str:
-        return getattr(self._fn, "__name__", type(self._fn).__name__)
-
-    def _shown(self) -> str:
-        try:
-            shown = str(self._signature)  # with the repr of every default
-        except Exception:
-            shown = "(...)"
-        return self._name() + (shown if len(shown) <= 200 else f"{shown[:200]}...")
 
 
 def _columns(iterables: Sequence[Any]) -> tuple[list[list[Any]], bool]:
