@@ -225,7 +225,8 @@ def test_the_list_is_searched_sorted_and_filtered(browser, page_file):
 def test_attempts_of_nodes_that_left_the_job_are_grey_and_lead_nowhere(browser, tmp_path):
     commits = [commit("a", 0, 1e9, 1.0), commit(HOSTILE, 1, 1e9, 1.0)]
     run = RunHistory(RunStarted(1e9, True, slots=2), RunEnded(1e9 + 1), commits, updated_unix=1e9 + 1)
-    view = Ledger(b"", {"a": commits[0]}, {}, RunStarted(1e9, False, total=1), absent={HOSTILE})
+    view = Ledger(b"", {"a": commits[0]}, {}, RunStarted(1e9, False, total=1))
+    view.absent = {HOSTILE}
     report = build_report(
         History(view, [run]), dagron.DAG(["a"]), directory="d", version="0", generated_unix=1e9, how="finished"
     )
