@@ -93,7 +93,16 @@ def _masked(value: Object, look: Look, row: int, depth: int) -> Column:
 
 def _objects(value: Object, look: Look, row: int, depth: int) -> Column:
     found = _of_numpy(array_of(value.state[1]), row)
-    return found._replace(dtype="str")
+
+    def at(i: int) -> Any:
+        text = found.at(i)
+        return None if isinstance(text, float) else text  # a nan is what is missing
+
+    return found._replace(dtype="str", at=at)
+
+
+def _plain(value: Object, look: Look, row: int, depth: int) -> Column:
+    return _of_numpy(array_of(value.state[1]), row)
 
 
 def _of_arrow(value: Object, look: Look, row: int, depth: int) -> Column:
@@ -144,7 +153,7 @@ _ARRAYS: dict[str, Callable[[Object, Look, int, int], Column]] = {
     "BooleanArray": _masked,
     "StringArray": _objects,
     "StringArrayNumpySemantics": _objects,
-    "NumpyExtensionArray": _objects,
+    "NumpyExtensionArray": _plain,
     "ArrowStringArray": _of_arrow,
     "ArrowStringArrayNumpySemantics": _of_arrow,
     "ArrowExtensionArray": _of_arrow,
