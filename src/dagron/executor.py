@@ -426,10 +426,11 @@ class CheckpointExecutor:
             pool.close()
             store.close()
         result.total_duration_seconds = time.monotonic() - began
-        if (result.failed or result.timed_out) and (options.callbacks is None or options.callbacks.on_failure is None):
-            from dagron.results.ignored import note_unseen
+        from dagron.results.ignored import note_unseen, superseded
 
-            result._unseen = note_unseen([name for name, _ in result._failed()], len(dag), self.checkpoint_dir)
+        superseded(self._path)
+        if (result.failed or result.timed_out) and (options.callbacks is None or options.callbacks.on_failure is None):
+            result._unseen = note_unseen([name for name, _ in result._failed()], len(dag), self._path)
         return result
 
     def _setup(self, store: CheckpointStore) -> WorkerSetup:

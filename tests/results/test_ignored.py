@@ -19,7 +19,7 @@ def bad(i):
 flow = dagron.Flow()
 nodes = flow.map("n[{}]", bad, range(6))
 for _ in range(N_RUNS):
-    result = flow.run("ckpt", resume=True, pool="inline", durability="process")
+    result = flow.run(f"ckpt-{_}", resume=True, pool="inline", durability="process")
 LOOK
 """
 
@@ -33,7 +33,7 @@ def stderr_of(tmp_path, look, n_runs=1):
 def test_a_program_that_has_not_looked_at_them_is_told_once(tmp_path):
     (line,) = stderr_of(tmp_path, "print(result.value(nodes[0]))", n_runs=3).splitlines()
     assert line.startswith("dagron: 5 of 6 nodes failed ('n[1]', 'n[2]', 'n[3]' and 2 more), and the program has not")
-    assert "dagron status 'ckpt' (and so it is with 2 more runs)" in line
+    assert "/ckpt-0 (and so it is with 2 more runs)" in line
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,23 @@ def result_of_bad(**options):
 
 def test_one_whose_callback_was_told_is_not():
     result_of_bad(callbacks=dagron.ExecutionCallbacks(on_failure=lambda name, error: None))
+    assert ignored._all == []
+
+
+def test_a_later_run_on_the_checkpoint_takes_the_place_of_an_earlier_one():
+    result_of_bad()
+    result = result_of_bad()
+    assert len(ignored._all) == 1
+    assert result.failed == 1
+    assert ignored._all == []
+
+
+def test_whoever_reads_the_checkpoint_sees_them(tmp_path):
+    result_of_bad()
+    found = dagron.load("ckpt")
+    assert found["good"] == 0
+    assert len(ignored._all) == 1
+    assert list(found.failures) == ["bad"]
     assert ignored._all == []
 
 

@@ -27,6 +27,7 @@ from dagron.errors import (
 from dagron.figures import Figures
 from dagron.looking.nodes import node_figures, running_now
 from dagron.looking.opening import directory_of, found_ledger, recorded_dag
+from dagron.results.ignored import superseded
 from dagron.results.patterns import hint_at, matching
 from dagron.results.results import NodeResult, NodeResults
 from dagron.results.status import NodeStatus
@@ -94,7 +95,8 @@ class _Seen:
 
     @cached_property
     def figures(self) -> dict[str, NodeFigures]:
-        """The figures of every node."""
+        """The figures of every node. Whoever sees them sees what failed."""
+        superseded(self._directory.path)
         return {found.name: found for found in node_figures(self._ledger, self._dag, self._running, self._at)}
 
     def has_result(self, name: str) -> bool:

@@ -6,8 +6,12 @@ import atexit
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-__all__ = ["Unseen", "note_unseen"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["Unseen", "note_unseen", "superseded"]
 
 _MAX_NAMES = 3
 """Nodes that are named: it is one line."""
@@ -21,10 +25,10 @@ class Unseen:
     Args:
         names: The nodes.
         n_nodes: How many nodes the run had.
-        checkpoint_dir: Where all of it can be read.
+        checkpoint_dir: Where all of it can be read; absolute.
     """
 
-    def __init__(self, names: Sequence[str], n_nodes: int, checkpoint_dir: str) -> None:
+    def __init__(self, names: Sequence[str], n_nodes: int, checkpoint_dir: Path) -> None:
         self.names = names[:_MAX_NAMES]
         self.n_failed = len(names)
         self.n_nodes = n_nodes
@@ -36,16 +40,18 @@ class Unseen:
             _all.remove(self)
 
     def __str__(self) -> str:
+        import shlex
+
         more = f" and {self.n_failed - len(self.names)} more" if self.n_failed > len(self.names) else ""
         nodes = f"{self.n_failed} of {self.n_nodes} nodes"
         return (
             f"{nodes} failed ({', '.join(map(repr, self.names))}{more}), and the program has not looked at that: "
             "result.ok tells, print(result) names them, result.raise_for_failures() raises; "
-            f"or: dagron status {self.checkpoint_dir!r}"
+            f"or: dagron status {shlex.quote(str(self.checkpoint_dir))}"
         )
 
 
-def note_unseen(names: Sequence[str], n_nodes: int, checkpoint_dir: str) -> Unseen:
+def note_unseen(names: Sequence[str], n_nodes: int, checkpoint_dir: Path) -> Unseen:
     """Remember that nodes failed; unless somebody looks at them, the program is told when it ends."""
     if not _all:
         atexit.unregister(_tell)  # it is called once
@@ -53,6 +59,11 @@ def note_unseen(names: Sequence[str], n_nodes: int, checkpoint_dir: str) -> Unse
     unseen = Unseen(names, n_nodes, checkpoint_dir)
     _all.append(unseen)
     return unseen
+
+
+def superseded(checkpoint_dir: Path) -> None:
+    """Forget the failures of runs on a checkpoint: a later run has tried the nodes again, or somebody reads it."""
+    _all[:] = [unseen for unseen in _all if unseen.checkpoint_dir != checkpoint_dir]
 
 
 def _tell(pid: int) -> None:
