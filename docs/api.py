@@ -16,7 +16,7 @@ DOCS = Path(__file__).parent
 PAGE = DOCS / "api.md"
 
 GROUPS = {
-    "Writing a job": ["Flow", "Node", "Task", "DAG", "DAGBuilder"],
+    "Writing a job": ["Flow", "Node", "Nodes", "Task", "DAG", "DAGBuilder"],
     "Running it": ["CheckpointExecutor", "ExecutionCallbacks", "RunObserver", "RunSnapshot", "RunningNode"],
     "In a task": ["current", "CurrentAttempt"],
     "What comes of it": [

@@ -1008,6 +1008,20 @@ MUTATIONS = [
         "tests/promises/test_alive.py -k whoever_holds",
     ),
     Mutation(
+        "input",
+        "flow.py",
+        "                raise items.alike(",
+        "                items.alike(",
+        "tests/test_product.py -k under_one_name",
+    ),
+    Mutation(
+        "input",
+        "tasks/arguments.py",
+        "    if type(value) is Nodes and value:\n",
+        "    if False:\n",
+        "tests/test_product.py -k refused_where_a_handle_is",
+    ),
+    Mutation(
         "trust",
         "looking/checkpoint.py",
         "        check_trust(self._directory, allow_untrusted=allow_untrusted)\n",

@@ -82,6 +82,7 @@ if TYPE_CHECKING:
     from dagron.runs.forecast import Forecast
     from dagron.tasks.current import CurrentAttempt, current
     from dagron.tasks.handle import Node
+    from dagron.tasks.nodes import Nodes
     from dagron.tasks.options import Task
 
 __version__ = "0.1.0"
@@ -132,6 +133,7 @@ __all__ = [
     "NodeSkippedError",
     "NodeStatus",
     "NodeTimeoutError",
+    "Nodes",
     "NodesFailedError",
     "NotCallableError",
     "NotInTaskError",
@@ -188,6 +190,7 @@ _HOMES = {
     "Node": "tasks.handle",
     "NodeResult": "results.results",
     "NodeStatus": "results.status",
+    "Nodes": "tasks.nodes",
     "PruneReport": "checkpoint.writing.pruning",
     "RunObserver": "callbacks",
     "RunSnapshot": "callbacks",

@@ -173,12 +173,13 @@ class CycleError(GraphError):
 class DuplicateNodeError(GraphError):
     """A node was added twice. Give each node a name of its own."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, reason: str = "every node needs a name of its own") -> None:
+        super().__init__(name, reason)
         self.name = name
+        self.reason = reason
 
     def __str__(self) -> str:
-        return f"node {self.name!r} was added twice; every node needs a name of its own"
+        return f"node {self.name!r} was added twice; {self.reason}"
 
 
 class UnknownNodeError(GraphError, KeyError):

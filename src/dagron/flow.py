@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import operator
 import os
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,10 +29,12 @@ from dagron.errors import (
 from dagron.graph.dag import DAG, DAGBuilder
 from dagron.loading import begin_no_run_while_loading
 from dagron.tasks.arguments import ArgumentReader
-from dagron.tasks.calls import Calls, TaskLike
+from dagron.tasks.calls import OPTIONS, Calls, TaskLike
 from dagron.tasks.handle import Node
+from dagron.tasks.keyword_items import KeywordItems, is_endless, mentions, side_by_side
 from dagron.tasks.meant import check_keywords
 from dagron.tasks.names import checked_name, namer
+from dagron.tasks.nodes import Nodes
 from dagron.tasks.options import Task
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ B = TypeVar("B")
 T = TypeVar("T")
 
 # What handles may be nested in. No type says "a list of T, or of handles of T, at any depth", so these are not checked.
-Nested: TypeAlias = list[Any] | tuple[Any, ...] | dict[Any, Any]
+Nested: TypeAlias = list[Any] | tuple[Any, ...] | dict[Any, Any] | Nodes[Any]
 
 
 @final
@@ -142,6 +143,10 @@ class Flow:
 
     # fmt: off
     @overload
+    def map(self, name: str | Callable[..., str], fn: Task[T], /, **kwargs: Any) -> Nodes[T]: ...
+    @overload
+    def map(self, name: str | Callable[..., str], fn: Callable[..., T], /, **kwargs: Any) -> Nodes[T]: ...
+    @overload
     def map(self, name: str | Callable[..., str], fn: Task[T], items: Iterable[Any], /, *more: Iterable[Any],
             **kwargs: Any) -> list[Node[T]]: ...
     @overload
@@ -167,7 +172,7 @@ class Flow:
     # fmt: on
     def map(
         self, name: str | Callable[..., str], fn: TaskLike, /, *iterables: Iterable[Any], **kwargs: Any
-    ) -> list[Node[Any]]:
+    ) -> list[Node[Any]] | Nodes[Any]:
         """Add a node that calls `fn` for each item, or for each of the items of several iterables side by side.
 
         In `name`, `{}` stands for the item, as in `"count[{}]"`; with several iterables, one `{}` for all of their
@@ -179,14 +184,19 @@ class Flow:
 
         The paths in `outputs` are filled in the same way, as in `outputs=["counts/{}.csv"]`.
 
+        Items may be given by keyword instead: `map("fit[{C},{seed}]", fit, C=[1, 10], seed=[7, 8], X=X)` adds two
+        nodes. The keywords that the name mentions, here `C` and `seed`, have an item for each node; the others are the
+        same for all.
+
         Args:
             name: What names the nodes.
             fn: A callable, or a `Task` around one.
             iterables: Of equal lengths. They are read to the end here.
-            kwargs: What is the same for all nodes: arguments of `fn` and options, as for `add`.
+            kwargs: What is the same for all nodes: arguments of `fn` and options, as for `add`. If there are no
+                iterables, those of the items that the name mentions, too.
 
         Returns:
-            The handles, in the order of the items.
+            The handles, in the order of the items: a list; for items by keyword `Nodes`, which finds them by these.
 
         Raises:
             GraphError: `name` cannot be filled, or an iterable is none, is text, or has another length.
@@ -197,6 +207,8 @@ class Flow:
         if isinstance(name, (list, tuple)):
             reason = "put {} into one text for where the items go, or give a function that makes a name of them"
             raise GraphError(f"map takes no {type(name).__name__} of names, but what makes each name: {reason}")
+        if not iterables and mentions(name, kwargs):
+            return self._fan_out("map", name, fn, kwargs, side_by_side)
         columns, ordered = _columns(iterables)
         make = namer(name, len(columns), ordered=ordered)
         call = self._calls.read(name if isinstance(name, str) else "map", fn, len(columns), kwargs)
@@ -214,6 +226,71 @@ class Flow:
             paths = tuple(fill(index, items).name for fill in outputs)
             made[node] = index, label, parents, call.task(taken, keywords, parents, paths)
         return [self._insert(node, label, parents, task) for node, (_, label, parents, task) in made.items()]
+
+    # fmt: off
+    @overload
+    def product(self, name: str | Callable[..., str], fn: Task[T], /, **kwargs: Any) -> Nodes[T]: ...
+    @overload
+    def product(self, name: str | Callable[..., str], fn: Callable[..., T], /, **kwargs: Any) -> Nodes[T]: ...
+    # fmt: on
+    def product(self, name: str | Callable[..., str], fn: TaskLike, /, **kwargs: Any) -> Nodes[Any]:
+        """Add a node that calls `fn` for each combination of items, as nested loops do; the last keyword is innermost.
+
+        `product("fit[C={C},{fold}]", fit, C=[0.1, 1], fold=range(5), X=X)` adds ten nodes, `fit[C=0.1,0]` first. The
+        name decides what has items: the keywords that it mentions, here `C` and `fold`. The others, here `X`, are the
+        same for all. Items are shown as for `map`; one that cannot be is shown by its position among those of its
+        keyword. Format specifications apply, as in `{C:g}`. A function in place of the text takes items by the names of
+        its parameters. The paths in `outputs` are filled like the name.
+
+        Args:
+            name: What names the nodes.
+            fn: A callable, or a `Task` around one. It is given everything by keyword.
+            kwargs: An iterable of items for each keyword that the name mentions; what is the same for all nodes; and
+                options, as for `add`.
+
+        Returns:
+            The handles, in the order of the combinations; `nodes.at(C=1, fold=0)` finds one by its items.
+
+        Raises:
+            GraphError: The name mentions no keyword, or one that is not given; or what has the items is no iterable, or
+                is text.
+            UnstableNameError: A name shows a memory address, or the position of an item of a set.
+            DuplicateNodeError: Two combinations give one name, because their items are shown alike, or a node has it
+                already. The error names both.
+            DagronError: As for `add`.
+        """
+        return self._fan_out("product", name, fn, kwargs, itertools.product)
+
+    def _fan_out(
+        self,
+        method: str,
+        name: str | Callable[..., str],
+        fn: TaskLike,
+        kwargs: dict[str, Any],
+        combine: Callable[..., Iterable[tuple[Any, ...]]],
+    ) -> Nodes[Any]:
+        options = () if isinstance(fn, Task) else OPTIONS
+        items = KeywordItems(method, name, kwargs, options, combine)
+        axes, looked_into = items.axes, items.axes_to_read()
+        call = self._calls.read(name if isinstance(name, str) else method, fn, 0, kwargs)
+        read = self._reader.read
+        common: dict[str, int] = {}
+        keywords = {key: read(value, common) for key, value in call.keywords.items() if key not in axes}
+        outputs: Iterable[tuple[str, ...]] = itertools.repeat(())
+        if call.outputs:
+            outputs = zip(*map(items.filled, call.outputs), strict=True)
+        made: dict[str, tuple[int, str, dict[str, int], TaskLike]] = {}
+        for index, (row, (node, label), paths) in enumerate(zip(items.rows, items.names(), outputs, strict=False)):
+            if node in made or node in self._tasks:
+                raise items.alike(node, index, made[node][0] if node in made else None)
+            parents = common.copy()
+            taken = dict(zip(axes, row, strict=True))
+            for axis in looked_into:
+                taken[axis] = read(taken[axis], parents)
+            taken.update(keywords)
+            made[node] = index, label, parents, call.task((), taken, parents, paths)
+        nodes = [self._insert(node, label, parents, task) for node, (_, label, parents, task) in made.items()]
+        return Nodes(nodes, items.columns())
 
     @property
     def dag(self) -> DAG:
@@ -449,9 +526,7 @@ def _columns(iterables: Sequence[Any]) -> tuple[list[list[Any]], bool]:
         if not isinstance(iterable, Iterable) and not hasattr(iterable, "__getitem__"):
             kind = type(iterable).__name__
             raise GraphError(f"iterable {i} of map is none, but a {kind}; give what is the same for all by keyword")
-        if isinstance(iterable, (itertools.count, itertools.cycle)) or (
-            isinstance(iterable, itertools.repeat) and operator.length_hint(iterable, -1) < 0
-        ):
+        if is_endless(iterable):
             raise GraphError(f"iterable {i} of map has no end; give what is the same for all by keyword")
     columns = [list(iterable) for iterable in iterables]
     lengths = [len(column) for column in columns]

@@ -6,7 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, assert_type
 
-from dagron import ExecutionResult, Flow, Node, NodeResult, Task
+from dagron import (
+    Checkpoint,
+    CheckpointStatus,
+    ExecutionResult,
+    Flow,
+    Forecast,
+    Node,
+    NodeResult,
+    Nodes,
+    Task,
+    load,
+)
 
 flow = Flow()
 
@@ -104,6 +115,19 @@ assert_type(flow.map("n[{}]", triple, [1], ["b"], [b"c"]), list[Node[float]])
 assert_type(flow.map(lambda path: path.upper(), count, ["a"]), list[Node[Counter[str]]])
 assert_type(flow.map("n[{}]", Task(count), ["a"], deep=True), list[Node[Counter[str]]])
 
+# Items by keyword.
+grid = flow.product("g[{a},{b}]", pair, a=[1, 2], b="xy")
+assert_type(grid, Nodes[float])
+assert_type(grid[0], Node[float])
+assert_type(grid[1:], Nodes[float])
+assert_type(list(grid), list[Node[float]])
+assert_type(flow.product("g[{a},{b}]", Task(pair), a=[1, 2], b="xy"), Nodes[float])
+assert_type(flow.map("g[{a},{b}]", pair, a=[1, 2], b=["x", "y"]), Nodes[float])
+assert_type(flow.add("n", merge, grid), Node[int])  # a list, as far as is seen here
+assert_type(flow.map("n[{}]", round, grid), list[Node[int]])
+single: Node[float] = grid.at(a=1, b="x")
+part_of_grid: Nodes[float] = grid.at(a=1)
+
 # Results have the types of their handles.
 result = flow.run("ckpt", resume=True, max_workers=2, pool="inline")
 assert_type(result, ExecutionResult)
@@ -113,6 +137,22 @@ assert_type(result[number], NodeResult[int | None])
 assert_type(result[number].result, int | None)
 assert_type(result["n"].result, Any)
 assert_type([result.value(node) for node in counts], list[Counter[str]])
+assert_type(result.values(counts), list[Counter[str]])
+assert_type(result.values(grid), list[float])
+assert_type(result.values({"a": number}), dict[str, int])
+assert_type(result.values("c*"), dict[str, Any])
+assert_type(result.to_dicts(grid, values=True), list[dict[str, Any]])
+
+# Between runs, and from a checkpoint.
+assert_type(flow.plan("ckpt", max_workers=2), Forecast)
+assert_type(flow.status("ckpt"), CheckpointStatus)
+assert_type(flow.invalidate("ckpt", number, counts, grid, "c*"), list[str])
+assert_type(flow.rerun("ckpt", number, max_workers=2), ExecutionResult)
+found = load("ckpt")
+assert_type(found, Checkpoint)
+assert_type(found[number], int)
+assert_type(found["n"], Any)
+assert_type(found.nodes["n"], NodeResult[Any])
 
 # A handle of a more special type is one of a more general type.
 general: Node[object] = number

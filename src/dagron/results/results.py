@@ -346,16 +346,19 @@ class ExecutionResult:
         """Return a dict for each node, with the columns of `dagron export`: name, state, attempts, seconds, bytes.
 
         Args:
-            nodes: A pattern, or handles and names. Default: all nodes.
+            nodes: A pattern, or handles and names; for `Nodes`, each dict begins with the items of its node, which have
+                an underscore behind their keyword where that is the name of a column. Default: all nodes.
             values: Whether there is a column `value`, too, with the results; None where there is none.
 
         Raises:
             UnknownNodeError: The run had no such node.
         """
-        from dagron.results.selecting import names_of
+        from dagron.results.selecting import names_of, with_items
+        from dagron.tasks.nodes import Nodes
 
         found = [self[node] for node in names_of(nodes, _nodes_of(self))]
-        return [{**node._row(), "value": node.result} if values else node._row() for node in found]
+        rows = [{**node._row(), "value": node.result} if values else node._row() for node in found]
+        return with_items(nodes, rows) if isinstance(nodes, Nodes) else rows
 
     def to_frame(
         self, nodes: str | Iterable[str | Node[Any]] | None = None, *, values: bool = False
@@ -372,7 +375,9 @@ class ExecutionResult:
         """
         from dagron.results.tables import COLUMNS, as_frame
 
-        return as_frame(self.to_dicts(nodes, values=values), (*COLUMNS, "value") if values else COLUMNS, "name")
+        columns = (*COLUMNS, "value") if values else COLUMNS
+        rows = self.to_dicts(nodes, values=values)
+        return as_frame(rows, rows[0] if rows else columns, "name")
 
     def raise_for_failures(self) -> None:
         """Raise one error for all nodes that failed or timed out; do nothing if every node completed.

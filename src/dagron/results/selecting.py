@@ -7,9 +7,11 @@ from typing import Any
 
 from dagron.errors import HandleError, OptionError, UnknownNodeError
 from dagron.results.patterns import hint_at, matching
+from dagron.results.tables import COLUMNS
 from dagron.tasks.handle import Node
+from dagron.tasks.nodes import Nodes
 
-__all__ = ["names_of", "values_of"]
+__all__ = ["names_of", "values_of", "with_items"]
 
 
 def values_of(nodes: Any, known: Mapping[str, Any], value: Callable[[str | Node[Any]], Any]) -> Any:
@@ -59,3 +61,18 @@ def _matching(known: Mapping[str, Any], pattern: str) -> list[str]:
     if not found:
         raise UnknownNodeError(pattern, f"the run had no such node{hint_at(pattern, list(known))}")
     return found
+
+
+def with_items(nodes: Nodes[Any], rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows about nodes with the items in front that the nodes were given."""
+    taken = {*COLUMNS, "value"}
+    return [
+        {
+            **{
+                f"{axis}_" if axis in taken else axis: item.name if isinstance(item, Node) else item
+                for axis, item in items.items()
+            },
+            **row,
+        }
+        for (items, _), row in zip(nodes.items(), rows, strict=True)
+    ]

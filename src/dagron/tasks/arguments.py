@@ -21,6 +21,7 @@ from dagron.errors import HandleError
 from dagron.tasks.handle import Node
 from dagron.tasks.holding import held_by
 from dagron.tasks.holes import ATOMS, Hole, Holed, differ, fields_of, is_named_tuple, rebuilt
+from dagron.tasks.nodes import Nodes
 
 __all__ = ["ArgumentReader", "refuse_hidden_handles"]
 
@@ -80,6 +81,8 @@ class ArgumentReader:
                 raise HandleError(value.name, "is of another flow; add both nodes to one flow")
             self._n_holes += 1
             return Hole(parents.setdefault(value.name, len(parents)))
+        if kind is Nodes:
+            return self._items(value, parents)
         if id(value) in self._open:
             self._holds_itself = True
             return value
@@ -161,5 +164,7 @@ def refuse_hidden_handles(obj: Any) -> None:
 
 
 def _refuse(value: Any, where: str) -> None:
+    if type(value) is Nodes and value:
+        value = value[0]
     if type(value) is Node:
         raise HandleError(value.name, f"stands {where}, {_NOWHERE}")
