@@ -246,6 +246,16 @@ class TestNodes:
         with pytest.raises(KeyError, match="there are no items 'c', but C, gamma, fold"):
             nodes.at(c=1)
 
+    def test_numbers_of_numpy_are_shown_as_numbers_unless_they_are_to_be_told_from_others(self, flow):
+        number = type(
+            "float64", (float,), {"__module__": "numpy", "shape": (), "__repr__": lambda self: "np.float64(0.5)"}
+        )
+        number.__str__ = float.__repr__
+        nodes = flow.product("f[{a}]", give, a=[number(0.5)])
+        assert (nodes[0].name, repr(nodes)) == ("f[0.5]", "Nodes(1: a=[0.5])")
+        with pytest.raises(DuplicateNodeError, match=r"a=np\.float64\(0\.5\) and a=0\.5 are shown alike"):
+            flow.product("g[{a}]", give, a=[number(0.5), 0.5])
+
     def test_items_go_with_their_nodes(self, nodes):
         pairs = list(nodes.items())
         assert pairs[3] == ({"C": 0.1, "gamma": None, "fold": 1}, nodes[3])

@@ -122,8 +122,10 @@ class KeywordItems:
         if not differ or all(type(row[i]) is type(other[i]) and _are_equal(row[i], other[i]) for i in differ):
             return DuplicateNodeError(name, f"{shown_row(self.axes, row)} is there twice; {{index}} tells them apart")
         axes = [self.axes[place] for place in differ]
-        these, those = ([items[place] for place in differ] for items in (other, row))
-        reason = f"{shown_row(axes, these)} and {shown_row(axes, those)} are shown alike"
+        of_first, of_this = (
+            shown_row(axes, [items[place] for place in differ], with_types=True) for items in (other, row)
+        )
+        reason = f"{of_first} and {of_this} are shown alike"
         return DuplicateNodeError(name, f"{reason}; another format in the name, or {{index}}, tells them apart")
 
     def columns(self) -> dict[str, list[Any]]:

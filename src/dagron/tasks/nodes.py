@@ -183,16 +183,23 @@ def _shown(items: Sequence[Any]) -> str:
     return f"[{', '.join(shown)}]"
 
 
-def shown_row(axes: Sequence[str], row: Sequence[Any]) -> str:
-    """Return items with their keywords, for a message."""
-    return ", ".join(f"{axis}={_short(item)}" for axis, item in zip(axes, row, strict=True))
+def shown_row(axes: Sequence[str], row: Sequence[Any], *, with_types: bool = False) -> str:
+    """Return items with their keywords, for a message.
+
+    Args:
+        axes: The keywords.
+        row: The items.
+        with_types: Whether numbers of numpy are shown as such, so that they can be told from others.
+    """
+    return ", ".join(f"{axis}={_short(item, with_types=with_types)}" for axis, item in zip(axes, row, strict=True))
 
 
-def _short(item: Any) -> str:
+def _short(item: Any, *, with_types: bool = False) -> str:
     if isinstance(item, Node):
         return item.name
+    is_number = type(item).__module__ == "numpy" and getattr(item, "shape", None) == ()
     try:
-        text = repr(item)
+        text = str(item) if is_number and not with_types else repr(item)
     except Exception:
         text = f"<{type(item).__name__}>"
     return text if len(text) <= 40 else f"{text[:37]}..."
