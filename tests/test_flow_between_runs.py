@@ -69,6 +69,9 @@ class TestPlan:
             flow.plan(ckpt)
         with pytest.raises(OptionError):
             flow.plan(ckpt, retries=-1)
+        for use in (flow.plan, flow.rerun):
+            with pytest.raises(dagron.UnknownOptionError, match="max_workers"):
+                use(ckpt, n_jobs=2)
 
 
 class TestStatus:

@@ -366,8 +366,9 @@ class Flow:
             CheckpointError: There is a checkpoint that cannot be read.
         """
         from dagron.runs.forecast import forecast
-        from dagron.runs.options import Options
+        from dagron.runs.options import ExecutorOptions, Options
 
+        check_keywords(options, [*ExecutorOptions.__annotations__, "fresh"], "Flow.plan")
         return forecast(self.dag, self._tasks, checkpoint_dir, Options(**options), fresh=fresh)
 
     def status(self, checkpoint_dir: str | os.PathLike[str], *, signing_key: bytes | None = None) -> CheckpointStatus:
@@ -466,9 +467,10 @@ class Flow:
         On crash:
             A `run` with `resume=True` goes on.
         """
-        from dagron.runs.options import Options
+        from dagron.runs.options import ExecutorOptions, Options
         from dagron.runs.plan import plan_run
 
+        check_keywords(options, [*ExecutorOptions.__annotations__, "if_changed", "run_timeout"], "Flow.rerun")
         begin_no_run_while_loading(self.dag, self._tasks, checkpoint_dir)
         checked = Options(**options)
         plan_run(self.dag, self._tasks, checked)  # before anything is given up
