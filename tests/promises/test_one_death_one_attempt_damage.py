@@ -94,6 +94,8 @@ REPLACED = {
     "path": Case("sys.path.clear()", "sys.path lacks what was in it"),
     "nice": Case("os.nice(3)", "its nice level is"),
 }
+if not os.geteuid():
+    REPLACED["another root"] = Case("os.chroot(os.path.dirname(PLACE))", "its root directory is another")
 RAISE = "def late(*_): raise TimeoutError('late')\n"
 RESTORED = {
     "umask": Case("os.umask(0o777)\nresult = bytes(40_000)", None, "umask 0o777"),

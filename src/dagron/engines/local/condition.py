@@ -125,6 +125,7 @@ _LIVE = ("builtins", "sys", "multiprocessing")
 # Held here, because a task may put something else in their places.
 _cancel_dump = faulthandler.cancel_dump_traceback_later
 _close, _dup, _fstat, _getcwd, _getpriority, _umask = os.close, os.dup, os.fstat, os.getcwd, os.getpriority, os.umask
+_stat = os.stat
 _getitimer, _setitimer = signal.getitimer, signal.setitimer
 _getrlimit = resource.getrlimit
 # Those in C: the functions of `signal` make members of enums of every number, which takes ten times as long.
@@ -137,6 +138,14 @@ _ids: tuple[Callable[[], int], ...] = (os.geteuid, os.getegid)
 def _file_of(fd: int) -> tuple[int, int] | None:
     try:
         status = _fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _root() -> tuple[int, int] | None:
+    try:
+        status = _stat("/")
     except OSError:
         return None
     return status.st_dev, status.st_ino
@@ -197,6 +206,7 @@ class Condition:
         self._cpus = _affinity()
         self._path = tuple(entry for entry in sys.path if isinstance(entry, str))
         self._has_directory = self._directory_is_there()
+        self._root = _root()
         self._had_path = "PATH" in os.environ
         self._environ = os.environ
         self._modules = {name: sys.modules.get(name) for name in _MODULES}
@@ -255,6 +265,8 @@ class Condition:
         found += self._damaged_limits()
         if self._has_directory and not self._directory_is_there():
             found.append("its working directory is gone")
+        if _root() != self._root:
+            found.append("its root directory is another")
         if tuple(ids() for ids in _ids) != self._ids:
             found.append("it runs as another user or group")
         if (nice := _getpriority(os.PRIO_PROCESS, 0)) > self._nice:
