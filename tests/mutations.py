@@ -980,6 +980,13 @@ MUTATIONS = [
         "tests/promises/test_one_death_one_attempt_damage.py -k emptied",
     ),
     Mutation(
+        "stopping",
+        "engines/local/context.py",
+        "        self._process.send_signal(signal.SIGCONT)\n",
+        "        pass\n",
+        "tests/engines/test_workers.py -k task_has_stopped",
+    ),
+    Mutation(
         "surroundings",
         "engines/local/surroundings.py",
         "        end.settimeout(None)",

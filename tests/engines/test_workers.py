@@ -380,3 +380,11 @@ class TestLeaks:
         for _ in range(4):
             run(dag, ckpt, tasks)
         assert (me.num_fds(), threading.active_count(), sorted(p.name for p in ckpt.iterdir())) == before
+
+
+def test_a_server_that_a_task_has_stopped_goes_on_when_something_is_wanted_of_it(tmp_path):
+    flow = dagron.Flow()
+    stopped = flow.add("stops it", lambda: os.kill(os.getppid(), signal.SIGSTOP))
+    late = flow.add("is to be killed", lambda _: time.sleep(600), stopped, timeout=0.5)
+    result = flow.run(tmp_path / "ckpt", max_workers=1, durability="process", kill_grace_seconds=0.0)
+    assert (result[stopped].status, result[late].status) == (NodeStatus.COMPLETED, NodeStatus.TIMED_OUT)

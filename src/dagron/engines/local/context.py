@@ -11,6 +11,7 @@ from __future__ import annotations
 import marshal
 import os
 import select
+import signal
 import socket
 import subprocess
 import threading
@@ -94,6 +95,7 @@ class Server:
         try:
             passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))]
             self._control.sendmsg([REQUEST.pack(SPAWN, 0, 0.0)], passed, NO_SIGPIPE)
+            self._wake()
         except ConnectionError as error:
             raise self.gone() from error
 
@@ -110,6 +112,7 @@ class Server:
         """Ask for the end of a worker and of everything below it: SIGTERM now if there is a grace, SIGKILL after it."""
         try:
             self._control.send(REQUEST.pack(KILL, pid, grace_seconds), NO_SIGPIPE)
+            self._wake()
         except OSError:
             pass  # the server is gone, and its workers with it
 
@@ -120,8 +123,13 @@ class Server:
         """
         try:
             self._control.shutdown(socket.SHUT_RDWR)
+            self._wake()
         except OSError:
             pass  # it is closed, or the server is gone
+
+    def _wake(self) -> None:
+        """Let the server go on, if somebody, such as a task, has stopped it alone: nobody else ends what runs."""
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End the server and wait until it, every worker and everything below them are gone. Safe to call again."""
