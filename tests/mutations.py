@@ -980,7 +980,7 @@ MUTATIONS = [
         "tests/promises/test_one_death_one_attempt_damage.py -k emptied",
     ),
     Mutation(
-        "stopping",
+        "limits",
         "engines/local/context.py",
         "        self._process.send_signal(signal.SIGCONT)\n",
         "        pass\n",
