@@ -987,6 +987,13 @@ MUTATIONS = [
         "tests/engines/test_workers.py -k task_has_stopped",
     ),
     Mutation(
+        "one death",
+        "engines/local/board.py",
+        "fcntl.F_SEAL_SHRINK | ",
+        "",
+        "tests/promises/test_one_death_one_attempt_damage.py -k goes_to_its_end",
+    ),
+    Mutation(
         "surroundings",
         "engines/local/surroundings.py",
         "        end.settimeout(None)",

@@ -126,6 +126,7 @@ LEFT = {
     "excepthook": Case("import threading; threading.excepthook = sys.excepthook = None"),
     "frozen": Case("import gc; gc.freeze()"),
     "elsewhere": Case("os.chdir('/')"),
+    "files cut off": Case("for fd in range(3, 64):\n    try: os.ftruncate(fd, 0)\n    except OSError: pass"),
     "one more variable": Case("os.environ['ODD'] = '1'; sys.path.append('/odd'); os.environ.pop('ODD')"),
     "recursion, deeper": Case("sys.setrecursionlimit(sys.getrecursionlimit() + 1)"),
 }

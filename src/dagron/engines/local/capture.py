@@ -32,7 +32,7 @@ _KEEP_SIZE_AND_PUNCH_HOLE = 3  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE of f
 def memory_file(name: str) -> int:
     """Return the descriptor of a new, empty file that only its descriptors keep."""
     if sys.platform == "linux":
-        return os.memfd_create(name, os.MFD_CLOEXEC)
+        return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     import tempfile
 
     with tempfile.TemporaryFile() as file:
