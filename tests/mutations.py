@@ -820,6 +820,20 @@ MUTATIONS = [
     ),
     Mutation(
         "value",
+        "crossing/definitions.py",
+        "return (operator.getitem, (cls, obj._name_)) if obj._name_ in cls.__members__ else NotImplemented",
+        "return NotImplemented",
+        "tests/crossing/test_values.py -k kinds_are_the_same",
+    ),
+    Mutation(
+        "value",
+        "crossing/names.py",
+        "type(found) is types.MethodType and found.__func__ is obj",
+        "False",
+        "tests/crossing/test_values.py -k kinds_are_the_same",
+    ),
+    Mutation(
+        "value",
         "crossing/script_modules.py",
         "        base.register(cls)\n",
         "        pass\n",

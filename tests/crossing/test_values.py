@@ -213,8 +213,15 @@ class Shape(enum.Enum):
     def default(cls):
         return cls.SQUARE
 
-def enums(planet=Planet.MARS):
+class Operation(enum.Enum):
+    INC = enum.member(functools.partial(max, 5))
+    OTHER = object()
+    def __call__(self, x):
+        return self.value(x)
+
+def enums(planet=Planet.MARS, inc=Operation.INC, other=[Operation.OTHER]):
     return (
+        inc is Operation.INC, inc(3), other[0] is Operation.OTHER,
         planet.gravity(), planet is Planet.MARS, Planet.MAVORS is Planet.MARS, list(Planet.__members__),
         Coordinate.PY.label, bytes(Coordinate.PY), Coordinate(1) is Coordinate.PY,
         str(Colour.RED | Colour.BLUE), Colour.WHITE in [Colour(7)], (Colour.RED | Colour.GREEN).value,
@@ -502,6 +509,7 @@ VALUES = [
     OneNumber(1), Proxy([1, 2]), SlottedProxy("text"), NamedItems(a=1), Failed(1, why="x"), FailedInSlots(4),
     kinds_library.Far(1, 2), Model[int], Model[str](),
     sys.modules[__name__], kinds_library, kinds_library.FUNCTION, ListAlike([1]), DictAlike(a=1), ListAlike, DictAlike,
+    Operation.INC,
 ] + ([Alias, Json, Rose] if FUTURE else [])
 IDENTICAL = (type, enum.Enum, typing.NewType, typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, Unset, _Missing,
              type(sys), type(kinds_library.FUNCTION))
@@ -525,6 +533,7 @@ def build():
     made = flow.map("value[{}]", value, range(len(VALUES)))
     for i, node in enumerate(made):
         flow.add(f"same[{i}]", same, i, node)
+        flow.add(f"given[{i}]", same, i, VALUES[i])
     return flow
 """
 
@@ -594,6 +603,8 @@ if __name__ == "__main__":
         node = result[f"same[{i}]"]
         made = result[f"value[{i}]"]
         told[f"value {i}"] = "" if node.result is True else f"{type(VALUES[i])}: {node.error!r} {made.error!r}"
+        given = result[f"given[{i}]"]
+        told[f"given {i}"] = "" if given.result is True else f"{type(VALUES[i])}: {given.error!r}"
         told[f"result {i}"] = "" if not made.error and same(i, made.result) else f"{type(VALUES[i])}: {made.error!r}"
     told["shared"] = "" if [result[f"shared[{i}]"].result for i in range(3)] == [1, 1, 1] else "not"
     print(json.dumps({"told": told, "restored": result.restored}))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copyreg
 import enum
 import functools
+import operator
 import sys
 import types
 import typing
@@ -290,8 +291,11 @@ class DefinitionPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _instance(self, obj: Any) -> Any:
         cls = type(obj)
-        if cls in copyreg.dispatch_table or (isinstance(obj, enum.Enum) and not _reduces_to_name(obj)):
+        if cls in copyreg.dispatch_table:
             return NotImplemented
+        if isinstance(obj, enum.Enum) and not _reduces_to_name(obj):
+            # Not by its value, as `enum` would: that of another process may equal none of the values here.
+            return (operator.getitem, (cls, obj._name_)) if obj._name_ in cls.__members__ else NotImplemented
         if is_row(obj):
             return reduced_row(obj)
         if reduces_itself(cls):

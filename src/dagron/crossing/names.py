@@ -84,8 +84,12 @@ class Names:
         module = getattr(obj, "__module__", None)
         if type(module) is str:
             path = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", None)
-            if type(path) is str and "<locals>" not in path and module_found(module, path) is obj:
-                return (called(module), path) if self.has(module) else None
+            if type(path) is str and "<locals>" not in path:
+                found = module_found(module, path)
+                if found is not obj and type(found) is types.MethodType and found.__func__ is obj:
+                    found, path = obj, f"{path}.__func__"  # of a class method
+                if found is obj:
+                    return (called(module), path) if self.has(module) else None
         return self.of_variable(obj)
 
     def of_variable(self, obj: Any) -> tuple[str, str] | None:
