@@ -208,7 +208,7 @@ class Table:
             if getattr(reducer, "__module__", None) in self.names.modules
         ]
         registered: dict[bool, list[tuple[type, type]]] = {True: [], False: []}
-        for base, cls in registered_elsewhere(self.names.has):
+        for base, cls in registered_elsewhere(self.names.modules):
             found = self.names.of(cls)
             if found is not None and (key := (found[0], found[1].partition(".")[0])) in values:
                 registered[key in self._for_tasks].append((base, cls))
