@@ -840,6 +840,13 @@ MUTATIONS = [
         "tests/crossing/test_values.py -k kinds_are_the_same",
     ),
     Mutation(
+        "nothing",
+        "crossing/changed.py",
+        "if name in members and _is_inert(old)",
+        "if False",
+        "tests/crossing/test_values.py -k members_that_hold",
+    ),
+    Mutation(
         "value",
         "tasks/arguments.py",
         "        if self._holds_itself:\n",
@@ -884,15 +891,15 @@ MUTATIONS = [
     Mutation(
         "value",
         "crossing/names.py",
-        "module_found(module, path) is obj:\n                return",
-        "True:\n                return",
+        "if found is obj:\n                    return",
+        "if True:\n                    return",
         "tests/crossing/test_values.py -k kinds_are_the_same",
     ),
     Mutation(
         "value",
         "crossing/names.py",
-        "module_found(module, path) is obj:\n                return",
-        "True:\n                return",
+        "if found is obj:\n                    return",
+        "if True:\n                    return",
         "tests/crossing/test_values_drawn.py -k test_values",
     ),
     Mutation(

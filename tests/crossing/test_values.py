@@ -655,7 +655,7 @@ def make(i):
     return Point(*range(len(dataclasses.fields(Point))))
 
 def kind():
-    return [Kind.A]
+    return list(Kind)
 
 def use(point, kind):
     return repr(point)
@@ -720,6 +720,13 @@ class TestAScriptThatHasChanged:
         assert told["restored"] == 4
         assert "'Kind' of the script is not what it was" in warned
         assert "the member 'A' was 1, and is 2" in warned
+
+    def test_members_that_hold_functions_or_classes_are_what_they_were(self, run_with):
+        members = "A = 1\n    F = enum.member(len)\n    G = (2, [len, dict])"
+        run_with(members=members)
+        assert run_with(members=members + "\n    B = 2") == ({"restored": 6, "use": "Point(x=0)"}, "")
+        _, warned = run_with(members="A = 1\n    G = (2, [len, dict])")
+        assert "the member 'F' is gone" in warned
 
     def test_a_resume_that_is_killed_before_it_has_compared_does_not_forget_to(self, run_with, tmp_path):
         run_with()

@@ -124,9 +124,21 @@ def changed_results(
 
 
 def _member(cls: Any, value: Any, names: Any) -> Any:
-    if isinstance(cls, enum.EnumMeta) and not isinstance(value, Inert):
-        check_members(cls, names)
+    if isinstance(cls, enum.EnumMeta):
+        members: Any = cls.__members__
+        # What a value names is not loaded here, so such a member can only be looked for.
+        known = [(name, members[name]._value_ if name in members and _is_inert(old) else old) for name, old in names]
+        check_members(cls, tuple(known))
     return Inert()
+
+
+def _is_inert(value: Any) -> bool:
+    """Tell whether a value is, or holds, what stands for something that its pickle names."""
+    if isinstance(value, Inert) or (isinstance(value, type) and issubclass(value, Inert)):
+        return True
+    if isinstance(value, dict):
+        return any(map(_is_inert, (*value, *value.values())))
+    return isinstance(value, (list, tuple, set, frozenset)) and any(map(_is_inert, value))
 
 
 class _Compared(Inert):
