@@ -70,8 +70,9 @@ MUTATIONS = [
     Mutation(
         "no wrong value",
         "cli/replay.py",
-        "    commit = ledger.commits.get(name)\n    if commit is None:\n        _compare",
-        "    commit = ledger.commits.get(name) or ledger.stale.get(name)\n    if commit is None:\n        _compare",
+        "    commit = ledger.completed_commit(name)\n    if commit is None:\n        _compare",
+        "    commit = ledger.completed_commit(name) or ledger.stale.get(name)\n"
+        "    if commit is None:\n        _compare",
         "tests/cli/test_debug.py -k no_longer_applies",
     ),
     Mutation(
@@ -408,8 +409,8 @@ MUTATIONS = [
     Mutation(
         "redone",
         "runs/restore.py",
-        "plan.restored = [i for i, name in enumerate(dag.nodes) if name in commits]",
-        "plan.restored = [i for i, name in enumerate(dag.nodes) if name in commits][1:]",
+        "plan.restored = [i for i, name in enumerate(dag.nodes) if name in commits or name in dropped]",
+        "plan.restored = [i for i, name in enumerate(dag.nodes) if name in commits or name in dropped][1:]",
         "tests/promises/test_nothing_is_redone.py -k thirty_kills",
     ),
     Mutation(
@@ -1134,6 +1135,55 @@ MUTATIONS = [
         "tests/promises/test_alive.py -k lives_on",
     ),
     Mutation(
+        "results not kept",
+        "runs/state.py",
+        "if self.takers.get(node) == 0 and",
+        "if node in self.takers and",
+        "tests/promises/test_results_not_kept.py -k failed_node_takes",
+    ),
+    Mutation(
+        "results not kept",
+        "runs/restore.py",
+        " or not sure.issuperset(takers)",
+        "",
+        "tests/promises/test_results_not_kept.py -k new_node_that_takes",
+    ),
+    Mutation(
+        "results not kept",
+        "checkpoint/writing/committing.py",
+        "            self._journal.say(*dropped)\n",
+        "            self._journal.say(*dropped, sync=False)\n",
+        "tests/promises/test_any_instant_power_loss.py -k acknowledged_is_there",
+    ),
+    Mutation(
+        "results not kept",
+        "checkpoint/reading/ledger.py",
+        "                        self.owned.add(self.dropped.file_of(name))\n",
+        "",
+        "tests/promises/test_any_instant_power_loss.py -k acknowledged_is_there",
+    ),
+    Mutation(
+        "results not kept",
+        "checkpoint/reading/ledger.py",
+        "                self.removed.add(self.dropped.file_of(name))\n",
+        "",
+        "tests/promises/test_results_not_kept.py -k somebody_elses",
+    ),
+    Mutation(
+        "results not kept",
+        "checkpoint/reading/ledger.py",
+        "                self.dropped.move(name, self.lost)  # as with what was lost, the children stay as they are\n",
+        "",
+        "tests/promises/test_results_not_kept.py -k fails_when_it_is_made",
+    ),
+    Mutation(
+        "results not kept",
+        "checkpoint/writing/pruning.py",
+        " and not is_dropped",
+        "",
+        "tests/promises/test_results_not_kept.py -k leave_the_journal",
+    ),
+    Mutation(
         "outputs",
         "outputs.py",
         "        if _identity(status) == before:\n",
@@ -1143,7 +1193,7 @@ MUTATIONS = [
     Mutation(
         "outputs",
         "runs/prepare.py",
-        "_outputs_changed(dag, plan, earlier) if earlier.commits and plan.outputs else {}",
+        "_outputs_changed(dag, plan, earlier) if plan.outputs else {}",
         "{}",
         "tests/promises/test_outputs_are_checked.py -k is_gone_is_written",
     ),

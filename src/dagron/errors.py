@@ -38,6 +38,7 @@
     │   ├── PruneError
     │   ├── OtherDagError                    whoever prunes: the DAG is another one
     │   └── ResultUnavailableError
+    │       ├── ResultNotKeptError           the author of the tasks: has the node keep its result
     │       └── ResultNotLoadableError       the author of the tasks: what the result is made of has changed
     ├── StoredValueError                     the author of the tasks; a result that this script or Python cannot load
     │   ├── ClassChangedError
@@ -113,6 +114,7 @@ __all__ = [
     "OutputNotWrittenError",
     "PruneError",
     "RemoteTraceback",
+    "ResultNotKeptError",
     "ResultNotLoadableError",
     "ResultNotPicklableError",
     "ResultNotWrittenError",
@@ -631,6 +633,27 @@ class ResultUnavailableError(CheckpointError):
 
     def __str__(self) -> str:
         return f"the result of node {self.node!r} is not available: {self.reason}"
+
+
+class ResultNotKeptError(ResultUnavailableError):
+    """The result was not to be kept, and was deleted when all that take it were recorded; `keep=True` makes it again.
+
+    Attributes:
+        checkpoint_dir: The checkpoint, absolute.
+    """
+
+    reason = "it was not kept"
+
+    def __init__(self, node: str, checkpoint_dir: str) -> None:
+        DagronError.__init__(self, node, checkpoint_dir)
+        self.node = node
+        self.checkpoint_dir = checkpoint_dir
+
+    def __str__(self) -> str:
+        return (
+            f"the result of node {self.node!r} was not kept: it was deleted from {self.checkpoint_dir!r} when all that "
+            "take it were recorded; give the node keep=True and resume, and it is made again"
+        )
 
 
 class ResultNotLoadableError(ResultUnavailableError):

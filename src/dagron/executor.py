@@ -87,6 +87,8 @@ class CheckpointExecutor:
         worker_init: A callable without arguments that each worker calls once, before its first node; with
             `pool="inline"` this process does. Bind arguments with `functools.partial`. No node's time or limit contains
             it. If it fails, the run ends with `WorkerInitError`.
+        keep: If False, the result of a node is deleted once all nodes that take it are recorded, where its `Task` does
+            not say otherwise; one that no node takes stays. It is made again if it is needed after all.
 
     Attributes:
         dag: The DAG.
@@ -122,6 +124,7 @@ class CheckpointExecutor:
         pass_output: bool = True,
         max_tasks_per_worker: int | None = None,
         worker_init: Callable[[], object] | None = None,
+        keep: bool = True,
     ) -> None:
         if not isinstance(dag, DAG):
             raise OptionError("dag", repr(dag)[:80], "a dagron.DAG; build one with DAG.builder()")
@@ -154,6 +157,7 @@ class CheckpointExecutor:
             pass_output=pass_output,
             max_tasks_per_worker=max_tasks_per_worker,
             worker_init=worker_init,
+            keep=keep,
         )
 
     @classmethod

@@ -112,9 +112,9 @@ class Flow:
         """Add a node that calls `fn(*args, **kwargs)`, and return its handle.
 
         Keywords named like an option of `Task` (`retries`, `retry_delay`, `retry_on`, `timeout`, `priority`,
-        `memory_limit`, `exclusive`, `outputs`) are options of the node; the others go to `fn`. If `fn` may have such a
-        parameter itself, that is an error. Then give a `Task`: it holds the options, and every keyword goes to its
-        callable.
+        `memory_limit`, `exclusive`, `outputs`, `keep`) are options of the node; the others go to `fn`. If `fn` may have
+        such a parameter itself, that is an error. Then give a `Task`: it holds the options, and every keyword goes to
+        its callable.
 
         Args:
             name: The node's name. A resume finds its result by this name alone.

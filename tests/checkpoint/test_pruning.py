@@ -27,6 +27,7 @@ from dagron.checkpoint.files.scratch import make_scratch
 from dagron.checkpoint.format.digests import Digests
 from dagron.checkpoint.format.names import JOURNAL, META, scratch_name
 from dagron.checkpoint.format.records import Failed, Origin, RunStarted
+from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.reading.history import read_history
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.reading.opening import printed_by, read_ledger, read_on, retried_of
@@ -58,16 +59,20 @@ def meaning(path, nodes):
     ledger = read_ledger(directory)
     recorded = {
         kind: {name: commit for name, commit in getattr(ledger, kind).items() if name in nodes}
-        for kind in ("commits", "stale", "lost")
+        for kind in ("commits", "stale", "lost", "dropped")
     }
+    # What is left of a result that was dropped is not said: a pruning takes its bytes out of the journal.
+    gone = recorded["dropped"]
+    gone.update({name: commit._replace(storage=Storage.FILE, temp_name="") for name, commit in gone.items()})
     every = {(kind, name): commit for kind, found in recorded.items() for name, commit in found.items()}
     plain = {key: commit._replace(since=0, sequence=0, payload_offset=0) for key, commit in every.items()}
     last_run = [record.sequence for record in records(directory) if record.kind == RunStarted.kind][-1]
     present = set(os.listdir(path))
+    there = ("commits", "stale")
     return {
         **plain,
         "order": list(recorded["commits"]),
-        "values": {name: value_of(directory, commit) for (kind, name), commit in every.items() if kind != "lost"},
+        "values": {name: value_of(directory, commit) for (kind, name), commit in every.items() if kind in there},
         "was another one": {key: bool(commit.since) for key, commit in every.items()},
         "took another one": {
             (parent, child): every[parent].since > every[child].sequence for parent in every for child in every
@@ -107,8 +112,9 @@ PLACES = {"checkpoint_id", "run_offset", "sequence", "valid_size", "size", "upda
 
 def test_nothing_that_a_ledger_says_is_left_out_here():
     """Whoever adds a field says in `Pruning` how it stays, and above how that is seen."""
-    seen = {"commits", "stale", "lost", "failures", "run", "ended", "n_runs", "processes", "namespace", "structure"}
+    seen = {"commits", "stale", "lost", "dropped", "failures", "run", "ended", "n_runs", "processes", "namespace"}
     seen |= {
+        "structure",
         "definitions",
         "absent",
         "recorded",

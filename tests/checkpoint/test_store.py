@@ -737,9 +737,16 @@ def lives(path):
         (lambda: prune("a", "b", "x"), [{"a": a_new, "c": "c" * 300}, {"a": a_new}]),
         (lambda: start(False), [{"a": a_new}]),
         (group(big("x", durable=True)), [{"a": a_new}, third]),
-        (do("end"), [third]),
-        (stop, [third]),
-        (clear, [third, None]),
+        (do("drop", ["x"]), [third]),
+        (group(small("c", "c")), [third, {**third, "c": "c"}, {"a": a_new, "c": "c"}]),
+        (group(big("x", durable=True)), [{"a": a_new, "c": "c"}, {**third, "c": "c"}]),
+        (do("write_copies"), [{**third, "c": "c"}]),
+        (do("drop", ["a"]), [{**third, "c": "c"}]),
+        (do("tend"), [{**third, "c": "c"}, {"x": LARGE, "c": "c"}]),
+        (do("drop", ["x"]), [{"x": LARGE, "c": "c"}]),
+        (do("end"), [{"x": LARGE, "c": "c"}, {"c": "c"}]),
+        (stop, [{"c": "c"}]),
+        (clear, [{"c": "c"}, None]),
     ]
     try:
         yield from steps

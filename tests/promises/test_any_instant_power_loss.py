@@ -53,23 +53,31 @@ THOROUGH = Effort(cuts=2000, blocks=256, contents=2000, entries=256, together=40
 
 @dataclass(frozen=True)
 class Known:
-    """What a checkpoint says: its commits in order, as names and bytes, and its failed nodes."""
+    """What a checkpoint says: its commits in order, as names and bytes, its failed nodes, and those whose results were
+    dropped."""
 
     commits: tuple = ()
     failed: frozenset = frozenset()
+    dropped: frozenset = frozenset()
 
     def committed(self, name, value):
-        return Known((*self.without([name]).commits, (name, value)), self.failed - {name})
+        known = self.without([name])
+        return Known((*known.commits, (name, value)), self.failed - {name}, known.dropped)
 
     def without(self, names):
-        return Known(tuple(commit for commit in self.commits if commit[0] not in names), self.failed)
+        left = tuple(commit for commit in self.commits if commit[0] not in names)
+        return Known(left, self.failed, self.dropped.difference(names))
 
     def with_failed(self, name):
-        return Known(self.without([name]).commits, self.failed | {name})
+        known = self.without([name])
+        return Known(known.commits, self.failed | {name}, known.dropped)
+
+    def with_dropped(self, names):
+        return Known(self.without(names).commits, self.failed, self.dropped.union(names))
 
     def pruned_to(self, nodes):
         gone = {name for name, _ in self.commits} - set(nodes)
-        return Known(self.without(gone).commits, self.failed & set(nodes))
+        return Known(self.without(gone).commits, self.failed & set(nodes), self.dropped & set(nodes))
 
 
 @dataclass(frozen=True)
@@ -98,11 +106,16 @@ class Legal:
         legal = [self.after([c for i, c in enumerate(self.changes) if bits >> i & 1]) for bits in range(2**n)]
         assert announced, f"neither what was acknowledged nor a prefix of what was on its way: {shown(found)}"
         assert found is not None
-        assert found.commits in [state.commits for state in legal if state], f"not what was written: {shown(found)}"
+        said = [(state.commits, state.dropped) for state in legal if state]
+        assert (found.commits, found.dropped) in said, f"not what was written: {shown(found)}"
 
 
 def shown(found):
-    return found and ([(name, len(value)) for name, value in found.commits], sorted(found.failed))
+    return found and (
+        [(name, len(value)) for name, value in found.commits],
+        sorted(found.failed),
+        sorted(found.dropped),
+    )
 
 
 # --- a run -----------------------------------------------------------------------------------------------------------
@@ -198,8 +211,11 @@ class Life:
         self.sure = found or Known()
         self.marks.append((len(self.recorder.log), Legal(self.sure)))
 
-    def commit(self, **values):
-        """Commit a group: those of upper-case names in files of their own, written before by a worker."""
+    def commit(self, *, drops=(), **values):
+        """Commit a group: those of upper-case names in files of their own, written before by a worker.
+
+        With `drops`, the results of these nodes are dropped with it.
+        """
         pending = []
 
         def work():
@@ -208,6 +224,9 @@ class Life:
 
         self._step(work)
         changes = [partial(Known.committed, name=name.lower(), value=value) for name, value in values.items()]
+        if drops:
+            self.store.drop(drops)
+            changes.append(partial(Known.with_dropped, names=drops))
         self._step(lambda: self.store.commit(pending), *changes)
 
     def _pending(self, name, value, *, is_large):
@@ -231,6 +250,10 @@ class Life:
 
     def invalidate(self, *names):
         self._step(lambda: self.store.invalidate(names, "changed"), lambda known: known.without(names))
+
+    def drop(self, *names):
+        self.store.drop(names)
+        self._step(lambda: self.store.tend(), partial(Known.with_dropped, names=names))
 
     def write_copies(self):
         self._step(lambda: self.store.write_copies())
@@ -281,7 +304,8 @@ def what_is_found(opened, *, promised=True):
                 raise
             check_named(error, opened.directory.path / f"{name}.pkl")
             unreadable = True
-    return Known(tuple(found), frozenset(opened.ledger.failures)), damaged or unreadable or bool(opened.ledger.lost)
+    known = Known(tuple(found), frozenset(opened.ledger.failures), frozenset(opened.ledger.dropped))
+    return known, damaged or unreadable or bool(opened.ledger.lost)
 
 
 def check_named(error, path):
@@ -324,6 +348,17 @@ def failures_and_invalidations(life):
     life.commit(a=NEW)
     life.write_copies()
     life.commit(BIG=NEW_BIG, x=data(90, 11))
+    life.end()
+
+
+def results_that_are_not_kept(life):
+    life.begin()
+    life.commit(a=OLD, BIG=OLD_BIG)
+    life.write_copies()
+    life.commit(drops=("a", "big"), b=data(90, 30))
+    life.commit(BIG=NEW_BIG)
+    life.commit(HUGE=data(4200, 31), c=data(60, 32))
+    life.drop("big", "c")
     life.end()
 
 
@@ -558,6 +593,7 @@ RUNS = {
     "a group of small results": (lambda root: lived(root, groups_of_small_results), 1900),
     "large results": (lambda root: lived(root, large_results), 1300),
     "failures and invalidations": (lambda root: lived(root, failures_and_invalidations), 2550),
+    "results that are not kept": (lambda root: lived(root, results_that_are_not_kept), 1600),
     "execute over an older one": (lambda root: run_over_an_older(root, a_fresh_execute), 1300),
     "execute after an interrupted run": (lambda root: lived(root, a_fresh_execute_after_an_interrupted_run), 2650),
     "resume with a lost result": (

@@ -34,6 +34,7 @@ FLAGS = {
     "pass_output": "--pass-output",
     "max_tasks_per_worker": "--max-tasks-per-worker",
     "worker_init": "--worker-init",
+    "keep": "--keep",
 }
 
 WITHOUT_A_FLAG = {
@@ -57,7 +58,7 @@ class TestOneList:
             "durability": "process", "pool": "inline", "retries": 4, "retry_delay": 0.25, "retry_on": (OSError,),
             "timeout": 5.0, "memory_limit": "6 GB", "pin_cpus": False, "kill_grace_seconds": 7.0, "signing_key": b"8",
             "allow_untrusted": True, "progress": True, "pass_output": False, "max_tasks_per_worker": 9,
-            "worker_init": print,
+            "worker_init": print, "keep": False,
         }  # fmt: skip
         assert values.keys() == FIELDS.keys()
         executor = CheckpointExecutor(dagron.DAG([]), tmp_path, **values)

@@ -25,6 +25,7 @@ operations = st.one_of(
     st.tuples(st.just("fail"), several),
     st.tuples(st.just("retried"), names, st.integers(1, 3)),
     st.tuples(st.just("invalidate"), several, st.booleans()),
+    st.tuples(st.just("drop"), several, st.booleans()),
     st.tuples(st.just("reconcile"), several, st.sampled_from(STRUCTURES)),
     st.tuples(st.just("note_processes"), st.dictionaries(st.integers(1, 99), st.floats(0, 9), max_size=2)),
     st.tuples(st.just("write_copies")),
@@ -78,6 +79,10 @@ class Life:
                 store.note_retried([Retried(name, attempt=attempt) for attempt in range(1, n + 1)])
             case "invalidate":
                 store.invalidate(arguments[0], "why", lost=arguments[1])
+            case "drop":
+                store.drop(arguments[0])
+                if arguments[1]:
+                    store.tend()
             case "reconcile":
                 store.reconcile(arguments[0], [NAMES[0]], arguments[1])
             case "note_processes":
@@ -100,3 +105,4 @@ class Life:
                 assert getattr(found, name) == expected, name
                 assert getattr(self.follower, name) == expected, name
         assert list(found.commits) == list(written.commits)
+        assert found.completed == written.completed

@@ -108,13 +108,13 @@ def details_of(where: Place, name: str, *, full: bool, unpickle: bool, plain: bo
         parents, children = dag.parents(name), dag.children(name)
     failure = ledger.failures.get(name)
     # A result that was taken away is no result of an attempt that has failed since.
-    commit = ledger.commits.get(name) or (None if failure else ledger.stale.get(name))
+    commit = ledger.completed_commit(name) or (None if failure else ledger.stale.get(name))
     printed = printed_by(ledger, directory, name, signing_key())
     return NodeDetails(
         figures,
         parents,
         children,
-        file=str(directory.path / commit.file_name) if commit is not None else "",
+        file=str(directory.path / commit.file_name) if commit is not None and not figures.is_dropped else "",
         digest=commit.digest.hex() if commit is not None else "",
         digest_algorithm=Digests(signing_key()).name if commit is not None else "",
         outputs=shown_outputs(ledger, commit, signing_key()) if commit is not None else [],
@@ -180,6 +180,8 @@ def shown_details(details: NodeDetails, *, full: bool) -> str:
     if details.file:
         rows.append(("result", f"{shown_bytes(node.result_bytes)} in {shown_name(details.file)}"))
         rows.append(("digest", f"{details.digest_algorithm} {details.digest}"))
+    if node.is_dropped:
+        rows.append(("result", f"{shown_bytes(node.result_bytes)}, not kept; keep=True and a resume make it again"))
     rows += [("output", line) for line in details.outputs]
     for label, names in (("parents", details.parents), ("children", details.children)):
         if names:

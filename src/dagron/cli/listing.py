@@ -93,7 +93,11 @@ def shown_nodes(nodes: Sequence[NodeFigures], width: int | None) -> str:
             shown_seconds(node.duration_seconds) if node.started_unix else "",
             shown_seconds(node.cpu_seconds) if node.result_bytes or node.cpu_seconds else "",
             shown_bytes(node.peak_rss_bytes) if node.peak_rss_bytes else "",
-            shown_bytes(node.result_bytes) if node.result_bytes else "",
+            "not kept"
+            if node.is_dropped and node.result_bytes
+            else shown_bytes(node.result_bytes)
+            if node.result_bytes
+            else "",
             node.error,
         )
         for node in nodes

@@ -82,18 +82,20 @@ def prepared_call(where: Place, ledger: Ledger, name: str, job: Job, *, allow_un
     inputs: list[Any] = []
     notes: list[str] = []
     for position in binding.consumed:
-        commit = _recorded(ledger, parents[position], notes)
+        commit = _recorded(ledger, parents[position], notes, str(directory.path))
         data = load_result(directory, commit, Digests(signing_key()))
         inputs.append(load_result_of(commit.name, data, str(directory.path)))
     return Call(name, fn, binding, inputs, notes)
 
 
-def _recorded(ledger: Ledger, parent: str, notes: list[str]) -> Commit:
-    from dagron.errors import ResultUnavailableError
+def _recorded(ledger: Ledger, parent: str, notes: list[str], directory: str) -> Commit:
+    from dagron.errors import ResultNotKeptError, ResultUnavailableError
 
     commit = ledger.commits.get(parent)
     if commit is not None:
         return commit
+    if parent in ledger.dropped:
+        raise ResultNotKeptError(parent, directory)
     commit = ledger.stale.get(parent)
     if commit is not None:
         notes.append(f"the result of {shown_name(parent)} no longer applies; a resume would make it again first")
@@ -118,7 +120,7 @@ def announce(call: Call, ledger: Ledger, where: Place) -> None:
 
 
 def _recorded_end(ledger: Ledger, name: str) -> str:
-    commit = ledger.commits.get(name)
+    commit = ledger.completed_commit(name)
     if commit is None and (failure := ledger.failures.get(name)) is not None:
         return f"it failed with {shown_error(failure.type, failure.message)}"
     if commit is not None:
@@ -206,7 +208,7 @@ def _compare(name: str, value: Any, ledger: Ledger) -> ExitCode:
         except (ResultNotPicklableError, ResultNotWrittenError) as error:
             say(f"error: {error}")
             return ExitCode.NODES
-    commit = ledger.commits.get(name)
+    commit = ledger.completed_commit(name)
     if commit is None:
         _compare_with_former(blob, ledger.stale.get(name) or ledger.lost.get(name))
     elif commit.digest == blob.digest:

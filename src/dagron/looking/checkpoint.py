@@ -20,6 +20,7 @@ from dagron.errors import (
     NodeError,
     OptionError,
     RemoteTraceback,
+    ResultNotKeptError,
     ResultUnavailableError,
     TaskFailedError,
     UnknownNodeError,
@@ -102,10 +103,15 @@ class _Seen:
     def has_result(self, name: str) -> bool:
         return name in self._ledger.commits
 
+    def is_completed(self, name: str) -> bool:
+        return self._ledger.completed_commit(name) is not None
+
     def is_known(self, name: str) -> bool:
         return name in (self.figures if self._dag is None else self._dag)
 
     def value_of(self, name: str) -> Any:
+        if name in self._ledger.dropped:
+            raise ResultNotKeptError(name, str(self._directory.path))
         commit = self._ledger.commits[name]
         try:
             data = load_result(self._directory, commit, self._digests)
@@ -117,7 +123,12 @@ class _Seen:
     def node(self, name: str) -> NodeResult[Any]:
         found = self.figures[name]
         result: NodeResult[Any] = NodeResult(
-            name, found.state, attempts=found.attempts, result_bytes=found.result_bytes, slot=found.slot
+            name,
+            found.state,
+            attempts=found.attempts,
+            result_bytes=found.result_bytes,
+            stored_bytes=found.stored_bytes,
+            slot=found.slot,
         )
         result._figures = Figures(
             found.started_unix,
@@ -176,7 +187,7 @@ class Checkpoint(Mapping[str, Any]):
     def __getitem__(self, node: str | Node[Any]) -> Any:
         name = node.name if isinstance(node, Node) else node
         if self._has(name):
-            if self._seen.has_result(name):
+            if self._seen.is_completed(name):
                 return self._seen.value_of(name)
             error = self._seen.node(name).error
             assert error is not None

@@ -114,9 +114,12 @@ def node_figures(ledger: Ledger, dag: DAG | None, running: list[Now] | None, now
     now = {item.name: item for item in running or ()}
     kept = {NodeStatus.COMPLETED: ledger.commits, NodeStatus.STALE: ledger.stale, NodeStatus.LOST: ledger.lost}
     for name, status in node_statuses(ledger, dag, now, goes_on=running is not None).items():
-        if status in kept:
-            commit = kept[status][name]
+        if status is NodeStatus.COMPLETED and name in ledger.dropped:
+            commit = ledger.dropped[name]
             yield _ended(commit, status, size=commit.size)
+        elif status in kept:
+            commit = kept[status][name]
+            yield _ended(commit, status, size=commit.size, stored=0 if status is NodeStatus.LOST else commit.size)
         elif status is NodeStatus.RUNNING:
             item = now[name]
             yield NodeFigures(
@@ -134,7 +137,9 @@ def node_figures(ledger: Ledger, dag: DAG | None, running: list[Now] | None, now
             yield NodeFigures(name, status)
 
 
-def _ended(item: Commit | Failed, status: NodeStatus, *, size: int = 0, error: str = "") -> NodeFigures:
+def _ended(
+    item: Commit | Failed, status: NodeStatus, *, size: int = 0, stored: int = 0, error: str = ""
+) -> NodeFigures:
     figures = item.figures
     return NodeFigures(
         item.name,
@@ -149,4 +154,5 @@ def _ended(item: Commit | Failed, status: NodeStatus, *, size: int = 0, error: s
         error,
         figures.system_seconds,
         figures.ended_unix,
+        stored,
     )

@@ -38,8 +38,8 @@ def changed_outputs(ledger: Ledger, key: bytes | None) -> list[ChangedOutput]:
         ledger: What the journal says; relative paths begin where they did for its last run.
         key: The signing key, or None.
     """
-    commits = ledger.commits
-    return list(_changed(ledger, (commits[name] for name in commits if name in commits.special), key))
+    kept = (ledger.commits, ledger.dropped)
+    return list(_changed(ledger, (commits[name] for commits in kept for name in commits.special), key))
 
 
 def _changed(ledger: Ledger, commits: Iterable[Commit], key: bytes | None) -> Iterator[ChangedOutput]:

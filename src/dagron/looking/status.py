@@ -80,6 +80,8 @@ class CheckpointStatus:
         cpu_seconds: User and system time that the completed nodes took.
         wall_seconds: Time that they took, one after the other.
         result_bytes: Size of their pickled results.
+        stored_bytes: What these take in the checkpoint.
+        n_dropped: Completed nodes whose results were not to be kept, and are deleted.
         retries: Attempts that another one followed, of the nodes that completed or failed.
         n_damaged: Stretches of the journal that cannot be read.
         running: What the slots run, as the run has said within the last seconds.
@@ -106,6 +108,8 @@ class CheckpointStatus:
     cpu_seconds: float
     wall_seconds: float
     result_bytes: int
+    stored_bytes: int
+    n_dropped: int
     retries: int
     n_damaged: int
     running: list[Now]
@@ -157,7 +161,7 @@ def status_of(ledger: Ledger, directory: Directory, shown: str, key: bytes | Non
     """
     state = state_of_run(directory, ledger, key)
     running, preparing = slots_now(directory, ledger, key, state) or ([], [])
-    run, commits = ledger.run, ledger.commits.values()
+    run, commits = ledger.run, [*ledger.commits.values(), *ledger.dropped.values()]
     again = {now.name for now in running}
     return CheckpointStatus(
         checkpoint_dir=shown,
@@ -178,6 +182,8 @@ def status_of(ledger: Ledger, directory: Directory, shown: str, key: bytes | Non
         cpu_seconds=sum(commit.figures.cpu_seconds for commit in commits),
         wall_seconds=sum(commit.figures.duration_seconds for commit in commits),
         result_bytes=sum(commit.size for commit in commits),
+        stored_bytes=sum(commit.size for commit in ledger.commits.values()),
+        n_dropped=len(ledger.dropped),
         retries=sum(commit.attempts - 1 for commit in commits if commit.attempts > 1)
         + sum(failed.attempts - 1 for failed in ledger.failures.values() if failed.attempts > 1),
         n_damaged=len(ledger.damage),
@@ -217,7 +223,7 @@ def shown_status(status: CheckpointStatus, encoding: str | None, now_unix: float
         ("run", f"{status.runs}, process {status.pid} on {status.host}"),
         ("since", _shown_iso(status.since, now_unix)),
         ("updated", _shown_iso(status.updated, now_unix)),
-        ("results", f"{shown_bytes(status.result_bytes)}, durability {status.durability}"),
+        ("results", f"{_shown_results(status)}, durability {status.durability}"),
         ("time", f"{shown_seconds(status.cpu_seconds)} of CPU, {shown_seconds(status.wall_seconds)} in tasks"),
     ]
     if status.retries:
@@ -263,6 +269,14 @@ def _shown_job(status: CheckpointStatus) -> str:
 def _shown_failure(failed: FailedNode) -> str:
     attempts = f" (attempt {failed.attempts})" if failed.attempts > 1 else ""
     return f"{shown_name(failed.name)}{attempts}: {shown_error(failed.type, failed.message)}"
+
+
+def _shown_results(status: CheckpointStatus) -> str:
+    if not status.n_dropped:
+        return shown_bytes(status.result_bytes)
+    n = status.n_dropped
+    gone = f"{shown_bytes(status.result_bytes - status.stored_bytes)} of {n} node{'s' if n > 1 else ''} not kept"
+    return f"{shown_bytes(status.stored_bytes)}, {gone}"
 
 
 def _shown_changed(output: ChangedOutput) -> str:

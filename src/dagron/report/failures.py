@@ -100,5 +100,5 @@ def _last_of_each(history: History) -> Iterator[tuple[int, Failed, bool]]:
             continue
         if name in ledger.failures:
             yield run, failed, False
-        elif name in ledger.commits:
+        elif name in ledger.commits or name in ledger.dropped:
             yield run, failed, True

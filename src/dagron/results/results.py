@@ -54,6 +54,7 @@ class NodeResult(Generic[T_co]):
         restored: Whether the result was taken from the checkpoint.
         attempts: Attempts in the run that made the result; 0 if it was never attempted.
         result_bytes: Size of the pickled result.
+        stored_bytes: What the result takes in the checkpoint; 0 if it is not there.
         slot: The slot that ran it; -1 for none.
         stderr_tail: The last lines that the node wrote to standard error, if it failed.
     """
@@ -64,6 +65,7 @@ class NodeResult(Generic[T_co]):
     restored: bool = False
     attempts: int = 0
     result_bytes: int = 0
+    stored_bytes: int = 0
     slot: int = -1
     stderr_tail: str = ""
     _figures: Figures = NO_FIGURES
@@ -185,6 +187,7 @@ class NodeResult(Generic[T_co]):
             error,
             figures.system_seconds,
             figures.ended_unix,
+            self.stored_bytes,
         )
         return found.row()
 

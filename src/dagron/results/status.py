@@ -82,7 +82,7 @@ def node_statuses(
     found: dict[str, NodeStatus] = {}
     now = frozenset(running)
     if dag is None:
-        known = dict.fromkeys([*ledger.commits, *ledger.failures, *ledger.stale, *ledger.lost, *now])
+        known = dict.fromkeys([*ledger.commits, *ledger.failures, *ledger.stale, *ledger.lost, *ledger.dropped, *now])
         names = [name for name in known if name not in ledger.absent]
     else:
         names = list(dag.nodes)
@@ -95,6 +95,8 @@ def node_statuses(
         elif (failure := ledger.failures.get(name)) is not None:
             found[name] = status_of_failure(failure.status)
             failed.append(name)
+        elif name in ledger.dropped:
+            found[name] = NodeStatus.COMPLETED
         elif name in ledger.stale:
             found[name] = NodeStatus.STALE
         else:

@@ -36,6 +36,7 @@ class NodeFigures:
         error: The type and the first line of the message, if it failed.
         system_seconds: The part of `cpu_seconds` that was spent in the system; the rest was in user mode.
         ended_unix: When the last attempt ended; 0.0 if it has not, or that is not known.
+        stored_bytes: What the result takes in the checkpoint; 0 if it is not there.
     """
 
     name: str
@@ -50,6 +51,12 @@ class NodeFigures:
     error: str = ""
     system_seconds: float = 0.0
     ended_unix: float = 0.0
+    stored_bytes: int = 0
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether the node is completed without its result, which was not to be kept."""
+        return self.state is NodeStatus.COMPLETED and not self.stored_bytes
 
     def row(self) -> dict[str, Any]:
         """Return it as a dict."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.crossing.loading import load_result_of
-from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError
+from dagron.errors import CheckpointDamagedError, NodeCancelledError, NodeSkippedError, ResultNotKeptError
 from dagron.graph.dag import DAG
 from dagron.results.reasons import shown_reason
 from dagron.results.results import ExecutionResult, NodeResult, NodeResults
@@ -50,7 +50,7 @@ def conclude(
         result: NodeResult[Any] = NodeResult(
             name, _STATUS[state.phase_of(node)], restored=node in restored, attempts=state.attempts_of(node)
         )
-        commit = store.commit_of(name)
+        commit = store.commit_of(name) or store.dropped.get(name)
         if result.status is NodeStatus.COMPLETED and commit is not None:
             _fill(result, store, commit)
         elif result.status is NodeStatus.COMPLETED:
@@ -101,7 +101,7 @@ def conclude_restored(dag: DAG, store: CheckpointStore, trace: ExecutionTrace | 
 
     def make(name: str, _: int) -> NodeResult[Any]:
         result: NodeResult[Any] = NodeResult(name, NodeStatus.COMPLETED, restored=True)
-        commit = store.commit_of(name)
+        commit = store.commit_of(name) or store.dropped.get(name)
         assert commit is not None, "every node is completed"
         _fill(result, store, commit)
         return result
@@ -114,11 +114,16 @@ def _fill(result: NodeResult[Any], store: CheckpointStore, commit: Commit) -> No
     result.attempts = commit.attempts
     result._figures = commit.figures
     result.result_bytes = commit.size
+    result.stored_bytes = 0 if commit.name in store.dropped else commit.size
     result.slot = commit.slot
     result._load = partial(_value_of, store, commit)
 
 
 def _value_of(store: CheckpointStore, commit: Commit) -> Any:
+    # Asked when it is loaded, as a callback may ask in the middle of a run.
+    found = store.dropped.get(commit.name)
+    if found is not None and found.sequence == commit.sequence:
+        raise ResultNotKeptError(commit.name, str(store.directory.path))
     return load_result_of(commit.name, store.load_committed(commit), str(store.directory.path))
 
 

@@ -344,6 +344,8 @@ class Coordinator:
                         self._workers().kill(slot, at_once=command.end == ev.End.OUT_OF_MEMORY)
                     case ev.Invalidate(nodes):
                         self._store.invalidate([self._dag.name_of(node) for node in nodes], "a parent's result changed")
+                    case ev.Drop(nodes):
+                        self._store.drop([self._dag.name_of(node) for node in nodes])
                     case ev.Observe(slot, memory_limit):
                         seen = self._workers().observe(slot, memory_limit)
                         memory = (seen.memory_bytes, seen.before_bytes)

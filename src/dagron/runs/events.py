@@ -21,6 +21,7 @@ __all__ = [
     "CommitResults",
     "Committed",
     "Dispatch",
+    "Drop",
     "End",
     "Event",
     "Invalidate",
@@ -213,6 +214,13 @@ class Invalidate:
 
 
 @frozen
+class Drop:
+    """The results of these nodes are not to be kept, and all that take them are in the checkpoint."""
+
+    nodes: tuple[int, ...]
+
+
+@frozen
 class Restore:
     """These nodes keep the results that they have."""
 
@@ -252,4 +260,6 @@ class Observe:
     memory_limit: int | None = None
 
 
-Command = Dispatch | CommitResults | CommitFailures | NoteLoss | Retry | Invalidate | Restore | Skip | Kill | Observe
+Command = (
+    Dispatch | CommitResults | CommitFailures | NoteLoss | Retry | Invalidate | Drop | Restore | Skip | Kill | Observe
+)

@@ -49,6 +49,8 @@ class Forecast:
         to_run: The nodes that would run, parents first.
         held: Nodes that keep their results unless what they take turns out to be another.
         restored: How many nodes keep their results.
+        dropped: Those of them whose results were not to be kept, and are gone.
+        to_drop: Nodes whose results go once all that take them are recorded.
         total: Nodes of the DAG.
         n_slots: How many nodes would run at a time.
     """
@@ -57,6 +59,8 @@ class Forecast:
     to_run: list[ToRun]
     held: list[str]
     restored: int
+    dropped: list[str]
+    to_drop: list[str]
     total: int
     n_slots: int
 
@@ -89,6 +93,10 @@ class Forecast:
                 work = sum(known) / len(known) * len(self.to_run)
                 spread = f"{shown_seconds(work / self.n_slots)} on {self.n_slots} workers"
                 lines.append(f"about {shown_seconds(work)} of work, {spread}")
+        if self.to_drop:
+            lines.append(f"{len(self.to_drop)} results go when all that take them are recorded")
+        if self.dropped:
+            lines.append(f"{len(self.dropped)} results have gone, as they were not to be kept")
         if self.held:
             lines.append(f"{len(self.held)} more run only if a result that they take has changed")
         return "\n".join(lines)
@@ -156,13 +164,16 @@ def forecast(
             ledger.stale,
             lambda name: load_result(directory, commits[name], digests),
             digests,
+            ledger.dropped,
         )
     prepared = prepare(dag, plan, earlier)
     restore, changed = prepared.restore, {**prepared.changed, **prepared.outputs}
     kept = {*restore.restored, *restore.held}
     names = [dag.name_of(i) for i in dag.order if i not in kept]
     outdated = {dag.name_of(i) for i in restore.outdated}
-    known = {} if ledger is None else {**ledger.stale, **ledger.commits}
+    known = {} if ledger is None else {**ledger.stale, **ledger.dropped, **ledger.commits}
+    not_kept = [i for i in dag.order if i not in prepared.dropped and not plan.policies[i].keep]
+    to_drop = [i for i in not_kept if any(plan.consumes(dag, child, i) for child in dag.child_indices(i))]
     return Forecast(
         str(checkpoint_dir),
         [
@@ -171,6 +182,8 @@ def forecast(
         ],
         [dag.name_of(i) for i in restore.held],
         len(restore.restored),
+        [dag.name_of(i) for i in dag.order if i in prepared.dropped],
+        [*map(dag.name_of, to_drop)],
         len(dag),
         choose_engine(options).n_slots,
     )
@@ -185,6 +198,8 @@ def _reason(name: str, ledger: Ledger | None, commits: Mapping[str, Commit], out
         return ""
     if name in outdated:
         return "its parents changed"
+    if name in ledger.dropped:
+        return "result needed again"
     if name in ledger.failures:
         return status_of_failure(ledger.failures[name].status).label
     if name in ledger.stale:

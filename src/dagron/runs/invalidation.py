@@ -68,7 +68,7 @@ def _chosen(
     ledger: Ledger, dag: DAG | None, patterns: Sequence[str], nodes: Collection[str], *, descendants: bool
 ) -> list[str]:
     """Return the completed nodes that are meant, with their completed descendants, in the order of the DAG."""
-    names = list(dag.nodes) if dag is not None else [*ledger.commits, *ledger.failures, *ledger.stale]
+    names = list(dag.nodes) if dag is not None else [*ledger.completed, *ledger.failures, *ledger.stale]
     chosen = set(names).intersection(nodes)
     unknown = [name for name in nodes if name not in chosen]
     for pattern in patterns:
@@ -80,4 +80,4 @@ def _chosen(
         raise UnknownNodeError(unknown[0], f"the checkpoint has no such node{hint_at(unknown[0], names)}")
     if descendants and dag is not None:
         chosen.update(dag.name_of(i) for i in dag.descendant_indices([dag.index_of(name) for name in chosen]))
-    return [name for name in names if name in chosen and name in ledger.commits]
+    return [name for name in names if name in chosen and ledger.completed_commit(name)]

@@ -50,6 +50,7 @@ class ExecutorOptions(TypedDict, total=False):
     pass_output: bool
     max_tasks_per_worker: int | None
     worker_init: Callable[[], object] | None
+    keep: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,7 @@ class Options:
     pass_output: bool = True
     max_tasks_per_worker: int | None = None
     worker_init: Callable[[], object] | None = None
+    keep: bool = True
 
     def __post_init__(self) -> None:
         if self.callbacks is not None and not isinstance(self.callbacks, ExecutionCallbacks):
@@ -102,6 +104,7 @@ class Options:
         check_timeout("timeout", self.timeout)
         parse_bytes("memory_limit", self.memory_limit)
         check_seconds("kill_grace_seconds", self.kill_grace_seconds)
+        check_flag("keep", self.keep)
         self._check_key()
         self._check_pinning()
 

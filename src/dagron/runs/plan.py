@@ -68,6 +68,11 @@ class RunPlan:
         parents = dag.parent_indices(child)
         return any(parents[position] == parent for position in self.bindings[child].consumed)
 
+    def taken(self, dag: DAG, node: int) -> Sequence[int]:
+        """Return the parents whose results the task of a node takes."""
+        parents = dag.parent_indices(node)
+        return [parents[position] for position in self.bindings[node].consumed]
+
 
 def plan_run(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], options: Options) -> RunPlan:
     """Check the tasks against the DAG and pickle them.
@@ -197,6 +202,7 @@ class _Found:
             options.timeout,
             memory_limit=parse_bytes("memory_limit", options.memory_limit),
             memory_limit_as_given=options.memory_limit,
+            keep=options.keep,
         )
         self.policies = {self._default_policy: self._default_policy}
         self._kinds: dict[object, int] = {}
@@ -304,6 +310,7 @@ def _policy(task: Task[Any], default: Policy) -> Policy:
         task.exclusive,
         tuple(str(os.fspath(path)) for path in task.outputs),
         default.memory_limit_as_given if memory_limit is None else task.memory_limit,
+        default.keep if task.keep is None else task.keep,
     )
 
 

@@ -19,6 +19,7 @@ class Policy(NamedTuple):
         exclusive: Whether the node runs beside nothing else.
         outputs: The files that its task writes, as the job has their paths.
         memory_limit_as_given: The limit of memory with the unit in which messages tell of it.
+        keep: Whether its result stays when all that take it are recorded.
     """
 
     retries: int = 0
@@ -29,3 +30,4 @@ class Policy(NamedTuple):
     exclusive: bool = False
     outputs: tuple[str, ...] = ()
     memory_limit_as_given: int | str | None = None
+    keep: bool = True

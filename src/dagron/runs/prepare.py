@@ -42,7 +42,7 @@ _NAMES_SHOWN = 8
 """Nodes that a warning or an error names: as many as a `TaskDefinitionError` does."""
 
 
-_UNKEYED = Digests()
+_UNKEYED, _NOTHING_DROPPED = Digests(), PackedCommits()
 
 
 class Earlier(NamedTuple):
@@ -54,6 +54,7 @@ class Earlier(NamedTuple):
         stale: Nodes whose commits no longer apply, and that have not run again since.
         load: Returns the bytes of a result; None if there is none.
         digests: How results and outputs are digested.
+        dropped: The commits of completed nodes whose results were not to be kept, and are gone.
     """
 
     ledger: Ledger | None
@@ -61,16 +62,18 @@ class Earlier(NamedTuple):
     stale: Collection[str]
     load: Callable[[str], bytes | memoryview] | None = None
     digests: Digests = _UNKEYED
+    dropped: PackedCommits = _NOTHING_DROPPED
 
     def recorded_seconds(self, dag: DAG) -> array[float] | None:
         """Return how long each node took when it last completed, NaN where that is not known; None if nowhere."""
         ledger = self.ledger
-        if ledger is None or not (ledger.commits or ledger.stale):
+        if ledger is None or not (ledger.commits or ledger.stale or ledger.dropped):
             return None
         seconds = ledger.commits.seconds(dag.nodes)
-        for name in ledger.stale:
-            if name in dag and math.isnan(seconds[node := dag.index_of(name)]):
-                seconds[node] = ledger.stale[name].figures.duration_seconds
+        for known in (ledger.stale, ledger.dropped):
+            for name in known:
+                if name in dag and math.isnan(seconds[node := dag.index_of(name)]):
+                    seconds[node] = known[name].figures.duration_seconds
         return seconds
 
 
@@ -87,6 +90,7 @@ class Prepared:
         recorded_seconds: How long each node took when it last completed, NaN where that is not known; None if nowhere.
         changed: Why results cannot be loaded as what they were, by node.
         outputs: What has become of an output of a node, for each node that is made again because of that.
+        dropped: The nodes that stay completed without their results, which are gone.
     """
 
     dag: DAG
@@ -96,6 +100,7 @@ class Prepared:
     recorded_seconds: array[float] | None
     changed: Mapping[str, str]
     outputs: Mapping[str, str]
+    dropped: Collection[int] = ()
 
     def state(self, options: Options, engine: ChosenEngine) -> RunState:
         """Return where the run stands at its beginning."""
@@ -106,6 +111,8 @@ class Prepared:
             n_slots=engine.n_slots,
             fail_fast=options.fail_fast,
             consumes=partial(self.plan.consumes, self.dag),
+            taken=partial(self.plan.taken, self.dag),
+            dropped=self.dropped,
             restored=self.restore.restored,
             held=self.restore.held,
             batching=engine.features.batches,
@@ -124,10 +131,23 @@ def prepare(dag: DAG, plan: RunPlan, earlier: Earlier) -> Prepared:
     """
     ledger, restore, is_same = earlier.ledger, RestorePlan(), True
     changed: dict[str, str] = {}
-    outputs = _outputs_changed(dag, plan, earlier) if earlier.commits and plan.outputs else {}
+    outputs = _outputs_changed(dag, plan, earlier) if plan.outputs else {}
     if outputs:
-        earlier = earlier._replace(commits=earlier.commits.without(outputs), stale={*earlier.stale, *outputs})
-    if earlier.commits or outputs:
+        earlier = earlier._replace(
+            commits=earlier.commits.without(outputs),
+            dropped=earlier.dropped.without(outputs),
+            stale={*earlier.stale, *outputs},
+        )
+    decide = partial(
+        plan_restore,
+        dag,
+        earlier.commits,
+        earlier.stale,
+        dropped=earlier.dropped,
+        keeps=lambda node: plan.policies[node].keep,
+        takes=partial(plan.consumes, dag),
+    )
+    if earlier.commits or earlier.dropped or outputs:
         # After damage nothing may be taken for granted: what is missing may have been what mattered.
         is_same = ledger is not None and ledger.structure == dag.structure_digest().hex() and not ledger.damage
         recorded = {} if ledger is None else dict(ledger.definitions)
@@ -136,20 +156,24 @@ def prepare(dag: DAG, plan: RunPlan, earlier: Earlier) -> Prepared:
                 names = [name for name in dag.nodes if name in earlier.commits]
                 changed = changed_results(names, earlier.load, recorded, plan.definitions)
             # Also if nothing has to be made again: the next resume is to compare with this script.
-            restore = plan_restore(dag, earlier.commits, earlier.stale, same_structure=is_same, changed=changed)
+            restore = decide(same_structure=is_same, changed=changed)
             is_same = False
         else:
-            restore = plan_restore(dag, earlier.commits, earlier.stale, same_structure=is_same)
+            restore = decide(same_structure=is_same)
     is_all_there = len(restore.restored) == len(dag)
     seconds = None if is_all_there else earlier.recorded_seconds(dag)
-    return Prepared(dag, plan, restore, is_same, seconds, changed, outputs)
+    gone = {
+        node for node in (*restore.restored, *restore.held) if earlier.dropped and dag.name_of(node) in earlier.dropped
+    }
+    return Prepared(dag, plan, restore, is_same, seconds, changed, outputs, gone)
 
 
 def _outputs_changed(dag: DAG, plan: RunPlan, earlier: Earlier) -> dict[str, str]:
     """Return what has become of an output of each node that has one that does not stand as the node left it."""
     found: dict[str, str] = {}
     for node, paths in plan.outputs.items():
-        commit = earlier.commits.get(dag.name_of(node))
+        name = dag.name_of(node)
+        commit = earlier.commits.get(name) or earlier.dropped.get(name)
         if commit is None:
             continue
         recorded = dict(commit.outputs)
@@ -211,12 +235,12 @@ def begin_run(
         origin=origin,
         working_directory=plan.directory,
     )
-    prepared = prepare(dag, plan, Earlier(ledger, commits, store.stale, store.load, store.digests))
+    prepared = prepare(dag, plan, Earlier(ledger, commits, store.stale, store.load, store.digests, store.dropped))
     if prepared.outputs:
         store.invalidate([*prepared.outputs], "an output is gone or has changed")
         _warn_of_outputs(prepared.outputs)
     if not prepared.is_same:
-        absent = [name for name in commits if name not in dag]
+        absent = [name for name in (*commits, *store.dropped) if name not in dag]
         outdated = [dag.name_of(node) for node in prepared.restore.outdated]
         reason = "the script has changed what it is made of" if prepared.changed else "its set of parents changed"
         store.reconcile(outdated, absent, structure, definitions, reason)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dagron.callbacks import ExecutionCallbacks, call_back
 from dagron.checkpoint.reading.ledger import Ledger
+from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.checkpoint.writing.store import CheckpointStore
 from dagron.errors import CheckpointDirectoryError
 from dagron.graph.dag import DAG
@@ -50,8 +51,8 @@ def resume_read_only(
     ledger = store.ledger
     if ledger is not None and look is not None:
         look(ledger)
-    stale = store.stale if ledger is not None else ()
-    prepared = prepare(dag, plan, Earlier(ledger, commits, stale, store.load, store.digests))
+    stale, dropped = (store.stale, store.dropped) if ledger is not None else ((), PackedCommits())
+    prepared = prepare(dag, plan, Earlier(ledger, commits, stale, store.load, store.digests, dropped))
     kept = {*prepared.restore.restored, *prepared.restore.held}
     if len(kept) < len(dag):
         names = [name for i, name in enumerate(dag.nodes) if i not in kept]

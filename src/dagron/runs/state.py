@@ -22,6 +22,9 @@ Invariants, numbered as in the tests:
 7.  An exclusive node is in a slot only while no other node is in any.
 8.  A slot that could work is empty beside a ready node only while a completed node is being committed, or because one
     of the two is exclusive.
+9.  `takers[n]` is the number of nodes that take the result of `n` and are not COMPLETED, for every `n` that is not to
+    be kept and that is taken at all. A `Drop` names a node once for each result, when both it and all that take it are
+    COMPLETED.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ from dagron.runs.events import (
     CommitFailures,
     CommitResults,
     Committed,
+    Drop,
     End,
     Event,
     Invalidate,
@@ -97,6 +101,8 @@ class RunState:
         n_slots: Slots, at least 1.
         fail_fast: Skip every descendant of a failed node, instead of only those that take its result.
         consumes: `consumes(child, parent)` tells whether a child takes a parent's result.
+        taken: Returns the parents whose results a node takes; asked only if a policy says that one is not to be kept.
+        dropped: Nodes of `restored` and `held` whose results are gone already.
         restored: Nodes whose commits apply whatever happens.
         held: Nodes with a commit that applies unless one of their parents changes; with each, the parents that had
             failed when it ran.
@@ -116,6 +122,7 @@ class RunState:
         timed_out: Whether that is because the run took too long.
         stopped: Nodes that a cancelled run did not finish.
         restored: Nodes that keep a result of an earlier run.
+        takers: By node whose result is not to be kept, how many that take it are not COMPLETED.
     """
 
     def __init__(
@@ -127,6 +134,8 @@ class RunState:
         n_slots: int,
         fail_fast: bool = True,
         consumes: Callable[[int, int], bool] = lambda child, parent: True,
+        taken: Callable[[int], Sequence[int]] | None = None,
+        dropped: Collection[int] = (),
         restored: Sequence[int] = (),
         held: Mapping[int, Sequence[int]] | None = None,
         batching: bool = True,
@@ -153,6 +162,8 @@ class RunState:
         self._is_some_missing = False
         self._cause: dict[int, int] = {}
         self._failing: dict[int, Phase] = {}
+        self._taken = taken or graph.parent_indices
+        self._dropped = set(dropped)
         self._rng = rng or random.Random(0)
         self._backoff: list[tuple[float, int]] = []
         self._completing: set[int] = set()
@@ -169,10 +180,19 @@ class RunState:
             self.phase[node] = Phase.COMPLETED
         self.unsettled -= len(restored)
         self.restored: list[int] = list(restored)
+        self.takers = self._count_takers() if not all(policy.keep for policy in policies) else {}
         if self.unsettled:
             for node in restored:
                 for child in graph.child_indices(node):
                     self.pending[child] -= 1
+
+    def _count_takers(self) -> dict[int, int]:
+        takers: dict[int, int] = {}
+        for child, phase in enumerate(self.phase):
+            for parent in self._taken(child):
+                if not self._policies[parent].keep:
+                    takers[parent] = takers.get(parent, 0) + (phase != Phase.COMPLETED)
+        return takers
 
     # --- what can be asked ----------------------------------------------------------------------------------------
 
@@ -273,6 +293,7 @@ class RunState:
                         self._parents_settled(node, out, restored)
                 if restored:
                     out.append(Restore(tuple(restored)))
+                self._drop(self.takers, out)
                 self._fill(now, out)
             case TimeReached(now):
                 while self._backoff and self._backoff[0][0] <= now:
@@ -343,6 +364,21 @@ class RunState:
             self._settle(node, self._failing.pop(node, Phase.COMPLETED), out, restored)
         if restored:
             out.append(Restore(tuple(restored)))
+        if self.takers:
+            self._dropped.difference_update(event.nodes)  # these have results again
+            completed = [node for node in (*event.nodes, *restored) if self.phase[node] == Phase.COMPLETED]
+            self._drop({parent for node in completed for parent in self._taken(node)}.union(completed), out)
+
+    def _drop(self, nodes: Iterable[int], out: list[Command]) -> None:
+        """Have those of these nodes dropped whose results nothing needs any more."""
+        due = tuple(
+            node
+            for node in sorted(nodes)
+            if self.takers.get(node) == 0 and self.phase[node] == Phase.COMPLETED and node not in self._dropped
+        )
+        if due:
+            self._dropped.update(due)
+            out.append(Drop(due))
 
     def _on_changed(self, nodes: Collection[int], out: list[Command]) -> None:
         for node in nodes:
@@ -367,6 +403,10 @@ class RunState:
             node, phase = todo.pop()
             self.phase[node] = phase
             self.unsettled -= 1
+            if self.takers and phase == Phase.COMPLETED:
+                for parent in self._taken(node):
+                    if parent in self.takers:
+                        self.takers[parent] -= 1
             if phase != Phase.COMPLETED and phase != Phase.SKIPPED and self._fail_fast:
                 self._skip_descendants(node, out)
                 continue

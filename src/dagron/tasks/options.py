@@ -50,6 +50,8 @@ class Task(Generic[T]):
         outputs: Files that the task writes beside its result. Relative paths begin where they do for the task: at the
             working directory of the run. An attempt that has not written each of them fails. How they stand is
             recorded, and a resume that finds one gone or changed runs the node again.
+        keep: If False, the result is deleted once all nodes that take it are recorded; one that no node takes stays. It
+            is made again if it is needed after all.
 
     Raises:
         OptionError: An option has a value that it cannot have.
@@ -64,6 +66,7 @@ class Task(Generic[T]):
     memory_limit: int | str | None = None
     exclusive: bool = False
     outputs: Sequence[str | os.PathLike[str]] = ()
+    keep: bool | None = None
 
     def __post_init__(self) -> None:
         if self.retries is not None:
@@ -77,6 +80,8 @@ class Task(Generic[T]):
             raise OptionError("priority", repr(self.priority), "an integer")
         parse_bytes("memory_limit", self.memory_limit)
         check_flag("exclusive", self.exclusive)
+        if self.keep is not None:
+            check_flag("keep", self.keep)
         if self.outputs != ():
             object.__setattr__(self, "outputs", checked_outputs(self.outputs))
 

@@ -17,6 +17,7 @@ __all__ = [
     "NO_RUN",
     "Cleared",
     "CopiesWritten",
+    "Dropped",
     "Event",
     "Failed",
     "Invalidated",
@@ -47,6 +48,7 @@ class Kind(IntEnum):
     PRINTED = 10
     PRUNED = 11
     RETRIED = 12
+    DROPPED = 13
 
 
 class Output(NamedTuple):
@@ -336,7 +338,31 @@ class Retried:
     stderr: str = ""
 
 
+@frozen
+class Dropped:
+    """Results are deleted: they were not to be kept, and all that take them are recorded. Their nodes stay completed.
+
+    Attributes:
+        at: When that was recorded, in seconds since the epoch.
+        names: The nodes; those without a commit count for nothing.
+    """
+
+    kind: ClassVar[Kind] = Kind.DROPPED
+    at: float
+    names: tuple[str, ...]
+
+
 Event = (
-    RunStarted | Failed | Invalidated | RunEnded | Cleared | CopiesWritten | WorkersStarted | Printed | Pruned | Retried
+    RunStarted
+    | Failed
+    | Invalidated
+    | RunEnded
+    | Cleared
+    | CopiesWritten
+    | WorkersStarted
+    | Printed
+    | Pruned
+    | Retried
+    | Dropped
 )
 """What a record of one of the kinds says whose bodies are JSON."""

@@ -4,7 +4,8 @@ Later records supersede earlier ones, node by node. COMMITTED makes a node compl
 its commit stale: the node runs again, and whether its result then differs from the stale one decides about its
 children; with `lost` the commit is forgotten instead, and the children stay as they are. RUN_STARTED with `fresh` takes
 everything away. CLEARED means that the checkpoint is being deleted: there is none, but the files that it lists are
-ours. PRUNED says which files are ours and belong to no commit. Looks at no disk, unpickles nothing.
+ours. PRUNED says which files are ours and belong to no commit. DROPPED takes the results of nodes away that stay
+completed: a node that takes one has to have it made again. Looks at no disk, unpickles nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dagron.checkpoint.format.records import (
     NO_RUN,
     Cleared,
     CopiesWritten,
+    Dropped,
     Event,
     Failed,
     Invalidated,
@@ -52,7 +54,7 @@ class Ledger:
 
     Attributes:
         checkpoint_id: Tells checkpoints apart; new with every fresh `execute`.
-        commits: The completed nodes, in the order of their commits.
+        commits: The completed nodes that have their results, in the order of their commits.
         failures: The failed nodes, each with its last FAILED record.
         failed_in_run: Those of them that have failed in the last run.
         run: The last RUN_STARTED.
@@ -69,6 +71,7 @@ class Ledger:
             or that of an older result; see `is_lagging`.
         stale: Commits that no longer apply although nothing has replaced them yet.
         lost: The commits of nodes whose result was lost and has not been made again.
+        dropped: The commits of completed nodes whose results were not to be kept, and are deleted.
         withdrawn: Nodes whose commits were invalidated after the end of the last run, which has not met that.
         cleared: The checkpoint is being deleted.
         structure: `DAG.structure_digest()`, in hexadecimal, of the DAG that the commits were last compared with.
@@ -109,6 +112,7 @@ class Ledger:
         self.lagging_from = 0
         self.stale = PackedCommits()
         self.lost = PackedCommits()
+        self.dropped = PackedCommits()
         self.withdrawn: set[str] = set()
         self.cleared = False
         self.structure = ""
@@ -168,6 +172,8 @@ class Ledger:
             self.failed_in_run.discard(name)
         if self.lost.names:
             self.lost.pop(name)
+        if self.dropped.names:
+            self.dropped.pop(name)
         if self.printed:
             self.printed.pop(name, None)
         if self.retried and name in self.retried and attempts_of_commit(body) <= 1:
@@ -178,6 +184,7 @@ class Ledger:
         match event:
             case Failed(name=name):
                 self.commits.move(name, self.stale)
+                self.dropped.move(name, self.lost)  # as with what was lost, the children stay as they are
                 self.failures[name] = event
                 self.failed_in_run.add(name)
                 self.printed.pop(name, None)
@@ -220,6 +227,11 @@ class Ledger:
             case Pruned(owns=owns):
                 self.owned = {checked_file_name(name) for name in owns}
                 self.removed = self.stale.files() - self.owned
+            case Dropped(names=names):
+                for name in names:
+                    if name in self.commits:
+                        self.commits.move(name, self.dropped)
+                        self.owned.add(self.dropped.file_of(name))
             case Cleared():
                 self._forget(event.owns)
                 self.cleared = True
@@ -228,6 +240,10 @@ class Ledger:
 
     def _invalidate(self, event: Invalidated) -> None:
         for name in event.names:
+            if name in self.dropped.names:
+                # Ours only as far as it was said to be: after the end of a run another's may stand under the name.
+                self.removed.add(self.dropped.file_of(name))
+                self.dropped.move(name, self.stale)
             self.commits.move(name, self.stale)
             if event.lost and name in self.stale:
                 self.owned.add(self.stale.file_of(name))
@@ -244,6 +260,7 @@ class Ledger:
         self.failed_in_run.clear()
         self.stale.clear()
         self.lost.clear()
+        self.dropped.clear()
         self.printed.clear()
         self.retried.clear()
         self.owned = {checked_file_name(name) for name in owns}
@@ -251,7 +268,17 @@ class Ledger:
     @property
     def completed(self) -> list[str]:
         """The completed nodes of the DAG, in the order of their commits."""
-        return [name for name in self.commits if name not in self.absent]
+        names: Iterable[str] = self.commits
+        if self.dropped:
+            by_number = [
+                (commits.sequence_of(name), name) for commits in (self.commits, self.dropped) for name in commits
+            ]
+            names = [name for _, name in sorted(by_number)]
+        return [name for name in names if name not in self.absent]
+
+    def completed_commit(self, name: str) -> Commit | None:
+        """Return the commit of a completed node, also if its result was dropped; None if the node is not completed."""
+        return self.commits.get(name) or self.dropped.get(name)
 
     @property
     def failed(self) -> list[str]:

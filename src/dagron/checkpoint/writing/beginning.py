@@ -115,7 +115,7 @@ class Beginning:
         _warn_of_damage(old, self._directory)
         self._files.names = _file_names(self._nodes, old)
         here = frozenset(self._nodes)
-        absent = tuple(name for name in (*old.commits, *old.failures) if name not in here)
+        absent = tuple(name for name in (*old.commits, *old.dropped, *old.failures) if name not in here)
         # A run that was killed may have left records without their sync, or ended because that failed. No file may get
         # its name before its record, and nothing may be restored that is not on the disk.
         if self._durable and old.ended is None:
@@ -153,8 +153,8 @@ def _file_names(nodes: Sequence[str], old: Ledger) -> FileNames:
     # A file in lower case that is plain needs no mention.
     recorded = {
         name: known.file_of(name)
-        for known in (old.stale, old.commits)
+        for known in (old.stale, old.dropped, old.commits)
         for name in known
         if name in known.special or name != name.lower()
     }
-    return FileNames(dict.fromkeys(chain(nodes, old.stale, old.commits)), recorded)
+    return FileNames(dict.fromkeys(chain(nodes, old.stale, old.dropped, old.commits)), recorded)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.format.commits import Commit
-from dagron.checkpoint.format.records import Output, Printed
+from dagron.checkpoint.format.records import Dropped, Output, Printed
 from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.writing.copies import Copy
 from dagron.checkpoint.writing.copying import CopyWriter
@@ -71,6 +72,7 @@ class Committing:
         self._results = results
         self._copies = copies
         self._durable = durable
+        self._to_drop: list[str] = []
 
     def commit(self, pending: Sequence[PendingCommit], doubtful: Collection[str]) -> None:
         """Make outcomes part of the checkpoint, as one group.
@@ -92,7 +94,7 @@ class Committing:
             A prefix of the group is committed.
         """
         journal, ledger, special_name_of = self._journal, self._journal.ledger, self._files.names.special_name
-        known = [kept.names for kept in (ledger.commits, ledger.stale, ledger.lost) if kept]
+        known = [kept.names for kept in (ledger.commits, ledger.stale, ledger.lost, ledger.dropped) if kept]
         sequence = ledger.sequence
         commits: list[tuple[Commit, bytes]] = []
         for commit, data, temp_name, _, _ in pending:
@@ -107,6 +109,8 @@ class Committing:
             commits.append((commit, data))
         said: list[Said] = [*commits]
         said += [Printed(item.commit.name, item.printed) for item in pending if item.printed is not None]
+        dropped = self._dropped_now()
+        said += dropped
         if self._durable and any(item.temp_name for item in pending):
             self._directory.sync()
         self.unpublished.update(item.temp_name for item in pending if item.temp_name)
@@ -117,6 +121,7 @@ class Committing:
                 self._files.publish(item.temp_name, commit.file_name)
                 self.unpublished.discard(item.temp_name)
         journal.apply(records)
+        self._delete_dropped(dropped)
         add_copy, remember = self._copies.add, self._results.remember
         for (commit, data), record, item in zip(commits, records, pending, strict=False):
             sequence = record.sequence
@@ -132,7 +137,7 @@ class Committing:
         if self.differs(commit, in_doubt=in_doubt):
             return sequence
         name, ledger = commit.name, self._journal.ledger
-        old = ledger.stale.get(name) or ledger.commits.get(name) or ledger.lost.get(name)
+        old = ledger.stale.get(name) or ledger.completed_commit(name) or ledger.lost.get(name)
         return old.since if old is not None else 0
 
     def differs(self, commit: Commit, *, in_doubt: bool = False) -> bool:
@@ -143,11 +148,47 @@ class Committing:
         `in_doubt`, what it is made from has changed, and then it is compared with what was lost.
         """
         ledger, name = self._journal.ledger, commit.name
-        if not in_doubt and name not in ledger.commits.names and name not in ledger.stale.names:
+        if not in_doubt and not ledger.dropped and name not in ledger.commits.names and name not in ledger.stale.names:
             return False  # nearly always, and this is asked for every node
         old = ledger.stale.get(name) or ledger.commits.get(name)
         if old is None and in_doubt:
             old = ledger.lost.get(name)
+        if old is None and (dropped := ledger.dropped.get(name)) is not None and (in_doubt or dropped.without):
+            old = dropped  # else it is as with what was lost
         if old is None:
             return False
         return not old.has_equal_result(commit.digest, commit.value_digest) or old.has_other_outputs(commit)
+
+    def drop(self, names: Sequence[str]) -> None:
+        """Have the results of completed nodes deleted, which stay completed: with the next commit, or by `drop_now`.
+
+        Guarantees:
+            What takes one of the results is committed when this is called. So a record that says that they are dropped
+            comes after those of their takers, and is flushed before a file is deleted.
+
+        On crash:
+            The results, or some of them, are there, and the next run is told to drop them again; or the record is, and
+            what is left of the files is ours, and goes at the end of the next run.
+        """
+        self._to_drop += names
+
+    def drop_now(self) -> None:
+        """Delete what is to be deleted.
+
+        Raises:
+            OSError: The disk refused. End the run.
+        """
+        if dropped := self._dropped_now():
+            self._journal.say(*dropped)
+            self._delete_dropped(dropped)
+
+    def _dropped_now(self) -> list[Dropped]:
+        """Return what is to be said of the results that are to be deleted, once."""
+        names, self._to_drop = [name for name in self._to_drop if name in self._journal.ledger.commits], []
+        return [Dropped(time.time(), tuple(names))] if names else []
+
+    def _delete_dropped(self, dropped: Sequence[Dropped]) -> None:
+        """Delete the files of results; the record that says so is flushed."""
+        for record in dropped:
+            for name in record.names:
+                self._files.drop(self._journal.ledger.dropped[name])

@@ -30,6 +30,7 @@ from dagron.checkpoint.format.json_bodies import decode_event, encode_event
 from dagron.checkpoint.format.names import JOURNAL, scratch_name
 from dagron.checkpoint.format.records import (
     CopiesWritten,
+    Dropped,
     Event,
     Failed,
     Invalidated,
@@ -39,6 +40,7 @@ from dagron.checkpoint.format.records import (
     RunStarted,
     WorkersStarted,
 )
+from dagron.checkpoint.format.storage import Storage
 from dagron.checkpoint.reading.opening import dag_of, read_ledger
 from dagron.checkpoint.writing.journal import JournalWriter, refusal
 from dagron.checkpoint.writing.snapshot import write_snapshot
@@ -142,6 +144,7 @@ class Pruning:
             raise CheckpointDamagedError(directory.path_to(JOURNAL), ledger.damage[0].offset, reason)
         self._nodes = self._nodes_of_dag() if nodes is None else nodes
         self._gone = self._nodes_gone()
+        self._results_dropped = {ledger.dropped.sequence_of(name) for name in ledger.dropped}
         self._kept = self._records_kept()
         self._sizes = directory.sizes()
         self._waiting, self._dropped = self._files_dropped()
@@ -157,7 +160,7 @@ class Pruning:
 
     def _known(self) -> set[str]:
         ledger = self._ledger
-        return {*ledger.commits, *ledger.stale, *ledger.lost, *ledger.failures}
+        return {*ledger.commits, *ledger.stale, *ledger.lost, *ledger.dropped, *ledger.failures}
 
     def _nodes_gone(self) -> set[str]:
         known = self._known()
@@ -184,7 +187,7 @@ class Pruning:
         """Return the numbers of the records that stay, in order."""
         ledger, places, gone = self._ledger, self._places, self._gone
         numbers = {*places.runs, *places.ends, places.dag} - {0}
-        for commits in (ledger.commits, ledger.stale, ledger.lost):
+        for commits in (ledger.commits, ledger.stale, ledger.lost, ledger.dropped):
             numbers.update(commits.sequence_of(name) for name in commits if name not in gone)
         numbers.update(places.failed[name] for name in ledger.failures if name not in gone)
         last_run = places.runs[-1] if places.runs else 0
@@ -221,7 +224,7 @@ class Pruning:
         outputs = [name for name, (_, n) in ledger.printed.items() if n <= last_run and name not in self._gone]
         earlier = (name for name, attempts in ledger.retried.items() if attempts[0][1] <= last_run)
         outputs += [name for name in earlier if name not in self._gone and name not in ledger.printed]
-        nodes = [name for name in (*ledger.commits, *ledger.failures) if name in self._gone]
+        nodes = [name for name in (*ledger.commits, *ledger.dropped, *ledger.failures) if name in self._gone]
         return PruneReport(where, nodes, outputs, files, len(self._scratches), n_bytes, spared, left)
 
     # --- what stays -----------------------------------------------------------------------------------------------
@@ -243,7 +246,8 @@ class Pruning:
                 if isinstance(record, Record) and record.sequence == wanted:
                     if ledger.ended is not None and wanted == self._places.ends[-1]:
                         yield from self._encoded(self._outdated())  # before the end, as what follows it has a meaning
-                    yield record.kind, self._body(record), record if record.payload_size else None
+                    is_dropped = wanted in self._results_dropped
+                    yield record.kind, self._body(record), record if record.payload_size and not is_dropped else None
                     wanted = next(kept, 0)
         yield from self._encoded(self._state())
 
@@ -254,8 +258,13 @@ class Pruning:
     def _body(self, record: Record) -> bytes:
         if record.kind == Kind.COMMITTED:
             commit = decode_commit(record.body, record.payload_offset, record.sequence)
+            changed = commit
             if commit.since:
-                return encode_commit(commit._replace(since=self._number(commit.since)))
+                changed = commit._replace(since=self._number(commit.since))
+            if record.sequence in self._results_dropped:
+                # The payload goes, too: without it, it is as with a large result whose file is gone.
+                changed = changed._replace(storage=Storage.FILE, temp_name="")
+            return record.body if changed is commit else encode_commit(changed)
         elif record.kind in (Kind.RUN_STARTED, Kind.RUN_ENDED):
             event, is_last = decode_event(record.kind, record.body), record.sequence >= self._places.runs[-1]
             if isinstance(event, RunStarted):
@@ -283,6 +292,9 @@ class Pruning:
         """Yield which of the commits that stay do not apply."""
         for commits, lost in ((self._ledger.lost, True), (self._ledger.stale, False)):
             yield from self._invalidated(commits, lost=lost)
+        dropped = tuple(name for name in self._ledger.dropped if name not in self._gone)
+        if dropped:
+            yield Dropped(self._ledger.updated_unix, dropped)
 
     def _invalidated(self, names: Iterable[str], *, lost: bool = False) -> Iterator[Event]:
         left = tuple(name for name in names if name not in self._gone)

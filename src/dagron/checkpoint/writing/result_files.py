@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dagron.checkpoint.files.directory import Directory
+from dagron.checkpoint.format.commits import Commit
 from dagron.checkpoint.format.names import SUFFIX, FileNames
+from dagron.checkpoint.format.storage import Storage
 
 __all__ = ["ResultFiles"]
 
@@ -45,6 +47,13 @@ class ResultFiles:
         self._clear_the_way(file_name)
         self._directory.publish(temp_name, file_name)
         self.present.add(file_name)
+
+    def drop(self, commit: Commit) -> None:
+        """Delete the file of a result that is not to be kept."""
+        if commit.file_name in self.present:
+            self._directory.remove(commit.file_name)
+            if commit.storage != Storage.INLINE:  # a worker may be about to write a copy, which goes at the end then
+                self.present.discard(commit.file_name)
 
     def write_copy(self, file_name: str, data: bytes) -> None:
         """Write a copy of a small result."""

@@ -40,6 +40,7 @@ def write_snapshot(directory: Directory, ledger: Ledger, slots: Mapping[str, Any
         "total_nodes": run.total,
         "checkpoint_id": ledger.checkpoint_id.hex(),
         "completed_nodes": list(commits),
+        "dropped_nodes": list(ledger.dropped),
         "failed_nodes": list(ledger.failures),
         "timestamp": iso_time(time.time()),
         "special_files": {name: special for name in commits.special if (special := commits[name].special_name)},

@@ -273,6 +273,10 @@ class CheckpointStore:
             raise self._commit_error(error) from error
         self.scratches.completed(item.commit.name for item in pending)
 
+    def drop(self, names: Sequence[str]) -> None:
+        """Have the results of completed nodes deleted, which stay completed: see `Committing.drop`."""
+        self._committing.drop(names)
+
     def fail(self, failures: Sequence[Failed]) -> None:
         """Record nodes that failed, with the time of now."""
         now = time.time()
@@ -401,6 +405,7 @@ class CheckpointStore:
             slots: Returns what the slots do, as `write_snapshot` takes it; called only if that is going to be written.
         """
         try:
+            self._committing.drop_now()
             more = self._copies.write_some()
             if time.monotonic() >= self._snapshot_due:
                 self._copies.take_back_overdue()
@@ -430,6 +435,11 @@ class CheckpointStore:
     def differs(self, commit: Commit, *, in_doubt: bool = False) -> bool:
         """Tell whether a result that is about to be committed replaces another one: see `Committing.differs`."""
         return self._committing.differs(commit, in_doubt=in_doubt)
+
+    @property
+    def dropped(self) -> PackedCommits:
+        """The commits of completed nodes whose results were not to be kept, and are deleted."""
+        return self._ledger.dropped
 
     @property
     def stale(self) -> Collection[str]:
@@ -482,6 +492,7 @@ class CheckpointStore:
         """
         ended = RunEnded(time.time(), succeeded, failed, timed_out, tuple(unreached), tuple(out_of_time))
         try:
+            self._committing.drop_now()
             self._ending.whole(ended, worker_lost=self.worker_lost, durable=self._power)
         except OSError as error:
             raise self._commit_error(error) from error

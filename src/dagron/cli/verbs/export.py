@@ -25,7 +25,7 @@ _EPILOG = """Columns:
 
 \b
   name, state, attempts, slot, started_unix, duration_seconds, cpu_seconds,
-  peak_rss_bytes, result_bytes, error, system_seconds, ended_unix
+  peak_rss_bytes, result_bytes, error, system_seconds, ended_unix, stored_bytes
 
 Examples:
 

@@ -85,6 +85,12 @@ _OUTPUT = "Output"
     help="How many worker processes. Default: one for each processor.",
 )
 @option(
+    "--keep/--no-keep",
+    default=True,
+    section=_CHECKPOINT,
+    help="Keep the results of nodes, or delete each once all nodes that take it are recorded.",
+)
+@option(
     "--max-tasks-per-worker",
     type=click.IntRange(min=1),
     metavar="N",

@@ -31,7 +31,7 @@ def trace_of(ledger: Ledger) -> ExecutionTrace:
 
     spans = [
         Span(commit.name, max(0, commit.slot), commit.attempts, "completed", commit.figures, commit.size)
-        for commit in ledger.commits.values()
+        for commit in (*ledger.commits.values(), *ledger.dropped.values())
     ]
     spans += [
         Span(failed.name, max(0, failed.slot), failed.attempts, failed.outcome, failed.figures, error=failed.error)
