@@ -322,9 +322,15 @@ class TestWhatIsTold:
     def test_every_command_says_so(self, call, tmp_path):
         out, _ = call("status", "job.py")
         assert "3/3 100%" in out
-        assert "39.1 KiB of 2 nodes not kept" in out
+        assert "of 39.1 KiB, 2 nodes not kept" in out
         found = json.loads(call("status", "job.py", "--json")[0])
         assert (found["completed"], found["n_dropped"], found["result_bytes"] - found["stored_bytes"]) == (3, 2, 40_036)
+        assert [(group["group"], group["nodes"], group["stored_bytes"]) for group in found["groups"]] == [
+            ("total", 1, found["stored_bytes"]), ("part[*]", 2, 0)
+        ]  # fmt: skip
+        out, _ = call("ls", "job.py", "--groups")
+        assert "part[*]" in out
+        assert out.count("not kept") == 1
         out, _ = call("ls", "job.py")
         assert out.count("not kept") == 2
         rows = json.loads(call("ls", "job.py", "--json")[0])

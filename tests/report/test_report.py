@@ -19,9 +19,10 @@ from dagron.checkpoint.format.records import NO_RUN, Failed, Output, RunStarted
 from dagron.checkpoint.reading.history import History, RunHistory, read_history
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.frozen import replaced
+from dagron.looking.groups import pattern_of
 from dagron.report.build import MAX_ATTEMPTS, build_report
 from dagron.report.failures import MAX_NAMES, MAX_TEXT, failures_of
-from dagron.report.grouping import MAX_SHOWN, group_nodes, pattern_of
+from dagron.report.grouping import MAX_SHOWN, group_nodes
 from dagron.report.model import Group, Node, Report, Run
 from dagron.report.render import render
 from dagron.results.status import NodeStatus

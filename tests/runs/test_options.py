@@ -35,6 +35,7 @@ FLAGS = {
     "max_tasks_per_worker": "--max-tasks-per-worker",
     "worker_init": "--worker-init",
     "keep": "--keep",
+    "compression": "--compression",
 }
 
 WITHOUT_A_FLAG = {
@@ -58,7 +59,7 @@ class TestOneList:
             "durability": "process", "pool": "inline", "retries": 4, "retry_delay": 0.25, "retry_on": (OSError,),
             "timeout": 5.0, "memory_limit": "6 GB", "pin_cpus": False, "kill_grace_seconds": 7.0, "signing_key": b"8",
             "allow_untrusted": True, "progress": True, "pass_output": False, "max_tasks_per_worker": 9,
-            "worker_init": print, "keep": False,
+            "worker_init": print, "keep": False, "compression": None,
         }  # fmt: skip
         assert values.keys() == FIELDS.keys()
         executor = CheckpointExecutor(dagron.DAG([]), tmp_path, **values)

@@ -3,6 +3,7 @@
 from hypothesis import strategies as st
 
 from dagron.checkpoint.format.commits import Commit
+from dagron.checkpoint.format.outputs import FileState, OutputFile
 from dagron.checkpoint.format.storage import Storage
 from dagron.figures import Figures
 
@@ -13,6 +14,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(any_text, inner, max_size=4),
     max_leaves=8,
 )
+file_states = st.builds(FileState, st.integers(0, 2**63), st.integers(0, 2**63), st.binary(min_size=32, max_size=32))
 commits = st.builds(
     Commit,
     name=any_text,
@@ -30,4 +32,6 @@ commits = st.builds(
     since=st.integers(0, 2**64 - 1),
     sequence=st.just(0),
     value_digest=st.binary(min_size=16, max_size=16),
+    outputs=st.lists(st.builds(OutputFile, any_text, file_states), max_size=2).map(tuple),
+    compressed_size=st.integers(0, 2**64 - 1),
 )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from dagron.checkpoint.files.directory import Directory
     from dagron.checkpoint.format.commits import Commit
+    from dagron.checkpoint.format.compression import Compressor
 
 __all__ = [
     "INLINE_MAX_BYTES",
@@ -45,6 +46,13 @@ Never varied. It trades files and system calls, of which a smaller limit makes m
 the coordinator, of which a larger limit makes more.
 """
 
+SAMPLE_BYTES = 64 * 1024
+"""Results up to this size are not compressed: a file of 64 KiB that shrinks by half frees eight blocks of a disk. So
+many bytes of a larger one are tried, in 0.2 ms."""
+
+_CHUNK_BYTES = 1 << 20
+"""Bytes that are compressed at once. Never varied: more would take memory."""
+
 _MAX_VERIFIED = 256
 """Files whose digest is remembered. Never varied: an entry takes some 300 bytes, and a file that was forgotten is
 digested once more."""
@@ -61,6 +69,7 @@ class Blob(NamedTuple):
         temp_name: The name of the file that has them, if the storage is FILE; else empty.
         identity: That of the file, as in `ReadFile`.
         value_digest: The canonical digest of the value; `NO_VALUE_DIGEST` if it has none.
+        compressed_size: How many bytes the file has, if they are compressed; else 0.
     """
 
     storage: int
@@ -70,6 +79,7 @@ class Blob(NamedTuple):
     temp_name: str
     identity: tuple[int, ...] = ()
     value_digest: bytes = NO_VALUE_DIGEST
+    compressed_size: int = 0
 
 
 class BlobFile(NamedTuple):
@@ -77,21 +87,24 @@ class BlobFile(NamedTuple):
 
     Attributes:
         file_name: The file.
-        size: Its bytes.
+        size: How many there are.
         digest: Their digest.
         identity: What the file was, as in `ReadFile`, when a worker of this run had written and digested it; empty if
             none has.
+        compressed_size: How many bytes the file has, if they are compressed; else 0.
     """
 
     file_name: str
     size: int
     digest: bytes
     identity: tuple[int, ...] = ()
+    compressed_size: int = 0
 
 
 def blob_file(commit: Commit, file_name: str | None = None) -> BlobFile:
     """Return the file of a commit, or another one that is to have the same bytes."""
-    return BlobFile(commit.file_name if file_name is None else file_name, commit.size, commit.digest)
+    name = commit.file_name if file_name is None else file_name
+    return BlobFile(name, commit.size, commit.digest, (), commit.compressed_size)
 
 
 class ResultSink:
@@ -102,14 +115,28 @@ class ResultSink:
         digests: How results are digested.
         durable: Whether a file has to survive a loss of power when `finish` returns.
         mode: That of a file.
+        compresses: Whether a file is compressed if it is large and a sample shrinks.
 
     Attributes:
         size: How many bytes have come.
         refusal: What the disk said when it refused; None if it did not. Tells it from errors of what is pickled.
     """
 
-    def __init__(self, directory: str | Path, digests: Digests, *, durable: bool, mode: int = PRIVATE_MODE) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        digests: Digests,
+        *,
+        durable: bool,
+        mode: int = PRIVATE_MODE,
+        compresses: bool = False,
+    ) -> None:
         self._directory = directory
+        # Small results are in the journal, which is not compressed.
+        self._held_bytes = SAMPLE_BYTES if compresses else INLINE_MAX_BYTES
+        self._compresses = compresses
+        self._compressor: Compressor | None = None
+        self._file_size = 0
         self._mode = mode
         self._durable = durable
         self._digests = digests
@@ -134,29 +161,52 @@ class ResultSink:
 
     def _put(self, data: bytes | memoryview) -> None:
         self.size += len(data)
-        if self.size <= INLINE_MAX_BYTES:
+        if self._file is None and self.size <= self._held_bytes:
             self._parts.append(bytes(data))
             return
+        if self._file is None:
+            if self._compresses:
+                self._compressor = self._compressor_if_worth_it(data)
+            self._begin_file()
+        self._put_in_file(data)
+
+    def _compressor_if_worth_it(self, data: bytes | memoryview) -> Compressor | None:
+        from dagron.checkpoint.format.compression import new_compressor, worth_it
+
+        # What comes first may be unlike the rest, as a table of names in front of numbers.
+        middle = len(data) // 2
+        samples = [b"".join(self._parts), *(data[at : at + SAMPLE_BYTES] for at in (0, middle) if len(data) > middle)]
+        return new_compressor() if worth_it(samples) else None
+
+    def _begin_file(self) -> None:
         try:
-            if self._file is None:
-                self._file = TempFile(self._directory, self._mode)
-                self._digest = self._digests.new()
-                self._put_in_file(b"".join(self._parts))
-                self._parts.clear()
-            self._put_in_file(data)
+            self._file = TempFile(self._directory, self._mode)
         except OSError as error:
             self.refusal = error
             raise
+        self._digest = self._digests.new()
+        self._put_in_file(b"".join(self._parts))
+        self._parts.clear()
 
     def _put_in_file(self, data: bytes | memoryview) -> None:
-        assert self._file is not None
         assert self._digest is not None
-        try:
-            self._file.write(data)
-        except OSError:
-            self._file.discard()  # at once: while it fills the disk, nobody else can write
-            raise
+        if self._compressor is None:
+            self._write(data)
+        else:
+            for at in range(0, len(data), _CHUNK_BYTES):
+                self._write(self._compressor.compress(data[at : at + _CHUNK_BYTES]))
         self._digest.update(data)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        assert self._file is not None
+        self._file_size += len(data)
+        try:
+            if data:
+                self._file.write(data)
+        except OSError as error:
+            self._file.discard()  # at once: while it fills the disk, nobody else can write
+            self.refusal = error
+            raise
 
     def finish(self) -> Blob:
         """Return what was written.
@@ -169,16 +219,22 @@ class ResultSink:
         """
         if table := self._buffers.encode():
             self._put(table)
+        if self._file is None and self.size > INLINE_MAX_BYTES:
+            self._begin_file()
         if self._file is None or self._digest is None:
             data = b"".join(self._parts)
             return Blob(Storage.INLINE, self.size, self._digests.of(data), data, "")
         digest = self._digest.digest()
+        if self._compressor is not None:
+            self._write(self._compressor.flush())
+        compressed_size = 0 if self._compressor is None else self._file_size
         try:
             name = self._file.finish(durable=self._durable)
         except OSError as error:
             self.refusal = error
             raise
-        return Blob(Storage.FILE, self.size, digest, b"", name, self._file.identity)
+        identity = self._file.identity
+        return Blob(Storage.FILE, self.size, digest, b"", name, identity, compressed_size=compressed_size)
 
     def discard(self) -> None:
         """Forget what was written and delete the file, if there is one."""
@@ -215,8 +271,8 @@ def read_blob(
     With a key the digest is always compared. Without one it is not compared if the file is as a worker of this run has
     left it, nor a second time if `verified` has the file.
 
-    A large file is mapped privately, so that its buffers need not be copied (`out_of_band`). With a key it is read,
-    because a mapping can still change after the check.
+    A large file is mapped privately, unless it is compressed, so that its buffers need not be copied (`out_of_band`).
+    With a key it is read, because a mapping can still change after the check.
 
     Raises:
         CheckpointDamagedError: The file is missing or its bytes are not those that were committed.
@@ -224,12 +280,16 @@ def read_blob(
     path = os.path.join(directory, blob.file_name)
     try:
         with ReadFile(path) as file:
-            if file.size != blob.size:
-                reason = f"it has {file.size} bytes instead of {blob.size}"
-                raise CheckpointDamagedError(path, min(file.size, blob.size), reason)
-            data = file.map() if file.size > INLINE_MAX_BYTES and not digests.is_keyed else file.read_at(0, file.size)
+            expected = blob.compressed_size or blob.size
+            if file.size != expected:
+                reason = f"it has {file.size} bytes instead of {expected}"
+                raise CheckpointDamagedError(path, min(file.size, expected), reason)
+            maps = file.size > INLINE_MAX_BYTES and not digests.is_keyed and not blob.compressed_size
+            data = file.map() if maps else file.read_at(0, file.size)
     except OSError as error:
         raise CheckpointDamagedError(path, 0, f"cannot read it: {error.strerror}") from error
+    if blob.compressed_size:
+        data = _decompressed(path, bytes(data), blob.size)
     if not digests.is_keyed:
         if blob.identity == file.identity:
             return data
@@ -240,6 +300,18 @@ def read_blob(
     if verified is not None:
         verified.add(file.identity, blob.digest)
     return data
+
+
+def _decompressed(path: str, data: bytes, size: int) -> bytes:
+    from dagron.checkpoint.format.compression import decompressed
+
+    try:
+        found = decompressed(data, size)
+    except ValueError as error:
+        raise CheckpointDamagedError(path, 0, str(error)) from error
+    if len(found) != size:
+        raise CheckpointDamagedError(path, 0, f"it holds other than {size} bytes")
+    return found
 
 
 def load_result(directory: Directory, commit: Commit, digests: Digests) -> bytes | memoryview:

@@ -7,12 +7,13 @@ from enum import StrEnum
 from typing import Any
 
 from dagron.cli.table import Column, table
+from dagron.looking.groups import GroupBytes, bytes_by_group
 from dagron.results.patterns import matching
 from dagron.results.status import NodeStatus
 from dagron.results.tables import NodeFigures
 from dagron.shown import shown_bytes, shown_name, shown_seconds
 
-__all__ = ["SortKey", "selected", "shown_nodes"]
+__all__ = ["SortKey", "groups_of", "selected", "shown_groups", "shown_nodes"]
 
 
 class SortKey(StrEnum):
@@ -93,13 +94,37 @@ def shown_nodes(nodes: Sequence[NodeFigures], width: int | None) -> str:
             shown_seconds(node.duration_seconds) if node.started_unix else "",
             shown_seconds(node.cpu_seconds) if node.result_bytes or node.cpu_seconds else "",
             shown_bytes(node.peak_rss_bytes) if node.peak_rss_bytes else "",
-            "not kept"
-            if node.is_dropped and node.result_bytes
-            else shown_bytes(node.result_bytes)
-            if node.result_bytes
-            else "",
+            _shown_stored(node.result_bytes, node.stored_bytes, is_dropped=node.is_dropped),
             node.error,
         )
         for node in nodes
+    ]
+    return table(columns, rows, width)
+
+
+def _shown_stored(result_bytes: int, stored_bytes: int, *, is_dropped: bool) -> str:
+    if not result_bytes:
+        return ""
+    if is_dropped:
+        return "not kept"
+    of = f" of {shown_bytes(result_bytes)}" if 0 < stored_bytes < result_bytes else ""
+    return f"{shown_bytes(stored_bytes or result_bytes)}{of}"
+
+
+def groups_of(nodes: Sequence[NodeFigures]) -> list[GroupBytes]:
+    """Return what the results of nodes with like names take, the largest first."""
+    return bytes_by_group((node.name, node.result_bytes, node.stored_bytes) for node in nodes)
+
+
+def shown_groups(groups: Sequence[GroupBytes], width: int | None) -> str:
+    """Return a table of groups; as wide as it needs to be if `width` is None."""
+    columns = [Column("group", shrinks=True), Column("nodes", right=True), Column("result", right=True)]
+    rows = [
+        (
+            shown_name(group.group),
+            str(group.nodes),
+            _shown_stored(group.result_bytes, group.stored_bytes, is_dropped=not group.stored_bytes),
+        )
+        for group in groups
     ]
     return table(columns, rows, width)

@@ -35,6 +35,7 @@ def dump_result(
     *,
     durable: bool,
     mode: int = PRIVATE_MODE,
+    compresses: bool = False,
 ) -> Blob:
     """Pickle what a task returned; a large one goes to a temporary file in `directory`.
 
@@ -47,10 +48,10 @@ def dump_result(
         data = pickle.dumps(value, PROTOCOL)
         if len(data) <= INLINE_MAX_BYTES:
             # A third of the time that the constructor takes, and most results of short tasks come this way.
-            blob: Blob = _new(Blob, (_INLINE, len(data), digests.of(data), data, "", (), NO_VALUE_DIGEST))
+            blob: Blob = _new(Blob, (_INLINE, len(data), digests.of(data), data, "", (), NO_VALUE_DIGEST, 0))
             return blob
     for kind in (PlainPickler, ResultPickler):
-        sink = ResultSink(directory, digests, durable=durable, mode=mode)
+        sink = ResultSink(directory, digests, durable=durable, mode=mode, compresses=compresses)
         try:
             pickler = kind(sink, PROTOCOL, buffer_callback=sink.expect)
             pickler.dump(value)

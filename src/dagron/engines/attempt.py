@@ -56,6 +56,7 @@ class WorkerSetup(NamedTuple):
         durable: Whether results have to survive a loss of power.
         telling_seconds: How long a task's exception may take to say what it is.
         file_mode: That of the files of results.
+        compresses: Whether large results are compressed, where a sample shrinks.
     """
 
     directory: str
@@ -63,6 +64,7 @@ class WorkerSetup(NamedTuple):
     durable: bool
     telling_seconds: float = TELLING_SECONDS
     file_mode: int = PRIVATE_MODE
+    compresses: bool = False
 
 
 class Witness(Protocol):
@@ -245,7 +247,13 @@ def _make(
         inputs = []  # their memory is better used for pickling
         ours = _OF_RESULTS
         blob = dump_result(
-            attempt.name, value, setup.directory, setup.digests, durable=setup.durable, mode=setup.file_mode
+            attempt.name,
+            value,
+            setup.directory,
+            setup.digests,
+            durable=setup.durable,
+            mode=setup.file_mode,
+            compresses=setup.compresses,
         )
     except BaseException as error:
         if witness is not None:

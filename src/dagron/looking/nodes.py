@@ -119,7 +119,9 @@ def node_figures(ledger: Ledger, dag: DAG | None, running: list[Now] | None, now
             yield _ended(commit, status, size=commit.size)
         elif status in kept:
             commit = kept[status][name]
-            yield _ended(commit, status, size=commit.size, stored=0 if status is NodeStatus.LOST else commit.size)
+            yield _ended(
+                commit, status, size=commit.size, stored=0 if status is NodeStatus.LOST else commit.stored_size
+            )
         elif status is NodeStatus.RUNNING:
             item = now[name]
             yield NodeFigures(

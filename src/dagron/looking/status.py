@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from dagron.checkpoint.files.directory import Directory
 from dagron.checkpoint.reading.opening import signing_key as key_of_environment
 from dagron.errors import NoCheckpointError
+from dagron.looking.groups import GroupBytes, bytes_by_group
 from dagron.looking.invocation import Invocation, target_of
 from dagron.looking.nodes import Now, slots_now
 from dagron.looking.opening import State, directory_of, found_ledger, recorded_dag, state_of_run
@@ -40,6 +41,12 @@ __all__ = ["CheckpointStatus", "FailedNode", "checkpoint_status", "look", "shown
 
 _MAX_FAILURES, _MAX_RUNNING = 20, 16
 """Nodes that are listed, together less than two screens; `--json` has all."""
+
+_MAX_GROUPS = 5
+"""Groups of nodes that are listed with what their results take: the largest of them take nearly all, as a rule."""
+
+_WORTH_GROUPS_BYTES = 2**20
+"""Below this nobody asks who takes it."""
 
 _BAR_WIDTH = 40
 """Cells of the bar: half of a terminal of 80 columns."""
@@ -82,6 +89,7 @@ class CheckpointStatus:
         result_bytes: Size of their pickled results.
         stored_bytes: What these take in the checkpoint.
         n_dropped: Completed nodes whose results were not to be kept, and are deleted.
+        groups: What the results of nodes with like names take, the largest first.
         retries: Attempts that another one followed, of the nodes that completed or failed.
         n_damaged: Stretches of the journal that cannot be read.
         running: What the slots run, as the run has said within the last seconds.
@@ -110,6 +118,7 @@ class CheckpointStatus:
     result_bytes: int
     stored_bytes: int
     n_dropped: int
+    groups: list[GroupBytes]
     retries: int
     n_damaged: int
     running: list[Now]
@@ -182,8 +191,12 @@ def status_of(ledger: Ledger, directory: Directory, shown: str, key: bytes | Non
         cpu_seconds=sum(commit.figures.cpu_seconds for commit in commits),
         wall_seconds=sum(commit.figures.duration_seconds for commit in commits),
         result_bytes=sum(commit.size for commit in commits),
-        stored_bytes=sum(commit.size for commit in ledger.commits.values()),
+        stored_bytes=sum(commit.stored_size for commit in ledger.commits.values()),
         n_dropped=len(ledger.dropped),
+        groups=bytes_by_group(
+            [(commit.name, commit.size, commit.stored_size) for commit in ledger.commits.values()]
+            + [(commit.name, commit.size, 0) for commit in ledger.dropped.values()]
+        ),
         retries=sum(commit.attempts - 1 for commit in commits if commit.attempts > 1)
         + sum(failed.attempts - 1 for failed in ledger.failures.values() if failed.attempts > 1),
         n_damaged=len(ledger.damage),
@@ -243,7 +256,7 @@ def shown_status(status: CheckpointStatus, encoding: str | None, now_unix: float
     lines = [
         shown_name(status.checkpoint_dir),
         f"{bar} {status.completed}/{status.total} {percent}%",
-        *(f"{label:<8} {text}" for label, text in rows if label != "errors"),
+        *(line for row in rows if row[0] != "errors" for line in _shown_row(row, status)),
         *(f"  {_shown_now(now, now_unix)}" for now in status.running[:_MAX_RUNNING]),
         *(f"  {_shown_changed(output)}" for output in status.changed_outputs[:_MAX_FAILURES]),
         *(f"{label:<8} {text}" for label, text in rows if label == "errors"),
@@ -271,12 +284,28 @@ def _shown_failure(failed: FailedNode) -> str:
     return f"{shown_name(failed.name)}{attempts}: {shown_error(failed.type, failed.message)}"
 
 
+def _shown_row(row: tuple[str, str], status: CheckpointStatus) -> Iterator[str]:
+    """Yield a line, and behind that of the results those of the largest groups, where there are several."""
+    label, text = row
+    yield f"{label:<8} {text}"
+    if label == "results" and len(status.groups) > 1 and status.result_bytes > _WORTH_GROUPS_BYTES:
+        for group in status.groups[:_MAX_GROUPS]:
+            nodes = f" of {group.nodes} nodes" if group.nodes > 1 else ""
+            yield f"  {shown_name(group.group)}: {_shown_stored(group.result_bytes, group.stored_bytes)}{nodes}"
+
+
+def _shown_stored(result_bytes: int, stored_bytes: int) -> str:
+    if not stored_bytes and result_bytes:
+        return f"{shown_bytes(result_bytes)}, not kept"
+    whole = f", {shown_bytes(result_bytes)} before they were compressed" if stored_bytes < result_bytes else ""
+    return f"{shown_bytes(stored_bytes)}{whole}"
+
+
 def _shown_results(status: CheckpointStatus) -> str:
-    if not status.n_dropped:
-        return shown_bytes(status.result_bytes)
-    n = status.n_dropped
-    gone = f"{shown_bytes(status.result_bytes - status.stored_bytes)} of {n} node{'s' if n > 1 else ''} not kept"
-    return f"{shown_bytes(status.stored_bytes)}, {gone}"
+    stored, n = shown_bytes(status.stored_bytes), status.n_dropped
+    if status.stored_bytes < status.result_bytes:
+        stored += f" of {shown_bytes(status.result_bytes)}"
+    return f"{stored}, {n} node{'s' if n > 1 else ''} not kept" if n else stored
 
 
 def _shown_changed(output: ChangedOutput) -> str:

@@ -11,24 +11,19 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from dagron.looking.groups import pattern_of
 from dagron.report.model import Group
 
-__all__ = ["MAX_SHOWN", "group_nodes", "pattern_of"]
+__all__ = ["MAX_SHOWN", "group_nodes"]
 
 MAX_SHOWN = 40
 """Boxes that a person can take in, and that are laid out in well under a second in a browser."""
 
-_VARIABLE = re.compile(r"\[.*\]|\(.*\)|\d+(?:[.,:x/_-]\d+)*")
 _HEAD = re.compile(r"[^:/\[(#@|=\s]+")
 _WORD = re.compile(r"[^\W\d_]+")
 
 Key = TypeVar("Key", str, int)
 Split = list[tuple[str, list[int]]]
-
-
-def pattern_of(name: str) -> str:
-    """Return a name with `*` for what is in brackets and for numbers."""
-    return _VARIABLE.sub(lambda match: {"[": "[*]", "(": "(*)"}.get(match[0][0], "*"), name)
 
 
 def group_nodes(names: Sequence[str], levels: Sequence[int] | None = None) -> tuple[list[int], Group]:

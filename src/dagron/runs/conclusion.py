@@ -114,7 +114,7 @@ def _fill(result: NodeResult[Any], store: CheckpointStore, commit: Commit) -> No
     result.attempts = commit.attempts
     result._figures = commit.figures
     result.result_bytes = commit.size
-    result.stored_bytes = 0 if commit.name in store.dropped else commit.size
+    result.stored_bytes = 0 if commit.name in store.dropped else commit.stored_size
     result.slot = commit.slot
     result._load = partial(_value_of, store, commit)
 

@@ -423,13 +423,13 @@ class Coordinator:
         for node in nodes:
             slot, outcome = self._outcomes.pop(node)
             assert outcome.blob is not None
-            storage, size, digest, data, temp_name, identity, value_digest = outcome.blob
+            storage, size, digest, data, temp_name, identity, value_digest, compressed_size = outcome.blob
             missing = state.parents_without_result(node)
             name = name_of(node)
             attempts, fingerprint = state.attempts_of(node), dag.parents_fingerprint(node)
             without = tuple(map(name_of, missing)) if missing else ()
             of_attempt = name, storage, slot, attempts, size, digest, fingerprint, outcome.figures, without
-            commit = _new(Commit, (*of_attempt, *_NOT_YET_KNOWN, value_digest, ()))
+            commit = _new(Commit, (*of_attempt, *_NOT_YET_KNOWN, value_digest, (), compressed_size))
             if outcome.outputs:
                 paths = self._plan.policies[node].outputs
                 commit = commit._replace(outputs=tuple(map(OutputFile, paths, outcome.outputs)))

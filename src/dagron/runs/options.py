@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Literal, TypedDict
 
 from dagron.callbacks import ExecutionCallbacks, RunObserver
+from dagron.checkpoint.format.compression import require_zstd
 from dagron.checkpoint.reading.opening import signing_key as key_of_environment
 from dagron.checkpoint.writing.store import Durability
 from dagron.engines.local.cores import available_cpus, can_pin
@@ -51,6 +52,7 @@ class ExecutorOptions(TypedDict, total=False):
     max_tasks_per_worker: int | None
     worker_init: Callable[[], object] | None
     keep: bool
+    compression: Literal["zstd"] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +86,7 @@ class Options:
     max_tasks_per_worker: int | None = None
     worker_init: Callable[[], object] | None = None
     keep: bool = True
+    compression: Literal["zstd"] | None = None
 
     def __post_init__(self) -> None:
         if self.callbacks is not None and not isinstance(self.callbacks, ExecutionCallbacks):
@@ -105,6 +108,10 @@ class Options:
         parse_bytes("memory_limit", self.memory_limit)
         check_seconds("kill_grace_seconds", self.kill_grace_seconds)
         check_flag("keep", self.keep)
+        if self.compression not in ("zstd", None):
+            raise OptionError("compression", repr(self.compression), "'zstd' or None")
+        if self.compression is not None:
+            require_zstd("compression='zstd'")
         self._check_key()
         self._check_pinning()
 

@@ -19,8 +19,9 @@ All integers are little-endian. The body::
        120     8  peak_rss_bytes
        128     4  name_size
        132        the name in UTF-8, name_size bytes
-                  then nothing, or a JSON object with `without`, `file`, `temp` and `outputs`, each left out if there
-                  is none; an output is a list of its path, size, mtime_ns and its digest in hexadecimal
+                  then nothing, or a JSON object with `without`, `file`, `temp`, `outputs` and `zstd`, each left out if
+                  there is none; `zstd` is the compressed size; an output is a list of its path, size, mtime_ns and
+                  its digest in hexadecimal
 
 The offsets follow from `_LAYOUT`; a test compares this table with it.
 """
@@ -94,6 +95,8 @@ class Commit(NamedTuple):
         sequence: The number of this record. Known from its frame.
         value_digest: The canonical digest of the value; `NO_VALUE_DIGEST` if it has none.
         outputs: The files that the task has written beside the result and that are checked.
+        compressed_size: How many bytes the file of the result has, if they are compressed; else 0. Size and digest are
+            those of the pickled result all the same.
     """
 
     name: str
@@ -112,11 +115,14 @@ class Commit(NamedTuple):
     sequence: int = 0
     value_digest: bytes = NO_VALUE_DIGEST
     outputs: tuple[OutputFile, ...] = ()
+    compressed_size: int = 0
 
     @property
     def is_special(self) -> bool:
         """Whether the result is in a FILE, or the record says more than the fixed fields."""
-        return self.storage != _INLINE or bool(self.without or self.special_name or self.temp_name or self.outputs)
+        return self.storage != _INLINE or bool(
+            self.without or self.special_name or self.temp_name or self.outputs or self.compressed_size
+        )
 
     def has_equal_result(self, digest: bytes, value_digest: bytes) -> bool:
         """Tell whether a result with these digests equals this one: the same bytes, or the same value."""
@@ -130,6 +136,11 @@ class Commit(NamedTuple):
         return any(path in known and known[path].digest != state.digest for path, state in other.outputs)
 
     @property
+    def stored_size(self) -> int:
+        """How many bytes the result takes where it is stored."""
+        return self.compressed_size or self.size
+
+    @property
     def file_name(self) -> str:
         """The name of the file of the result."""
         return self.special_name or plain_file_name(self.name)
@@ -139,12 +150,12 @@ def encode_commit(commit: Commit) -> bytes:
     """Return the body of a COMMITTED record."""
     # Taken apart at once, which takes a third of what looking for each field does.
     name, storage, slot, attempts, size, digest, fingerprint, figures, without = commit[:9]
-    special, temp, since, _, value, outputs = commit[10:]
+    special, temp, since, _, value, outputs, compressed = commit[10:]
     raw = name.encode("utf-8", "surrogatepass")
     body = _COMMIT.pack(storage, slot, attempts, size, digest, value, fingerprint, since, *figures, len(raw)) + raw
-    if without or special or temp or outputs:
+    if without or special or temp or outputs or compressed:
         files = [(path, size, mtime_ns, digest.hex()) for path, (size, mtime_ns, digest) in outputs]
-        extra = {"without": without, "file": special, "temp": temp, "outputs": files}
+        extra = {"without": without, "file": special, "temp": temp, "outputs": files, "zstd": compressed}
         body += encode_json({name: value for name, value in extra.items() if value})
     return body
 
@@ -179,9 +190,11 @@ def decode_commit(body: bytes, payload_offset: int, sequence: int) -> Commit:
     without: tuple[str, ...] = ()
     special = temp = ""
     outputs: tuple[OutputFile, ...] = ()
+    compressed = 0
     if len(body) > end:
         extra = decode_json(body[end:])
         without, special, temp = tuple(extra.get("without", ())), extra.get("file", ""), extra.get("temp", "")
+        compressed = index(extra.get("zstd", 0))
         outputs = tuple(_output_file(*fields) for fields in extra.get("outputs", ()))
     return Commit(
         str(body[_COMMIT.size : end], "utf-8", "surrogatepass"),
@@ -200,6 +213,7 @@ def decode_commit(body: bytes, payload_offset: int, sequence: int) -> Commit:
         sequence,
         value_digest,
         outputs,
+        compressed,
     )
 
 

@@ -21,7 +21,7 @@ def places_of(commit: Commit, sizes: Mapping[str, int]) -> list[str]:
         commit: The commit.
         sizes: What the directory has, by name, as `Directory.sizes`.
     """
-    return [name for name in (commit.temp_name, commit.file_name) if sizes.get(name) == commit.size]
+    return [name for name in (commit.temp_name, commit.file_name) if sizes.get(name) == commit.stored_size]
 
 
 def present_commits(ledger: Ledger, sizes: Mapping[str, int]) -> PackedCommits:

@@ -149,7 +149,7 @@ class CheckpointStore:
         except OSError as error:
             raise CheckpointDirectoryError(str(self.directory.path), error.strerror or str(error)) from error
         large = (c for name in ledger.commits.special if (c := ledger.commits[name]).storage == Storage.FILE)
-        return ledger.commits.without({c.name for c in large if sizes.get(c.file_name) != c.size})
+        return ledger.commits.without({c.name for c in large if sizes.get(c.file_name) != c.stored_size})
 
     # --- beginning and ending a run ---------------------------------------------------------------------------
 

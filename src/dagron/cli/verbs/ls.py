@@ -11,7 +11,7 @@ import click
 from dagron.cli.command import argument, json_option, option, verb, where_argument
 from dagron.cli.ending import put, say
 from dagron.cli.exit_codes import ExitCode
-from dagron.cli.listing import SortKey, selected, shown_nodes
+from dagron.cli.listing import SortKey, groups_of, selected, shown_groups, shown_nodes
 from dagron.cli.place import Where
 from dagron.cli.reading import figures_now, read_checkpoint
 from dagron.cli.terminal import terminal_width
@@ -65,6 +65,7 @@ Examples:
     help=f"Largest first, or by name, state or time: {', '.join(SortKey)}.",
 )
 @option("--reverse", "-R", is_flag=True, help="The other way round.")
+@option("--groups", "-g", "by_group", is_flag=True, help="Nodes with like names together: what their results take.")
 @option("--limit", "-n", type=click.IntRange(min=0), metavar="N", help="So many at most.")
 @json_option
 def ls(
@@ -73,6 +74,7 @@ def ls(
     states: tuple[str, ...],
     sort: str,
     reverse: bool,
+    by_group: bool,
     limit: int | None,
     as_json: bool,
 ) -> ExitCode:
@@ -83,6 +85,14 @@ def ls(
     ledger = read_checkpoint(where)
     dag = recorded_dag(ledger)
     nodes = figures_now(ledger, dag, where)
+    if by_group:
+        groups = groups_of(selected(nodes, patterns, states))[:limit]
+        put(
+            json.dumps([asdict(group) for group in groups], indent=1)
+            if as_json
+            else shown_groups(groups, terminal_width())
+        )
+        return ExitCode.OK
     chosen = selected(nodes, patterns, states, SortKey(sort), reverse=reverse, limit=limit)
     if as_json:
         put(json.dumps([asdict(node) for node in chosen], indent=1))

@@ -91,6 +91,12 @@ _OUTPUT = "Output"
     help="Keep the results of nodes, or delete each once all nodes that take it are recorded.",
 )
 @option(
+    "--compression",
+    type=click.Choice(["zstd"]),
+    section=_CHECKPOINT,
+    help="Compress large results, where a sample of one shrinks.",
+)
+@option(
     "--max-tasks-per-worker",
     type=click.IntRange(min=1),
     metavar="N",

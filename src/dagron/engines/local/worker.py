@@ -291,15 +291,26 @@ def pack_outcome(outcome: Outcome, written: tuple[int, int, int, int] | None = N
     """
     node, kind, figures, blob, fault, _, has_scratch, outputs = outcome
     if blob is not None:
-        storage, size, digest, data, temp_name, identity, value = blob
+        storage, size, digest, data, temp_name, identity, value, compressed = blob
     else:
-        storage, size, digest, data, temp_name, identity, value = 0, 0, _NO_DIGEST, b"", "", (), _NO_DIGEST
+        storage, size, digest, data, temp_name, identity, value, compressed = (
+            0,
+            0,
+            _NO_DIGEST,
+            b"",
+            "",
+            (),
+            _NO_DIGEST,
+            0,
+        )
     plain = blob is not None and not temp_name and written is None and not outputs
     head = _PACKED.pack(node, kind, storage, size, digest, value, *figures, plain | has_scratch << 1)
     if plain:
         return head + data
     has_blob, cause = blob is not None, tuple(fault) if fault is not None else None
-    return head + pickle.dumps((has_blob, data, temp_name, identity, cause, written, [*map(tuple, outputs)]), 5)
+    return head + pickle.dumps(
+        (has_blob, data, temp_name, identity, compressed, cause, written, [*map(tuple, outputs)]), 5
+    )
 
 
 def unpack_outcome(packed: bytes) -> tuple[Outcome, tuple[int, int, int, int] | None]:
@@ -310,10 +321,10 @@ def unpack_outcome(packed: bytes) -> tuple[Outcome, tuple[int, int, int, int] | 
     figures = _new(Figures, (started, duration, cpu, system, peak))
     has_scratch = bits > 1
     if bits & 1:
-        blob = _new(Blob, (storage, size, digest, rest, "", (), value))
+        blob = _new(Blob, (storage, size, digest, rest, "", (), value, 0))
         return _new(Outcome, (node, kind, figures, blob, None, NOTHING_PRINTED, has_scratch, ())), None
-    has_blob, data, temp_name, identity, cause, written, states = pickle.loads(rest)
-    found = Blob(storage, size, digest, data, temp_name, identity, value) if has_blob else None
+    has_blob, data, temp_name, identity, compressed, cause, written, states = pickle.loads(rest)
+    found = Blob(storage, size, digest, data, temp_name, identity, value, compressed) if has_blob else None
     fault = Fault._make(cause) if cause is not None else None
     outputs = tuple(map(FileState._make, states))
     return Outcome(node, kind, figures, found, fault, has_scratch=has_scratch, outputs=outputs), written
