@@ -492,7 +492,7 @@ MUTATIONS = [
         "runs/interrupts.py",
         "                    self.on_force()\n",
         "                    pass\n",
-        "tests/promises/test_limits_and_stops.py -k closes_the_pool",
+        "tests/promises/test_limits_and_stops.py -k cuts_every_close",
     ),
     # --- bounded memory
     Mutation(

@@ -549,7 +549,27 @@ def trace(frame, event, argument):
 
 sys.settrace(trace)
 """
-"""In every process of the job: two Ctrl-C at one of the lines that close the pool, of which only the second raises."""
+"""In every process of the job: two Ctrl-C at one of the lines that close the pool, of which only the second raises.
+
+No more follow, as Python ends the tracing with what the second raises.
+"""
+
+
+PRESS_AT_EVERY_CLOSE = """
+import os, signal, time
+from dagron.engines.local.context import Server
+
+def stop(self):
+    while not os.path.exists(os.path.join(os.environ["DAGRON_TEST_HERE"], "end")):
+        time.sleep(0.005)
+    with open(os.path.join(os.environ["DAGRON_TEST_HERE"], "pressed"), "a") as file:
+        file.write("1\\n")
+    signal.raise_signal(signal.SIGINT)  # held back
+    signal.raise_signal(signal.SIGINT)
+
+Server.stop = stop
+"""
+"""Before the job: two Ctrl-C whenever the pool is closed, once the last worker hangs and before its server is ended."""
 
 
 def _as_in_a_terminal():
@@ -744,10 +764,10 @@ class TestSignals:
             assert 1 <= err.count("Traceback") <= 3, err
         job.check_the_resume()
 
-    @pytest.mark.parametrize("line", [pytest.param(i, marks=[pytest.mark.campaign] * (i % 20 > 0)) for i in range(70)])
+    @pytest.mark.parametrize("line", [pytest.param(i, marks=[pytest.mark.campaign] * (i % 30 > 0)) for i in range(70)])
     def test_a_second_ctrl_c_at_any_line_that_closes_the_pool_ends_the_process(self, tmp_path, line):
         job = Job(tmp_path / "job", "library")  # the command line lets the second one end the process at once
-        # The last task hangs in what it registered with atexit, so only the end of the server ends its worker.
+        # The last worker hangs in what its task registered with atexit, so only the end of the server ends it.
         (job.directory / "sitecustomize.py").write_text(PRESS_AT_A_LINE)
         process = job.start("closing", env={"DAGRON_TEST_LINE": str(line), "PYTHONPATH": f"{job.directory}:{SRC}"})
         try:
@@ -759,6 +779,21 @@ class TestSignals:
         assert (process.returncode == 0) == (job.log.count("pressed") == 0), "there are no more lines"
         wait_for(lambda: not marked(job.mark), 2)
         (job.directory / "sitecustomize.py").unlink()
+        job.check_the_resume()
+
+    def test_ctrl_c_that_cuts_every_close_of_the_pool_short_ends_the_process(self, tmp_path):
+        job = Job(tmp_path / "job", "library")
+        (job.directory / "job.py").write_text(PRESS_AT_EVERY_CLOSE + JOB)
+        process = job.start("closing")
+        try:
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+            process.wait()
+        assert process.returncode == -signal.SIGINT, err
+        # The coordinator's close and the executor's after it: nothing else would end the pool.
+        assert (job.log.count("end"), job.log.count("pressed")) == (1, 2)
+        wait_for(lambda: not marked(job.mark), 2)
         job.check_the_resume()
 
     def test_ctrl_c_ends_a_run_that_waits_for_what_ignores_its_cancelling(self, tmp_path):

@@ -264,8 +264,9 @@ class ProcessPool:
     def abandon(self) -> None:
         """End all workers and everything below them without waiting for it. Safe in a signal handler.
 
-        For a `stop` or a `close` that is being cut short: what it would have ended must not keep the interpreter, which
-        waits for the executors' threads at its end, and they wait for their workers.
+        For a `stop` or a `close` that is being cut short, and the `close` that would make up for it, too, by whoever
+        keeps pressing Ctrl-C: what they would have ended must not keep the interpreter, which waits for the executors'
+        threads at its end, and they wait for their workers.
         """
         if os.getpid() == self._owner:
             self._server.abandon()
