@@ -106,7 +106,7 @@ class TestOptions:
             CheckpointExecutor(one_node(), ckpt).execute({"a": never}, run_timeout=0)
 
     def test_that_of_an_attempt_given_for_that_of_the_run(self, ckpt, never):
-        with pytest.raises(TypeError, match="'timeout'"):
+        with pytest.raises(TypeError, match="no option timeout=; did you mean run_timeout="):
             CheckpointExecutor(one_node(), ckpt).execute({"a": never}, timeout=60)
 
 

@@ -90,7 +90,9 @@ class TestLimits:
         check_limits(dag, plan, Options(), ScriptedPool.features)
         with pytest.raises(OptionError, match=r"^timeout=1\.5 \(nodes: 'a'\) .* cannot kill what runs$"):
             check_limits(dag, plan, Options(), ScriptedPool.features._replace(kills=False))
-        with pytest.raises(OptionError, match=r"^memory_limit=1000 \(nodes: 'c'\) .* cannot see how much memory"):
+        with pytest.raises(
+            OptionError, match=r"^memory_limit=1,000 bytes \(nodes: 'c'\) .* cannot see how much memory"
+        ):
             check_limits(dag, plan, Options(), ScriptedPool.features._replace(observes_memory=False))
         with pytest.raises(OptionError, match=r"^max_tasks_per_worker=3 .* cannot replace a worker$"):
             check_limits(dag, plan, Options(max_tasks_per_worker=3), ScriptedPool.features._replace(replaces=False))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dagron.engines.protocol import NOTHING_PRINTED, Lost
+from dagron.engines.outcomes import NOTHING_PRINTED
+from dagron.engines.protocol import Lost
 from dagron.errors import MemoryLimitExceededError, NodeTimeoutError
 from dagron.figures import NO_FIGURES
 from dagron.flow import Flow
