@@ -30,8 +30,9 @@ _MAX_DEPTH_IN_FULL = 50
 _PARTS_FOR_AN_OPERATION = 4
 """In full, what is shown in all for an operation of the pickle, which makes one value: more is the same ones again."""
 
-_MAX_CELLS_IN_FULL = 1_000_000
-"""Elements of arrays and cells of tables, which are no operations of their own. They take some five seconds."""
+_MAX_CELLS_IN_FULL = 100_000
+"""Elements of arrays and cells of tables, which are no operations of their own. They take half a second, and some
+thousand lines."""
 
 _MAX_WORK = 1_000_000
 """Things that readers look at without showing them: about a second's. A frame has one for each column, a graph for each
