@@ -23,7 +23,7 @@ def blocks_of_pages():
     """Page -> its Python blocks; one that needs what may not be installed, such as another engine, by itself."""
     found = {}
     for name, text in PAGES.items():
-        for i, (needed, block) in enumerate(re.findall(r"```python(?: needs=(\w+))?\n(.*?)```", text, re.DOTALL)):
+        for i, (needed, block) in enumerate(re.findall(r"```python(?: needs=([\w,]+))?\n(.*?)```", text, re.DOTALL)):
             found.setdefault((needed, f"{name}-{i}" if needed else name), []).append(block)
     return found
 
@@ -76,8 +76,8 @@ def marked(marker):
     ("needed", "blocks"), [(key[0], found) for key, found in BLOCKS.items()], ids=[k[1] for k in BLOCKS]
 )
 def test_each_python_block_runs_as_a_script(needed, blocks, tmp_path):
-    if needed:
-        pytest.importorskip(needed)
+    for package in filter(None, needed.split(",")):
+        pytest.importorskip(package)
     directories = [tmp_path / str(i) for i in range(len(blocks))]
     for directory, block in zip(directories, blocks, strict=True):
         directory.mkdir()
