@@ -340,8 +340,8 @@ MUTATIONS = [
     Mutation(
         "stale",
         "runs/state.py",
-        "            if self._held.pop(child, None) is not None\n",
-        "            if self._held.get(child) is not None\n",
+        "            if self._held.pop(child, None) is not None or child in self._gone\n",
+        "            if self._held.get(child) is not None or child in self._gone\n",
         "tests/runs/test_state.py tests/promises/test_no_stale_child.py",
     ),
     # --- one death, one attempt
@@ -1090,6 +1090,20 @@ MUTATIONS = [
         "                self.dropped.move(name, self.lost)  # as with what was lost, the children stay as they are\n",
         "",
         "tests/promises/test_results_not_kept.py -k fails_when_it_is_made",
+    ),
+    Mutation(
+        "results not kept",
+        "runs/state.py",
+        " or child in self._gone\n",
+        "\n",
+        "tests/promises/test_results_not_kept.py -k in_doubt",
+    ),
+    Mutation(
+        "wrong value",
+        "checkpoint/reading/ledger.py",
+        "                self.lost.move(name, self.stale)\n",
+        "",
+        "tests/promises/test_results_not_kept.py -k in_doubt",
     ),
     Mutation(
         "results not kept",

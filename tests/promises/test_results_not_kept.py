@@ -195,6 +195,28 @@ class TestAResume:
         assert chain(log).run(ckpt, resume=True, **INLINE).ok
         assert log.counts() == {"a": 2, "b": 1, "c": 1}
 
+    @pytest.mark.parametrize("keep", [False, True], ids=["dropped", "lost"])
+    def test_one_that_fails_when_what_it_is_made_of_has_changed_leaves_what_was_made_from_it_in_doubt(
+        self, ckpt, log, keep
+    ):
+        def flow(factor, fails=False):
+            def middle(parent):
+                if fails:
+                    raise ValueError
+                return parent * 10_000
+
+            made = Flow()
+            a = made.add("a", lambda: [factor])
+            made.add("c", lambda b: b[0], made.add("b", middle, a, keep=keep))
+            return made
+
+        flow(1).run(ckpt, **INLINE)
+        if keep:
+            (ckpt / "b.pkl").unlink()
+        flow(1).invalidate(ckpt, "a", if_changed=True)
+        assert flow(2, fails=True).run(ckpt, resume=True, **INLINE).failed == 1
+        assert flow(2).run(ckpt, resume=True, **INLINE).value("c") == 2
+
     def test_somebody_elses_file_under_the_name_of_one_that_is_gone_stays(self, ckpt, log):
         chain(log).run(ckpt, **INLINE)
         (ckpt / "a.pkl").write_text("theirs")

@@ -91,6 +91,7 @@ class Prepared:
         changed: Why results cannot be loaded as what they were, by node.
         outputs: What has become of an output of a node, for each node that is made again because of that.
         dropped: The nodes that stay completed without their results, which are gone.
+        gone: The nodes that run because their results are gone, lost or dropped.
     """
 
     dag: DAG
@@ -101,6 +102,7 @@ class Prepared:
     changed: Mapping[str, str]
     outputs: Mapping[str, str]
     dropped: Collection[int] = ()
+    gone: Collection[int] = ()
 
     def state(self, options: Options, engine: ChosenEngine) -> RunState:
         """Return where the run stands at its beginning."""
@@ -113,6 +115,7 @@ class Prepared:
             consumes=partial(self.plan.consumes, self.dag),
             taken=partial(self.plan.taken, self.dag),
             dropped=self.dropped,
+            gone=self.gone,
             restored=self.restore.restored,
             held=self.restore.held,
             batching=engine.features.batches,
@@ -162,10 +165,12 @@ def prepare(dag: DAG, plan: RunPlan, earlier: Earlier) -> Prepared:
             restore = decide(same_structure=is_same)
     is_all_there = len(restore.restored) == len(dag)
     seconds = None if is_all_there else earlier.recorded_seconds(dag)
-    gone = {
+    dropped = {
         node for node in (*restore.restored, *restore.held) if earlier.dropped and dag.name_of(node) in earlier.dropped
     }
-    return Prepared(dag, plan, restore, is_same, seconds, changed, outputs, gone)
+    lost = () if ledger is None else ledger.lost
+    gone = {*restore.remade, *(dag.index_of(name) for name in lost if name in dag)}
+    return Prepared(dag, plan, restore, is_same, seconds, changed, outputs, dropped, gone)
 
 
 def _outputs_changed(dag: DAG, plan: RunPlan, earlier: Earlier) -> dict[str, str]:

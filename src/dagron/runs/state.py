@@ -103,6 +103,7 @@ class RunState:
         consumes: `consumes(child, parent)` tells whether a child takes a parent's result.
         taken: Returns the parents whose results a node takes; asked only if a policy says that one is not to be kept.
         dropped: Nodes of `restored` and `held` whose results are gone already.
+        gone: Nodes that run because their results are gone, and of which it is recorded what these were.
         restored: Nodes whose commits apply whatever happens.
         held: Nodes with a commit that applies unless one of their parents changes; with each, the parents that had
             failed when it ran.
@@ -136,6 +137,7 @@ class RunState:
         consumes: Callable[[int, int], bool] = lambda child, parent: True,
         taken: Callable[[int], Sequence[int]] | None = None,
         dropped: Collection[int] = (),
+        gone: Collection[int] = (),
         restored: Sequence[int] = (),
         held: Mapping[int, Sequence[int]] | None = None,
         batching: bool = True,
@@ -164,6 +166,7 @@ class RunState:
         self._failing: dict[int, Phase] = {}
         self._taken = taken or graph.parent_indices
         self._dropped = set(dropped)
+        self._gone = set(gone)
         self._rng = rng or random.Random(0)
         self._backoff: list[tuple[float, int]] = []
         self._completing: set[int] = set()
@@ -389,10 +392,12 @@ class RunState:
             child
             for node in nodes
             for child in self.graph.child_indices(node)
-            if self._held.pop(child, None) is not None
+            if self._held.pop(child, None) is not None or child in self._gone
         ]
+        # What was gone is stale from here on: until it is made again, what was made from it is in doubt.
+        self._gone.difference_update(outdated)
         if outdated:
-            out.append(Invalidate(tuple(outdated)))
+            out.append(Invalidate(tuple(dict.fromkeys(outdated))))
 
     def _settle(self, node: int, phase: Phase, out: list[Command], restored: list[int]) -> None:
         """Make a node final and let its children know; iterative, as chains are long."""

@@ -2,10 +2,11 @@
 
 Later records supersede earlier ones, node by node. COMMITTED makes a node completed, FAILED failed. INVALIDATED makes
 its commit stale: the node runs again, and whether its result then differs from the stale one decides about its
-children; with `lost` the commit is forgotten instead, and the children stay as they are. RUN_STARTED with `fresh` takes
-everything away. CLEARED means that the checkpoint is being deleted: there is none, but the files that it lists are
-ours. PRUNED says which files are ours and belong to no commit. DROPPED takes the results of nodes away that stay
-completed: a node that takes one has to have it made again. Looks at no disk, unpickles nothing.
+children; with `lost` the commit is forgotten instead, and the children stay as they are, unless it is invalidated
+later. RUN_STARTED with `fresh` takes everything away. CLEARED means that the checkpoint is being deleted: there is
+none, but the files that it lists are ours. PRUNED says which files are ours and belong to no commit. DROPPED takes the
+results of nodes away that stay completed: a node that takes one has to have it made again. Looks at no disk, unpickles
+nothing.
 """
 
 from __future__ import annotations
@@ -244,6 +245,9 @@ class Ledger:
                 # Ours only as far as it was said to be: after the end of a run another's may stand under the name.
                 self.removed.add(self.dropped.file_of(name))
                 self.dropped.move(name, self.stale)
+            if not event.lost and name in self.lost.names:
+                self.removed.add(self.lost.file_of(name))
+                self.lost.move(name, self.stale)
             self.commits.move(name, self.stale)
             if event.lost and name in self.stale:
                 self.owned.add(self.stale.file_of(name))
