@@ -1121,6 +1121,13 @@ MUTATIONS = [
     ),
     Mutation(
         "outputs",
+        "runs/plan.py",
+        "tuple(os.path.join(here, path) for path in policy.outputs)",
+        "tuple(os.path.normpath(os.path.join(here, path)) for path in policy.outputs)",
+        "tests/promises/test_outputs_are_checked.py -k symbolic_link",
+    ),
+    Mutation(
+        "outputs",
         "runs/prepare.py",
         "_outputs_changed(dag, plan, earlier) if plan.outputs else {}",
         "{}",

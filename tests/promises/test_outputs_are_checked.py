@@ -244,6 +244,23 @@ class TestDeclaring:
             flow.run(ckpt, **INLINE)
         assert not ckpt.exists()
 
+    def test_one_behind_a_symbolic_link_is_the_file_that_the_task_opens(self, ckpt, log, here):
+        (here / "real/sub").mkdir(parents=True)
+        (here / "link").symlink_to("real/sub")
+        for _ in range(2):
+            flow = Flow()
+            flow.add("a", write, "link/../a.txt", "text", log, outputs=["link/../a.txt"])
+            assert flow.run(ckpt, resume=True, **INLINE).ok
+        assert (here / "real/a.txt").read_text() == "text"
+        (here / "real/a.txt").unlink()
+        assert flow.run(ckpt, resume=True, **INLINE).ok
+        assert log.count("write") == 2
+        flow.add("other", write, "a.txt", "another", outputs=["a.txt"])
+        assert flow.run(ckpt, resume=True, **INLINE).ok
+        flow.add("same", print, outputs=["real/a.txt"])
+        with pytest.raises(SharedOutputError):
+            flow.run(ckpt, resume=True, **INLINE)
+
     @pytest.mark.parametrize(
         "outputs", ["a.txt", b"a", {"a"}, [1], [""], ["a", "a"], ["\0"], [b"a"], None, ["a"] * 1001]
     )

@@ -136,11 +136,19 @@ def _outputs(dag: DAG, policies: Sequence[Policy]) -> tuple[str, dict[int, tuple
     found: dict[int, tuple[str, ...]] = {}
     for node, policy in enumerate(policies):
         if policy.outputs:
-            found[node] = paths = tuple(os.path.normpath(os.path.join(here, path)) for path in policy.outputs)
-            for path in paths:
+            # As the task opens them: `..` behind a symbolic link is not what is left of the text without both.
+            found[node] = paths = tuple(os.path.join(here, path) for path in policy.outputs)
+            for path in map(_one_spelling, paths):
                 if (other := owners.setdefault(path, node)) != node:
                     raise SharedOutputError(dag.name_of(other), dag.name_of(node), path)
     return here, found
+
+
+def _one_spelling(path: str) -> str:
+    if os.pardir in path.split(os.sep):
+        directory, name = os.path.split(path)
+        path = os.path.join(os.path.realpath(directory), name)
+    return os.path.normpath(path)
 
 
 def bind_node(dag: DAG, tasks: Mapping[str, Callable[..., Any] | Task[Any]], name: str) -> tuple[Any, Binding]:
