@@ -148,8 +148,8 @@ MUTATIONS = [
     Mutation(
         "redone",
         "checkpoint/writing/store.py",
-        "        self.scratches.keep(() if is_fresh else (",
-        "        self.scratches.keep((",
+        "        self.scratches.keep(() if is_fresh else unfinished)\n",
+        "        self.scratches.keep(unfinished)\n",
         "tests/engines/test_current.py -k fresh_run_begins_without",
     ),
     Mutation(
@@ -884,8 +884,8 @@ MUTATIONS = [
     Mutation(
         "deletes",
         "checkpoint/writing/pruning.py",
-        "for name in self._nodes if name not in commits",
-        "for name in commits",
+        "for name in self._nodes if not self._ledger.completed_commit(name)",
+        "for name in self._ledger.commits",
         "tests/checkpoint/test_pruning.py -k kept_for_themselves",
     ),
     Mutation(
@@ -1097,6 +1097,13 @@ MUTATIONS = [
         " or child in self._gone\n",
         "\n",
         "tests/promises/test_results_not_kept.py -k in_doubt",
+    ),
+    Mutation(
+        "results not kept",
+        "runs/invalidation.py",
+        " or name in ledger.lost)",
+        ")",
+        "tests/promises/test_results_not_kept.py -k can_be_invalidated",
     ),
     Mutation(
         "wrong value",

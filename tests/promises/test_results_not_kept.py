@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 import dagron
 from dagron import DAG, CheckpointExecutor, Flow, ResultNotKeptError, Task
+from dagron.checkpoint.files.scratch import SCRATCH
 from dagron.checkpoint.format.commits import Commit
+from dagron.checkpoint.format.names import scratch_name
 from dagron.checkpoint.reading.packed import PackedCommits
 from dagron.runs.restore import plan_restore
 
@@ -216,6 +218,32 @@ class TestAResume:
         flow(1).invalidate(ckpt, "a", if_changed=True)
         assert flow(2, fails=True).run(ckpt, resume=True, **INLINE).failed == 1
         assert flow(2).run(ckpt, resume=True, **INLINE).value("c") == 2
+
+    def test_one_that_has_failed_when_it_was_made_again_can_be_invalidated(self, ckpt):
+        def flow(factor, *more, fails=False):
+            def first():
+                if fails:
+                    raise ValueError
+                return factor
+
+            made = Flow()
+            a = made.add("a", first, keep=False)
+            for name in ("b", *more):
+                made.add(name, lambda a: a, a)
+            return made
+
+        flow(1).run(ckpt, **INLINE)
+        assert flow(1, "c", fails=True).run(ckpt, resume=True, **INLINE).failed == 1
+        assert flow(2, "c").invalidate(ckpt, "a", if_changed=True) == ["a"]
+        assert flow(2, "c").run(ckpt, resume=True, **INLINE).value("b") == 2
+
+    def test_what_is_left_of_the_scratch_directory_of_one_that_is_gone_goes(self, ckpt, log):
+        chain(log).run(ckpt, **INLINE)
+        left = ckpt / SCRATCH / scratch_name("a")
+        left.mkdir(parents=True)
+        assert CheckpointExecutor(chain(log).dag, ckpt).prune_checkpoint(dry_run=True).scratches == 1
+        chain(log).run(ckpt, resume=True, **INLINE)
+        assert not left.exists()
 
     def test_somebody_elses_file_under_the_name_of_one_that_is_gone_stays(self, ckpt, log):
         chain(log).run(ckpt, **INLINE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from itertools import chain
 
 from dagron.checkpoint.reading.ledger import Ledger
 from dagron.checkpoint.writing.store import CheckpointStore
@@ -67,8 +68,12 @@ def invalidate(
 def _chosen(
     ledger: Ledger, dag: DAG | None, patterns: Sequence[str], nodes: Collection[str], *, descendants: bool
 ) -> list[str]:
-    """Return the completed nodes that are meant, with their completed descendants, in the order of the DAG."""
-    names = list(dag.nodes) if dag is not None else [*ledger.completed, *ledger.failures, *ledger.stale]
+    """Return the nodes that are meant, with their descendants, of which a result is recorded, in the order of the DAG.
+
+    Also a result that is gone: what was made from it is in doubt then, as with any other.
+    """
+    recorded = (ledger.completed, ledger.failures, ledger.stale, ledger.lost)
+    names = list(dag.nodes if dag is not None else dict.fromkeys(chain.from_iterable(recorded)))
     chosen = set(names).intersection(nodes)
     unknown = [name for name in nodes if name not in chosen]
     for pattern in patterns:
@@ -80,4 +85,4 @@ def _chosen(
         raise UnknownNodeError(unknown[0], f"the checkpoint has no such node{hint_at(unknown[0], names)}")
     if descendants and dag is not None:
         chosen.update(dag.name_of(i) for i in dag.descendant_indices([dag.index_of(name) for name in chosen]))
-    return [name for name in names if name in chosen and ledger.completed_commit(name)]
+    return [name for name in names if name in chosen and (ledger.completed_commit(name) or name in ledger.lost)]

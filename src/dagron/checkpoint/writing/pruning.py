@@ -170,8 +170,8 @@ class Pruning:
         found = scratches(self._directory.path)
         if not found or self._nodes is None:
             return []
-        commits = self._ledger.commits
-        return sorted(found.difference(scratch_name(name) for name in self._nodes if name not in commits))
+        unfinished = (name for name in self._nodes if not self._ledger.completed_commit(name))
+        return sorted(found.difference(map(scratch_name, unfinished)))
 
     def refuse_to_drop_all(self) -> None:
         """Refuse if the DAG has none of the nodes that the checkpoint knows.

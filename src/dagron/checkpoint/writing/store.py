@@ -218,7 +218,8 @@ class CheckpointStore:
             raise self._commit_error(error) from error
         is_fresh = fresh or old is None or old.cleared
         commits = self._writing.ledger.commits
-        self.scratches.keep(() if is_fresh else (name for name in nodes if name not in commits))
+        unfinished = (name for name in nodes if name not in commits and name not in self.dropped)
+        self.scratches.keep(() if is_fresh else unfinished)
         return commits
 
     def _run(self, total: int, n_slots: int, structure: bytes, *, fail_fast: bool) -> RunStarted:
@@ -496,7 +497,8 @@ class CheckpointStore:
             self._ending.whole(ended, worker_lost=self.worker_lost, durable=self._power)
         except OSError as error:
             raise self._commit_error(error) from error
-        self.scratches.keep(name for name in self._nodes if name not in self._ledger.commits)
+        commits, dropped = self._ledger.commits, self._ledger.dropped
+        self.scratches.keep(name for name in self._nodes if name not in commits and name not in dropped)
 
     def interrupt(self) -> None:
         """Do for a run that is cut short what can be done, once its workers have ended: see `Ending.cut_short`."""
