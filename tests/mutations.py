@@ -903,6 +903,13 @@ MUTATIONS = [
         "tests/engines/test_workers.py -k task_has_stopped",
     ),
     Mutation(
+        "alive",
+        "engines/local/pool.py",
+        "                    self._server.wake()  # or nobody tells, if the worker had stopped the server\n",
+        "",
+        "tests/promises/test_one_death_one_attempt_damage.py -k stopped_the_server",
+    ),
+    Mutation(
         "one death",
         "engines/local/board.py",
         "fcntl.F_SEAL_SHRINK | ",

@@ -415,3 +415,16 @@ def test_a_disk_that_refuses_the_coordinator_too_ends_the_run(tmp_path):
     flow.add("removes", removes, path)
     with pytest.raises(dagron.CommitError):
         flow.run(path, resume=False, max_workers=1)
+
+
+def test_the_death_of_a_worker_that_has_stopped_the_server_is_noticed(tmp_path):
+    def leave():
+        os.kill(os.getppid(), signal.SIGSTOP)
+        os._exit(3)
+
+    flow = dagron.Flow()
+    flow.add("stops it and dies", leave)
+    flow.add("next", os.getpid)
+    result = flow.run(tmp_path / "ckpt", max_workers=1, durability="process", fail_fast=False)
+    assert [node.status for node in result.node_results.values()] == [NodeStatus.FAILED, NodeStatus.COMPLETED]
+    assert result["stops it and dies"].error.exit_code == 3

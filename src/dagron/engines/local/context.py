@@ -95,7 +95,7 @@ class Server:
         try:
             passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))]
             self._control.sendmsg([REQUEST.pack(SPAWN, 0, 0.0)], passed, NO_SIGPIPE)
-            self._wake()
+            self.wake()
         except ConnectionError as error:
             raise self.gone() from error
 
@@ -112,7 +112,7 @@ class Server:
         """Ask for the end of a worker and of everything below it: SIGTERM now if there is a grace, SIGKILL after it."""
         try:
             self._control.send(REQUEST.pack(KILL, pid, grace_seconds), NO_SIGPIPE)
-            self._wake()
+            self.wake()
         except OSError:
             pass  # the server is gone, and its workers with it
 
@@ -123,11 +123,11 @@ class Server:
         """
         try:
             self._control.shutdown(socket.SHUT_RDWR)
-            self._wake()
+            self.wake()
         except OSError:
             pass  # it is closed, or the server is gone
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         """Let the server go on, if somebody, such as a task, has stopped it alone: nobody else ends what runs."""
         self._process.send_signal(signal.SIGCONT)
 

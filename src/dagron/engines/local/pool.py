@@ -203,6 +203,7 @@ class ProcessPool:
                 reports = slot.channel.finished()
                 if reports is None:
                     self._poll.unregister(fd)  # its executor tells how it ended
+                    self._server.wake()  # or nobody tells, if the worker had stopped the server
                     continue
                 for number, copies_refused in reports:
                     self._take(slot, number, copies_refused, happened)
