@@ -339,6 +339,13 @@ MUTATIONS = [
     # --- no stale child
     Mutation(
         "stale",
+        "runs/prepare.py",
+        " or begun.structure != structure.hex()",
+        "",
+        "tests/promises/test_no_stale_child.py -k nothing_was_restored",
+    ),
+    Mutation(
+        "stale",
         "runs/state.py",
         "            if self._held.pop(child, None) is not None or child in self._gone\n",
         "            if self._held.get(child) is not None or child in self._gone\n",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -337,6 +338,14 @@ class TestOnDisk:
         pipeline("resume", smaller)
         larger = DAG(list("abncd"), pairs("ab", "nb", "bc", "cd"))
         assert pipeline("resume", larger)[1] == expected(larger, {})
+
+    def test_what_another_graph_has_made_is_not_taken_up_either_if_nothing_was_restored_for_that(self, pipeline):
+        pipeline("execute", CHAIN)
+        with closing(CheckpointStore(pipeline.ckpt)) as store:
+            store.open()
+            store.invalidate_between_runs(list("abcd"), "by hand")
+        pipeline("resume", DAG(list("cd"), pairs("cd")))
+        assert pipeline("resume", CHAIN)[1] == expected(CHAIN, {})
 
     def test_a_checkpoint_on_disk_survives_a_graph_without_its_nodes(self, pipeline):
         pipeline("execute", CHAIN)

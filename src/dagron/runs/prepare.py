@@ -244,7 +244,10 @@ def begin_run(
     if prepared.outputs:
         store.invalidate([*prepared.outputs], "an output is gone or has changed")
         _warn_of_outputs(prepared.outputs)
-    if not prepared.is_same:
+    begun = store.ledger
+    assert begun is not None
+    # Also where nothing is restored: what this run makes is not to be taken for made of the parents of an earlier DAG.
+    if not prepared.is_same or begun.structure != structure.hex() or begun.definitions != definitions:
         absent = [name for name in (*commits, *store.dropped) if name not in dag]
         outdated = [dag.name_of(node) for node in prepared.restore.outdated]
         reason = "the script has changed what it is made of" if prepared.changed else "its set of parents changed"
