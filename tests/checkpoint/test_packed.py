@@ -30,7 +30,7 @@ def placed_commits(draw):
 
 
 def is_special(commit):
-    more = commit.without, commit.special_name, commit.temp_name, commit.outputs
+    more = commit.without, commit.special_name, commit.temp_name, commit.outputs, commit.compressed_size
     return commit.storage == Storage.FILE or any(more)
 
 

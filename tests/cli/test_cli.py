@@ -67,6 +67,19 @@ def second(first):
 tasks = {"first": first, "second": second}
 """
 
+HANGS_WHILE_IT_STOPS = (
+    GATED
+    + """
+from dagron.engines.local.context import Server
+
+def stop(self):
+    note("stops")
+    wait_for("nothing")
+
+Server.stop = stop
+"""
+)
+
 FAILING = """
 def good():
     note("good")
@@ -594,22 +607,19 @@ def test_a_run_whose_terminal_is_closed_ends_as_one_that_is_stopped(cli, log):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="that the server follows its coordinator's death is told by prctl")
-def test_a_second_ctrl_c_ends_a_run_that_hangs_while_it_stops(cli, gated):
-    children = psutil.Process(gated.pid).children()
-    for child in children:
-        child.suspend()  # the server of the workers, for whose end the run waits
-    try:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while gated.poll() is None and time.monotonic() < deadline:
-            # The first one alone cannot end it.
-            gated.send_signal(signal.SIGINT)
-            time.sleep(0.05)
-    finally:
-        everyone = [p for child in children for p in (child, *child.children(recursive=True))]
-        for child in children:
-            child.resume()
-    _, err = gated.communicate(timeout=60)
-    assert gated.returncode == 130
+def test_a_second_ctrl_c_ends_a_run_that_hangs_while_it_stops(cli, log):
+    process = cli.start("run", cli.write(HANGS_WHILE_IT_STOPS))
+    eventually(lambda: log.count("second"), process)
+    (server,) = psutil.Process(process.pid).children()
+    everyone = [server, *server.children(recursive=True)]
+    process.send_signal(signal.SIGINT)
+    eventually(lambda: log.count("stops"), process)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
     assert "stopped at once" in err
     assert psutil.wait_procs(everyone, timeout=WAIT_SECONDS)[1] == []
 

@@ -15,7 +15,8 @@ CELL = "<ipython-input-7-0a1b2c>"
 @pytest.fixture(autouse=True)
 def cell(monkeypatch):
     lines = ["def f(x):\n", "    return x / 0\n"]
-    monkeypatch.setitem(linecache.cache, CELL, (30, None, lines, CELL))
+    for name in (CELL, "<string>"):
+        monkeypatch.setitem(linecache.cache, name, (30, None, lines, name))
 
 
 def test_a_frame_without_its_line_gets_it():

@@ -77,6 +77,10 @@ def reported_path(line: str) -> str:
     return found["path"] if found else ""
 
 
+_OF_MANY = ("<string>", "<stdin>")
+"""What every text is named that is executed or typed: the lines that Python knows are those of one, such as of `-c`."""
+
+
 def with_source(text: str) -> str:
     """Return a traceback with the lines of source that it lacks and that this process knows.
 
@@ -88,7 +92,7 @@ def with_source(text: str) -> str:
     for line, below in zip(lines, [*lines[1:], ""], strict=True):
         shown.append(line)
         found = _FRAME_AT_ANY_DEPTH.fullmatch(line)
-        if found is None or below.startswith(found["margin"] + "  "):
+        if found is None or found["path"] in _OF_MANY or below.startswith(found["margin"] + "  "):
             continue
         try:
             source = linecache.getline(found["path"], int(found["line"])).strip()
