@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "dagron"
+
+_LIMIT_SECONDS = 300
+"""For the test of a mutation: more than what pytest gives to a test that hangs."""
 
 
 class Mutation(NamedTuple):
@@ -1222,16 +1226,24 @@ def is_noticed(mutation: Mutation) -> bool:
         module.write_text(mutated(mutation, module.read_text()))
         files, _, words = mutation.test.partition(" -k ")
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files.split()]
-        done = subprocess.run(
+        process = subprocess.Popen(
             [*command, *(["-k", words] if words else [])],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": directory, "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
-        if done.returncode not in (0, 1):  # no test was found, or pytest itself failed
-            raise RuntimeError(done.stdout + done.stderr)
-        return done.returncode == 1
+        with process:
+            try:
+                out, _ = process.communicate(timeout=_LIMIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                return True  # it hangs also where the test is cleaned up
+        if process.returncode not in (0, 1):  # no test was found, or pytest itself failed
+            raise RuntimeError(out)
+        return process.returncode == 1
 
 
 def turn(n: int) -> list[Mutation]:
