@@ -391,7 +391,7 @@ class TestWhatIsTold:
         assert "not kept; keep=True and a resume make it again" in out
         out, _ = call("run", "job.py", "--resume", "--dry-run")
         assert "nothing would run" in out
-        assert "2 results have gone, as they were not to be kept" in out
+        assert "recorded, and deleted as keep=False asks for: 2" in out
         loaded = dagron.load(tmp_path / "checkpoints/job")
         assert list(loaded) == ["total"]
         with pytest.raises(ResultNotKeptError):

@@ -96,7 +96,7 @@ class Forecast:
         if self.to_drop:
             lines.append(f"{len(self.to_drop)} results go when all that take them are recorded")
         if self.dropped:
-            lines.append(f"{len(self.dropped)} results have gone, as they were not to be kept")
+            lines.append(f"recorded, and deleted as keep=False asks for: {len(self.dropped)}")
         if self.held:
             lines.append(f"{len(self.held)} more run only if a result that they take has changed")
         return "\n".join(lines)
